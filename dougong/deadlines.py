@@ -69,6 +69,7 @@ class Deadlines:
 
     # Storage.
     shared_file_s: float = 2.0  # what one machine has written is seen by another
+    storage_wait_s: float = 600.0  # storage that fails workers works again; as for a lost node
     find_checkpoint_s: float = 3600.0  # every byte of the newest checkpoint is read
     stage_checkpoint_s: float = 60.0  # the save before this one has left its memory, else no save
     commit_checkpoint_s: float = 1800.0  # the last checkpoint is whole on storage
@@ -119,6 +120,12 @@ class Deadlines:
     agent_mute_s: float = 0.45  # four heartbeats have not come: its machine is tried from then on
     machine_tried_s: float = 0.9  # who has not answered a try of its machine by then does not
     neighbour_lost_s: float = 0.7  # three of a machine's short messages and a bit have not come
+    # What devices tell of themselves. A driver may hang, and whoever asks it hangs with it.
+    telemetry_tool_s: float = 6.0  # a vendor's tool has answered, on a machine that is busy
+    telemetry_start_s: float = 60.0  # the first reading, on a machine that is busy with its start
+    telemetry_silence_s: float = 10.0  # nothing has come from who reads the devices: it hangs
+    device_blame_s: float = 60.0  # a worker fails so soon after its device: the device did it
+    device_word_s: float = 1.5  # a driver says why a worker has just failed, if it knows
     held_up_s: float = 1.0  # a controller that has not looked for so long was held up itself
     budget_s: float = 3600.0  # failures before are forgotten: `fault.max_restarts` is by the hour
 
@@ -130,6 +137,8 @@ class Deadlines:
     quiet_s: float = 10.0  # a pause between steps that is shorter is never called unusual
     status_every_s: float = 0.5
     ended_every_s: float = 1.0  # agents that were started are asked after, until they are ready
+    telemetry_every_s: float = 1.0  # devices are read
+    telemetry_retry_s: float = 60.0  # who reads them is begun anew after it has ended
     storage_retry_s: float = 1.0  # what storage has refused is tried again
     poll_every_s: float = 0.2  # where a file is all there is to look at
     placement_every_s: float = 0.05  # whether Ray has given what it told to be free
@@ -168,6 +177,7 @@ SETTABLE = {
     "last_worker_s": "how long a worker may go on when another one has finished",
     "agent_silence_s": "an agent that has not been heard for so long is lost",
     "node_return_s": "how long a recovery waits for a lost node, or another that fits",
+    "storage_wait_s": "how long a recovery tries again where storage fails every worker",
     "shared_file_s": "longest wait for a file in the run directory to be seen on another machine",
     "leave_s": "longest wait for a worker to leave a broken generation, before it is killed",
     "stop_step_s": "a run that is to stop is ended when its workers have stood still for so long",

@@ -35,6 +35,7 @@ ORDER = (
     "errors", "deadlines", "addresses", "remarks",
     "storage",  # what may refuse or not answer is written by a thread of its own
     "ops", "ops.experts",  # deterministic operators
+    "accelerators.telemetry",  # what devices say of their health
     "accelerators",  # one small file per kind of device
     "job.yaml", "job.section", "job.optimizers", "job.fault", "job.islands",
     "job.drills", "job",  # what a user asks for
@@ -50,7 +51,7 @@ ORDER = (
     "checkpoint",
     "records.event", "records",  # what a run leaves behind
     "planner",  # from a job and a cluster to a plan
-    "ui", "ui.report",
+    "ui.goodput", "ui", "ui.report",
     "data",
     "fingerprint",  # a device's arithmetic
     "training.optimizers", "training.results", "training.start", "training.memory", "training.drill", "training",

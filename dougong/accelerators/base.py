@@ -1,9 +1,10 @@
-"""What dougong asks of a kind of device: a few facts and eight methods.
+"""What dougong asks of a kind of device: a few facts and ten methods.
 
-One small file per kind implements them. They are called in two kinds of process. A node's *agent*
-never imports torch: it uses the facts, `device_count`, `worker_environment`, `describe` and
-`memory_bytes`, if it is known. A *worker* calls `open` once, takes `expert_operators` if there are
-any, and leaves the others of its island by `abort` when one of them is lost.
+One small file per kind implements them. They are called in three kinds of process. A node's *agent*
+never imports torch: it uses the facts, `device_count`, `worker_environment`, `describe`,
+`memory_bytes`, if it is known, and `device_keys`. A *worker* calls `open` once, takes
+`expert_operators` if there are any, and leaves the others of its island by `abort` when one of them
+is lost. Beside the agent a process of its own reads how the devices are, by `telemetry`.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     import torch
     import torch.distributed as dist
 
+    from dougong.accelerators.telemetry.reading import DeviceReading, Telemetry
     from dougong.ops.experts.base import ExpertOp
 
 HOST_VARIABLES = (
@@ -94,6 +96,23 @@ class Accelerator(ABC):
         being imported; empty when nothing is known to be missing."""
         return ""
 
+    tells_health: ClassVar[bool] = False
+    """Whether devices of this kind say how they are: `telemetry` and `device_keys` are there."""
+
+    def telemetry(self) -> Telemetry | None:
+        """What reads the health of this machine's devices, begun now; None: nothing does.
+
+        Asked of a process that does nothing else. Raises DeviceError that says what is missing.
+        """
+        return None
+
+    def device_keys(self) -> tuple[str, ...]:
+        """The devices' keys, as readings have them, by number; nothing where they are not known.
+
+        Asked of an agent.
+        """
+        return ()
+
     def expert_operators(self) -> Iterator[ExpertOp]:
         """Fused forms of SwiGLU experts that this kind of device offers, fastest first; none by
         default.
@@ -148,6 +167,39 @@ def visible_count(found: int, visible: str | None) -> int:
             break
         count += 1
     return min(count, found)
+
+
+def visible_keys(keys: Sequence[str], visible: str | None) -> list[tuple[str, str]]:
+    """(entry, key) of the devices that a `..._VISIBLE_DEVICES` value leaves, in its order: by
+    number, or by how a key begins. `keys`: of all, by number."""
+    if visible is None:
+        return [(str(number), key) for number, key in enumerate(keys)]
+    found = []
+    for entry in (part.strip() for part in visible.split(",")):
+        if entry.isdigit() and int(entry) < len(keys):
+            found.append((entry, keys[int(entry)]))
+            continue
+        named = [key for key in keys if entry and key.startswith(entry)]
+        if len(named) != 1:
+            break  # as a vendor's library reads it: up to the first invalid entry
+        found.append((entry, named[0]))
+    return found
+
+
+def without_devices(keys: Sequence[str], visible: str | None, avoided: Collection[str]) -> str:
+    """The `..._VISIBLE_DEVICES` value that leaves these out, by their keys."""
+    kept = [entry for entry, key in visible_keys(keys, visible) if key not in avoided]
+    return ",".join(kept)
+
+
+def visible_readings(
+    readings: Sequence[DeviceReading], visible: str | None
+) -> dict[int, DeviceReading]:
+    """By the number that a worker knows a device by."""
+    by_key = {reading.key: reading for reading in readings}
+    keys = [reading.key for reading in sorted(readings, key=lambda one: one.number)]
+    found = visible_keys(keys, visible)
+    return {number: by_key[key] for number, (_, key) in enumerate(found)}
 
 
 def switch_on_determinism() -> None:

@@ -16,12 +16,14 @@ from dougong.accelerators.base import (
     thread_environment,
     visible_count,
 )
+from dougong.accelerators.telemetry.nvidia import NvidiaTelemetry
 from dougong.errors import DeviceError
 
 if TYPE_CHECKING:
     import torch
     import torch.distributed as dist
 
+    from dougong.accelerators.telemetry.reading import Telemetry
     from dougong.ops.experts.base import ExpertOp
 
 
@@ -33,6 +35,7 @@ class Cuda(Accelerator):
     backend = "nccl"
     visible_devices_variable = "CUDA_VISIBLE_DEVICES"
     interface_variable = "NCCL_SOCKET_IFNAME"
+    tells_health = True
     arithmetic_variables = (
         *HOST_VARIABLES,
         "CUBLAS_",
@@ -90,6 +93,18 @@ class Cuda(Accelerator):
 
     def memory_bytes(self) -> int | None:
         return max(_memory_sizes(), default=None)
+
+    def telemetry(self) -> Telemetry:
+        nvml = _nvml()
+        if nvml is None:
+            raise DeviceError(
+                "NVML does not load, so that nothing tells how the GPUs are: pip install "
+                "'dougong[cuda]', and see nvidia-smi"
+            )
+        return NvidiaTelemetry(nvml)
+
+    def device_keys(self) -> tuple[str, ...]:
+        return tuple(_uuids())
 
     def missing(self) -> str:
         version = package_version("torch") or "none"
@@ -159,6 +174,17 @@ def _memory_sizes() -> list[int]:
     try:
         handles = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
         return [int(nvml.nvmlDeviceGetMemoryInfo(handle).total) for handle in handles]
+    finally:
+        nvml.nvmlShutdown()
+
+
+def _uuids() -> list[str]:
+    nvml = _nvml()
+    if nvml is None:
+        return []
+    try:
+        handles = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
+        return [str(nvml.nvmlDeviceGetUUID(handle)) for handle in handles]
     finally:
         nvml.nvmlShutdown()
 

@@ -20,11 +20,13 @@ from dougong.accelerators.base import (
     thread_environment,
     visible_count,
 )
+from dougong.accelerators.telemetry.ascend import AscendTelemetry
 from dougong.errors import DeviceError
 
 if TYPE_CHECKING:
     import torch
 
+    from dougong.accelerators.telemetry.reading import Telemetry
     from dougong.ops.experts.base import ExpertOp
 
 
@@ -47,6 +49,7 @@ class Npu(Accelerator):
     backend = "hccl"
     visible_devices_variable = "ASCEND_RT_VISIBLE_DEVICES"
     interface_variable = "HCCL_SOCKET_IFNAME"
+    tells_health = True
     arithmetic_variables = (*HOST_VARIABLES, *DETERMINISTIC)
 
     def device_count(self, visible: str | None = None) -> int | None:
@@ -91,6 +94,15 @@ class Npu(Accelerator):
             "driver": _driver(),
             "torch-npu": _version(),
         }
+
+    def telemetry(self) -> Telemetry:
+        return AscendTelemetry()
+
+    def device_keys(self) -> tuple[str, ...]:
+        try:
+            return AscendTelemetry().keys
+        except DeviceError:
+            return ()
 
     def missing(self) -> str:
         if package_version("torch-npu") is None:

@@ -10,8 +10,8 @@ Who says what, in the order of a generation's life:
     controller -> agent             Ping, TryPaths, ForkWorkers, StopAfterStep, LeaveGeneration,
                                     KillWorkers, ToWorker, EndAgent
     agent -> controller             PathsOpen, PathsTried, AgentReady, AgentFailed, Heartbeat,
-                                    ForkServerReplaced, WorkerForked, WorkerExited, OutputLine,
-                                    StorageTold, FromWorker
+                                    DevicesRead, ForkServerReplaced, WorkerForked, WorkerExited,
+                                    OutputLine, StorageTold, FromWorker
     agent -> worker                 LeaveGeneration, JoinGeneration, and what a ToWorker holds
     worker -> controller            (inside FromWorker) `worker_messages`
     client -> controller            StopRun, Ping; Acknowledged or RequestRefused comes back
@@ -27,6 +27,7 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
+from dougong.accelerators.telemetry.reading import DeviceReading
 from dougong.control.fork_messages import (
     ChildExited,
     Forked,
@@ -193,6 +194,16 @@ class Heartbeat:
 
 
 @dataclass(frozen=True)
+class DevicesRead:
+    """About once a second: how this agent's devices say that they are, as `cuda:0`. `problem`: why
+    they say nothing, in words."""
+
+    readings: dict[str, DeviceReading] = field(default_factory=dict)
+    problem: str = ""
+    kind: Literal["devices_read"] = "devices_read"
+
+
+@dataclass(frozen=True)
 class WorkerForked:
     """A worker's process exists."""
 
@@ -301,6 +312,7 @@ Message = (
     | ForkServerReplaced
     | AgentFailed
     | Heartbeat
+    | DevicesRead
     | WorkerForked
     | WorkerExited
     | OutputLine

@@ -18,7 +18,8 @@ class TrainTask:
 
     `sources`: what the run has read from outside its job file, as it was when it began (None: it is
     read now); `tokenizer`: the run's own copy. So below. `life`: of the controller, a name that no
-    other has. `recorded`: the last step whose row the controller has.
+    other has. `rolls_back`, `skips`: as in WorkerContext. `recorded`: the last step whose row the
+    controller has.
     """
 
     entry: str
@@ -32,6 +33,8 @@ class TrainTask:
     drills: tuple[Drill, ...] = ()
     fence: int = 0
     life: str = ""
+    rolls_back: bool = False
+    skips: tuple[int, ...] = ()
     recorded: int = 0
     task: Literal["train"] = "train"
 

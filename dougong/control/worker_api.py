@@ -105,8 +105,9 @@ class WorkerContext:
     `resume`: a committed and verified checkpoint directory, None to start fresh. `address`: this
     process's own network address. `drills`: this worker's, not yet fired. `sources`: with what the
     run began; None: nobody has kept that. `fence`: the number of the controller, `life`: a
-    name that no other has. `kept`: the same in every generation of a process. `recorded`: the last
-    step whose row the controller has.
+    name that no other has. `rolls_back`: what workers hold of newer steps than `resume` does not
+    count; `skips`: steps that are left out, as their batch is of no use. `kept`: the same in every
+    generation of a process. `recorded`: the last step whose row the controller has.
     """
 
     job: Job
@@ -121,5 +122,7 @@ class WorkerContext:
     sources: RunSources | None = None
     fence: int = 0
     life: str = ""
+    rolls_back: bool = False
+    skips: tuple[int, ...] = ()
     kept: Kept = field(default_factory=Kept)
     recorded: int = 0

@@ -47,14 +47,30 @@ class StepDone:
 @dataclass(frozen=True)
 class UpdateSkipped:
     """A step's numbers were not finite, and all workers have left its update out. `where`, in
-    words; `in_a_row`: so many steps by now. Only one worker says so."""
+    words; `in_a_row`: so many steps by now. `times`: so often it was computed. `first_sample` to
+    `last_sample`: the numbers of its samples; `windows`: of the data that its bad micro-batches
+    have read. Only one worker says so."""
 
     step: int
     loss: float
     grad_norm: float
     where: str
     in_a_row: int
+    first_sample: int = 0
+    last_sample: int = 0
+    windows: tuple[int, ...] = ()
+    times: int = 1
     kind: Literal["update_skipped"] = "update_skipped"
+
+
+@dataclass(frozen=True)
+class StepRepeated:
+    """A step's numbers were not finite (`where`, in words), and computed once more from the same
+    weights they are. Only one worker says so."""
+
+    step: int
+    where: str
+    kind: Literal["step_repeated"] = "step_repeated"
 
 
 @dataclass(frozen=True)
@@ -207,6 +223,7 @@ WorkerMessage = (
     | FingerprintFound
     | StepDone
     | UpdateSkipped
+    | StepRepeated
     | PartDurable
     | SaveFailed
     | StorageTold

@@ -96,9 +96,17 @@ class TokenWindows:
         assert 0 <= microbatch < self.microbatches, (
             f"micro-batch {microbatch} of {self.microbatches}"
         )
-        first = ((step - 1) * self.lanes + lane) * self.microbatches + microbatch
-        samples = first * self.microbatch_size + np.arange(self.microbatch_size)
-        return self._rows(self._train_windows(samples))
+        return self._rows(self._train_windows(self._samples(step, lane, microbatch)))
+
+    def samples(self, step: int) -> tuple[int, int]:
+        """The numbers of the first and the last sample of a step."""
+        count = self.lanes * self.microbatches * self.microbatch_size
+        return (step - 1) * count, step * count - 1
+
+    def windows(self, step: int, lane: int, microbatch: int) -> list[int]:
+        """The numbers of the windows that a micro-batch reads, counted through the tokens."""
+        samples = self._samples(step, lane, microbatch)
+        return [int(window) for window in self._train_windows(samples)]
 
     def validation_batch(self, index: int) -> npt.NDArray[np.int64]:
         """Held-out ids, int64 [microbatch_size, sequence_length].
@@ -110,6 +118,10 @@ class TokenWindows:
         )
         first = index * self.microbatch_size
         return self._rows(self._order(first + np.arange(self.microbatch_size)))
+
+    def _samples(self, step: int, lane: int, microbatch: int) -> npt.NDArray[np.int64]:
+        first = ((step - 1) * self.lanes + lane) * self.microbatches + microbatch
+        return first * self.microbatch_size + np.arange(self.microbatch_size)
 
     def digest(self) -> str:
         """Hexadecimal name of the tokens and of how they are cut.

@@ -14,6 +14,7 @@ from dougong.deadlines import Deadlines
 from dougong.fault.culprit import Culprit
 from dougong.fault.observation import (
     AgentLost,
+    DeviceFailed,
     Exited,
     Failure,
     Hung,
@@ -45,7 +46,7 @@ FailureKind = Literal[
 _STORAGE_NUMBERS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 _MODEL_ERRORS = {"ModelError", "JobError", "PlanError"}
 _MEMORY_ERRORS = {"MemoryError", "OutOfMemoryError"}
-_OUTSIDE = ("storage", "preemption")
+_OUTSIDE = ("storage", "preemption", "device")
 _LINK_ERRORS = {"PeerError", "ConnectionError", "TimeoutError", "DistError"}
 """A connection that broke: the last is the base of torch.distributed's own."""
 
@@ -53,6 +54,9 @@ _LINK_ERRORS = {"PeerError", "ConnectionError", "TimeoutError", "DistError"}
 # Python has a class or a number, so that of a RuntimeError the words are all there is.
 _MEMORY_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory", "bad_alloc")
 _STORAGE_WORDS = ("no space left", "quota exceeded", "read-only file system", "input/output error")
+
+# CUDA's own words for what a program cannot do to a device.
+_DEVICE_WORDS = ("uncorrectable ecc error", "uncorrectable nvlink error", "hardware stack error")
 
 _OOM_CAUSE = "killed by the kernel, out of memory"
 
@@ -74,7 +78,8 @@ class Diagnosis:
     `origin`: by which it is known when it comes again; None for what comes from outside a worker
     (signals, nodes, links, storage, preemption), which may come twice by chance. `evidence`: what
     was seen, each one fact in words; `latency_s`: from the first sign to this name, None where
-    there was no sign before the failure itself.
+    there was no sign before the failure itself. `is_final`: the culprit, a device, cannot be used
+    any more.
     """
 
     culprit: Culprit
@@ -84,6 +89,7 @@ class Diagnosis:
     origin: Origin | None = None
     evidence: tuple[str, ...] = ()
     latency_s: float | None = None
+    is_final: bool = False
 
     @property
     def worker(self) -> str:
@@ -156,6 +162,8 @@ def diagnose(failure: Failure) -> Diagnosis:
             seen, latency_s = failure.evidence, failure.latency_s
             kind, cause = _lost_kind(failure), failure.reason
             return Diagnosis(failure.culprit, kind, cause, evidence=seen, latency_s=latency_s)
+        case DeviceFailed(_, device, reason, seen, latency_s, is_final):
+            return Diagnosis(device, "device", reason, "", None, seen, latency_s, is_final)
         case NotStarted():
             return Diagnosis(failure.culprit, "crash", failure.reason)
         case Raised():
@@ -199,6 +207,8 @@ def _error_kind(error: WorkerRaised) -> FailureKind:
         return mistake
     if "NumericsError" in bases:
         return "numerics"
+    if _has(error, _DEVICE_WORDS):
+        return "device"
     if bases & _MEMORY_ERRORS or error.errno == errno.ENOMEM or _has(error, _MEMORY_WORDS):
         return "out_of_memory"
     if "CheckpointError" in bases or error.errno in _STORAGE_NUMBERS or _has(error, _STORAGE_WORDS):

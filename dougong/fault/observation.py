@@ -87,7 +87,23 @@ class LinkCut:
     latency_s: float | None = None
 
 
-Failure = Exited | Raised | NotStarted | Hung | AgentLost | LinkCut
+@dataclass(frozen=True)
+class DeviceFailed:
+    """A worker's device says that it has failed. `is_final`: nobody can use it any more."""
+
+    worker: str
+    culprit: Culprit
+    reason: str
+    evidence: tuple[str, ...] = ()
+    latency_s: float | None = None
+    is_final: bool = False
+
+    @property
+    def workers(self) -> tuple[str, ...]:
+        return (self.worker,)
+
+
+Failure = Exited | Raised | NotStarted | Hung | AgentLost | LinkCut | DeviceFailed
 """Any of them."""
 
 

@@ -30,7 +30,8 @@ _NAMED = 6
 
 
 class Sign(IntEnum):
-    """Why something is suspected, the surest first; the first three are no workers."""
+    """Why something is suspected, the surest first; the first three, and a device, are no
+    workers."""
 
     NODE = 0
     LINK = 1
@@ -40,6 +41,7 @@ class Sign(IntEnum):
     IN_KERNEL = 5
     STILL = 6
     CIRCLE = 7
+    DEVICE = 8
 
 
 @dataclass(frozen=True)

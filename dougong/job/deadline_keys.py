@@ -32,6 +32,7 @@ class DeadlineKeys(Section):
     last_worker_s: Seconds | None = _deadline("last_worker_s")
     agent_silence_s: Silence | None = _deadline("agent_silence_s")
     node_return_s: Seconds | None = _deadline("node_return_s")
+    storage_wait_s: Seconds | None = _deadline("storage_wait_s")
     shared_file_s: Seconds | None = _deadline("shared_file_s")
     leave_s: Seconds | None = _deadline("leave_s")
     stop_step_s: Seconds | None = _deadline("stop_step_s")

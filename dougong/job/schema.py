@@ -15,7 +15,9 @@ from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr
 from dougong.deadlines import DEADLINES, Deadlines
 from dougong.job.deadline_keys import DeadlineKeys
 from dougong.job.drills.drill import DrillList
-from dougong.job.fault.classes import ByClass, SomeClasses
+from dougong.job.fault.actions import Actions
+from dougong.job.fault.classes import ByClass
+from dougong.job.fault.quarantine import QuarantineKeys
 from dougong.job.fault.snapshots import Snapshots
 from dougong.job.islands.emulation import Emulate
 from dougong.job.optimizers.declaration import OptimizerConfig
@@ -273,6 +275,8 @@ class Fault(Section):
         "gives up; a preemption is not counted, and a `dougong resume` begins the count anew",
     )
     per_hour: ByClass = physical({}, "`max_restarts` of one class alone, such as `node_lost: 20`")
+    actions: Actions = physical(Actions(), "what is done about each class of failure")
+    quarantine: QuarantineKeys = physical(QuarantineKeys(), "devices that are used no more")
     without_spare: Literal["wait", "shrink", "stop"] = physical(
         "wait",
         "what a recovery does when no spare and no node that is there can take a lost agent's "
@@ -280,17 +284,15 @@ class Fault(Section):
         "same bits on the workers that are left, and the others come back when a node does; "
         "`stop`: the run ends. Where the job does not fit on fewer workers, shrink waits",
     )
-    stop_on: SomeClasses = physical((), "classes of failure, `[hang]`, that end the run at once")
     non_finite: Literal["stop", "skip"] = logical(
         "stop",
         "a step whose loss or gradient norm is NaN or infinite: `stop` ends the run before its "
-        "update and names the place; `skip` leaves out its update (the balance's bias too)",
+        "update and names the place; `skip` computes it anew, and then leaves out its update",
         resume="no step with a finite loss and gradient is computed otherwise",
     )
     max_skips: Positive = physical(
         3,
-        "steps in a row that `non_finite: skip` leaves out before it stops after all; none of them "
-        "is saved, so a recovery counts them anew",
+        "steps in a row that `non_finite: skip` leaves out, and no more; a recovery counts anew",
     )
     snapshots: Snapshots = physical(Snapshots(), "the newest step, kept in workers' memory")
     deadlines: DeadlineKeys = physical(DeadlineKeys(), "time limits; each null: its default")

@@ -219,7 +219,9 @@ def _with_changes(point: ResumePoint, before: Job, after: Job) -> ResumePoint:
     changed = changes_of_bits(before, after)
     if not changed:
         return point
-    return dataclasses.replace(point, changed=changed, same_since=point.generation)
+    # Steps that were left out before were computed otherwise.
+    same_since = point.generation
+    return dataclasses.replace(point, changed=changed, same_since=same_since, skipped=frozenset())
 
 
 def _job_of(run_dir: RunDir) -> ResolvedJob:

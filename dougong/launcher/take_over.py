@@ -14,10 +14,12 @@ from dougong.records.directory import RunDir
 from dougong.records.events import (
     CheckpointCommitted,
     CheckpointsSetAside,
+    DeviceQuarantined,
     DrillFired,
     Event,
     FirstStep,
     RunCreated,
+    StepSkipped,
 )
 from dougong.records.lease import are_past
 
@@ -45,6 +47,7 @@ def take_over(run_dir: RunDir, chosen: int | None = None) -> ResumePoint:
             f"{run_dir.checkpoints}: no checkpoint of step {chosen}; there are: "
             f"{steps_in(run_dir.checkpoints)}"
         )
+    same_since = _same_since(events)
     step = max(there, default=0) if chosen is None else chosen
     # A commit whose event was lost with its controller has left its checkpoint all the same.
     has_committed = bool(committed or there)
@@ -54,8 +57,19 @@ def take_over(run_dir: RunDir, chosen: int | None = None) -> ResumePoint:
         fired=frozenset(fired),
         has_committed=has_committed,
         chosen=chosen,
-        same_since=_same_since(events),
+        same_since=same_since,
+        quarantined=tuple(e.device for e in events if isinstance(e, DeviceQuarantined)),
+        skipped=_skipped(events, same_since),
     )
+
+
+def _skipped(events: Sequence[Event], same_since: int) -> frozenset[int]:
+    """Steps that the run has left out since its last change of what may change bits."""
+    found = set()
+    for event in events:
+        if isinstance(event, StepSkipped) and event.generation >= same_since:
+            found.add(event.step)
+    return frozenset(found)
 
 
 def _same_since(events: Sequence[Event]) -> int:

@@ -22,7 +22,8 @@ class Node:
     counted. `free`: how many of them nobody holds; None: all. `holders`: who holds the others, in
     words. `cpus`: how many it offers, and `free_cpus` those that nobody holds (None: all).
     `resources`: names of what its owner has marked it with. `gone`: in words, since when it does
-    not answer, empty for one that does.
+    not answer, empty for one that does. `keys`: its devices by number, where all agents there know
+    them by the same one; `left_out`: keys of those that are in quarantine.
     """
 
     id: str
@@ -37,6 +38,8 @@ class Node:
     free_cpus: float | None = None
     resources: frozenset[str] = frozenset()
     gone: str = ""
+    keys: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    left_out: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -69,6 +72,26 @@ class Node:
         free = self.devices if self.free is None else self.free
         return free.get(kind, 0)
 
+    def numbers(self, kind: str) -> list[int]:
+        """Of the devices that nobody holds, without those whose number is known to be in
+        quarantine."""
+        left_out, keys = self.left_out.get(kind, ()), self.keys.get(kind, ())
+        bad = [number for number, key in enumerate(keys) if key in left_out]
+        return [number for number in range(self.count_free(kind)) if number not in bad]
+
+    def words_on(self, kind: str, left: int) -> str:
+        """`alpha (10.0.0.1) has 4 cuda, 1 free, held by job other`. `left`: how many of them can be
+        had."""
+        total, free = self.count(kind), self.count_free(kind)
+        words = f"{self.title} has {total} {kind}"
+        if self.left_out.get(kind):
+            words += f", {len(self.left_out[kind])} in quarantine"
+        if left == total:
+            return words
+        if free < total and self.holders:
+            return f"{words}, {left} free, held by {' and '.join(self.holders)}"
+        return f"{words}, {left} free"
+
 
 def _is_same_address(wish: str, address: str) -> bool:
     """Whether both are the same IP address: one of IPv6 can be written in many ways."""
@@ -76,6 +99,17 @@ def _is_same_address(wish: str, address: str) -> bool:
         return ipaddress.ip_address(wish.strip("[]")) == ipaddress.ip_address(address)
     except ValueError:
         return False
+
+
+def words_on_quarantine(nodes: Sequence[Node], kind: str) -> str:
+    """How devices of these nodes are used again; empty where none is in quarantine."""
+    keys: list[str] = []
+    for node in nodes:
+        keys += node.left_out.get(kind, ())
+    if not keys:
+        return ""
+    lift = f"-o 'fault.quarantine.lift=[{', '.join(keys)}]'"
+    return f"; `dougong resume` with {lift} uses devices again that have been mended"
 
 
 def allowed_nodes(island: Island, nodes: Sequence[Node]) -> tuple[Node, ...]:

@@ -10,7 +10,7 @@ from dougong.control.handshake import AgentFacts
 from dougong.errors import NoRoomError, PlanError
 from dougong.job.schema import Island
 from dougong.parallel.plan import Role, Seat
-from dougong.planner.nodes import Node, allowed_nodes, listed
+from dougong.planner.nodes import Node, allowed_nodes, listed, words_on_quarantine
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,9 @@ class AgentSpec:
 
     `node`: the node's id, or None when the placement may choose. `first_device`: number of its
     first device among those that the agent's process can see. `room`: for how many workers it holds
-    devices; None: for those that it has. One that has none stands by.
+    devices; None: for those that it has. One that has none stands by. `avoided`: keys of devices in
+    quarantine there; it holds as many more, and leaves those out, since nobody can choose which it
+    is given.
     """
 
     name: str
@@ -32,6 +34,7 @@ class AgentSpec:
     first_device: int = 0
     node: str | None = None
     room: int | None = None
+    avoided: tuple[str, ...] = ()
 
     @property
     def num_places(self) -> int:
@@ -138,7 +141,8 @@ class FreeRoom:
     """What is left of the nodes while islands are placed, one after the other.
 
     `devices`: numbers of those left, by the node's id and kind. `threads`: of workers that have
-    been placed, by the node's id.
+    been placed, by the node's id. Devices in quarantine are passed over by their numbers where they
+    are known; else whoever takes some takes so many more.
     """
 
     shared: bool
@@ -150,7 +154,7 @@ class FreeRoom:
         devices = {}
         for node in nodes:
             for kind in node.devices:
-                devices[node.id, kind] = list(range(node.count_free(kind)))
+                devices[node.id, kind] = node.numbers(kind)
         room = FreeRoom(shared, devices, {node.id: 0 for node in nodes})
         for spec in kept:
             room._keep(spec)
@@ -170,18 +174,21 @@ class FreeRoom:
         return specs
 
     def left(self, node: Node, kind: str) -> int:
-        """How many devices of a kind nobody has taken there."""
-        return len(self.devices.get((node.id, kind), ()))
+        """How many devices of a kind can still be taken there."""
+        num_left = len(self.devices.get((node.id, kind), ()))
+        return max(num_left - len(self._avoided(node, kind)), 0)
 
     def reserve(self, island: Island, node: Node, count: int, name: str) -> AgentSpec | None:
         """An agent that stands by there, with so many devices at least in a row; None: there are
         not so many."""
+        avoided = self._avoided(node, island.accelerator)
         spec = replace(_spec(island, island.workers, 0, node.id), name=name, room=count)
+        spec = replace(spec, avoided=avoided)
         if get_accelerator(island.accelerator).shares_machine:
             return spec
         left = self.devices.get((node.id, island.accelerator), [])
         for first in left:
-            taken = range(first, first + count)
+            taken = range(first, first + count + len(avoided))
             if set(taken) <= set(left):
                 left[:] = [number for number in left if number not in taken]
                 return replace(spec, first_device=first if self.shared else 0)
@@ -217,6 +224,9 @@ class FreeRoom:
             left = [(node, self.left(node, wish.kind)) for node in wish.nodes]
             raise _too_few_devices(wish, left)
         return counts
+
+    def _avoided(self, node: Node, kind: str) -> tuple[str, ...]:
+        return () if self.shared else node.left_out.get(kind, ())
 
     # Processors
 
@@ -262,13 +272,16 @@ class FreeRoom:
         self.threads[node.id] += len(indices) * island.threads
         left = self.devices.get((node.id, island.accelerator))
         numbers = list(range(len(indices)))
+        avoided = self._avoided(node, island.accelerator)
         if left is not None:
-            taken, left[:] = left[: len(indices)], left[len(indices) :]
+            num_taken = len(indices) + len(avoided)
+            taken, left[:] = left[:num_taken], left[num_taken:]
             numbers = taken if self.shared else numbers
         specs = []
         for first, number, count in _runs(indices, numbers):
             first_device = number if self.shared and left is not None else 0
-            specs.append(_spec(island, first, count, node.id, first_device))
+            spec = _spec(island, first, count, node.id, first_device)
+            specs.append(replace(spec, avoided=avoided))
         return specs
 
 
@@ -301,24 +314,13 @@ def _too_few_devices(wish: _Wish, left: Sequence[tuple[Node, int]]) -> NoRoomErr
         found, f"only {found} devices are free"
     )
     with_some = [(node, count) for node, count in left if node.count(kind)] or left
-    nodes = listed([_words_on(node, kind, count) for node, count in with_some])
+    nodes = listed([node.words_on(kind, count) for node, count in with_some])
     is_held = len(wish.indices) <= found + held
     text = (
         f"island {island.name} asks for {island.workers} {kind} {workers}, one device each, but "
-        f"{free} ({nodes}); {_advice(wish, is_held)}"
+        f"{free} ({nodes}); {_advice(wish, is_held)}{words_on_quarantine(wish.nodes, kind)}"
     )
     return NoRoomError(text, is_held)
-
-
-def _words_on(node: Node, kind: str, left: int) -> str:
-    """`alpha (10.0.0.1) has 4 cuda, 1 free; held by job other`."""
-    total, free = node.count(kind), node.count_free(kind)
-    words = f"{node.title} has {total} {kind}"
-    if left == total:
-        return words
-    if free < total and node.holders:
-        return f"{words}, {left} free, held by {' and '.join(node.holders)}"
-    return f"{words}, {left} free"
 
 
 def _advice(wish: _Wish, is_held: bool) -> str:
@@ -370,6 +372,12 @@ def seats_of_job(islands: Sequence[Island]) -> tuple[Seat, ...]:
 def _seats_of(spec: AgentSpec, node: str) -> list[Seat]:
     devices = devices_of(spec).items()
     return [Seat(worker, spec.island, spec.role, node, device) for worker, device in devices]
+
+
+def devices_held(spec: AgentSpec) -> tuple[str, ...]:
+    """The devices that an agent holds, such as `cuda:3`, whether it has workers for them or not."""
+    numbers = range(spec.first_device, spec.first_device + spec.num_places)
+    return tuple(f"{spec.accelerator}:{number}" for number in numbers)
 
 
 def devices_of(spec: AgentSpec) -> dict[str, str]:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from dougong.fault.culprit import Culprit
 from dougong.records.event.base import RunEvent as RunEvent
 from dougong.records.event.base import read_wall as read_wall
+from dougong.records.event.faults import DeviceQuarantined as DeviceQuarantined
 from dougong.records.event.faults import DrillFired as DrillFired
 from dougong.records.event.faults import FailureDiagnosed as FailureDiagnosed
 from dougong.records.event.faults import Recovered as Recovered
@@ -213,7 +214,8 @@ class StepSkipped(RunEvent):
     """A step's loss or gradient norm was not finite, and its update was left out on all workers.
 
     `where`: what of it was not finite, in words; `in_a_row`: how many steps were skipped up to and
-    with this one, without one in between.
+    with this one, without one in between; `first_sample` to `last_sample`: the numbers of its
+    samples, `windows`: of the data that its bad micro-batches have read.
     """
 
     kind: Literal["step_skipped"] = "step_skipped"
@@ -222,6 +224,9 @@ class StepSkipped(RunEvent):
     grad_norm: float
     where: str
     in_a_row: int = 1
+    first_sample: int | None = None
+    last_sample: int | None = None
+    windows: tuple[int, ...] = ()
 
 
 class CheckpointStarted(RunEvent):
@@ -355,6 +360,7 @@ Event = Annotated[
     | WorkerDied
     | FailureDiagnosed
     | RecoveryDecided
+    | DeviceQuarantined
     | SurvivorLost
     | Recovered
     | SpareStands

@@ -47,6 +47,16 @@ def read_sources(run_dir: RunDir) -> RunSources | None:
         raise damaged(file, first_fault(error), _ADVICE) from error
 
 
+def own_tokenizer(run_dir: RunDir, named: str, sources: RunSources | None) -> str | None:
+    """The run's copy of the tokenizer, which the job has `named`; None where there is none to
+    copy."""
+    if sources is None or not sources.tokenizer:
+        return None
+    folder, name = run_dir.own_tokenizer, Path(named)
+    is_file = str(name.expanduser()) in sources.tokenizer
+    return str(folder / name.name if is_file else folder)
+
+
 def _copy(files: Iterable[str], folder: Path) -> None:
     for name in files:
         folder.mkdir(exist_ok=True)

@@ -54,10 +54,10 @@ class StillWorker(BaseModel):
 
 
 class Goodput(BaseModel):
-    """Where a run's time went. `parts`: seconds by part, as `ui.goodput` names them, which are all
-    of the time since the run began, up to `until` (ISO 8601, UTC); `under_way_s`: what of it is
-    taken for training, of a step that is not done; `steps_again`: how many steps had to be computed
-    again."""
+    """Where a run's time went. `parts`: seconds by part, as `ui.goodput.meter` names them, which
+    are all of the time since the run began, up to `until` (ISO 8601, UTC); `under_way_s`: what of
+    it is taken for training, of a step that is not done; `steps_again`: how many steps had to be
+    computed again."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -111,7 +111,8 @@ class RunStatus(BaseModel):
     controller that wrote it; `ray`: what of Ray is gone, which is needed to find a node alone;
     `storage`: what cannot be written now, since when, and what is kept in memory; `suspects`: what
     seems to hold up the run, one line each; `reserve`: the same of agents that stand by, and of
-    workers that the run does without; `goodput`: None in what an earlier release wrote."""
+    workers that the run does without; `quarantine`: devices that are used no more; `goodput`: None
+    in what an earlier release wrote."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -130,6 +131,7 @@ class RunStatus(BaseModel):
     storage: str = ""
     suspects: tuple[str, ...] = ()
     reserve: tuple[str, ...] = ()
+    quarantine: tuple[str, ...] = ()
     goodput: Goodput | None = None
     workers: tuple[WorkerState, ...] = ()
     controller: ControllerProcess | None = None

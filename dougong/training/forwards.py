@@ -19,7 +19,8 @@ from dougong.parallel.segments.flight import Forward
 
 
 class Forwards:
-    """The forwards of one worker's lanes, for training and for validation."""
+    """The forwards of one worker's lanes, for training and for validation. `data`: what all lanes
+    read."""
 
     def __init__(
         self,
@@ -30,7 +31,7 @@ class Forwards:
         device: torch.device,
     ) -> None:
         self._job = job
-        self._data = data
+        self.data = data
         self._model = model
         self._lanes = lanes
         self._device = device
@@ -41,7 +42,7 @@ class Forwards:
         def forwards(microbatch: int) -> Mapping[int, Forward]:
             found = {}
             for lane in self._lanes:
-                ids = self._data.batch(step, lane, microbatch)
+                ids = self.data.batch(step, lane, microbatch)
                 found[lane] = self._forward(ids, ("train", step, lane, microbatch))
             return found
 
@@ -54,7 +55,7 @@ class Forwards:
         for number in range(num_rounds):
             forwards = {}
             for lane in self._lanes:
-                ids = self._data.validation_batch(number * self._job.batch.lanes + lane)
+                ids = self.data.validation_batch(number * self._job.batch.lanes + lane)
                 forwards[lane] = self._forward(ids, ("validate", number, lane))
             yield forwards
         self._model.train()

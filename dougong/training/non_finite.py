@@ -12,14 +12,16 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dougong.control.worker_messages import UpdateSkipped
+from dougong.control.worker_api import Control
+from dougong.control.worker_messages import StepRepeated, UpdateSkipped
+from dougong.data.windows import TokenWindows
 from dougong.errors import PeerError
 from dougong.job.schema import Fault
 from dougong.ops.finite import num_not_finite
@@ -34,24 +36,37 @@ _ADVICE = (
     "`dougong resume` with {} leaves such steps out"
 )
 _ADVICE_TO_REPEAT = "`dougong resume` computes it anew; look at the machines' memory and heat"
+_MOST_WINDOWS = 64
 MOST_NAMES = 3
 """So many of a kind are named in one error, and the others counted."""
 
 
 class SkippedSteps:
-    """Counts steps without an update, in a row. The same on every worker, since results are."""
+    """Counts steps without an update, in a row. The same on every worker, since results are.
 
-    def __init__(self, fault: Fault) -> None:
+    `listed`: those that the run has left out before: a recovery leaves out the same ones.
+    """
+
+    def __init__(self, fault: Fault, listed: Collection[int] = ()) -> None:
         self._fault = fault
+        self.listed = frozenset(listed)
         self.in_a_row = 0
 
     def must_stop(self, result: StepResult) -> bool:
         """Whether the run ends with this step. To be asked once of every step."""
-        if result.not_finite is None:
+        if not result.is_skipped:
             self.in_a_row = 0
             return False
         self.in_a_row += 1
         return self._fault.non_finite == "stop" or self.in_a_row > self._fault.max_skips
+
+    def tell(self, control: Control, result: StepResult, data: TokenWindows) -> None:
+        """Tell the controller of a step that was left out, or computed twice. `data`: what it was
+        computed on. One worker does."""
+        if result.is_skipped:
+            control.send(skip_message(result, self.in_a_row, data))
+        elif result.was_not_finite is not None:
+            control.send(StepRepeated(result.step, where(result.was_not_finite)))
 
 
 def numbers(result: StepResult) -> str:
@@ -73,8 +88,7 @@ def where(found: NotFinite) -> str:
 def explain(stepper: Stepper, result: StepResult, forwards: ForwardsOf, in_a_row: int) -> str:
     """Everything about a step that ends the run, in words: the same on every worker. Computes the
     step once more. Collective. `in_a_row`: steps without an update, this one counted."""
-    assert result.not_finite is not None
-    known = where(result.not_finite)
+    known = "" if result.not_finite is None else where(result.not_finite)
     advice = _ADVICE.format("`-o fault.non_finite=skip`")
     begin = f"step {result.step}: {numbers(result)}, so no weight was moved"
     if in_a_row > 1:
@@ -87,22 +101,31 @@ def explain(stepper: Stepper, result: StepResult, forwards: ForwardsOf, in_a_row
     except Exception as error:
         # What was seen is worth more than why it could not be looked at more closely.
         reason = f"the place was not found: {type(error).__name__}: {error}"
-        return "; ".join([begin, known, reason, advice])
+        return "; ".join(part for part in (begin, known, reason, advice) if part)
     place = _first_place(looks, stepper.parts.share.replica.cut.names)
     if not any(look.place is not None or look.sums for look in looks):
         advice = _ADVICE_TO_REPEAT
-    return "; ".join([begin, place, known, _weights(looks), advice])
+    parts = (begin, place, known, _weights(looks), advice)
+    return "; ".join(part for part in parts if part)
 
 
-def skip_message(result: StepResult, in_a_row: int) -> UpdateSkipped:
-    """What the controller is told of a step without its update."""
-    assert result.not_finite is not None
+def skip_message(result: StepResult, in_a_row: int, data: TokenWindows) -> UpdateSkipped:
+    """What the controller is told of a step without its update. `data`: what it was computed on."""
+    found = result.not_finite
+    first, last = data.samples(result.step)
+    windows: list[int] = []
+    for lane, microbatch in () if found is None else found.losses:
+        windows += data.windows(result.step, lane, microbatch)
     return UpdateSkipped(
         step=result.step,
         loss=result.loss,
         grad_norm=result.grad_norm,
-        where=where(result.not_finite),
+        where="as it was before" if found is None else where(found),
         in_a_row=in_a_row,
+        first_sample=first,
+        last_sample=last,
+        windows=tuple(windows[:_MOST_WINDOWS]),
+        times=1 if result.was_not_finite is None else 2,
     )
 
 

@@ -40,6 +40,8 @@ def train(context: WorkerContext) -> None:
     left; RestError when that was to be so after a step, and is.
     """
     memory = _memory(context)
+    if context.rolls_back:
+        memory.forget()
     departure = _departure(context, memory)
     with joined(context, departure) as world:
         trainer = build_trainer(context, world, memory=memory)

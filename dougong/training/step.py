@@ -4,12 +4,14 @@ everybody."""
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from dougong.control.worker_api import Control
+from dougong.fault.policy import step_decision
 from dougong.parallel.comm.exchange import Exchange
 from dougong.parallel.comm.world import World
 from dougong.parallel.dense.gradients import DenseGradients
@@ -57,6 +59,11 @@ class Asked:
 
     stop: bool = False
     rest: bool = False
+
+    @staticmethod
+    def of(control: Control) -> Asked:
+        """By now."""
+        return Asked(control.stop_requested, control.rest_requested)
 
 
 @dataclass(frozen=True)
@@ -130,26 +137,47 @@ class Stepper:
         return self._share.optimizer
 
     def run(
-        self, step: int, forwards: ForwardsOf, asked: Callable[[], Asked] | None = None
+        self,
+        step: int,
+        forwards: ForwardsOf,
+        asked: Callable[[], Asked] | None = None,
+        skips: Collection[int] = (),
     ) -> StepResult:
         """One step; one that is not finite is left without its update, on all workers alike, and
-        `not_finite` of the result says so. `asked` says what this worker was asked for, and is
-        called when the gradients are there: a request that comes while they are computed still
-        counts."""
+        `is_skipped` of the result says so. Where the job leaves such steps out it is computed once
+        more before: what a device has computed wrongly is right then.
+
+        `asked` says what this worker was asked for, and is called when the gradients are there: a
+        request that comes while they are computed still counts. `skips`: steps that are left
+        without their update whatever comes out.
+        """
+        fault, is_listed = self._job.fault, step in skips and self._job.fault.non_finite == "skip"
+        result, gradients = self._computed(step, forwards, asked)
+        first = result.not_finite
+        if first is not None and not is_listed and step_decision(fault, 1) == "retry_step":
+            result, gradients = self._computed(step, forwards, asked)
+            result = replace(result, was_not_finite=first)
+        with self._phases("update"):
+            if result.not_finite is not None or is_listed:
+                result = replace(result, is_skipped=True)
+                self._hooks.update_skipped(result)
+                return result
+            self._hooks.before_update(result)
+            self._update(gradients, result)
+            self._hooks.after_update(result)
+        return result
+
+    def _computed(
+        self, step: int, forwards: ForwardsOf, asked: Callable[[], Asked] | None
+    ) -> tuple[StepResult, Mapping[str, Tensor]]:
+        """A step up to its update, with the gradients of what this worker owns."""
         # The order of the moments is a promise (see `hooks`): gradients are looked at before they
         # are clipped, and everybody knows the step's result before any weight moves.
         gradients = self.gradients(step, forwards)
         with self._phases("exchange"):
             self._hooks.gradients_ready(gradients.tensors)
             result = self._agree(step, gradients, Asked() if asked is None else asked())
-        with self._phases("update"):
-            if result.not_finite is not None:
-                self._hooks.update_skipped(result)
-                return result
-            self._hooks.before_update(result)
-            self._update(gradients.tensors, result)
-            self._hooks.after_update(result)
-        return result
+        return result, gradients.tensors
 
     def gradients(self, step: int, forwards: ForwardsOf) -> StepGradients:
         """A step up to its gradients, before clipping; no weight changes."""

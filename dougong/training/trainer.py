@@ -89,9 +89,9 @@ class Trainer:
         self._phases = stepper.parts.phases
         self._step, self._saved_step = begun.step, begun.saved_step
         self._digests: dict[int, str] = {}
-        self._rows = _kept_rows(context)
+        self._rows = KeptRows.of(context.kept)
         self._held_up_s = 0.0  # by saves, since the last row
-        self._skips = non_finite.SkippedSteps(context.job.fault)
+        self._skips = non_finite.SkippedSteps(context.job.fault, context.skips)
         share = stepper.parts.share
         writer = PartWriter(context.worker.name, share.rank, context.generation, context.fence)
         root = context.run_dir / "checkpoints"
@@ -113,9 +113,7 @@ class Trainer:
         control = self._context.control
         forwards = self._forwards.of_step(step)
         with self._traffic.step():
-            result = self.stepper.run(
-                step, forwards, lambda: Asked(control.stop_requested, control.rest_requested)
-            )
+            result = self.stepper.run(step, forwards, lambda: Asked.of(control), self._skips.listed)
         step_s = time.perf_counter() - begun
         if self._skips.must_stop(result):
             self._give_up(result, step_s, forwards)
@@ -124,15 +122,15 @@ class Trainer:
         is_last = result.stop or step == self._job.steps
         # A step without its update has the weights of the one before. While such steps last, the
         # checkpoints before them are not pruned for copies, and a resume counts them anew.
-        is_new = result.not_finite is None
+        is_new = not result.is_skipped
         saves = is_last or (is_new and self._is_due(self._job.checkpoint.every))
-        told = self._keep_row(result, step_s, saves)
+        row = self._keep_row(result, step_s, saves)
         begun = time.perf_counter()
         validation = self._validate(is_last)
         if validation is not None:
-            loss, took_s = evaluation_mean(validation), time.perf_counter() - begun
-            told = self._more_of(told, {"val_loss": loss, "validate_s": took_s})
-        self._report(told, whole=saves)
+            row["val_loss"] = evaluation_mean(validation)
+            row["validate_s"] = time.perf_counter() - begun
+        self._report(row, whole=saves)
         self._judge(result, validation)
         if saves:
             self._save()
@@ -191,19 +189,17 @@ class Trainer:
         row = step_row(self._job, self._context.plan, result, step_s)
         if self._held_up_s:
             row["save_s"], self._held_up_s = self._held_up_s, 0.0
-        return self._more_of(row, self.stepper.parts.hooks.metrics(whole))
-
-    def _more_of(self, row: dict[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
-        row = {**row, **more}
+        row |= self.stepper.parts.hooks.metrics(whole)
         self._rows.keep(self._context.generation, row)
         return row
 
     def _report(self, row: dict[str, Any], whole: bool) -> None:
         """Tell the controller of the step, once for all workers. `whole`: also what was sent since
         the last such step. Collective."""
-        traffic = self._traffic.row() if whole else {}
+        row |= self._traffic.row() if whole else {}
+        self._rows.keep(self._context.generation, row)
         if self._context.worker.rank == 0:
-            self._context.control.send(StepDone(self._step, {**row, **traffic}))
+            self._context.control.send(StepDone(self._step, row))
 
     def _report_bad_step(self, result: StepResult, step_s: float) -> None:
         """Tell the controller of the step that ends the run: its numbers, and no ledger, since the
@@ -214,11 +210,11 @@ class Trainer:
             self._context.control.send(StepDone(self._step, row))
 
     def _judge(self, result: StepResult, validation: Mapping[LossKey, float] | None) -> None:
-        """Tell of a step that was skipped, and stop or warn where the validation loss shows that
-        this step's weights are of no use. All workers judge alike."""
+        """Tell of a step that was skipped, or computed twice, and stop or warn where the validation
+        loss shows that this step's weights are of no use. All workers judge alike."""
         is_first = self._context.worker.rank == 0
-        if result.not_finite is not None and is_first:
-            self._context.control.send(non_finite.skip_message(result, self._skips.in_a_row))
+        if is_first:
+            self._skips.tell(self._context.control, result, self._forwards.data)
         if validation is None or math.isfinite(evaluation_mean(validation)):
             return
         text = non_finite.validation_words(self._step, validation)
@@ -307,21 +303,12 @@ def _read_share(
     with open_start(context.job, blueprint.names, context.resume, open_memory) as start:
         share = build_on_plan(blueprint, context.plan, world.rank, start)
     tiers = {} if start.source is None else dict(start.source.tiers)
-    untold = _kept_rows(context).begin(context.recorded, start.step)
+    untold = KeptRows.of(context.kept).begin(context.recorded, start.step)
     context.control.send(StateFetched(start.step, tiers, time.perf_counter() - begun, untold))
     if memory is not None:
         state = partial(state_of, share.replica, share.optimizer)
         memory.follow(world, context.plan, state, start.step, start.digest)
     return share, start
-
-
-def _kept_rows(context: WorkerContext) -> KeptRows:
-    """Those of this process, over all generations."""
-    rows = context.kept.get(KeptRows)
-    if rows is None:
-        rows = KeptRows()
-        context.kept.keep(rows)
-    return rows
 
 
 def _ledger_start(context: WorkerContext, start: StartState) -> LedgerStart | None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from dougong.records.status import Goodput, WorkerState
 from dougong.ui.formatting import duration, plural, worker_list
-from dougong.ui.goodput import PARTS, WORDS
+from dougong.ui.goodput.meter import PARTS, WORDS
 
 _SUSPECT = "suspect: "
 _UNHEARD = "not seen"

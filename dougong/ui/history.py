@@ -43,9 +43,9 @@ from dougong.records.metrics import REPORTED, MetricsRow, split_rows
 from dougong.records.rebuilt_status import rebuild_status
 from dougong.records.status import Goodput, RunStatus, WorkerState
 from dougong.records.unsaved import unsaved_words
-from dougong.ui.course import Course
 from dougong.ui.formatting import count, duration, loss, plural, step_range
-from dougong.ui.goodput import course_of
+from dougong.ui.goodput.course import Course
+from dougong.ui.goodput.meter import course_of
 from dougong.ui.health import percent
 from dougong.ui.next_step import next_step, typed
 from dougong.ui.recoveries import Recovery, find_recoveries
@@ -181,7 +181,7 @@ def read_history(run_dir: RunDir) -> History:
         state=state,
         failure=_failure(events) if state == "failed" else None,
         steps=status.steps,
-        duration_s=_duration_s(events),
+        duration_s=goodput.wall_s - goodput.parts["down"],
         rows=live,
         rewound=rewound,
         recoveries=find_recoveries(events, rows),
@@ -345,30 +345,6 @@ def _generation_of(ended: RunEnded, events: Sequence[Event]) -> int:
 
 def _is_end_of(failed: WorkerDied | FailureDiagnosed, ended: RunEnded) -> bool:
     return (failed.who, failed.cause) == (ended.who, ended.cause)
-
-
-def _duration_s(events: Sequence[Event]) -> float:
-    """All sittings together."""
-    return sum(last.monotonic_s - first.monotonic_s for first, last in _sittings(events))
-
-
-def _sittings(events: Sequence[Event]) -> list[tuple[Event, Event]]:
-    """First and last event of each controller's life."""
-    spans: list[tuple[Event, Event]] = []
-    for event in events:
-        if not spans or _begins_sitting(event, spans[-1][1]):
-            spans.append((event, event))
-        else:
-            spans[-1] = (spans[-1][0], event)
-    return spans
-
-
-def _begins_sitting(event: Event, before: Event) -> bool:
-    """A new controller says so at once; where it does not (a tool's run), its clock may have begun
-    anew or the controller before it had ended. Only its state is said after its end."""
-    if isinstance(event, RunCreated) or event.monotonic_s < before.monotonic_s:
-        return True
-    return isinstance(before, RunEnded) and not isinstance(event, StateChanged)
 
 
 def _last(events: Sequence[Event], kind: type[_OneEvent]) -> _OneEvent | None:

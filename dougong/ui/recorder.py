@@ -25,7 +25,7 @@ from dougong.storage.trouble import Trouble
 from dougong.storage.watch import TroubleWatch
 from dougong.storage.writer import PieceKind, StorageWriter
 from dougong.ui.event_words import OpenTroubles
-from dougong.ui.goodput import GoodputMeter
+from dougong.ui.goodput.meter import GoodputMeter
 from dougong.ui.tensorboard_files import TensorBoardFiles
 from dougong.ui.view import View
 

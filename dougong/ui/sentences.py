@@ -17,6 +17,7 @@ from dougong.records.events import (
     CheckpointsLeft,
     CheckpointsSetAside,
     CheckpointStarted,
+    DeviceQuarantined,
     DrillFired,
     FailureDiagnosed,
     FingerprintsTaken,
@@ -58,9 +59,9 @@ from dougong.ui.formatting import (
     duration,
     plural,
     size,
-    step_range,
     worker_list,
 )
+from dougong.ui.step_words import again_words, skipped_words
 
 Level = Literal["quiet", "info", "good", "warning", "error"]
 
@@ -232,27 +233,18 @@ def _(event: FirstStep) -> Sentence:
 
 @describe.register
 def _(event: StepsRecomputed) -> Sentence:
-    if event.differs_from is None:
-        return Sentence(
-            "good", f"{step_range(event.first, event.last)} computed again: the same bits"
-        )
-    text = (
-        f"step {event.last} computed again: other bits than in generation {event.differs_from} "
-        f"(ledger {event.then[:12]} then, {event.now[:12]} now)"
-    )
-    if event.last > event.first:
-        text += f"; {step_range(event.first, event.last - 1)}: the same bits"
-    return Sentence("warning", text)
+    return Sentence("good" if event.differs_from is None else "warning", again_words(event))
 
 
 @describe.register
 def _(event: StepSkipped) -> Sentence:
-    numbers = f"loss {event.loss:.6g}, gradient norm {event.grad_norm:.6g}"
-    return Sentence(
-        "warning",
-        f"step {event.step} skipped ({numbers}), {event.in_a_row} in a row; no weight has moved: "
-        f"{event.where}",
-    )
+    return Sentence("warning", skipped_words(event))
+
+
+@describe.register
+def _(event: DeviceQuarantined) -> Sentence:
+    text = f"device {event.device} is not used again in this run"
+    return Sentence("error", f"{text}; `fault.quarantine.lift` takes it back")
 
 
 @describe.register
@@ -270,7 +262,8 @@ def _(event: DrillFired) -> Sentence:
 def _(event: Suspected) -> Sentence:
     seen = "; ".join(event.evidence)
     text = f"suspect: {event.culprit}: {event.why} for {duration(event.since_s)}"
-    return Sentence("warning", f"{text} ({seen}); acted on after {event.limit}")
+    limit = f"acted on after {event.limit}" if event.limit else "nothing is done about it"
+    return Sentence("warning", f"{text} ({seen}); {limit}")
 
 
 @describe.register

@@ -138,6 +138,7 @@ class Standing:
         suspects = () if status.has_ended else status.suspects
         told = [f"suspect: {text}" for text in suspects]
         told += () if status.has_ended else status.reserve
+        told += [f"in quarantine: {text}" for text in status.quarantine]
         others = (awaited, status.storage, status.unsaved, ray, self.remark)
         return [*told, *(text for text in others if text)]
 

@@ -12,10 +12,14 @@ from dougong.accelerators.base import (
     switch_on_determinism,
     thread_environment,
     visible_count,
+    visible_keys,
+    visible_readings,
+    without_devices,
 )
 from dougong.accelerators.cpu import Cpu
 from dougong.accelerators.cuda import Cuda
 from dougong.accelerators.npu import Npu
+from dougong.accelerators.telemetry.reading import DeviceReading
 
 
 @pytest.mark.parametrize(
@@ -121,3 +125,32 @@ def test_groups_of_a_native_library_are_aborted_those_of_nccl_in_one_call() -> N
         by_kind[kind.name] = done
     assert by_kind["cpu"] == by_kind["npu"] == ["abort a", "abort b"]
     assert by_kind["cuda"] == ["backend for cuda", "start", "abort a", "abort b", "end"]
+
+
+KEYS = ("GPU-aa1", "GPU-ab2", "GPU-b3")
+
+
+@pytest.mark.parametrize(
+    ("visible", "seen", "without"),
+    [
+        (None, KEYS, "0,2"),
+        ("2,1", ("GPU-b3", "GPU-ab2"), "2"),
+        ("GPU-ab2, GPU-aa", ("GPU-ab2", "GPU-aa1"), "GPU-aa"),
+        ("GPU-a,0", (), ""),
+        ("0,7,1", ("GPU-aa1",), "0"),
+        ("", (), ""),
+    ],
+)
+def test_devices_are_known_by_their_keys_as_a_vendors_library_counts_them(
+    visible: str | None, seen: tuple[str, ...], without: str
+) -> None:
+    """A beginning that two of them have means none of them."""
+    assert tuple(key for _, key in visible_keys(KEYS, visible)) == seen
+    assert without_devices(KEYS, visible, ("GPU-ab2",)) == without
+    readings = [DeviceReading(number, key) for number, key in enumerate(KEYS)]
+    assert [reading.key for reading in visible_readings(readings, visible).values()] == list(seen)
+
+
+def test_a_processor_tells_nothing_of_its_health() -> None:
+    assert (Cpu().tells_health, Cpu().telemetry(), Cpu().device_keys()) == (False, None, ())
+    assert Cuda().tells_health and Npu().tells_health

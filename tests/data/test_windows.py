@@ -72,6 +72,13 @@ def test_samples_are_numbered_by_step_lane_microbatch_row(path: Path) -> None:
     assert windows(wide, range(1, 4)) == windows(one, range(1, 37))
 
 
+def test_samples_and_windows_of_a_step_are_known_by_number(path: Path) -> None:
+    data = open_data(make_job(path), None)
+    assert data.samples(1) == (0, 11) and data.samples(4) == (36, 47)
+    for lane, microbatch in ((0, 0), (2, 1)):
+        assert data.windows(4, lane, microbatch) == [window_of(row) for row in data.batch(4, lane, microbatch)]
+
+
 def test_batches_are_a_function_of_the_job_alone(path: Path) -> None:
     first, again = open_data(make_job(path), None), open_data(make_job(path), None)
     late = again.batch(9, 2, 0)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from dougong.fault.culprit import Culprit
 from dougong.fault.diagnosis import Diagnosis, Origin
-from dougong.fault.policy import Budget, Decision, PastFailure, decide
+from dougong.fault.policy import Budget, Decision, PastFailure, decide, is_given_up, step_decision
 from dougong.job.schema import Fault
 
 HOUR_S = 3600.0
@@ -37,8 +37,9 @@ def decided(kind: Any, before: list[PastFailure], budget: Budget = NOW, **policy
         ("partition", 0, 1, "restart"),
         ("device", 0, 1, "restart"),
         ("slow", 0, 1, "restart"),
-        ("corruption", 0, 1, "restart"),
-        ("storage", 0, 1, "restart"),
+        ("corruption", 0, 1, "roll_back"),
+        ("corruption", 1, 1, "fail"),
+        ("storage", 0, 1, "wait_for_storage"),
         ("preemption", 0, 1, "restart"),
         ("preemption", 9, 0, "restart"),
         ("data", 0, 3, "fail"),
@@ -71,9 +72,13 @@ def test_nobody_pays_for_a_preemption() -> None:
 
 
 def test_a_row_of_the_table_is_overridden_by_its_class() -> None:
-    assert decided("hang", [], stop_on=("hang",)) == Decision("fail", "fault.stop_on names hang")
-    assert decided("crash", [], stop_on=("hang",)).action == "restart"
-    assert decided("preemption", [], stop_on=("preemption",)).action == "fail"
+    fails = Decision("fail", "fault.actions.hang is fail")
+    assert decided("hang", [], actions={"hang": "fail"}) == fails
+    assert decided("crash", [], actions={"hang": "fail"}).action == "restart"
+    assert decided("preemption", [], actions={"preemption": "fail"}).action == "fail"
+    assert decided("crash", [], actions={"crash": "roll_back"}) == Decision("roll_back", "recovery 1 of 3")
+    assert decided("corruption", [], actions={"corruption": "restart"}).action == "restart"
+    assert decided("storage", [], actions={"storage": "restart"}) == Decision("restart", "recovery 1 of 3")
     many = [failed("node_lost")] * 4
     assert decided("node_lost", many, per_hour={"node_lost": 5}).reason == "recovery 5 of 5"
     assert decided("node_lost", many, per_hour={"node_lost": 4}).reason == (
@@ -121,3 +126,60 @@ def test_the_same_cause_twice_in_one_step_would_come_again_whatever_was_computed
     )
     later = failed("out_of_memory", 0.0, HERE, has_stepped=True, step=29)
     assert decide(later, Fault(max_restarts=9), history, NOW).action == "restart"
+
+
+GPU = Culprit("device", "GPU-1", "node1")
+
+
+def broken(is_final: bool = False, device: Culprit = GPU, ago_s: float = 0.0) -> PastFailure:
+    return PastFailure(1, Diagnosis(device, "device", "Xid", is_final=is_final), at_s=NOW.now - ago_s)
+
+
+@pytest.mark.parametrize(
+    ("failure", "before", "policy", "action", "given_up"),
+    [
+        (broken(is_final=True), [], {}, "quarantine", True),
+        (broken(), [], {}, "restart", False),
+        (broken(), [broken(ago_s=9.0)], {}, "quarantine", True),
+        (broken(), [broken(device=Culprit("device", "GPU-2", "node1"))], {}, "restart", False),
+        (broken(), [broken(device=Culprit("device", "GPU-1", "node2"))], {}, "restart", False),
+        (broken(), [broken()], {"quarantine": {"after": 3}}, "restart", False),
+        (broken(), [], {"quarantine": {"after": 1}}, "quarantine", True),
+        (broken(is_final=True), [], {"actions": {"device": "restart"}}, "restart", False),
+        (broken(is_final=True), [], {"max_restarts": 0}, "fail", True),
+        (failed("device"), [failed("device")] * 2, {}, "restart", False),
+    ],
+)
+def test_a_device_that_nobody_can_use_or_that_fails_again_is_given_up(
+    failure: PastFailure, before: list[PastFailure], policy: dict[str, Any], action: str, given_up: bool
+) -> None:
+    """Also where the run ends: a resume does not use it either."""
+    assert decide(failure, Fault(**policy), before, NOW).action == action
+    assert is_given_up(failure, Fault(**policy), before) is given_up
+
+
+def test_storage_that_stays_away_is_tried_again_and_counts_as_one_failure() -> None:
+    """Each pause is twice as long as the one before."""
+    tries = [failed("storage", ago_s=20.0), failed("storage", ago_s=10.0)]
+    decision = decided("storage", tries, max_restarts=1)
+    assert decision == Decision(
+        "wait_for_storage", "try 3 in 4 s; waits 600 s (fault.deadlines.storage_wait_s) at most", 4.0
+    )
+    assert decided("crash", tries).reason == "recovery 1 of 3"
+    late = decided("storage", [failed("storage", ago_s=601.0)])
+    assert late.reason == "storage has failed 2 tries: the run waited 600 s (fault.deadlines.storage_wait_s)"
+    longer = decided("storage", [failed("storage", ago_s=601.0)], deadlines={"storage_wait_s": 1000.0})
+    assert longer.action == "wait_for_storage"
+
+
+def test_storage_that_fails_again_after_steps_is_another_failure() -> None:
+    before = [failed("storage", ago_s=20.0, has_stepped=True)]
+    again = failed("storage", 0.0, has_stepped=True)
+    assert decide(again, Fault(), before, NOW) == Decision("wait_for_storage", "recovery 2 of 3")
+    assert decide(again, Fault(max_restarts=1), before, NOW).action == "fail"
+
+
+def test_a_step_that_is_not_finite_is_computed_again_before_its_batch_is_left_out() -> None:
+    skips = Fault(non_finite="skip")
+    assert [step_decision(skips, times) for times in (1, 2)] == ["retry_step", "skip_batch"]
+    assert [step_decision(Fault(), times) for times in (1, 2)] == ["fail", "fail"]

@@ -34,10 +34,12 @@ from dougong.records.directory import RunDir
 from dougong.records.events import (
     CheckpointCommitted,
     CheckpointsSetAside,
+    DeviceQuarantined,
     DrillFired,
     FirstStep,
     GenerationStarted,
     RunCreated,
+    StepSkipped,
 )
 from dougong.records.lease import take_lease
 from dougong.records.status import ControllerAddress
@@ -59,6 +61,23 @@ def committed(step: int) -> CheckpointCommitted:
 
 def test_a_run_without_a_record_begins_at_its_beginning(run_dir: RunDir) -> None:
     assert take_over(run_dir) == FROM_START
+
+
+def skipped(generation: int, step: int) -> StepSkipped:
+    return StepSkipped(generation=generation, step=step, loss=1.0, grad_norm=2.0, where="a loss")
+
+
+def test_a_resume_leaves_out_the_same_steps_and_devices(run_dir: RunDir) -> None:
+    """Steps of before the last change of what may change bits were left out of another computation."""
+    aside = DeviceQuarantined(generation=2, worker="east/0", accelerator="cuda", key="GPU-1", node="a", why="Xid 79")
+    for event in (skipped(1, 4), aside, skipped(2, 7), skipped(3, 7)):
+        run_dir.append_event(event)
+    point = take_over(run_dir)
+    assert (point.quarantined, point.skipped) == ((aside.device,), {4, 7})
+    run_dir.append_event(RunCreated(generation=4, job="toy", changed=("optimizer.lr",)))
+    run_dir.append_event(FirstStep(generation=4, step=1))
+    run_dir.append_event(skipped(4, 9))
+    assert take_over(run_dir).skipped == {9}
 
 
 def test_a_resume_takes_over_generation_checkpoint_and_drills(run_dir: RunDir) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from dougong.errors import NoRoomError
 from dougong.job.schema import Island
-from dougong.planner.nodes import Node, allowed_nodes, listed
+from dougong.planner.nodes import Node, allowed_nodes, listed, words_on_quarantine
 
 A = Node("aaaaaaaaaaaa", "alpha", "10.0.0.1", labels={"rack": "r1"}, given_name="first")
 B = Node("bbbbbbbbbbbb", "beta", "fd00::2", labels={"rack": "r2"}, resources=frozenset({"west"}))
@@ -57,3 +57,11 @@ def test_a_node_that_does_not_answer_is_named_and_never_chosen() -> None:
 def test_of_many_nodes_a_few_are_named() -> None:
     assert listed(["a", "b"]) == "a, b"
     assert listed([str(number) for number in range(100)]).endswith("10, 11 and 88 more")
+
+
+def test_devices_that_can_be_had_by_number_and_what_is_said_of_them() -> None:
+    node = Node("id", "alpha", "10.0.0.1", {"cuda": 3}, keys={"cuda": ("a", "b", "c")}, left_out={"cuda": ("b",)})
+    assert node.numbers("cuda") == [0, 2] and node.numbers("npu") == []
+    assert node.words_on("cuda", 2) == "alpha (10.0.0.1) has 3 cuda, 1 in quarantine, 2 free"
+    assert words_on_quarantine((node,), "npu") == ""
+    assert words_on_quarantine((node,), "cuda").startswith("; `dougong resume` with -o 'fault.quarantine.lift=[b]'")

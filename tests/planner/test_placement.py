@@ -13,7 +13,7 @@ from dougong.control.handshake import AgentFacts
 from dougong.errors import NoRoomError, PlanError
 from dougong.job.schema import Island
 from dougong.planner.nodes import Node
-from dougong.planner.placement import AgentSpec, devices_of, lay_out, make_seats, seats_of_job
+from dougong.planner.placement import AgentSpec, devices_held, devices_of, lay_out, make_seats, seats_of_job
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -273,3 +273,41 @@ def test_a_dry_run_seats_whatever_the_job_asks_for() -> None:
 
 def hello(node: str) -> AgentFacts:
     return AgentFacts("east", "east", node, 1, "cpu", None, {"python": "3.11.7"}, {})
+
+
+# Devices in quarantine
+
+KEYS = tuple(f"GPU-{number}" for number in range(4))
+MARKED = replace(A, keys={"cuda": KEYS}, left_out={"cuda": ("GPU-1",)})
+APART = replace(A, left_out={"cuda": ("GPU-1",)})
+
+
+def test_a_device_in_quarantine_is_passed_over_where_agents_know_it_by_its_number() -> None:
+    assert places(lay_out([island("east", workers=3)], [MARKED])) == [
+        ("east-0", A.id, 0, 1, 0), ("east-1", A.id, 1, 2, 2),
+    ]  # fmt: skip
+    kept = lay_out([island("east", workers=1)], [MARKED])
+    both = lay_out([island("east", workers=1), island("west", workers=2)], [MARKED], kept=kept)
+    assert places(both)[1:] == [("west", A.id, 0, 2, 2)]
+    with pytest.raises(NoRoomError, match="only 3 devices are free") as error:
+        lay_out([island("east", workers=4)], [MARKED])
+    assert "alpha (10.0.0.1) has 4 cuda, 1 in quarantine, 3 free" in str(error.value)
+    assert "-o 'fault.quarantine.lift=[GPU-1]'" in str(error.value)
+
+
+def test_where_nobody_chooses_the_device_one_more_is_held_and_the_bad_one_left_out() -> None:
+    """Ray says how many are free, and gives any of them."""
+    (spec,) = lay_out([island("east", workers=3)], [APART], shared=False)
+    assert (spec.num_workers, spec.first_device, spec.avoided) == (3, 0, ("GPU-1",))
+    with pytest.raises(NoRoomError):
+        lay_out([island("east", workers=4)], [APART], shared=False)
+    with pytest.raises(NoRoomError):  # each of them may be given the bad one
+        lay_out([island("east", workers=2), island("west", workers=2)], [APART], shared=False)
+    first, second = lay_out([island("east", workers=2), island("west", workers=2)], [APART, B], shared=False)
+    assert {(spec.node, spec.avoided) for spec in (first, second)} == {(A.id, ("GPU-1",)), (B.id, ())}
+
+
+def test_devices_that_an_agent_holds() -> None:
+    (spec,) = lay_out([island("east", workers=2)], [Node("id", "n", "10.0.0.9", {"cuda": 2})])
+    assert devices_held(spec) == ("cuda:0", "cuda:1")
+    assert devices_held(replace(spec, num_workers=0, room=1, first_device=3)) == ("cuda:3",)

@@ -8,7 +8,7 @@ import pytest
 from dougong.control.run_sources import RunSources, digests_of
 from dougong.errors import RecordError
 from dougong.records.directory import RunDir
-from dougong.records.kept_sources import keep_sources, read_sources
+from dougong.records.kept_sources import keep_sources, own_tokenizer, read_sources
 
 
 def test_what_a_run_begins_with_is_kept_once(tmp_path: Path) -> None:
@@ -24,3 +24,12 @@ def test_what_a_run_begins_with_is_kept_once(tmp_path: Path) -> None:
     run.sources_file.write_text("{}")
     with pytest.raises(RecordError, match="sources.json: config: Field required; delete the file"):
         read_sources(run)
+
+
+def test_the_copy_of_a_tokenizer_is_a_folder_or_the_one_file_that_was_named(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path / "run")
+    of_file = RunSources({}, "a.B", "d", tokenizer={"/data/bpe.json": "1"})
+    of_folder = RunSources({}, "a.B", "d", tokenizer={"/data/bpe/tokenizer.json": "1"})
+    assert own_tokenizer(run, "/data/bpe.json", of_file) == str(run.own_tokenizer / "bpe.json")
+    assert own_tokenizer(run, "/data/bpe", of_folder) == str(run.own_tokenizer)
+    assert own_tokenizer(run, "bytes", RunSources({}, "a.B", "d")) is own_tokenizer(run, "bytes", None) is None

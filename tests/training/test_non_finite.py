@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from dougong.checkpoint.repository import newest_valid
+from dougong.data.windows import open_data
 from dougong.errors import NumericsError
 from dougong.job.schema import Fault, Job
 from dougong.parallel.comm.world import World
@@ -33,7 +34,8 @@ SKIP = {"non_finite": "skip"}
 
 def result(is_finite: bool) -> StepResult:
     found = None if is_finite else NotFinite(((1, 0),), ())
-    return StepResult(1, 1.0 if is_finite else NAN, 1.0, 0.1, (0.0,), False, not_finite=found)
+    loss = 1.0 if is_finite else NAN
+    return StepResult(1, loss, 1.0, 0.1, (0.0,), False, not_finite=found, is_skipped=not is_finite)
 
 
 @pytest.mark.parametrize(
@@ -203,11 +205,50 @@ def test_skipping_leaves_the_step_out_and_tells_it(tmp_path: Path) -> None:
     skips = [fields for _, kind, fields in told if kind == "update_skipped"]
     assert [(skip["step"], skip["in_a_row"]) for skip in skips] == [(2, 1), (3, 2)]
     assert skips[0]["where"].startswith("not finite: the loss of lane 1 micro-batch 0; the gradient of ")
+    data = open_data(trainer.stepper.parts.share.blueprint.job, None)
+    first, last = data.samples(2)
+    assert (skips[0]["first_sample"], skips[0]["last_sample"], skips[0]["times"]) == (first, last, 2)
+    assert list(skips[0]["windows"]) == data.windows(2, lane=1, microbatch=0), "those that were not finite"
     rows = [fields["row"] for _, kind, fields in told if kind == "step_done"]
     assert rows[0]["checksums"]["weights"] == rows[1]["checksums"]["weights"] == rows[2]["checksums"]["weights"]
     assert [row.get("skipped") for row in rows] == [None, True, True, None, None]
     durable = [fields["step"] for _, kind, fields in told if kind == "part_durable"]
     assert durable == [4, 5], "a skipped step has nothing new to save"
+
+
+def test_a_step_that_a_machine_has_computed_wrongly_is_right_the_second_time(tmp_path: Path) -> None:
+    """Nothing is left out then, and the bits are those of a run in which nothing has happened."""
+    (tmp_path / "honest").mkdir()
+    honest, _, _ = trainer_of(job_of(tmp_path, fault=SKIP), tmp_path / "honest")
+    trainer, messages = spoiled(tmp_path, SpoiledOutputs((2,), times=1), fault=SKIP)
+    for step in (1, 2, 3):
+        honest.run_step(step)
+        trainer.run_step(step)
+    told = [messages.get_nowait() for _ in range(messages.qsize())]
+    assert [fields["step"] for _, kind, fields in told if kind == "step_repeated"] == [2]
+    assert "update_skipped" not in [kind for _, kind, _ in told]
+    parts = (honest.stepper.parts, trainer.stepper.parts)
+    assert parts[0].ledger is not None and parts[1].ledger is not None
+    assert parts[0].ledger.digest == parts[1].ledger.digest
+
+
+def test_a_step_that_was_left_out_is_left_out_again_whatever_it_gives_now(tmp_path: Path) -> None:
+    """As after a recovery, on other machines; and it is computed once alone."""
+    trainer, _, messages = trainer_of(job_of(tmp_path, fault=SKIP), tmp_path, skips=(2,))
+    for step in (1, 2, 3):
+        trainer.run_step(step)
+    told = [messages.get_nowait() for _ in range(messages.qsize())]
+    (skip,) = [fields for _, kind, fields in told if kind == "update_skipped"]
+    assert (skip["step"], skip["where"], skip["times"]) == (2, "as it was before", 1)
+    rows = [fields["row"] for _, kind, fields in told if kind == "step_done"]
+    assert rows[0]["checksums"]["weights"] == rows[1]["checksums"]["weights"] != rows[2]["checksums"]["weights"]
+    assert [row.get("skipped") for row in rows] == [None, True, None]
+
+
+def test_a_job_that_stops_at_such_steps_keeps_to_no_list(tmp_path: Path) -> None:
+    trainer, _, messages = trainer_of(job_of(tmp_path), tmp_path, skips=(1,))
+    trainer.run_step(1)
+    assert said(messages, "update_skipped") == []
 
 
 def test_too_many_skips_in_a_row_stop_the_run(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def job_of(folder: Path, **changes: Any) -> Job:
 
 
 def trainer_of(
-    job: Job, run_dir: Path, stop_at: int | None = None, kept: Kept | None = None
+    job: Job, run_dir: Path, stop_at: int | None = None, kept: Kept | None = None, **more: Any
 ) -> tuple[Trainer, HandControl, queue.Queue[Any]]:
     plan = lay_out(job, "B")
     messages: queue.Queue[Any] = queue.Queue()
@@ -40,6 +40,7 @@ def trainer_of(
         drills=(),
         control=control,
         kept=kept or Kept(),
+        **more,
     )
     return build_trainer(context, World.alone()), control, messages
 

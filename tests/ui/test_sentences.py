@@ -173,6 +173,18 @@ EVENTS: list[tuple[dict[str, Any], str, str]] = [
         "worker east/1 died: crash: signal 9 (SIGKILL)",
     ),
     (
+        {
+            "kind": "device_quarantined",
+            "worker": "east/1",
+            "accelerator": "cuda",
+            "key": "GPU-1",
+            "node": "node1",
+            "why": "Xid 79",
+        },
+        "error",
+        "device GPU-1 on node1 (Xid 79) is not used again in this run; `fault.quarantine.lift` takes it back",
+    ),
+    (
         {"kind": "worker_died", "worker": "east/1", "class": "out_of_memory", "cause": "out of memory: 20 GiB"},
         "error",
         "worker east/1 died: out of memory: 20 GiB",

@@ -22,4 +22,3 @@ FailureClass = Literal[
 """Those that the run may get over; what is wrong with the job itself always ends it."""
 
 ByClass = dict[FailureClass, Count]
-SomeClasses = tuple[FailureClass, ...]

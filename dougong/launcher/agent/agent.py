@@ -52,7 +52,8 @@ from dougong.control.processes import adopt_orphans, count_oom_kills, die_with_p
 from dougong.control.worker_messages import StorageTold, WorkerLeft, WorkerMessage
 from dougong.errors import DougongError
 from dougong.launcher.agent.child import Child, read_messages
-from dougong.launcher.agent.facts import describe_agent
+from dougong.launcher.agent.device_line import DeviceLine
+from dougong.launcher.agent.facts import describe_agent, left_out
 from dougong.launcher.agent.fork_client import ForkServer
 from dougong.launcher.agent.fork_servers import AdoptedProcesses, ForkServers
 from dougong.launcher.agent.paths import AgentPaths, reach_controller
@@ -78,6 +79,7 @@ def serve_run(settings: AgentSettings) -> bool:
     accelerator = get_accelerator(settings.accelerator)
     variables = accelerator.worker_environment(settings.threads, settings.deterministic)
     facts = describe_agent(settings, accelerator, variables)
+    variables |= left_out(accelerator, settings.avoided)
     controller = reach_controller(settings, facts)
     try:
         paths = AgentPaths(settings, controller)
@@ -139,6 +141,10 @@ class Agent:
             opened=self._start_reading,
             handed_over=self._on_output,
         )
+        self._devices: DeviceLine | None = None
+        if get_accelerator(settings.accelerator).tells_health:
+            kind, deadlines = settings.accelerator, settings.deadlines
+            self._devices = DeviceLine(kind, variables, self._selector, controller.send, deadlines)
         self._paths = paths
         self._generation = 0
         self._num_heartbeats = 0
@@ -164,6 +170,8 @@ class Agent:
         """End the fork servers and the workers; what these printed last still reaches their
         logs."""
         self._paths.close()
+        if self._devices is not None:
+            self._devices.close()
         self._fork_servers.close()
         for child in self._workers.all:
             child.read_output(1024)
@@ -207,8 +215,10 @@ class Agent:
             self._controller.send(StorageTold.of(news))
 
     def _look_after_processes(self, now: float) -> None:
-        """Ten times a second: who has ended where no descriptor says so, and whether it is time for
-        a second fork server."""
+        """Ten times a second: who has ended where no descriptor says so, whether it is time for a
+        second fork server, and whether somebody reads the devices."""
+        if self._devices is not None:
+            self._devices.tick(now)
         if self._adopted is not None:
             self._adopted.reap()
         trains = any(child.vector.read().phase != "start" for child in self._workers.training)

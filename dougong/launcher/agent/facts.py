@@ -7,7 +7,7 @@ import platform
 import socket
 from collections.abc import Mapping, Sequence
 
-from dougong.accelerators.base import Accelerator
+from dougong.accelerators.base import Accelerator, visible_keys, without_devices
 from dougong.accelerators.registry import get_accelerator
 from dougong.control.environment import read_visible_devices
 from dougong.control.handshake import AgentFacts, FolderTrouble
@@ -86,6 +86,27 @@ def count_devices(accelerator: Accelerator) -> int | None:
     """How many devices this process may use; None: any number of workers."""
     variable = accelerator.visible_devices_variable
     return accelerator.device_count(read_visible_devices(variable) if variable else None)
+
+
+def seen_keys(accelerator: Accelerator) -> tuple[str, ...]:
+    """The keys of the devices that this process may use, by the number that it knows each by;
+    nothing where they have none."""
+    variable = accelerator.visible_devices_variable
+    visible = read_visible_devices(variable) if variable else None
+    return tuple(key for _, key in visible_keys(accelerator.device_keys(), visible))
+
+
+def left_out(accelerator: Accelerator, avoided: Sequence[str]) -> dict[str, str]:
+    """What an agent's workers find in their environment so that they see none of these devices, by
+    their keys; nothing where this machine has none of them."""
+    variable = accelerator.visible_devices_variable
+    if not avoided or variable is None:
+        return {}
+    keys, visible = accelerator.device_keys(), read_visible_devices(variable)
+    seen = {key for _, key in visible_keys(keys, visible)}
+    if seen.isdisjoint(avoided):
+        return {}
+    return {variable: without_devices(keys, visible, avoided)}
 
 
 def absent_devices(islands: Sequence[Island]) -> Remarks:

@@ -20,7 +20,8 @@ class AgentSettings:
     `preload`: modules that the fork server imports. `cwd`: the driver's directory, taken if it
     exists here. `parent`: the process whose death ends ours; None: its controller's silence alone.
     `ray_node`: where Ray has placed it. `ports`: what it and its workers listen on; None: the
-    system chooses. `fence`: the number of its controller.
+    system chooses. `fence`: the number of its controller. `avoided`: keys of devices that it leaves
+    out.
     """
 
     name: str
@@ -41,6 +42,7 @@ class AgentSettings:
     ports: Ports | None = None
     fence: int = 0
     ray_node: str | None = None
+    avoided: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """One line."""

@@ -275,6 +275,8 @@ def _train(task: TrainTask, request: ForkRequest, control: AgentControl, kept: K
         sources=task.sources,
         fence=task.fence,
         life=task.life,
+        rolls_back=task.rolls_back,
+        skips=task.skips,
         kept=kept,
         recorded=task.recorded,
     )

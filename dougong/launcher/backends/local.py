@@ -17,7 +17,7 @@ from dougong.accelerators.registry import get_accelerator
 from dougong.control.environment import child_environment
 from dougong.deadlines import Deadlines
 from dougong.errors import LaunchError
-from dougong.launcher.agent.facts import count_devices
+from dougong.launcher.agent.facts import count_devices, seen_keys
 from dougong.launcher.agent.settings import AgentSettings
 from dougong.launcher.backends.base import SettingsOf, Tell
 from dougong.planner.nodes import Node
@@ -46,7 +46,8 @@ class Local:
 
     def nodes(self, kinds: Sequence[str]) -> list[Node]:
         counts = {kind: count_devices(get_accelerator(kind)) or 0 for kind in kinds}
-        here = Node("local-machine", socket.gethostname(), "127.0.0.1", counts)
+        keys = {kind: seen_keys(get_accelerator(kind)) for kind in kinds}
+        here = Node("local-machine", socket.gethostname(), "127.0.0.1", counts, keys=keys)
         return [dataclasses.replace(here, cpus=float(os.cpu_count() or 1))]
 
     def start(self, specs: Sequence[AgentSpec], settings_of: SettingsOf, tell: Tell) -> None:

@@ -245,10 +245,10 @@ def last_words(error: BaseException) -> str:
 
 
 def devices_asked(spec: AgentSpec) -> dict[str, float]:
-    """What Ray is asked for on behalf of one agent: a device for each worker that it could have;
-    nothing for workers that share their machine."""
+    """What Ray is asked for on behalf of one agent: a device for each worker that it could have,
+    and for those that it leaves out; nothing for workers that share their machine."""
     resource = get_accelerator(spec.accelerator).resource
-    return {resource: float(spec.num_places)} if resource else {}
+    return {resource: float(spec.num_places + len(spec.avoided))} if resource else {}
 
 
 def _words(spec: AgentSpec) -> str:

@@ -356,6 +356,8 @@ class Actor:
             drills=action.drills,
             fence=self._config.fence,
             life=self._config.life,
+            rolls_back=action.rolls_back,
+            skips=action.skips,
             recorded=min(self._facts.recorded, action.step),
             sources=model.sources,
             tokenizer=self._config.own_tokenizer(self._run_dir, model.sources),

@@ -262,7 +262,7 @@ class TrustMemory:
 class ForkGeneration:
     """Have a generation's workers forked, and those that live handed the task. `step`: the last one
     done; `resume`: the checkpoint to go on from where no worker holds that step in memory
-    (`in_memory`: one says that it does)."""
+    (`in_memory`: one says that it does). `rolls_back`, `skips`: as in WorkerContext."""
 
     number: int
     plan: Plan
@@ -270,6 +270,8 @@ class ForkGeneration:
     resume: Path | None
     drills: tuple[Drill, ...]
     in_memory: bool = False
+    rolls_back: bool = False
+    skips: tuple[int, ...] = ()
 
     def event(self) -> GenerationStarted:
         """That it begins, for the record."""

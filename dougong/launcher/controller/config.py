@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 
 from dougong.accelerators.registry import get_accelerator
 from dougong.addresses import read_ports
@@ -12,6 +11,7 @@ from dougong.control.run_sources import RunSources
 from dougong.deadlines import DEADLINES, Deadlines
 from dougong.errors import LaunchError
 from dougong.fault.drill import FiredDrill
+from dougong.fault.quarantine import QuarantinedDevice
 from dougong.job.schema import Job
 from dougong.launcher.agent.facts import files_of
 from dougong.launcher.agent.here.code import model_types_of
@@ -19,6 +19,7 @@ from dougong.launcher.agent.settings import AgentSettings
 from dougong.planner.agreement import Software
 from dougong.planner.placement import AgentSpec
 from dougong.records.directory import RunDir
+from dougong.records.kept_sources import own_tokenizer
 from dougong.records.shared_folder import FolderProof
 
 
@@ -53,7 +54,8 @@ first one lies: so that one which was taken for dead shares no number with its s
 class ResumePoint:
     """What a controller takes over from the run's earlier life. `generation`: the number of its
     first one; `step`: of the checkpoint that it goes on from; `fired`: drills that have fired,
-    (step, worker).
+    (step, worker); `quarantined`: devices that it uses no more; `skipped`: steps that it has left
+    out since its bits have had to be the same.
 
     `has_committed`: the record says that there have been checkpoints, so that none is no beginning
     but a loss. `chosen`: the step whose checkpoint somebody asked for, 0 for the beginning; None:
@@ -69,6 +71,8 @@ class ResumePoint:
     chosen: int | None = None
     changed: tuple[str, ...] = ()
     same_since: int = 1
+    quarantined: tuple[QuarantinedDevice, ...] = ()
+    skipped: frozenset[int] = frozenset()
 
     @property
     def last_generation(self) -> int:
@@ -137,15 +141,12 @@ class ControllerConfig:
             fence=self.fence,
             deadlines=self.deadlines,
             ports=read_ports(self.job.ports),
+            avoided=spec.avoided,
         )
 
     def own_tokenizer(self, run_dir: RunDir, sources: RunSources | None) -> str | None:
         """The run's copy of the tokenizer, None where there is none to copy."""
-        if sources is None or not sources.tokenizer:
-            return None
-        folder, name = run_dir.own_tokenizer, Path(str(self.job.data.tokenizer))
-        is_file = str(name.expanduser()) in sources.tokenizer
-        return str(folder / name.name if is_file else folder)
+        return own_tokenizer(run_dir, str(self.job.data.tokenizer), sources)
 
     @property
     def knows_beginning(self) -> bool:

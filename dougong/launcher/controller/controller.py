@@ -66,7 +66,7 @@ class Controller:
         self._config = config
         self._inbox = inbox
         self.recorder = recorder
-        self._facts = RunFacts.at(config.resume_point)
+        self._facts = RunFacts.at(config.resume_point, config.job.fault.quarantine.lift)
         self._actor = Actor(config, self._facts, inbox, backend, recorder)
         self._policy = RunPolicy(
             config.job,
@@ -116,6 +116,7 @@ class Controller:
             ray=facts.ray,
             suspects=suspect_words(facts),
             reserve=Reserve(facts, self._policy, time.monotonic()).words(),
+            quarantine=tuple(str(device) for device in facts.devices.quarantine.all),
             workers=tuple(one.describe(health.get(one.worker.name, "")) for one in statuses),
         )
 

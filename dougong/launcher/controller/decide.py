@@ -16,7 +16,7 @@ from dougong.errors import (
 from dougong.fault.diagnosis import Diagnosis, diagnose, first_failure
 from dougong.fault.liveness import limit_of_stop
 from dougong.fault.past import cause_of_end, words_of_end
-from dougong.fault.policy import Budget, Decision, PastFailure, decide
+from dougong.fault.policy import Budget, PastFailure, decide
 from dougong.launcher.controller.actions import (
     Action,
     AskToStop,
@@ -28,7 +28,14 @@ from dougong.launcher.controller.actions import (
     Record,
 )
 from dougong.launcher.controller.config import RunPolicy
-from dougong.launcher.controller.departure import Parting, who_leaves
+from dougong.launcher.controller.departure import (
+    Parting,
+    is_settled,
+    lose_withdrawn,
+    put_aside,
+    who_leaves,
+    with_device,
+)
 from dougong.launcher.controller.drills import due_drills
 from dougong.launcher.controller.facts import RunFacts
 from dougong.launcher.controller.inbound.generation import Generation
@@ -186,7 +193,7 @@ def _train(facts: RunFacts, state: State, policy: RunPolicy, now: float) -> tupl
         return _conclude(facts, generation, policy, now)
     if facts.checkpoints.error is not None and facts.checkpoints.is_in_vain:
         raise facts.checkpoints.error
-    if generation.is_settled(now, policy.deadlines):
+    if is_settled(facts, generation, policy.deadlines, now):
         return _begin_recovery(facts, generation, policy, now)
     if isinstance(state, Running | Growing) and facts.stop is not None and not generation.all_rest:
         number = generation.number
@@ -270,8 +277,11 @@ def _begin_recovery(
     """It is known who failed first: end the generation, say why, and what is done about it."""
     number = generation.number
     first, others = first_failure(generation.failures)
-    diagnosis = with_place(with_advice(diagnose(first), facts, policy), facts, policy)
-    decision = _decision(facts, generation, diagnosis, policy, now)
+    found = with_advice(with_device(diagnose(first), facts, now), facts, policy)
+    diagnosis = with_place(found, facts, policy)
+    failure = _failure_of(facts, generation, diagnosis, now)
+    budget = Budget(now, facts.checkpoints.committed_at)
+    decision = decide(failure, policy.job.fault, facts.history, budget)
     followed_by = itertools.chain.from_iterable(failure.workers for failure in others)
     died = [Record(events.WorkerDied.of(number, diagnosis))] if diagnosis.worker else []
     diagnosed = events.FailureDiagnosed.of(number, diagnosis, tuple(followed_by))
@@ -291,16 +301,14 @@ def _begin_recovery(
         Enter(recovering),
         Record(diagnosed),
         Record(decided),
+        *put_aside(facts, policy, failure),
     )
 
 
-def _decision(
-    facts: RunFacts, generation: Generation, diagnosis: Diagnosis, policy: RunPolicy, now: float
-) -> Decision:
-    has_stepped = generation.has_stepped
-    failure = PastFailure(generation.number, diagnosis, has_stepped, facts.step, now)
-    budget = Budget(now, facts.checkpoints.committed_at)
-    return decide(failure, policy.job.fault, facts.history, budget)
+def _failure_of(
+    facts: RunFacts, generation: Generation, diagnosis: Diagnosis, now: float
+) -> PastFailure:
+    return PastFailure(generation.number, diagnosis, generation.has_stepped, facts.step, now)
 
 
 def _recover(
@@ -327,8 +335,13 @@ def _await_workers_end(
     parting = Parting(facts, facts.generation, state.since, policy.deadlines, now)
     if not parting.is_over:
         return parting.kill_late()
-    done: tuple[Action, ...] = (*parting.left_behind(), ForgetParts())
     ends = facts.stop is not None or state.decision.action == "fail"
+    if not ends and now - state.since < state.decision.pause_s:
+        return ()
+    withdrawn = () if ends else lose_withdrawn(facts)
+    if withdrawn:
+        return withdrawn
+    done: tuple[Action, ...] = (*parting.left_behind(), ForgetParts())
     if ends and _is_committing(facts, state, policy, now):
         return ()
     if state.was_stopping:

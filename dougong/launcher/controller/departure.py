@@ -8,13 +8,17 @@ from dataclasses import dataclass
 
 from dougong.checkpoint.directories import step_of
 from dougong.deadlines import Deadlines
-from dougong.fault.diagnosis import Diagnosis
-from dougong.fault.policy import Decision
-from dougong.launcher.controller.actions import KillLate, Record
+from dougong.fault.devices import blamed, may_be_the_device_s
+from dougong.fault.diagnosis import Diagnosis, first_failure
+from dougong.fault.policy import Decision, PastFailure, is_given_up
+from dougong.launcher.controller.actions import KillLate, LoseAgent, Record
+from dougong.launcher.controller.config import RunPolicy
 from dougong.launcher.controller.facts import RunFacts
 from dougong.launcher.controller.inbound.generation import Generation, WorkerStatus
 from dougong.launcher.controller.inbound.items import FoundCheckpoint
 from dougong.launcher.controller.looks import warning
+from dougong.launcher.controller.states import Recovering, State
+from dougong.records.events import DeviceQuarantined
 
 
 def who_leaves(generation: Generation, decision: Decision, ends: bool) -> tuple[str, ...]:
@@ -23,6 +27,51 @@ def who_leaves(generation: Generation, decision: Decision, ends: bool) -> tuple[
     if ends or decision.action == "fail":
         return ()
     return tuple(name for name, status in generation.workers.items() if status.may_survive)
+
+
+def is_settled(facts: RunFacts, generation: Generation, deadlines: Deadlines, now: float) -> bool:
+    """Whether somebody failed and it is known who was first, and what its device says of it."""
+    if not generation.is_settled(now, deadlines):
+        return False
+    first, _ = first_failure(generation.failures)
+    if not may_be_the_device_s(first):
+        return True
+    failed_at = generation.first_failure_at
+    assert failed_at is not None, "something has failed"
+    return facts.devices.watch.has_word_on(first.workers[0], failed_at, now)
+
+
+def with_device(diagnosis: Diagnosis, facts: RunFacts, now: float) -> Diagnosis:
+    """The diagnosis, with a worker's device as its culprit where that has told of a fault."""
+    if not diagnosis.worker:
+        return diagnosis
+    return blamed(diagnosis, facts.devices.watch.blame(diagnosis.worker, now))
+
+
+def put_aside(facts: RunFacts, policy: RunPolicy, failure: PastFailure) -> tuple[Record, ...]:
+    """The device that has failed goes into quarantine, if it is given up: also where the run
+    ends."""
+    device = failure.diagnosis.culprit
+    worker = facts.devices.watch.worker_on(device)
+    if worker is None or not is_given_up(failure, policy.job.fault, facts.history):
+        return ()
+    handle = facts.agents.of_worker(worker)
+    assert handle is not None, "who has told of a device is one of the run's agents"
+    event = DeviceQuarantined(
+        generation=failure.generation,
+        worker=worker,
+        accelerator=handle.spec.accelerator,
+        key=device.name,
+        node=facts.listed_name(handle) or facts.host_of(handle),
+        why=failure.diagnosis.cause,
+    )
+    return (Record(event),)
+
+
+def lose_withdrawn(facts: RunFacts) -> tuple[LoseAgent, ...]:
+    """Agents that must be laid out anew, since one of their devices is not used any more. By now
+    their workers have left and copied what they hold."""
+    return tuple(LoseAgent(name, why) for name, why in facts.devices.withdrawn.items())
 
 
 @dataclass(frozen=True)
@@ -69,16 +118,23 @@ class Parting:
         return [s for s, at in killed if at is not None and self.now - at > limit_s]
 
 
-def is_held_in_memory(facts: RunFacts, diagnosis: Diagnosis | None) -> bool:
+def is_held_in_memory(facts: RunFacts, state: Recovering) -> bool:
     """Whether the next generation may go on from what its workers hold in memory.
 
     The newest committed checkpoint is given to it besides. That is read, and every byte of what is
     read verified, only for what no memory holds; so a search for a valid one would cost time for
-    nothing. When such a reading has failed, the search is what helps, and memory is not asked.
+    nothing. When such a reading has failed, the search is what helps, and memory is not asked; nor
+    is it where it is not trusted.
     """
     generation = facts.generation
     is_held = generation is not None and generation.held_step > 0
-    return is_held and (diagnosis is None or diagnosis.kind != "storage")
+    kind = None if state.diagnosis is None else state.diagnosis.kind
+    return is_held and kind != "storage" and not rolls_back(state)
+
+
+def rolls_back(state: State) -> bool:
+    """Whether what workers hold in memory does not count."""
+    return isinstance(state, Recovering) and state.decision.action == "roll_back"
 
 
 def last_step(facts: RunFacts, found: FoundCheckpoint) -> int:

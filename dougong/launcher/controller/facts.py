@@ -3,7 +3,7 @@ what the controller itself did; nothing here decides or acts."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from dougong.deadlines import Deadlines
@@ -56,6 +56,7 @@ from dougong.launcher.controller.actions import (
 )
 from dougong.launcher.controller.config import ResumePoint
 from dougong.launcher.controller.inbound.agents import AgentHandle, AgentTable
+from dougong.launcher.controller.inbound.devices import DeviceFacts
 from dougong.launcher.controller.inbound.generation import Generation
 from dougong.launcher.controller.inbound.items import DrillOrder, FoundCheckpoint
 from dougong.launcher.controller.inbound.reserve import ReserveFacts
@@ -65,7 +66,7 @@ from dougong.parallel.plan import Plan
 from dougong.planner.nodes import Node
 from dougong.planner.placement import AgentSpec, devices_of
 from dougong.records.event.recovery_times import OpenRecoveries
-from dougong.records.events import FirstStep, SpareShort, Waiting
+from dougong.records.events import DeviceQuarantined, FirstStep, SpareShort, Waiting
 from dougong.records.recomputation import Ledgers, Recomputation
 
 
@@ -75,15 +76,16 @@ class RunFacts:
 
     `number`: of the newest generation. `step`: the last one done; `recorded`: the last one whose
     row is recorded. `fired`: drills that have come; `orders`: those that clients ask for.
-    `reserve`: the search for agents that stand by. `first_step_at`: of this life (monotonic
-    seconds). `same_since`: the first generation whose bits all later ones must give again.
-    `recomputation`: how far the present one has done so; `ledgers`: what it may have to repeat.
-    `recoveries`: those under way. `answers`: of generation 0's children, by
-    task and worker. `num_refused`: strangers, and messages that were not understood. `awaited`:
-    what was told last to be waited for, empty where nothing is. `nodes_at`: when the nodes were
-    listed (monotonic seconds). `error`: what went wrong with something that the controller itself
-    did or waited for. `successor`: the controller that has taken the run over from this one, in
-    words; empty: none. `ray`: what of Ray is gone, in words. What is not known yet is None.
+    `first_step_at`: of this controller's life (monotonic seconds). `same_since`: the first
+    generation whose bits all later ones must give again. `recomputation`: how far the present one
+    has done so; `ledgers`: what it may have to repeat. `recoveries`: those under way. `answers`: of
+    generation 0's children, by task and worker. `num_refused`: strangers, and messages that were
+    not understood. `awaited`: what was told last to be waited for, empty where nothing is.
+    `nodes_at`: when the nodes were listed (monotonic seconds). `error`: what went wrong with
+    something that the controller itself did or waited for. `successor`: the controller that has
+    taken the run over from this one, in words; empty: none. `ray`: what of Ray is gone, in words.
+    `skipped`: steps that the run leaves out. `reserve`: the search for agents that stand by. What
+    is not known yet is None.
     """
 
     number: int
@@ -113,6 +115,8 @@ class RunFacts:
     plan: Plan | None = None
     generation: Generation | None = None
     health: HealthWatch = field(default_factory=HealthWatch)
+    devices: DeviceFacts = field(default_factory=DeviceFacts)
+    skipped: set[int] = field(default_factory=set)
     recomputation: Recomputation = field(default_factory=Recomputation)
     ledgers: Ledgers = field(default_factory=Ledgers)
     recoveries: OpenRecoveries = field(default_factory=OpenRecoveries)
@@ -120,10 +124,14 @@ class RunFacts:
     error: DougongError | None = None
 
     @staticmethod
-    def at(point: ResumePoint) -> RunFacts:
-        """All that is known before anything has happened."""
+    def at(point: ResumePoint, lifted: Collection[str] = ()) -> RunFacts:
+        """All that is known before anything has happened. `lifted`: keys of devices that are used
+        again."""
         fired = set(point.fired)
-        return RunFacts(point.generation - 1, point.step, fired, point.step, point.same_since)
+        facts = RunFacts(point.generation - 1, point.step, fired, point.step, point.same_since)
+        facts.devices = DeviceFacts.of(point.quarantined, lifted)
+        facts.skipped = set(point.skipped)
+        return facts
 
     @property
     def is_unsaved(self) -> bool:
@@ -145,6 +153,7 @@ class RunFacts:
 
     def lose_by(self, handle: AgentHandle, failure: AgentLost | LinkCut, now: float) -> None:
         """An agent is gone by this failure, of itself or of something that it needs."""
+        self.devices.note_lost(handle)
         own = replace(failure, workers=handle.spec.workers)
         self.reserve.note_loss(self.host_of(handle), now)
         self.agents.lose(handle, own, self.machine_of(handle))
@@ -199,8 +208,12 @@ class RunFacts:
         """The name of an agent's machine alone."""
         if handle.facts is not None:
             return handle.facts.node
-        listed = [node for node in self.nodes or () if node.id == handle.spec.node]
-        return listed[0].name if listed else ""
+        return self.listed_name(handle)
+
+    def listed_name(self, handle: AgentHandle) -> str:
+        """The name under which the backend lists an agent's machine; empty where it does not."""
+        names = [node.name for node in self.nodes or () if node.id == handle.spec.node]
+        return names[0] if names else ""
 
     def note_stop(self, stop: Stop) -> bool:
         """Somebody wants the run to stop; True for the first request. A second one does not wait
@@ -289,6 +302,7 @@ class RunFacts:
         has_stepped = ended is not None and ended.has_stepped
         self.history.append(PastFailure(number, diagnosis, has_stepped, self.step, now))
         self.recomputation = Recomputation()
+        self.devices.watch.absolve(diagnosis.culprit)
         if ended is not None:
             first_sign_at = ended.first_sign_of(diagnosis, now)
             self.recoveries.begin(number, first_sign_at, ended.drill_of(diagnosis.worker), now)
@@ -332,6 +346,8 @@ class RunFacts:
         match action:
             case Record(Waiting(text=text)):
                 self.awaited = text
+            case Record(DeviceQuarantined() as event):
+                self.devices.note_quarantine(event, self.agents.of_worker(event.worker))
             case Record(SpareShort(text=text)):
                 self.reserve.told = text
             case Record(FirstStep()) if self.first_step_at is None:

@@ -7,6 +7,7 @@ from dougong.control.messages import (
     Acknowledged,
     AgentFailed,
     AgentReady,
+    DevicesRead,
     ForkServerReplaced,
     FromWorker,
     Heartbeat,
@@ -63,7 +64,11 @@ from dougong.launcher.controller.inbound.items import (
     TaskFailed,
 )
 from dougong.launcher.controller.looks import rejected, unknown, warning
-from dougong.launcher.controller.observe_health import observe_agents, observe_health
+from dougong.launcher.controller.observe_health import (
+    observe_agents,
+    observe_devices,
+    observe_health,
+)
 from dougong.launcher.controller.observe_workers import observe_process, observe_worker
 from dougong.launcher.controller.states import Stop
 from dougong.records import events
@@ -308,6 +313,8 @@ def _observe_message(
         case Heartbeat(hearing=hearing):
             handle.hearing = hearing
             return observe_process(facts, message, now)
+        case DevicesRead():
+            return observe_devices(facts, handle, message, now)
         case WorkerForked() | WorkerExited():
             return observe_process(facts, message, now)
         case OutputLine():

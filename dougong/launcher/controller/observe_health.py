@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from dougong.control.messages import DevicesRead
 from dougong.control.path_messages import CONTROLLER
 from dougong.deadlines import DEADLINES, Deadlines
 from dougong.fault.culprit import Culprit
+from dougong.fault.devices import unusable
 from dougong.fault.liveness import silence_reason
 from dougong.fault.observation import AgentLost, LinkCut
 from dougong.fault.reach import Reach
@@ -15,6 +17,8 @@ from dougong.fault.suspicion import Suspicion, WorkerView
 from dougong.fault.watch import Noticed
 from dougong.launcher.controller.actions import Record, TryMachine
 from dougong.launcher.controller.facts import RunFacts
+from dougong.launcher.controller.inbound.agents import AgentHandle
+from dougong.planner.placement import devices_held, devices_of
 from dougong.records import events
 
 
@@ -44,13 +48,57 @@ def observe_health(facts: RunFacts, now: float, deadlines: Deadlines) -> tuple[R
         return ()
     views = generation.views(now)
     found = _reach(facts, views, now, deadlines).suspicions()
-    noticed = facts.health.look(views, found, deadlines)
+    of_devices = facts.devices.watch.suspicions(now)
+    noticed = facts.health.look(views, (*found, *of_devices), deadlines)
     for due in noticed.due:
         if due.agents:
             _lose(facts, due, now)
         else:
             generation.note_hung(due, now)
+    for blame in facts.devices.watch.unusable(now):
+        generation.note_device(blame.failure(now), now)
     return tuple(_news(facts, noticed))
+
+
+def observe_devices(
+    facts: RunFacts, handle: AgentHandle, read: DevicesRead, now: float
+) -> tuple[Record, ...]:
+    """What an agent's devices tell of themselves."""
+    name, news = handle.spec.name, list(_observe_reserve(facts, handle, read, now))
+    if read.problem and facts.devices.watch.note_problem(name, read.problem):
+        text = f"agent {name}: how its devices are is not known: {read.problem}"
+        news.append(Record(events.WarningRaised(generation=facts.number, text=text)))
+    for worker, device in devices_of(handle.spec).items():
+        reading = read.readings.get(device)
+        if reading is None:
+            continue
+        culprit = Culprit("device", reading.key, facts.agents.node_of(worker, ""))
+        for text in facts.devices.watch.note(culprit, worker, reading, now):
+            news.append(Record(events.NoteTaken(generation=facts.number, text=text)))
+    return tuple(news)
+
+
+def _observe_reserve(
+    facts: RunFacts, handle: AgentHandle, read: DevicesRead, now: float
+) -> Iterator[Record]:
+    """An agent that stands by must not wait with a device that nobody can use."""
+    if not handle.spec.stands_by or handle.lost is not None:
+        return
+    for device in devices_held(handle.spec):
+        reading = read.readings.get(device)
+        fault = None if reading is None else unusable(reading)
+        if reading is None or fault is None:
+            continue
+        event = events.DeviceQuarantined(
+            generation=facts.number,
+            worker=handle.spec.name,
+            accelerator=handle.spec.accelerator,
+            key=reading.key,
+            node=facts.listed_name(handle),
+            why=str(fault),
+        )
+        yield Record(event)
+        facts.lose(handle, f"its device {reading.key}: {fault}", now)
 
 
 def _reach(facts: RunFacts, views: Sequence[WorkerView], now: float, deadlines: Deadlines) -> Reach:

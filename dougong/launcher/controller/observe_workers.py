@@ -10,6 +10,7 @@ from dougong.control.worker_messages import (
     SaveFailed,
     StateFetched,
     StepDone,
+    StepRepeated,
     StorageTold,
     StoreRequest,
     UpdateSkipped,
@@ -142,7 +143,15 @@ def _observe_routers(facts: RunFacts, done: StepDone) -> tuple[Record, ...]:
     return tuple(news)
 
 
-def _step_skipped(generation: Generation, skipped: UpdateSkipped) -> Record:
+def _observe_skip(
+    facts: RunFacts, generation: Generation, skipped: UpdateSkipped
+) -> tuple[News, ...]:
+    """Later generations, and a resume, leave the same step out."""
+    facts.skipped.add(skipped.step)
+    news = []
+    if skipped.times > 1:
+        reason = f"step {skipped.step} was not finite, computed {skipped.times} times"
+        news.append(_decided(generation, "skip_batch", reason))
     event = events.StepSkipped(
         generation=generation.number,
         step=skipped.step,
@@ -150,7 +159,16 @@ def _step_skipped(generation: Generation, skipped: UpdateSkipped) -> Record:
         grad_norm=skipped.grad_norm,
         where=skipped.where,
         in_a_row=skipped.in_a_row,
+        first_sample=skipped.first_sample,
+        last_sample=skipped.last_sample,
+        windows=skipped.windows,
     )
+    return (*news, Record(event))
+
+
+def _decided(generation: Generation, action: str, reason: str) -> Record:
+    """What all workers have decided alike, with nothing lost."""
+    event = events.RecoveryDecided(generation=generation.number, action=action, reason=reason)
     return Record(event)
 
 
@@ -228,7 +246,10 @@ def _observe_training(
         case StepDone():
             return _observe_step(facts, generation, message, now)
         case UpdateSkipped():
-            return (_step_skipped(generation, message),)
+            return _observe_skip(facts, generation, message)
+        case StepRepeated(step, where):
+            reason = f"step {step} was not finite ({where}); computed once more it is"
+            return (_decided(generation, "retry_step", reason),)
         case PartDurable():
             return _observe_part(facts, generation, worker, message)
         case DrillAnnounced():

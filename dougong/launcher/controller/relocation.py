@@ -73,12 +73,12 @@ class FirstLayout:
             return GoOn(), *self._look_again()
         if facts.error is not None or stage is not Stage.NODES or facts.nodes is None:
             return ()
-        job = self.policy.job
+        job, usable = self.policy.job, facts.devices.usable(facts.nodes)
         try:
-            layout = lay_out(job.islands, facts.nodes, self.policy.shared_devices)
+            layout = lay_out(job.islands, usable, self.policy.shared_devices)
         except NoRoomError as error:
             return self._wait(error)
-        reserve = first_reserve(self.policy, layout, facts.nodes)
+        reserve = first_reserve(self.policy, layout, usable)
         layout = in_rank_order(job.islands, [*layout, *reserve])
         check_ports(read_ports(job.ports), layout, facts.nodes, facts.host or "")
         return Enter(self._at(Stage.PLACES)), StartAgents(layout, layout)
@@ -273,14 +273,23 @@ class Relocation:
         agents = self.facts.agents
         standing = [handle for handle in agents.standing if handle not in agents.living]
         kept = tuple(handle.spec for handle in (*agents.living, *standing))
-        fit = [node for node in nodes if not self._is_left_alone(node)]
+        usable = self.facts.devices.usable(nodes)
+        fit = [node for node in usable if not self._is_left_alone(node)]
         job = self.policy.job
         try:
             layout = lay_out(job.islands, fit, self.policy.shared_devices, kept)
             check_ports(read_ports(job.ports), layout, fit, self.facts.host or "")
         except LaunchError as error:
+            self._refuse_without_devices(error)
             return self._wait(str(error))
         return self._start(layout, kept)
+
+    def _refuse_without_devices(self, error: LaunchError) -> None:
+        """Raises the error where time alone brings no device back: those of the only machine are in
+        quarantine."""
+        is_alone = not self.policy.may_grow and isinstance(error, NoRoomError)
+        if is_alone and self.facts.devices.quarantine.all:
+            raise error
 
     def _is_left_alone(self, node: Node) -> bool:
         unfit = self._search.unfit.get(node.id)

@@ -223,7 +223,7 @@ class Reserve:
     def _wanted(self, kept: Sequence[AgentSpec]) -> ReserveLayout:
         """What should stand by beside those that are `kept`: where there is room, as far as nodes
         are known, and else all of it as `short`."""
-        nodes = self.facts.reserve.nodes or ()
+        nodes = self.facts.devices.usable(self.facts.reserve.nodes or ())
         fit = [node for node in nodes if not self._is_left_alone(node)]
         return lay_out_reserve(self.policy.job.islands, fit, self.policy.shared_devices, kept)
 

@@ -41,7 +41,7 @@ from dougong.launcher.controller.actions import (
     UsePlan,
 )
 from dougong.launcher.controller.config import RunPolicy
-from dougong.launcher.controller.departure import is_held_in_memory, last_step
+from dougong.launcher.controller.departure import is_held_in_memory, last_step, rolls_back
 from dougong.launcher.controller.facts import RunFacts
 from dougong.launcher.controller.inbound.agents import AgentHandle
 from dougong.launcher.controller.inbound.generation import moved_workers
@@ -373,7 +373,7 @@ class Preparation:
     def _seek_state(self) -> TrustMemory | FindCheckpoint:
         """From where the next generation goes on."""
         state, parent = self.state, self.facts.checkpoints.parent
-        if isinstance(state, Starting) or not is_held_in_memory(self.facts, state.diagnosis):
+        if isinstance(state, Starting) or not is_held_in_memory(self.facts, state):
             return FindCheckpoint()
         return TrustMemory(None if parent is None else self.policy.run_dir.checkpoints / parent)
 
@@ -393,7 +393,7 @@ class Preparation:
         news += set_aside(facts, found)
         number = facts.number + 1
         drills = pending(listed(self.policy.job.drill), facts.fired)
-        fork = ForkGeneration(
-            number, plan, last_step(facts, found), found.directory, drills, found.in_memory
-        )
+        step, skips = last_step(facts, found), tuple(sorted(facts.skipped))
+        held, back = found.in_memory, rolls_back(self.state)
+        fork = ForkGeneration(number, plan, step, found.directory, drills, held, back, skips)
         return *news, Record(fork.event()), fork, Enter(Running(number))

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from dougong.fault.culprit import Culprit
 from dougong.fault.diagnosis import Diagnosis
+from dougong.fault.quarantine import QuarantinedDevice
 from dougong.fault.suspicion import Suspicion
 from dougong.records.event.base import RunEvent
 
@@ -133,6 +134,23 @@ class RecoveryDecided(RunEvent):
     kind: Literal["decision"] = "decision"
     action: str
     reason: str
+
+
+class DeviceQuarantined(RunEvent):
+    """A device is not used again in this run. `worker`: that which computed on it, or the agent
+    that stood by with it; the others: as in `QuarantinedDevice`."""
+
+    kind: Literal["device_quarantined"] = "device_quarantined"
+    worker: str
+    accelerator: str
+    key: str
+    node: str
+    why: str
+
+    @property
+    def device(self) -> QuarantinedDevice:
+        """What it was."""
+        return QuarantinedDevice(self.accelerator, self.key, self.node, self.why)
 
 
 class SurvivorLost(RunEvent):

@@ -21,6 +21,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +29,7 @@ import torch
 from torch import Tensor
 
 from dougong.checkpoint.disk import digest, opened, read_into, write_at
+from dougong.deadlines import DEADLINES
 from dougong.errors import CheckpointError
 from dougong.training.memory.holdings import HeldTensor, Holding, Moment
 from dougong.training.memory.part import StatePart, as_tensor, lay_out
@@ -83,6 +85,15 @@ class LocalDisk:
             self._writing.cancel()
         with self._telling():
             for path in self._folder.glob(f"{self._worker}-*{_SUFFIX}"):
+                path.unlink(missing_ok=True)
+
+    def forget(self) -> None:
+        """Delete what all workers of this node have written in this life: none of it counts."""
+        if self._writing is not None and not self._writing.cancel():
+            with contextlib.suppress(FutureTimeout):  # else its file would come after all
+                self._writing.exception(DEADLINES.leave_s)
+        with self._telling():
+            for path in self._folder.glob(f"*{_SUFFIX}"):
                 path.unlink(missing_ok=True)
 
     def holdings(self) -> list[Holding]:

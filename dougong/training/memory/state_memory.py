@@ -137,6 +137,13 @@ class StateMemory:
         """The newest step of which this process holds something; 0: none."""
         return max((holding.moment.step for holding in self.holdings()), default=0)
 
+    def forget(self) -> None:
+        """Nothing that this process holds, or its node's disk, counts any more: the run goes back
+        to a checkpoint."""
+        self._slots = (Slot(), Slot())
+        if self._local is not None:
+            self._local.forget()
+
     @property
     def keeps(self) -> bool:
         """Whether what the generation does is kept here, so that the next one can go on from it."""

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from dougong.control.worker_api import Kept
+
 MOST_ROWS = 256
-"""A controller that does not hear one worker gives it up before the others have done more steps, but
-for very short ones."""
+"""A controller that does not hear one worker gives it up before the others have done more steps,
+but for very short ones."""
 
 
 class KeptRows:
@@ -21,6 +23,13 @@ class KeptRows:
 
     def __init__(self) -> None:
         self._rows: dict[int, dict[str, Any]] = {}
+
+    @staticmethod
+    def of(kept: Kept) -> KeptRows:
+        """Those of a process."""
+        rows = kept.get(KeptRows) or KeptRows()
+        kept.keep(rows)
+        return rows
 
     def keep(self, generation: int, row: dict[str, Any]) -> None:
         """The row of a step that is done, or what more is known of it."""

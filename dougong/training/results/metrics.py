@@ -29,7 +29,7 @@ def step_row(job: Job, plan: Plan, result: StepResult, step_s: float) -> dict[st
         "lr": result.rate,
         "islands": islands,
     }
-    if result.not_finite is not None:
+    if result.is_skipped:
         row["skipped"] = True
     return row
 

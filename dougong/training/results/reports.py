@@ -51,7 +51,8 @@ class StepResult:
     rest: some worker was asked to end its generation (a stop counts more); unreached: the trained
     dense tensors that the step's graph reached on no lane. They have no gradient, which is another
     thing than a gradient of zero; not_finite: what of the step is NaN or infinite, None for one as
-    it should be.
+    it should be; was_not_finite: the same of a first computation, after which this is the second;
+    is_skipped: it is left without its update.
     """
 
     step: int
@@ -62,6 +63,8 @@ class StepResult:
     stop: bool
     unreached: frozenset[str] = frozenset()
     not_finite: NotFinite | None = None
+    was_not_finite: NotFinite | None = None
+    is_skipped: bool = False
     rest: bool = False
 
 

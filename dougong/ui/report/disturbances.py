@@ -16,6 +16,10 @@ from dougong.records.events import (
     RayChanged,
     RunCreated,
     RunEnded,
+    RunGrown,
+    RunShrunk,
+    SpareLost,
+    SpareStands,
     StepSkipped,
     StorageAnswered,
     StorageTroubled,
@@ -24,6 +28,7 @@ from dougong.records.events import (
     SuspicionEnded,
 )
 from dougong.ui.event_words import healed_words, trouble_words
+from dougong.ui.formatting import plural, worker_list
 from dougong.ui.report.fault_row import FaultRow, Story, is_same
 from dougong.ui.sentences import failure_words
 
@@ -84,9 +89,8 @@ def unsaved(story: Story) -> Iterator[FaultRow]:
             row = story.row(index, "checkpoint not saved", f"step {event.step}")
             open_row = replace(row, text=event.reason, outcome=story.until_now, look="open")
         elif isinstance(event, CheckpointCommitted) and open_row is not None:
-            took_s = story.moments[index] - open_row.run_s
-            said = f"saved again with step {event.step}"
-            yield replace(open_row, outcome=said, look="mild", recovered_s=took_s)
+            row = _over(story, open_row, index, f"saved again with step {event.step}")
+            yield replace(row, look="mild")
             open_row = None
     if open_row is not None:
         yield open_row
@@ -102,11 +106,45 @@ def ray(story: Story) -> Iterator[FaultRow]:
             row = replace(story.row(index, "lost", f"Ray's {event.part}"), text=event.text)
             open_rows.setdefault(event.part, row)
         elif event.part in open_rows:
-            row = open_rows.pop(event.part)
-            took_s = story.moments[index] - row.run_s
-            yield replace(row, outcome="training went on", recovered_s=took_s)
+            yield _over(story, open_rows.pop(event.part), index, "training went on")
     for row in open_rows.values():
         yield replace(row, outcome=f"training went on; {story.until_now}")
+
+
+def fewer_workers(story: Story) -> Iterator[FaultRow]:
+    """Workers that the run went on without, until they were back."""
+    without: FaultRow | None = None
+    for index, event in enumerate(story.events):
+        match event:
+            case RunShrunk():
+                who = worker_list(event.missing)
+                words = f"{event.now} of {plural(event.before, 'worker')} go on: {event.reason}"
+                without = without or replace(story.row(index, "fewer workers", ""), look="fault")
+                without = replace(without, who=who, text=words)
+            case RunGrown() if without is not None:
+                yield _over(story, without, index, f"back to {plural(event.now, 'worker')}")
+                without = None
+    if without is not None:
+        yield replace(without, outcome=story.until_now)
+
+
+def spares(story: Story) -> Iterator[FaultRow]:
+    """Agents that stood by and were lost, until others did."""
+    lost: FaultRow | None = None
+    for index, event in enumerate(story.events):
+        match event:
+            case SpareLost():
+                row = story.row(index, "spare lost", f"{event.agent} on {event.node}")
+                lost = lost or replace(row, text=event.reason)
+            case SpareStands() if lost is not None:
+                yield _over(story, lost, index, f"{event.agent} on {event.node} stands by")
+                lost = None
+    if lost is not None:
+        yield replace(lost, outcome=story.until_now)
+
+
+def _over(story: Story, row: FaultRow, index: int, outcome: str) -> FaultRow:
+    return replace(row, recovered_s=story.moments[index] - row.run_s, outcome=outcome)
 
 
 def others(story: Story) -> Iterator[FaultRow]:

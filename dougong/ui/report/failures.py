@@ -23,7 +23,7 @@ from dougong.ui.sentences import tier_words
 
 _TOLD_WITHIN = 20
 """Events: the next controller names the death of the one before among its first."""
-_ROUNDED_S = 1e-3
+_ROUNDING = 1e-3
 
 
 def failures(story: Story) -> Iterator[FaultRow]:
@@ -168,7 +168,7 @@ def _died_s(story: Story, index: int) -> float:
     """When the controller before the one that has written this was last heard of."""
     begun_s = story.moments[index]
     for one in reversed(story.history.course.stretches):
-        if one.part == "down" and one.end_s <= begun_s + _ROUNDED_S:
+        if one.part == "down" and one.end_s <= begun_s + _ROUNDING:
             return one.start_s
     return begun_s
 

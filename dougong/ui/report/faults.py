@@ -15,8 +15,8 @@ from dougong.ui.report import disturbances
 from dougong.ui.report.failures import failures, lost_controllers
 from dougong.ui.report.fault_row import FaultRow, Story
 
-_SAME_S = 1.0
-"""Suspicions that begin so near to each other are of one stillness."""
+_ONE_STILLNESS = 1.0
+"""Suspicions that begin within so many seconds are of one."""
 _TOLD_WITHIN = 20
 """Events: what belongs together is written together."""
 
@@ -33,6 +33,8 @@ def fault_rows(history: History) -> list[FaultRow]:
         *disturbances.troubles(story),
         *disturbances.unsaved(story),
         *disturbances.ray(story),
+        *disturbances.fewer_workers(story),
+        *disturbances.spares(story),
         *disturbances.others(story),
     ]
     rows += disturbances.unseen_drills(story)
@@ -56,7 +58,7 @@ def _with_others(failed: Sequence[FaultRow], suspected: Sequence[FaultRow]) -> l
 
 def _is_one_trouble(row: FaultRow, suspicion: FaultRow) -> bool:
     if row.what == disturbances.SUSPICION:
-        is_near = abs(suspicion.run_s - row.run_s) < _SAME_S
+        is_near = abs(suspicion.run_s - row.run_s) < _ONE_STILLNESS
         return is_near and row.outcome == suspicion.outcome
     if suspicion.outcome != disturbances.GENERATION_ENDED or row.recovered_s is None:
         return False

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from dougong.records.status import Goodput
-from dougong.ui.course import Course, Part, Stretch
 from dougong.ui.formatting import duration
-from dougong.ui.goodput import PARTS, WORDS
+from dougong.ui.goodput.course import Course, Part, Stretch
+from dougong.ui.goodput.meter import PARTS, WORDS
 from dougong.ui.health import percent
 from dougong.ui.report.fault_row import FaultRow
 from dougong.ui.report.line_chart import svg
@@ -65,7 +65,8 @@ def _stretches(course: Course) -> list[Markup]:
     """Training first, and what is no training over it, wide enough to be seen. What would hide
     behind its like is left out, so that the number of drawn ones has a limit."""
     drawn: set[tuple[int, Part]] = set()
-    below, above = [], []
+    below: list[Markup] = []
+    above: list[Markup] = []
     for one in course.stretches:
         left, right = _x(one.start_s, course.end_s), _x(one.end_s, course.end_s)
         place = (round(left), one.part)
@@ -126,13 +127,18 @@ def _ticks(end_s: float) -> list[Markup]:
     number = 0
     while number * step <= end_s * 1.0001:
         x = _x(number * step, end_s)
-        is_late = x > _WIDTH - 40
-        align = "" if number == 0 else (" end" if is_late else " middle")
-        words = "0" if number == 0 else duration(number * step)
+        words = duration(number * step) if number else "0"
         parts.append(mark.format(x, _STRIP_BOTTOM))
-        parts.append(label.format(x, _HEIGHT - 4, align, words))
+        parts.append(label.format(x, _HEIGHT - 4, _align(x), words))
         number += 1
     return parts
+
+
+def _align(x: float) -> str:
+    """Labels stay on the drawing."""
+    if x <= _SIDE:
+        return ""
+    return " end" if x > _WIDTH - 40 else " middle"
 
 
 def _tick_step(end_s: float) -> float:

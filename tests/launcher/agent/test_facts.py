@@ -19,12 +19,15 @@ from dougong.launcher.agent.facts import (
     describe_agent,
     files_of,
     installed_versions,
+    left_out,
     memory_of,
+    seen_keys,
     software_here,
 )
 from dougong.records.directory import RunDir
 from dougong.records.machine import PACKAGES
 from dougong.records.shared_folder import FolderProof, FolderProver
+from tests.accelerators.pretended import NAME, offer
 from tests.launcher.agent.test_settings import SETTINGS
 from tests.launcher.toyrun import toy_job
 
@@ -94,3 +97,15 @@ def test_this_machine_s_software_is_looked_at_as_an_agent_s() -> None:
     there = describe_agent(settings, get_accelerator("cpu"), {})
     assert (here.host, here.versions) == (there.node, there.versions)
     assert here.code["dougong"] == there.code["dougong"]
+
+
+def test_devices_that_an_agent_leaves_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the variable that its workers' library reads; nothing is said where this machine has none of them."""
+    monkeypatch.syspath_prepend(offer(tmp_path / "installed", count=3).folder)
+    kind = get_accelerator(NAME)
+    assert left_out(kind, ()) == {} and left_out(kind, ("GPU-1",)) == {}
+    assert left_out(kind, ("PRE-1",)) == {"PRETENDED_VISIBLE_DEVICES": "0,2"}
+    assert seen_keys(kind) == ("PRE-0", "PRE-1", "PRE-2") and seen_keys(get_accelerator("cpu")) == ()
+    monkeypatch.setenv("PRETENDED_VISIBLE_DEVICES", "2,1")
+    assert left_out(kind, ("PRE-1",)) == {"PRETENDED_VISIBLE_DEVICES": "2"}
+    assert seen_keys(kind) == ("PRE-2", "PRE-1")

@@ -3,6 +3,8 @@ tests/lab/test_places.py."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from dougong.errors import LaunchError
 from dougong.launcher.backends.ray_agents import devices_asked, last_words, plain_text
@@ -25,7 +27,9 @@ class TaskError(RuntimeError):
 
 def test_ray_is_asked_for_devices_alone() -> None:
     assert devices_asked(AgentSpec("east", "east", "both", "cpu", 1, 0, 8)) == {}
-    assert devices_asked(AgentSpec("west", "west", "both", "npu", 1, 0, 2)) == {"NPU": 2.0}
+    west = AgentSpec("west", "west", "both", "npu", 1, 0, 2)
+    assert devices_asked(west) == {"NPU": 2.0}
+    assert devices_asked(replace(west, avoided=("NPU-1",))) == {"NPU": 3.0}, "one of them may be the one to leave out"
 
 
 @pytest.mark.parametrize(

@@ -127,3 +127,18 @@ def test_a_state_that_was_not_copied_is_copied_when_its_worker_leaves() -> None:
     assert memory.step == 0
     memory.leave()
     assert memory.step == 7
+
+
+def test_what_is_forgotten_is_found_by_nobody(tmp_path: Path) -> None:
+    """Neither in memory nor on the node's disk: the run goes back to a checkpoint."""
+    world, plan = World.alone(), plan_of("B")
+    disk = LocalDisk(tmp_path, tmp_path / "run", "life", "east/0")
+    memory = StateMemory(Snapshots(), disk)
+    memory.follow(world, plan, lambda: state_at(3), 3, "ab" * 16)
+    memory.before_update()
+    memory.leave()
+    assert memory.step == 3
+    memory.forget()
+    assert memory.step == 0 and not disk.holdings()
+    wants = [[(group, name) for group in groups_at(3) for name in NAMES]]
+    assert memory.open_state(world, wants, 0) is None

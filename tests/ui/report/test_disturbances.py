@@ -53,3 +53,20 @@ def test_what_ends_nothing_is_told_with_how_long_it_lasted(tmp_path: Path) -> No
         ("not finite", "step 5", "its update was left out", "mild"),
     ]
     assert [row.recovered_s for row in rows(recorder)[:3]] == pytest.approx([5.5, 2.05, 7.0])
+
+
+def test_workers_that_the_run_went_on_without_and_spares_that_were_lost(tmp_path: Path) -> None:
+    recorder = begun(tmp_path / "run")
+    recorder.event("spare_lost", 1, agent="spare of east", node="node3", reason="its connection ended")
+    recorder.event("spare_stands", 1, 4.0, agent="spare of east", node="node4")
+    recorder.event("shrunk", 1, before=4, now=2, missing=["west/0", "west/1"], reason="no node fits")
+    recorder.event("shrunk", 1, before=4, now=1, missing=["east/1", "west/0", "west/1"], reason="no node fits")
+    recorder.event("grown", 1, 9.0, before=1, now=4, workers=["east/1", "west/0", "west/1"])
+    recorder.event("shrunk", 1, before=4, now=3, missing=["west/1"], reason="no node fits")
+    told = [(row.what, row.who, row.outcome) for row in rows(recorder)]
+    assert told == [
+        ("spare lost", "spare of east on node3", "spare of east on node4 stands by"),
+        ("fewer workers", "east/1, west/0-1", "back to 4 workers"),
+        ("fewer workers", "west/1", "not over yet"),
+    ]
+    assert [row.recovered_s for row in rows(recorder)] == [pytest.approx(4.0), pytest.approx(9.05), None]

@@ -83,6 +83,36 @@ def test_a_finished_run_has_every_section(tmp_path: Path) -> None:
         assert expected in words, expected
 
 
+def test_a_run_tells_where_its_time_went_its_faults_and_what_is_known_of_its_bits(tmp_path: Path) -> None:
+    words = page_of(finished_run(tmp_path / "run")).words
+    for expected in ("Goodput 76.9 % of 40 s, 9 steps computed again", "training 76.9 %, 31 s",
+                     "start-up 9.0 %, 3.6 s",
+                     "crash drill: kill killed by signal 9 (SIGKILL), as rehearsed east/1 4 ms 5 ms 0.84 s 9 "
+                     "trained again state from step-000020",
+                     "steps were computed twice, and not compared"):  # fmt: skip
+        assert expected in words, expected
+
+
+def test_a_run_without_a_fault_or_without_anything_has_no_empty_table(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path / "run")
+    recorder.start()
+    recorder.generation(1)
+    recorder.train(1, 1, 3)
+    words = page_of(recorder.run).words
+    assert "Goodput" in words and "no step was computed twice" in words and "Faults" not in words
+    words = page_of(bare_run(tmp_path / "bare")).words
+    assert "Goodput" not in words and "Faults" not in words and "Bits" not in words
+
+
+def test_torn_last_lines_cost_those_lines_alone(tmp_path: Path) -> None:
+    run = running_run(tmp_path / "run")
+    for file in (run.events_file, run.metrics_file):
+        file.write_bytes(file.read_bytes()[:-9])
+    words = page_of(run).words
+    assert "9 steps computed again" in words
+    assert "not over yet" in words, "the line that is torn told the first step after the fault"
+
+
 def test_the_loss_chart_shows_rewound_steps_and_failures(tmp_path: Path) -> None:
     text = write_report(finished_run(tmp_path / "run")).read_text(encoding="utf-8")
     assert text.count('class="line rewound"') == 2  # the line and its legend

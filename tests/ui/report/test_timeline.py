@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from dougong.records.status import Goodput
-from dougong.ui.course import Course
+from dougong.ui.goodput.course import Course
 from dougong.ui.history import read_history
 from dougong.ui.report.fault_row import FaultRow
 from dougong.ui.report.faults import fault_rows

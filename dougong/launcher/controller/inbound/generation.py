@@ -22,6 +22,7 @@ from dougong.fault.liveness import (
 )
 from dougong.fault.observation import (
     AgentLost,
+    DeviceFailed,
     Exited,
     Failure,
     Hung,
@@ -299,6 +300,12 @@ class Generation:
         latency_s = round(suspicion.since_s, 3)
         worker = suspicion.culprit.worker
         self._fail(Hung(worker, reason, suspicion.evidence, latency_s), now)
+
+    def note_device(self, failure: DeviceFailed, now: float) -> None:
+        """The device of a worker that is at work cannot be used any more."""
+        status = self.workers.get(failure.worker)
+        if status is not None and not status.is_done:
+            self._fail(failure, now)
 
     def note_done(self, worker: str, now: float) -> None:
         """A worker's work is done; its process ends next."""

@@ -11,7 +11,7 @@ these, so that they sum to the whole:
     between      what lies between two steps besides
     start        from a controller's beginning to its first step, less that step
     noticing     from the first sign of a fault to the decision what is done
-    leaving      workers leave the broken generation, or are ended
+    leaving      workers leave the broken generation, or are ended; or all rest, that others join
     preparing    agents are started anew, a checkpoint is sought
     restoring    the next generation forms, and takes its state; until its first step begins
     waiting      for nodes, or for devices that others hold
@@ -38,12 +38,13 @@ from dougong.records.events import (
     RecoveryDecided,
     RunCreated,
     RunEnded,
+    StateChanged,
     StateRestored,
     Waiting,
 )
 from dougong.records.metrics import MetricsRow, live_rows
 from dougong.records.status import Goodput
-from dougong.ui.course import Course, Part
+from dougong.ui.goodput.course import Course, Part
 
 PARTS: tuple[Part, ...] = get_args(Part)
 WORDS: dict[Part, str] = {
@@ -91,6 +92,7 @@ class GoodputMeter:
         self._wall = ""
         self._is_over = False  # the run's end was meant
         self._recovers = False
+        self._rests = False  # it ends after its step, so that others may join
         self._latency_s = 0.0
         self._generation = 0
         self._lost_s = 0.0  # since the last row of the generation that has just failed
@@ -131,7 +133,7 @@ class GoodputMeter:
             under_way = min(ahead, usual_s) if self._part == "between" else 0.0
             parts["training"] += under_way
             parts["noticing" if self._part == "between" else self._part] += ahead - under_way
-        told = {part: round(seconds, 6) for part, seconds in parts.items()}
+        told: dict[str, float] = {part: round(seconds, 6) for part, seconds in parts.items()}
         under_way = round(under_way, 6)
         return Goodput(parts=told, under_way_s=under_way, steps_again=self._num_again)
 
@@ -190,11 +192,14 @@ class GoodputMeter:
                 self._switch("waiting", event.monotonic_s)
             case AgentsStarted() if self._part == "waiting":
                 self._switch(self._before_wait, event.monotonic_s)
+            case StateChanged(state="GROWING"):
+                self._rests = True
             case PhaseStarted() if self._part == "leaving":
                 self._switch("preparing", event.monotonic_s)
             case GenerationStarted(step=step):
-                self._generation = event.generation
-                self._switch("restoring" if self._recovers else "start", event.monotonic_s)
+                goes_on = self._recovers or self._rests
+                self._switch("restoring" if goes_on else "start", event.monotonic_s)
+                self._generation, self._rests = event.generation, False
                 self._rewind(step)
             case StateRestored(step=step):
                 self._rewind(step)
@@ -223,11 +228,14 @@ class GoodputMeter:
             self._add("noticing", noticing)
         else:
             self._add(self._part or "start", ahead)
-        self._part, self._recovers, self._at, self._latency_s = "leaving", True, at, 0.0
+        self._part, self._at, self._latency_s = "leaving", at, 0.0
+        self._recovers, self._rests = True, False
 
     def _switch(self, part: Part, at: float) -> None:
         """Up to now it was the part so far."""
-        now = "again" if self._part == "between" else self._part
+        now = self._part
+        if now == "between":  # a generation that rests loses nothing
+            now = "leaving" if self._rests else "again"
         self._add(now or part, max(at - self._at, 0.0))
         self._part, self._at = part, at
 
@@ -284,13 +292,14 @@ def in_order(events: Sequence[Event], rows: Iterable[MetricsRow]) -> Iterator[Ev
 
 
 def _is_before(event: Event, row: MetricsRow) -> bool:
-    if event.fence != row.get("fence", 0):
-        return event.fence < row.get("fence", 0)
+    fence, generation = int(row.get("fence", 0)), int(row.get("generation", 1))
+    if event.fence != fence:
+        return event.fence < fence
     if "monotonic_s" in row:
-        return event.monotonic_s <= row["monotonic_s"]
-    if event.generation != row.get("generation", 1):
-        return event.generation < row.get("generation", 1)
-    return event.wall <= row.get("wall", "")
+        return event.monotonic_s <= float(row["monotonic_s"])
+    if event.generation != generation:
+        return event.generation < generation
+    return event.wall <= str(row.get("wall", ""))
 
 
 def follow(meter: GoodputMeter, events: Sequence[Event], rows: Iterable[MetricsRow]) -> list[float]:

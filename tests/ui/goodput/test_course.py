@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dougong.ui.course import Course, Stretch
+from dougong.ui.goodput.course import Course, Stretch
 
 
 def test_steps_and_what_is_between_them_are_one_stretch() -> None:

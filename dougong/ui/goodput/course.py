@@ -19,7 +19,7 @@ Part = Literal[
     "waiting",
     "down",
 ]
-"""To what a moment of a run goes; `ui.goodput` says when which one is meant."""
+"""To what a moment of a run goes; `ui.goodput.meter` says when which one is meant."""
 
 WITH_STEPS: tuple[Part, ...] = ("training", "validation", "saving", "between")
 """What a healthy generation does, in turns of less than can be drawn."""

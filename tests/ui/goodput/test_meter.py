@@ -10,7 +10,7 @@ import pytest
 from dougong.records.events import Event, from_json
 from dougong.records.metrics import MetricsRow
 from dougong.records.status import Goodput
-from dougong.ui.goodput import PARTS, WORDS, GoodputMeter, course_of, follow
+from dougong.ui.goodput.meter import PARTS, WORDS, GoodputMeter, course_of, follow
 from tests.ui.recorded import failed_run, finished_run, running_run
 
 START = datetime(2025, 1, 1, tzinfo=timezone.utc)
@@ -106,6 +106,16 @@ def test_the_row_of_a_step_that_was_told_after_the_fault_is_training() -> None:
     found = of(record)
     assert (found.parts["training"], found.parts["again"], found.steps_again) == (4.0, 1.0, 0)
     assert found.wall_s == 17.0
+
+
+def test_a_generation_that_rests_so_that_others_join_loses_nothing() -> None:
+    record = begun()
+    record.event("state", 109.5, state="GROWING")
+    record.row(3, 110)
+    record.event("generation_started", 112, 2, workers=[], step=3, in_memory=True)
+    record.row(4, 114, 2)
+    expected = {"training": 4.0, "between": 0.5, "leaving": 2.0, "restoring": 1.0}
+    assert {part: seconds for part, seconds in record.parts().items() if part in (*expected, "again")} == expected
 
 
 def test_a_failure_that_costs_nothing_and_one_before_the_first_step() -> None:
