@@ -154,6 +154,19 @@ def probed_by(spec: AgentSpec) -> dict[str, str]:
     return {worker: worker for worker in workers}
 
 
+def inherited(
+    answers: Mapping[tuple[str, str], Answer], before: AgentSpec, now: AgentSpec
+) -> dict[tuple[str, str], Answer]:
+    """What was found of the devices of an agent that stood by, for the workers that it has now."""
+    found: dict[tuple[str, str], Answer] = {}
+    if before.stands_by:
+        for place, worker in zip(devices_of(before), devices_of(now), strict=False):
+            answer = answers.get((FINGERPRINT, place))
+            if answer is not None:
+                found[FINGERPRINT, worker] = answer
+    return found
+
+
 def judge_fingerprints(
     job: Job,
     prints: Mapping[str, Fingerprint],
@@ -166,8 +179,10 @@ def judge_fingerprints(
     for spec in specs:
         roles.update(dict.fromkeys(spec.workers, computes(job, spec.role)))
     machines = {worker: node_of(worker) for worker in roles}
-    verdict = judge.judge_workers(prints, roles, job.needs_exact_kernels, machines)
-    kernels = judge.record(prints, roles)
+    # Of workers that the run does without, what is known waits for their return.
+    there = {worker: found for worker, found in prints.items() if worker in roles}
+    verdict = judge.judge_workers(there, roles, job.needs_exact_kernels, machines)
+    kernels = judge.record(there, roles)
     return JudgedFingerprints(prints, kernels, verdict.warnings, verdict.refusal)
 
 

@@ -142,7 +142,7 @@ def _stops_at_once(facts: RunFacts, state: State) -> bool:
             # A step ends, or the last checkpoint is being committed; workers that still meet and
             # build their model have no step to end. But their memory may hold what is not saved.
             is_building = facts.generation is not None and not facts.generation.is_built
-            return is_building and not facts.is_unsaved
+            return is_building and not facts.checkpoints.lacks(facts.step)
         case Stopping() | Recovering(was_stopping=True):
             return False  # this request has been met already; a second one says `now`
         case Growing() | Recovering(diagnosis=None):

@@ -21,6 +21,7 @@ from dougong.launcher.agent.answers import (
     Answer,
     InspectedModel,
     JudgedFingerprints,
+    inherited,
 )
 from dougong.launcher.controller.actions import (
     Action,
@@ -64,7 +65,7 @@ from dougong.launcher.controller.inbound.saves import CheckpointFacts
 from dougong.launcher.controller.states import Stop
 from dougong.parallel.plan import Plan
 from dougong.planner.nodes import Node
-from dougong.planner.placement import AgentSpec, devices_of
+from dougong.planner.placement import AgentSpec
 from dougong.records.event.recovery_times import OpenRecoveries
 from dougong.records.events import DeviceQuarantined, FirstStep, SpareShort, Waiting
 from dougong.records.recomputation import Ledgers, Recomputation
@@ -132,12 +133,6 @@ class RunFacts:
         facts.devices = DeviceFacts.of(point.quarantined, lifted)
         facts.skipped = set(point.skipped)
         return facts
-
-    @property
-    def is_unsaved(self) -> bool:
-        """Whether the generation goes on from a step that its workers' memory alone holds."""
-        found = self.checkpoints.found
-        return found is not None and found.in_memory and self.step > self.checkpoints.newest_step
 
     def generation_of(self, number: int) -> Generation | None:
         """The present generation, if this is its number: what is said of an older one is of no
@@ -307,20 +302,11 @@ class RunFacts:
             case StandBy(agent):
                 self.agents[agent].can_serve, self.reserve.told = True, ""
             case Relay(layout, gone):
-                self._keep_answers(layout)
+                for spec in layout:
+                    self.answers |= inherited(self.answers, self.agents[spec.name].spec, spec)
                 self.agents.expect((), layout)
                 self.reserve.gone.update(gone)
                 self.awaited = ""
-
-    def _keep_answers(self, layout: tuple[AgentSpec, ...]) -> None:
-        """What was found of the devices of an agent that stood by holds for its workers."""
-        for spec in layout:
-            before = self.agents[spec.name].spec
-            probed = zip(devices_of(before), devices_of(spec), strict=False)
-            found = [(worker, self.answers.get((FINGERPRINT, place))) for place, worker in probed]
-            for worker, answer in found:
-                if before.stands_by and answer is not None:
-                    self.answers[FINGERPRINT, worker] = answer
 
     def _expect(
         self, specs: tuple[AgentSpec, ...], layout: tuple[AgentSpec, ...], now: float

@@ -234,6 +234,15 @@ def test_a_run_shrinks_where_no_node_fits_and_the_job_says_so() -> None:
     assert workers_of(made) == ["east/0", "east/1"]
 
 
+def test_what_is_known_of_the_devices_of_missing_workers_holds_when_they_are_back() -> None:
+    made = begun(0, takes_fingerprints=True, fault={"without_spare": "shrink"}).play(step(1))
+    made.play(WEST_IS_LOST, NodesListed((N0,)), found(0)).play(step(2, generation=2)).clear()
+    assert made.state == Running(2)
+    made.play(Passes(6.0), ReserveSeen((N0, N2), {}), ReserveBegun((SPARE,)), comes(SPARE, "node2"))
+    made.play(printed(SPARE, f"{SPARE}/0", "a"), rests(), holds(*SHRUNK_EAST, number=3, generation=2))
+    assert made.states == ["GROWING", "RUNNING"] and workers_of(made) == ["east/0", "east/1", "west/0"]
+
+
 def test_a_node_that_is_there_comes_before_fewer_workers() -> None:
     made = trained(0, fault={"without_spare": "shrink"}).play(WEST_IS_LOST, NodesListed((N0, N2)))
     assert made.names()[-1] == "StartAgents west"

@@ -87,6 +87,11 @@ class CheckpointFacts:
         self.found = None
         self.num_sought += 1
 
+    def lacks(self, step: int) -> bool:
+        """Whether the present generation goes on from this step, which its workers' memory alone
+        holds."""
+        return self.found is not None and self.found.in_memory and step > self.newest_step
+
     @property
     def newest_step(self) -> int:
         """Of the checkpoint that a recovery would go on from; 0 for none."""
