@@ -65,7 +65,7 @@ class Deadlines:
     kill_s: float = 10.0  # SIGKILL takes a process that is not stuck in the kernel
 
     drill_s: float = 120.0  # a run trains again after a fault that it was to rehearse
-    drill_run_s: float = 180.0  # a run of the small job on which faults are rehearsed
+    drill_run_s: float = 400.0  # a run of the small job on which faults are rehearsed
 
     # Storage.
     shared_file_s: float = 2.0  # what one machine has written is seen by another

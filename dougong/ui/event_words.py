@@ -1,5 +1,5 @@
 """Sentences of events that take some lines to make: storage that refuses or does not answer, agents
-that stand by, a step that is given up. Pure."""
+that stand by, steps that are given up, left out or computed again. Pure."""
 
 from __future__ import annotations
 
@@ -19,11 +19,15 @@ from dougong.records.events import (
     Event,
     GenerationStarted,
     StepGivenUp,
+    StepSkipped,
+    StepsRecomputed,
     StorageAnswered,
     StorageTroubled,
 )
 from dougong.storage.trouble import Trouble
-from dougong.ui.formatting import duration, plural, worker_list
+from dougong.ui.formatting import duration, plural, step_range, worker_list
+
+_WINDOWS_NAMED = 6
 
 
 def reserve_words(event: ReserveEvent) -> tuple[Literal["info", "good", "warning"], str]:
@@ -140,3 +144,32 @@ def _writer(event: StorageTroubled | StorageAnswered) -> str:
 
 def _listed(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{number:,} of {name}" for name, number in counts.items())
+
+
+def again_words(event: StepsRecomputed) -> str:
+    """Whether they have the bits that they had."""
+    if event.differs_from is None:
+        return f"{step_range(event.first, event.last)} computed again: the same bits"
+    text = (
+        f"step {event.last} computed again: other bits than in generation {event.differs_from} "
+        f"(ledger {event.then[:12]} then, {event.now[:12]} now)"
+    )
+    if event.last > event.first:
+        text += f"; {step_range(event.first, event.last - 1)}: the same bits"
+    return text
+
+
+def skipped_words(event: StepSkipped) -> str:
+    """Which step has moved no weight, why, and what it was computed on."""
+    numbers = f"loss {event.loss:.6g}, gradient norm {event.grad_norm:.6g}"
+    text = (
+        f"step {event.step} skipped ({numbers}), {event.in_a_row} in a row; no weight has moved: "
+        f"{event.where}"
+    )
+    if event.first_sample is not None:
+        text += f"; samples {event.first_sample} to {event.last_sample}"
+    if event.windows:
+        shown = ", ".join(str(window) for window in event.windows[:_WINDOWS_NAMED])
+        more = len(event.windows) - _WINDOWS_NAMED
+        text += f", not finite on windows {shown}" + (f" and {more} more" if more > 0 else "")
+    return text

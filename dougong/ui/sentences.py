@@ -53,7 +53,14 @@ from dougong.records.events import (
     WorkerDied,
 )
 from dougong.records.unsaved import commit_words
-from dougong.ui.event_words import given_up_words, healed_words, reserve_words, trouble_words
+from dougong.ui.event_words import (
+    again_words,
+    given_up_words,
+    healed_words,
+    reserve_words,
+    skipped_words,
+    trouble_words,
+)
 from dougong.ui.formatting import (
     count,
     duration,
@@ -61,7 +68,6 @@ from dougong.ui.formatting import (
     size,
     worker_list,
 )
-from dougong.ui.step_words import again_words, skipped_words
 
 Level = Literal["quiet", "info", "good", "warning", "error"]
 

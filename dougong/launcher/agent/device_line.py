@@ -21,7 +21,7 @@ _MODULE = "dougong.launcher.agent.device_reader"
 
 
 @dataclass
-class _Reader:
+class _ReaderProcess:
     """One such process. `said_at`: when something has come from it, or it was begun (monotonic
     seconds); `has_begun`: whether something has come."""
 
@@ -50,7 +50,7 @@ class DeviceLine:
         self._kind, self._variables = kind, variables
         self._selector, self._tell = selector, tell
         self._deadlines = deadlines
-        self._reader: _Reader | None = None
+        self._reader: _ReaderProcess | None = None
         self._begin_at = 0.0
         self._ending: subprocess.Popen[bytes] | None = None
         self._kill_at = 0.0
@@ -97,7 +97,7 @@ class DeviceLine:
                 self._begin_at = now + self._deadlines.telemetry_retry_s
                 return
         channel = Channel(ours, f"the reader of devices (pid {process.pid})", self._deadlines)
-        self._reader = _Reader(process, channel, now)
+        self._reader = _ReaderProcess(process, channel, now)
         self._selector.register(channel, selectors.EVENT_READ, lambda: self._hear(channel))
 
     def _hear(self, channel: Channel) -> None:

@@ -320,8 +320,7 @@ class Actor:
         self._reach.send_all(LeaveGeneration(number))
 
     def _kill(self, generation: int, workers: tuple[str, ...]) -> None:
-        """End these workers alone. An agent that has none of them hears nothing: to name none would
-        be to name all."""
+        """End these workers alone. To name none to an agent would be to name all."""
         for handle in self._facts.agents.living:
             own = tuple(name for name in handle.spec.workers if name in workers)
             if own:

@@ -171,19 +171,6 @@ class RunFacts:
             if now - left_at > deadlines.exit_status_s:
                 self.lose(handle, reason, now)
 
-    def note_ends(self, reasons: Mapping[str, str], now: float) -> None:
-        """What the backend knows of agents that have ended. Of one that has joined, its connection
-        tells the end, and this why; of the others only this does."""
-        self.agents.is_asked = False
-        if not self.are_placed:
-            return  # it was asked before a new life began: these are ends of the old one
-        for name, reason in reasons.items():
-            handle = self.agents.handles.get(name)
-            if handle is None or handle.lost is not None:
-                continue
-            if handle.channel is None or handle.is_unexplained:
-                self.lose(handle, reason, now)
-
     def note_fallen(self, reasons: Mapping[str, str], now: float) -> None:
         """What the backend knows of agents that were to stand by and have ended before they said
         a word; of others their connection tells it."""

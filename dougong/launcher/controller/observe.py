@@ -3,6 +3,8 @@ it is news: for the record, for the screen, for a peer that waits for an answer.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from dougong.control.messages import (
     Acknowledged,
     AgentFailed,
@@ -176,7 +178,7 @@ def _observe_answer(facts: RunFacts, item: Item, now: float) -> None:
         case AgentsPlaced():
             facts.are_placed, facts.awaited = True, ""
         case AgentsEnded(reasons):
-            facts.note_ends(reasons, now)
+            _note_ends(facts, reasons, now)
         case ReserveSeen() | ReserveBegun() | ReserveFailed():
             _observe_reserve(facts, item, now)
         case FoundCheckpoint():
@@ -202,6 +204,20 @@ def _observe_reserve(
             facts.note_fallen(dict.fromkeys(agents, reason), now)
         case ReserveFailed(reason):
             reserve.trouble = reason
+
+
+def _note_ends(facts: RunFacts, reasons: Mapping[str, str], now: float) -> None:
+    """What the backend knows of agents that have ended. Of one that has joined, its connection
+    tells the end, and this why; of the others only this does."""
+    facts.agents.is_asked = False
+    if not facts.are_placed:
+        return  # it was asked before a new life began: these are ends of the old one
+    for name, reason in reasons.items():
+        handle = facts.agents.handles.get(name)
+        if handle is None or handle.lost is not None:
+            continue
+        if handle.channel is None or handle.is_unexplained:
+            facts.lose(handle, reason, now)
 
 
 def as_ours(error: BaseException) -> DougongError:

@@ -36,6 +36,7 @@ from dougong.launcher.controller.looks import unknown, warning
 from dougong.records import events
 from dougong.records.event.storage import storage_event
 from dougong.records.events import SurvivorLost
+from dougong.records.metrics import MetricsRow
 
 
 def observe_process(
@@ -124,12 +125,15 @@ def _observe_fetched(
 def _take_untold(facts: RunFacts, generation: Generation, step: int) -> tuple[RecordStep, ...]:
     """Rows of steps that are done and stay so, and whose teller was lost before it told: others
     have kept them."""
-    news = []
-    for row in generation.rows_between(facts.recorded, step):
-        news.append(RecordStep(row))
-        facts.ledgers.take(row["generation"], row)
+    rows: dict[int, MetricsRow] = {}
+    for status in generation.workers.values():
+        for row in () if status.fetched is None else status.fetched.rows:
+            if facts.recorded < row["step"] <= step:
+                rows.setdefault(row["step"], row)
+    for number in sorted(rows):
+        facts.ledgers.take(rows[number]["generation"], rows[number])
     facts.recorded = step
-    return tuple(news)
+    return tuple(RecordStep(rows[number]) for number in sorted(rows))
 
 
 def _observe_routers(facts: RunFacts, done: StepDone) -> tuple[Record, ...]:

@@ -23,6 +23,8 @@ NUM_HOSTS = 5
 LABEL = "lab=work"
 _WORK, _HEAD = {"lab": "work"}, {"lab": "head"}
 _MEGABYTES = 256
+_PATIENT = {"RAY_raylet_start_wait_time_s": "80"}
+"""What Ray takes for a node that does not start is a machine that is busy."""
 _LOGS, _CHECKPOINTS, _STORE, _OWN = "logs", "checkpoints", "store", "own"
 
 
@@ -81,7 +83,7 @@ class DrillHosts:
         head, *others = self.lab.hosts
         for host in self.lab.hosts:
             host.kill_ray()
-        self.cluster = head.start_ray(num_cpus=1, labels=_HEAD)
+        self.cluster = head.start_ray(num_cpus=1, labels=_HEAD, env=dict(_PATIENT))
         self._join(others)
         self._ill.clear()
 
@@ -89,7 +91,7 @@ class DrillHosts:
         options = RayOptions(num_cpus=1, labels=_WORK)
         started = []
         for host in hosts:
-            env = dict(self._clocks[host.name].env)
+            env = {**self._clocks[host.name].env, **_PATIENT}
             started.append((host, host.launch_ray(self.cluster, options, env)))
         for host, process in started:
             host.await_ray(process, self.cluster)

@@ -42,13 +42,13 @@ def assert_good(proof: Proof, count: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(1000)
 def test_a_schedule_ends_with_the_bits_of_the_undisturbed_run(folder: Path) -> None:
     assert_good(Proof(folder, 5), 1)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(3000)
 def test_six_schedules_do_and_are_not_done_again(folder: Path) -> None:
     """Deaths, hangs, pairs of them; `benchmarks/recovery.py` rehearses twenty."""
     proof = Proof(folder, 5)
@@ -58,7 +58,7 @@ def test_six_schedules_do_and_are_not_done_again(folder: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.lab
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(3000)
 def test_a_schedule_on_hosts_of_a_lab_does(folder: Path) -> None:
     """What Ray has on a host dies; a host is gone at once."""
     assert_good(Proof(folder, 3, has_lab=True), 2)

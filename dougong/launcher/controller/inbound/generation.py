@@ -6,7 +6,6 @@ import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from dougong.control.messages import Heartbeat, WorkerExited
 from dougong.control.progress import WorkerSigns
@@ -207,15 +206,6 @@ class Generation:
         seconds = round(max(part.seconds for part in parts), 3)
         step = max(part.step for part in parts)
         return StateRestored(generation=self.number, step=step, tiers=dict(tiers), seconds=seconds)
-
-    def rows_between(self, recorded: int, step: int) -> list[dict[str, Any]]:
-        """One row for each step after `recorded`, up to `step`, of which a worker has kept one."""
-        rows: dict[int, dict[str, Any]] = {}
-        for status in self.workers.values():
-            for row in () if status.fetched is None else status.fetched.rows:
-                if recorded < row["step"] <= step:
-                    rows.setdefault(row["step"], row)
-        return [rows[number] for number in sorted(rows)]
 
     @property
     def is_built(self) -> bool:
