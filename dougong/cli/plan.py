@@ -47,11 +47,7 @@ def plan(file: JobFile, override: Overrides = None) -> None:
     with placed(resolved):
         model = inspect_only(job)
         data, told = preview(job, model)
-    made = plan_job(job, model, seats_of_job(job.islands))
-    # A machine like this one is each of the job's nodes.
-    machines = dict.fromkeys((worker.node for worker in made.workers), memory_bytes())
-    left_out = tuple(left_out_snapshots(short_of_room(job, model, made, machines)))
-    made = with_room_for_snapshots(job, model, made, machines)
+    made, left_out = _plan_of(job, model)
     typer.echo(model_line(model))
     states, snapshots = state_bytes(job, model, made), snapshot_bytes(job, model, made)
     print_table(plan_table(made, states))
@@ -63,12 +59,20 @@ def plan(file: JobFile, override: Overrides = None) -> None:
         *memory_lines(job, made, states, [part.total for part in snapshots]),
         *environment_lines(job, width),
         f"data: {data}",
-        *remark_lines(told + absent_devices(job.islands) + Remarks(left_out)),
+        *remark_lines(told + absent_devices(job.islands) + left_out),
     ):
         typer.echo(line)
     print_traffic(job, model, made)
     if fits(made, job):
         typer.echo("\n".join(chart_lines(job, made, model, width)))
+
+
+def _plan_of(job: Job, model: Inventory) -> tuple[Plan, Remarks]:
+    """The plan where each of the job's nodes is a machine like this one, and what it leaves out."""
+    made = plan_job(job, model, seats_of_job(job.islands))
+    machines = dict.fromkeys((worker.node for worker in made.workers), memory_bytes())
+    left_out = left_out_snapshots(short_of_room(job, model, made, machines))
+    return with_room_for_snapshots(job, model, made, machines), Remarks(tuple(left_out))
 
 
 def model_line(model: Inventory) -> str:

@@ -120,7 +120,7 @@ class Source:
 
 
 def dotted(path: KeyPath) -> str:
-    """`islands.0.workers`."""
+    """The parts of a key's path with dots between them."""
     return ".".join(printable(str(part)) for part in path)
 
 

@@ -167,7 +167,9 @@ class AgentTable:
 
     def serve(self, plan: Plan | None) -> bool:
         """Whether their workers are those of the plan."""
-        workers = [name for handle in self.serving for name in handle.spec.workers]
+        workers: list[str] = []
+        for handle in self.serving:
+            workers += handle.spec.workers
         return plan is not None and workers == [worker.name for worker in plan.workers]
 
     def expect(
