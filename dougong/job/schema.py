@@ -19,7 +19,7 @@ from dougong.job.fault.actions import Actions
 from dougong.job.fault.classes import ByClass
 from dougong.job.fault.quarantine import QuarantineKeys
 from dougong.job.fault.snapshots import Snapshots
-from dougong.job.islands.emulation import Emulate
+from dougong.job.emulate.emulation import Emulate
 from dougong.job.optimizers.declaration import OptimizerConfig
 from dougong.job.optimizers.registry import CHOICE, DECLARATIONS
 from dougong.job.section import (

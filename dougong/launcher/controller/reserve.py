@@ -7,6 +7,7 @@ that stands by and is gone is told, and another one is sought.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -279,7 +280,7 @@ class Reserve:
         kept = [handle.spec for handle in agents.all if handle.spec.name not in new]
         layout = in_rank_order(self.policy.job.islands, [*kept, *new.values()])
         before = sum(spec.num_workers for spec in kept)
-        workers = tuple(name for spec in new.values() for name in spec.workers)
+        workers = tuple(itertools.chain(*(spec.workers for spec in new.values())))
         grown = events.RunGrown(
             generation=self.facts.number,
             before=before,
