@@ -54,7 +54,6 @@ def plan(file: JobFile, override: Overrides = None) -> None:
     width = min(shutil.get_terminal_size().columns, MOST_COLUMNS)
     for line in (
         total_line(expert_bytes(job, model), states),
-        *spare_lines(job),
         *snapshot_lines(snapshots),
         *memory_lines(job, made, states, [part.total for part in snapshots]),
         *environment_lines(job, width),
@@ -146,14 +145,6 @@ def total_line(expert_bytes: int, state_bytes: Sequence[int]) -> str:
     return f"{total}; an expert takes {size(expert_bytes)} on its worker; activations come on top"
 
 
-def spare_lines(job: Job) -> Iterator[str]:
-    """Which agents stand by; nothing where none do."""
-    for island in job.islands:
-        if island.spares:
-            each = "each as large as the largest of its agents; on several machines apart from them"
-            yield f"{island.name}: {plural(island.spares, 'spare agent')} beside these, {each}"
-
-
 def snapshot_lines(kept: Sequence[SnapshotBytes]) -> Iterator[str]:
     """What snapshots of the state take beside it; nothing where there are none."""
     own, replicas = sum(part.own for part in kept), sum(part.replicas for part in kept)
@@ -217,6 +208,9 @@ def environment_lines(job: Job, width: int) -> Iterator[str]:
         accelerator = get_accelerator(island.accelerator)
         found = accelerator.worker_environment(island.threads, job.is_deterministic)
         words = [f"{key}={value}" for key, value in sorted(found.items())]
+        if island.spares:
+            spares = plural(island.spares, "spare agent")
+            yield f"{island.name}: {spares} beside these, each as large as its largest agent"
         yield f"{island.name}: workers run with"
         folded = textwrap.TextWrapper(width - 4, break_long_words=False, break_on_hyphens=False)
         yield from (f"    {line}" for line in folded.wrap(" ".join(words)))

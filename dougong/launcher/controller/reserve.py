@@ -280,7 +280,7 @@ class Reserve:
         kept = [handle.spec for handle in agents.all if handle.spec.name not in new]
         layout = in_rank_order(self.policy.job.islands, [*kept, *new.values()])
         before = sum(spec.num_workers for spec in kept)
-        workers = tuple(itertools.chain.from_iterable(spec.workers for spec in new.values()))
+        workers = tuple(itertools.chain(*(spec.workers for spec in new.values())))
         grown = events.RunGrown(
             generation=self.facts.number,
             before=before,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -167,10 +168,8 @@ class AgentTable:
 
     def serve(self, plan: Plan | None) -> bool:
         """Whether their workers are those of the plan."""
-        workers: list[str] = []
-        for handle in self.serving:
-            workers += handle.spec.workers
-        return plan is not None and workers == [worker.name for worker in plan.workers]
+        workers = itertools.chain(*(handle.spec.workers for handle in self.serving))
+        return plan is not None and list(workers) == [worker.name for worker in plan.workers]
 
     def expect(
         self, specs: Sequence[AgentSpec], layout: Sequence[AgentSpec], now: float = 0.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from dougong.job.islands.emulation import Emulate, Link
+from dougong.job.emulate.emulation import Emulate, Link
 from pydantic import ValidationError
 
 
