@@ -73,6 +73,7 @@ class TwoMachines(Local):
 def test_a_run_goes_on_with_fewer_workers_and_takes_them_back(tmp_path: Path) -> None:
     run_dir = RunDir.create(tmp_path / "run")
     islands = [{"name": n, "accelerator": "cpu", "node": m} for n, m in (("east", "a"), ("west", "b"))]
+    pace: dict[str, Any] = {"steps": 100_000, "step_s": 0.02, "checkpoint": {"every": 0}}
     values = toy_job(islands=islands, memory=True, fault={"without_spare": "shrink"}, **pace)
     deadlines = dataclasses.replace(DEADLINES, reserve_every_s=0.3)
     config = ControllerConfig(Job.model_validate(values), "secret", str(ROOT), entries=TOY, deadlines=deadlines)
