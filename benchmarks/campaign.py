@@ -260,12 +260,17 @@ class Hosts(Disks):
         self.run_dir = self._hosts.run_dir(name)
 
     def heal(self, injection: Injection) -> None:
-        is_headless = injection.fault.target == "head"
-        if is_headless:
+        try:
+            if injection.fault.target != "head":
+                self._hosts.heal()
+                return
             self.end()
-        self._hosts.heal()
-        if is_headless:
-            self.begin()
+            self._hosts.heal()
+        except LabError as error:  # Ray does not take a host back: all of it begins anew
+            print(f"{injection.key}: {error}; the hosts begin anew", flush=True)
+            self.end()
+            self._hosts.begin_ray()
+        self.begin()
 
 
 def end_process(process: HostProcess) -> None:
@@ -341,9 +346,7 @@ def inject(place: Place, injection: Injection) -> tuple[ScoredFault, ...]:
     struck = place.strike(injection)
     with contextlib.suppress(TimeoutError):
         until(lambda: is_over(struck, place.run_dir.read_events()[before:], injection.for_s), "its end", OVER_S)
-    events = place.run_dir.read_events()[before:]
-    place.heal(injection)
-    return judge(struck, events)
+    return judge(struck, place.run_dir.read_events()[before:])
 
 
 # All of them.
@@ -361,6 +364,7 @@ def run(place_name: str, injections: Sequence[Injection], folder: Path, until_s:
                 "told": [verdict.to_json() for verdict in verdicts],
             }  # fmt: skip
             print("; ".join(map(str, verdicts)), flush=True)
+            place.heal(injection)
 
 
 def read_lines(folder: Path) -> list[dict[str, Any]]:
