@@ -8,6 +8,7 @@ import math
 from typing import Any, get_args
 
 import pytest
+from dougong.accelerators.telemetry.reading import DeviceFault, DeviceReading
 from dougong.control import fork_messages as fork
 from dougong.control import handshake, tasks
 from dougong.control import messages as wire
@@ -22,6 +23,7 @@ from dougong.parallel.plan import Inventory, Seat, TensorSpec, make_plan
 from dougong.storage.trouble import Trouble
 from tests.launcher.toyrun import toy_job
 
+XID = DeviceFault("Xid 79", "it has fallen off the bus", "give_up")
 JOB = Job.model_validate(toy_job(steps=7, step_s=0.25, faults=[{"worker": "east/0", "step": 3, "do": "kill"}]))
 INVENTORY = Inventory(
     family="toy",
@@ -73,6 +75,8 @@ EXAMPLES: tuple[Message, ...] = (
     wire.ForkServerReplaced("fork server (pid 3) ended with status -9", 4),
     wire.AgentFailed("no module named 'x'\nline two"),
     wire.Heartbeat(3, 12, {"east/0": WorkerProgress(9, 4, "backward", 17)}),
+    wire.DevicesRead({"cuda:0": DeviceReading(0, "GPU-1", (XID,), 1, 2, 3, True, ("power",), 71)}),
+    wire.DevicesRead(problem="no answer for 10 s"),
     wire.WorkerForked(3, "east/0", 4712),
     wire.WorkerExited(3, "east/0", "train", -9, 4712, True, True, ("last", "words"), "why"),
     wire.WorkerExited(0, "east/0", "inspect", 1),
@@ -84,6 +88,7 @@ EXAMPLES: tuple[Message, ...] = (
     worker.FingerprintFound({"probes": {"adding": "same"}}),
     worker.StepDone(3, {"step": 3, "loss": 0.1 + 0.2, "tokens": 2**53 + 1, "islands": {"east": [1, None]}}),
     worker.UpdateSkipped(5, 1.5, float("inf"), "not finite: the gradient of a", 2),
+    worker.StepRepeated(5, "the gradient of a"),
     worker.PartDurable(5, "step-000005.1", {"files": {"a": {"bytes": 3}}}),
     worker.SaveFailed(5, "no space left"),
     worker.StorageTold(trouble=Trouble("the ledger's files", "no space left", 12.5, (("records", 3),))),

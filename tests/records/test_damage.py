@@ -62,8 +62,8 @@ WHOLE_FILES: list[Damage] = [
     ("status.json", BINARY, ": byte 0 is not UTF-8 text", COPY),
     ("status.json", with_value(STATUS, ("workers", 0, "experts"), "0-1 y2"), ": workers.0.experts: '0-1 y2' is", ANEW),
     ("status.json", with_value(STATUS, ("state",), "WHATEVER"),
-     ": state: must be one of STARTING, RUNNING, STOPPING, RECOVERING, FINISHED, STOPPED, FAILED, LOST "
-     "(got 'WHATEVER')", ANEW),
+     ": state: must be one of STARTING, RUNNING, STOPPING, RECOVERING, GROWING, FINISHED, STOPPED, FAILED, "
+     "LOST (got 'WHATEVER')", ANEW),
     ("lease/0.address", b'{"host": 7}', ": host: Input should be a valid string (got 7)",
      "; if no process of this run is left, delete the file"),
     ("job.yaml", BINARY, ": byte 0 is not UTF-8 text", COPY),
