@@ -95,7 +95,7 @@ COMMANDS = (
     Command(
         "report",
         "dougong.cli.report:report",
-        "Draw a run as one page: loss, speed, goodput, faults, bits, layout, checkpoints, environment.",
+        "Draw a run as one page: loss, speed, goodput, faults, bits, layout, environment.",
     ),
     Command(
         "fingerprint",

@@ -11,7 +11,7 @@ from dougong.ui.report.page import write_report
 
 
 def report(run_dir: RunPath) -> None:
-    """Draw a run as one page: loss, speed, goodput, faults, bits, layout, checkpoints, environment.
+    """Draw a run as one page: loss, speed, goodput, faults, bits, layout, environment.
 
     It is written to RUN_DIR/report.html. Works while the run goes on, too.
 
