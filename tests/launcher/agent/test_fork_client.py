@@ -75,7 +75,8 @@ def test_an_exception_is_described_and_printed(server: ForkServer, tmp_path: Pat
     assert raised.type == "TypeError"
     assert server.channel.receive(30) == ChildExited(pid, 1)
     child.read_output()
-    assert "TypeError" in (tmp_path / "1.log").read_text()
+    log = tmp_path / "1.log"
+    wait_for(lambda: log.exists() and "TypeError" in log.read_text(), "the log is written", 10)
     child.close()
 
 

@@ -121,7 +121,9 @@ def test_what_a_worker_has_started_is_ended_with_it(raw: Raw, tmp_path: Path) ->
     child, pid = raw.fork(leaver, tmp_path / "0.log")
     assert raw.channel.receive(30) == ChildExited(pid, 0)
     child.read_output()
-    grandchild = int((tmp_path / "0.log").read_text().split()[-1])
+    log = tmp_path / "0.log"
+    wait_for(lambda: log.exists() and log.read_text().endswith("\n"), "the log is written", 10)
+    grandchild = int(log.read_text().split()[-1])
     wait_for(lambda: not process_exists(grandchild), "what it started ends", 10)
     child.close()
 
