@@ -149,7 +149,10 @@ def leave_and_meet_again(first: World, plan: Plan, port: int) -> tuple[list[str]
     for generation, wait in enumerate((*WAITS, *WAITS), start=11):
         control = Ordered()
         world, _ = join(first.rank, generation, port, control)
+        place = store_at(port, generation)
+        place.set(f"in {first.rank}", b"")
         if first.rank == 1:
+            place.wait([f"in {rank}" for rank in range(3)])  # whoever is still joining has nothing to leave
             control.order()
         else:
             control.order_soon()

@@ -55,7 +55,7 @@ def test_what_is_due_after_each_step(tmp_path: Path) -> None:
     """Checkpoints after 2, 4 and the last one; validation after 3 and the last one."""
     trainer, _, messages = trainer_of(job_of(tmp_path), tmp_path)
     assert trainer.first_step == 1
-    assert [trainer.run_step(step) for step in range(1, 6)] == [False] * 5
+    assert not any(trainer.run_step(step).stop for step in range(1, 6))
     trainer.finish()
     rows = [message["row"] for message in said(messages, "step_done")]
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5]
@@ -105,7 +105,7 @@ def test_every_worker_keeps_its_rows_for_a_generation_that_goes_on_behind_one_th
 
 def test_a_stop_saves_and_finishing_saves_nothing_twice(tmp_path: Path) -> None:
     trainer, control, messages = trainer_of(job_of(tmp_path, checkpoint={"every": 0}), tmp_path, stop_at=2)
-    assert [trainer.run_step(step) for step in (1, 2)] == [False, True]
+    assert [trainer.run_step(step).stop for step in (1, 2)] == [False, True]
     trainer.finish()
     assert [part["step"] for part in said(messages, "part_durable")] == [2]
     assert control.phases[-2:] == ["checkpoint", "idle"]

@@ -16,7 +16,7 @@ from tests.jobs import make_job
 from tests.launcher.agent.survivors import Survivors
 from tests.training.running import digests, lay_out, token_file
 
-STEPS = 8
+STEPS = 20  # so many that none of these runs is over before it is disturbed
 NAMES = ("east/0", "east/1", "east/2")
 
 
