@@ -55,9 +55,9 @@ def test_a_run_trains_to_its_end_and_leaves_its_record(tmp_path: Path) -> None:
     [
         ("kill", "crash", "SIGKILL"),
         ("raise", "exception", "ValueError: the seventh seal is broken on east/1"),
-        ("segfault", "crash", "SIGSEGV"),
-        ("leave", "crash", "left before its work was done"),
-        ("exit", "exception", "SystemExit: 3"),
+        pytest.param("segfault", "crash", "SIGSEGV", marks=pytest.mark.slow),
+        pytest.param("leave", "crash", "left before its work was done", marks=pytest.mark.slow),
+        pytest.param("exit", "exception", "SystemExit: 3", marks=pytest.mark.slow),
         ("memory", "out_of_memory", "can't allocate memory"),
         ("kill_agent", "crash", "connection"),
     ],
@@ -161,7 +161,9 @@ def test_a_damaged_row_costs_a_resume_its_report_and_no_more(tmp_path: Path) -> 
     assert run.events("finished") and not run.run_dir.report_file.exists()
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_a_first_signal_ends_the_step_and_writes_a_checkpoint(tmp_path: Path, number: int, status: int) -> None:
     run = ToyRun(tmp_path / "run", toy_job(steps=2000, step_s=0.05, checkpoint={"every": 0})).start()
     run.await_step(3)
