@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,21 @@ def job_values(lab: Lab, **changes: Any) -> dict[str, Any]:
         "islands": PINNED,
     }
     return values | changes
+
+
+@contextmanager
+def pool_cluster() -> Iterator[Cluster]:
+    """Ray's head on node0; node1 and node2 are alike (`pool=b`), node3 is in the network and runs none."""
+    with Lab(num_hosts=4) as lab:
+        made = Cluster(lab, lab.hosts[0].start_ray(num_cpus=2))
+        for host in lab.hosts[1:3]:
+            rejoin(made, host)
+        yield made
+
+
+def rejoin(cluster: Cluster, host: Host) -> None:
+    """The host is one of the pool, for the first time or again."""
+    host.start_ray(cluster.ray, num_cpus=2, labels={"pool": "b"})
 
 
 @pytest.fixture(scope="module")

@@ -8,13 +8,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from dougong.testing import Host, HostProcess, Lab
-from tests.lab.conftest import Cluster
+from dougong.testing import Host, HostProcess
+from tests.lab.conftest import Cluster, pool_cluster, rejoin
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
 slow = pytest.mark.slow
 
-POOL = {"pool": "b"}
 EAST = {"name": "east", "accelerator": "cpu", "workers": 2, "node": "10.0.0.1"}
 WEST = {"name": "west", "accelerator": "cpu", "workers": 2, "node": "pool=b"}
 STEPS = 40
@@ -22,11 +21,7 @@ STEPS = 40
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    """Ray's head on node0; node1 and node2 are alike (`pool=b`), node3 is in the network and runs none."""
-    with Lab(num_hosts=4) as lab:
-        made = Cluster(lab, lab.hosts[0].start_ray(num_cpus=2))
-        for host in lab.hosts[1:3]:
-            rejoin(made, host)
+    with pool_cluster() as made:
         yield made
 
 
@@ -38,10 +33,6 @@ def undisturbed(cluster: Cluster) -> str:
     words = ["dougong", "run", str(cluster.lab.shared / "plain.yaml"), "--no-ray"]
     cluster.hosts[0].check([*words, "--run-dir", str(cluster.run_dir("plain"))], timeout_s=120)
     return str(cluster.run_dir("plain"))
-
-
-def rejoin(cluster: Cluster, host: Host) -> None:
-    host.start_ray(cluster.ray, num_cpus=2, labels=POOL)
 
 
 def job(**changes: Any) -> dict[str, Any]:

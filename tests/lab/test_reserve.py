@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from dougong.testing import Host, HostProcess, Lab
-from tests.lab.conftest import Cluster
+from dougong.testing import HostProcess
+from tests.lab.conftest import Cluster, pool_cluster, rejoin
 
 pytestmark = [pytest.mark.lab, pytest.mark.slow, pytest.mark.timeout(1200)]
 
-POOL = {"pool": "b"}
 SLOW = {"attention_ms": 4.0, "expert_ms_per_1k_tokens": 1.0}
 """So a run lasts until a machine is back; no bit depends on it."""
 EAST = {"name": "east", "accelerator": "cpu", "workers": 2, "node": "10.0.0.1", "emulate": SLOW}
@@ -21,11 +20,7 @@ STEPS = 400
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    """Ray's head on node0; node1 and node2 are alike (`pool=b`)."""
-    with Lab(num_hosts=4) as lab:
-        made = Cluster(lab, lab.hosts[0].start_ray(num_cpus=2))
-        for host in lab.hosts[1:3]:
-            rejoin(made, host)
+    with pool_cluster() as made:
         yield made
 
 
@@ -36,10 +31,6 @@ def undisturbed(cluster: Cluster) -> str:
     words = ["dougong", "run", str(cluster.lab.shared / "plain.yaml"), "--no-ray"]
     cluster.hosts[0].check([*words, "--run-dir", str(cluster.run_dir("plain"))], timeout_s=500)
     return str(cluster.run_dir("plain"))
-
-
-def rejoin(cluster: Cluster, host: Host) -> None:
-    host.start_ray(cluster.ray, num_cpus=2, labels=POOL)
 
 
 def begin(cluster: Cluster, name: str, west: dict[str, Any], **more: Any) -> HostProcess:
