@@ -73,7 +73,7 @@ EXAMPLES: tuple[Message, ...] = (
     wire.PathsTried(2, (PathResult("west", 20001, "too_large", "timed out"),)),
     wire.AgentReady(4711),
     wire.ForkServerReplaced("fork server (pid 3) ended with status -9", 4),
-    wire.AgentFailed("no module named 'x'\nline two"),
+    wire.AgentFailed("no module named 'x'\nline two", is_preempted=True),
     wire.Heartbeat(3, 12, {"east/0": WorkerProgress(9, 4, "backward", 17)}),
     wire.DevicesRead({"cuda:0": DeviceReading(0, "GPU-1", (XID,), 1, 2, 3, True, ("power",), 71)}),
     wire.DevicesRead(problem="no answer for 10 s"),

@@ -50,7 +50,7 @@ from dougong.control.messages import (
 from dougong.control.path_messages import TryPaths
 from dougong.control.processes import adopt_orphans, count_oom_kills, die_with_parent, interface_of
 from dougong.control.worker_messages import StorageTold, WorkerLeft, WorkerMessage
-from dougong.errors import DougongError
+from dougong.errors import DougongError, PreemptedError
 from dougong.launcher.agent.child import Child, read_messages
 from dougong.launcher.agent.device_line import DeviceLine
 from dougong.launcher.agent.facts import describe_agent, left_out
@@ -90,8 +90,9 @@ def serve_run(settings: AgentSettings) -> bool:
         raise
     try:
         agent.serve()
-    except DougongError as error:  # as when this machine is taken from the run
-        controller.send(AgentFailed(str(error)))
+    except DougongError as error:
+        is_preempted = isinstance(error, PreemptedError)
+        controller.send(AgentFailed(str(error), is_preempted=is_preempted))
         raise
     finally:
         agent.close()
