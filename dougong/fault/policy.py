@@ -20,7 +20,7 @@ with no step in between, is taken for a program error, which comes each time.
 Three more decisions fall elsewhere. `ignore`: a fork server is lost, and no worker with it. Of a
 step that is not finite, all workers alike decide before anything is lost (`step_decision`):
 `retry_step`, then `skip_batch`. Where those go that are begun anew (a spare, another node, fewer
-workers) follows from the nodes that there are.
+workers) follows from the nodes that there are (`fault.replacement`), and is told with this.
 """
 
 from __future__ import annotations

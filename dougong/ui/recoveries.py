@@ -43,7 +43,8 @@ class Recovery:
     rehearsed; empty where none was. `index`: which of the events is its first sign, `named_at` the
     diagnosis, `over_at` the first step after it (None: there is none). `memory_step`: the step that
     workers held in memory, from which the next generation went on; `over`: the break-down that the
-    controller has told; `is_ignored`: nothing had to be done.
+    controller has told; `is_ignored`: nothing had to be done; `decided`: what was done, as in
+    `fault.replacement.Measure`, one decision after the other.
     """
 
     generation: int
@@ -64,6 +65,7 @@ class Recovery:
     memory_step: int | None = None
     over: Recovered | None = None
     is_ignored: bool = False
+    decided: tuple[str, ...] = ()
     index: int = 0
     named_at: int | None = None
     over_at: int | None = None
@@ -118,6 +120,8 @@ class _Reader:
                 self._take_agents(event)
             case RecoveryDecided(action="ignore"):
                 self._take_ignored()
+            case RecoveryDecided() if event.is_of_fault and self._failure is not None:
+                self._improve(decided=(*self._newest.decided, event.action))
             case PlanLaid() if self._failure is not None:
                 self._improve(moved=event.moved)
             case GenerationStarted():
