@@ -37,7 +37,7 @@ class Recovery:
 
     generation: the one that the failure ended. step: the last one that it had done.
     noticed_s: from the fault to its notice, known for drills. restart_s: from the notice to the
-    start of the next generation; of that, waited_s: for nodes. reload_s: from there to the end of
+    start of the next generation; of that, waited_s: for nodes, or storage. reload_s: from there to the end of
     its first step. lost_steps: how many steps were trained again. moved: workers that are on other
     nodes since. `detail`: a traceback, or the worker's last lines. `drill`: the fault that was
     rehearsed; empty where none was. `index`: which of the events is its first sign, `named_at` the
@@ -117,7 +117,7 @@ class _Reader:
             case Waiting():
                 self._waiting = self._waiting or event
             case AgentsStarted():
-                self._take_agents(event)
+                self._end_wait(event)
             case RecoveryDecided(action="ignore"):
                 self._take_ignored()
             case RecoveryDecided() if event.is_of_fault and self._failure is not None:
@@ -125,6 +125,7 @@ class _Reader:
             case PlanLaid() if self._failure is not None:
                 self._improve(moved=event.moved)
             case GenerationStarted():
+                self._end_wait(event)
                 self._take_restart(event)
             case FirstStep():
                 self._take_first_step(event)
@@ -166,7 +167,7 @@ class _Reader:
                 named_at=self._index,
             )
 
-    def _take_agents(self, event: AgentsStarted) -> None:
+    def _end_wait(self, event: AgentsStarted | GenerationStarted) -> None:
         if self._failure is not None and self._waiting is not None:
             waited_s = _seconds(self._waiting, event) + (self._newest.waited_s or 0.0)
             self._improve(waited_s=waited_s)

@@ -247,6 +247,28 @@ def test_where_all_are_damaged_nothing_begins_anew(checkpoints: CheckpointManage
 def test_checkpoints_that_are_gone_are_no_beginning(checkpoints: CheckpointManager, inbox: Inbox) -> None:
     found = find(again(checkpoints.root, inbox, has_committed=True), inbox)
     assert found.refusal is not None and "had are gone; mend or mount the storage" in str(found.refusal)
+    assert found.is_away
+
+
+def test_storage_that_gives_nothing_now_is_told_from_damage(checkpoints: CheckpointManager, inbox: Inbox) -> None:
+    """A link in a circle cannot be read, whoever asks."""
+    for step in (5, 10):
+        commit(checkpoints, inbox, step)
+    damage(checkpoints.root, 5)
+    (manifest := checkpoints.root / "step-000010" / "manifest.json").rename(kept := checkpoints.root / "kept")
+    manifest.symlink_to(manifest)
+    found = find(checkpoints, inbox)
+    assert (found.directory, found.is_away, found.rejected) == (None, True, ())
+    assert found.refusal is not None and "no checkpoint is valid (step-000010, step-000005" in str(found.refusal)
+    manifest.unlink()
+    kept.rename(manifest)
+    assert find(checkpoints, inbox).directory == checkpoints.root / "step-000010"
+    checkpoints.root.rename(away := checkpoints.root.with_name(f"{checkpoints.root.name}-away"))
+    checkpoints.root.symlink_to(checkpoints.root)
+    found = find(again(checkpoints.root, inbox, has_committed=True), inbox)
+    assert found.is_away
+    checkpoints.root.unlink()
+    away.rename(checkpoints.root)
 
 
 def test_from_scratch_everything_is_set_aside(checkpoints: CheckpointManager, inbox: Inbox) -> None:
