@@ -74,6 +74,7 @@ from dougong.records.events import (
     SpareShort,
     Waiting,
 )
+from dougong.records.metrics import MetricsRow
 from dougong.records.recomputation import Ledgers, Recomputation
 
 
@@ -91,8 +92,9 @@ class RunFacts:
     `decided`: the last decision that was told. `nodes_at`: when the nodes were listed (monotonic
     seconds). `error`: what went wrong with something that the controller itself did or waited for.
     `successor`: the controller that has taken the run over from this one, in words; empty: none.
-    `ray`: what of Ray is gone, in words. `skipped`: steps that the run leaves out. `reserve`: the
-    search for agents that stand by. What is not known yet is None.
+    `ray`: what of Ray is gone, in words. `skipped`: steps that the run leaves out. `unvalidated`:
+    the row of the last step, while its validation is made up. `reserve`: the search for agents that
+    stand by. What is not known yet is None.
     """
 
     number: int
@@ -124,6 +126,7 @@ class RunFacts:
     generation: Generation | None = None
     health: HealthWatch = field(default_factory=HealthWatch)
     devices: DeviceFacts = field(default_factory=DeviceFacts)
+    unvalidated: MetricsRow | None = None
     skipped: set[int] = field(default_factory=set)
     recomputation: Recomputation = field(default_factory=Recomputation)
     ledgers: Ledgers = field(default_factory=Ledgers)
