@@ -162,6 +162,7 @@ class Actor:
         match news:
             case Record(event):
                 self._recorder.record(event)
+                self._checkpoints.note(event)
                 if isinstance(event, FirstStep) and (text := self._config.job_text) is not None:
                     self._recorder.keep("job.yaml", partial(self._run_dir.write_job, text))
             case RecordStep(row):

@@ -32,6 +32,13 @@ from dougong.launcher.controller.inbound.items import (
 from dougong.models import companions
 from dougong.parallel.plan import Plan
 from dougong.planner.resume import identity
+from dougong.records.event.base import RunEvent
+from dougong.records.events import (
+    CheckpointCommitted,
+    FirstStep,
+    GenerationStarted,
+    StateRestored,
+)
 from dougong.records.machine import package_versions
 from dougong.records.metrics import MetricsRow
 from dougong.records.recomputation import recorded_after
@@ -67,6 +74,9 @@ class CheckpointManager:
     _told: set[str] = field(default_factory=set)
     _told_left: set[tuple[str, str]] = field(default_factory=set)
     _companions: Mapping[str, bytes] | None = None
+    _generation: int = 0
+    _is_read: bool = False
+    _is_due: bool = False
 
     def commit(
         self,
@@ -77,9 +87,9 @@ class CheckpointManager:
         origin: RunOrigin,
         parent: str | None,
     ) -> None:
-        """Make a checkpoint of all workers' parts, then delete old ones; `Committed` or
-        `CommitFailed` comes to the inbox, and after the former `CheckpointsPruned`. `parent`: the
-        checkpoint that this one follows."""
+        """Make a checkpoint of all workers' parts; `Committed` or `CommitFailed` comes to the
+        inbox. `parent`: the checkpoint that this one follows."""
+        self._generation = generation
         kinds = declaration_of(self.job.optimizer).kinds_like_parameters
         told = repository.Additions(
             metadata=self._metadata(step, plan, origin, parent),
@@ -90,13 +100,29 @@ class CheckpointManager:
             try:
                 additions = replace(told, companions=self._small_files())
                 parts = [CheckpointPart.from_json(message.part) for message in messages]
-                committed = self._commit(step, generation, parts, additions)
+                return self._commit(step, generation, parts, additions)
             except BaseException as error:  # whatever it is, the controller must hear of it
                 return CommitFailed(step, error)
-            self.background.call(lambda: self._prune(generation))
-            return committed
 
         self.background.call(work)
+
+    def note(self, event: RunEvent) -> None:
+        """Old checkpoints are deleted when the controller knows of a new one; `CheckpointsPruned`
+        comes to the inbox. But none is while a generation takes its state, which may be from a
+        checkpoint that was the newest one when it began."""
+        match event:
+            case GenerationStarted():
+                self._is_read = True
+            case StateRestored() | FirstStep():
+                self._is_read = False
+            case CheckpointCommitted():
+                self._is_due = True
+            case _:
+                return
+        if self._is_due and not self._is_read:
+            self._is_due = False
+            generation = self._generation
+            self.background.call(lambda: self._prune(generation))
 
     def find(self, origin: RunOrigin) -> None:
         """Look for the checkpoint to go on from, after the commits that were begun: the one that
