@@ -18,7 +18,7 @@ from dougong.checkpoint.part import CheckpointPart
 from dougong.control.run_sources import RunSources
 from dougong.control.worker_messages import PartDurable
 from dougong.errors import CheckpointError, RecordError
-from dougong.job.schema import Checkpoint, Job, Model
+from dougong.job.schema import Job, Model
 from dougong.launcher.agent.answers import InspectedModel
 from dougong.launcher.controller.checkpoints import (
     CheckpointManager,
@@ -39,7 +39,7 @@ from dougong.launcher.controller.inbound.items import (
 from dougong.parallel.plan import Inventory, Seat, make_plan
 from dougong.planner.recipe import ARITHMETIC, make_recipe
 from dougong.planner.resume import identity
-from dougong.records.events import CheckpointCommitted, GenerationStarted, StateRestored
+from dougong.records.events import CheckpointCommitted
 from dougong.records.recomputation import RecordedStep
 from tests.launcher.toyrun import toy_job
 
@@ -258,27 +258,6 @@ def test_checkpoints_that_are_gone_are_no_beginning(checkpoints: CheckpointManag
     assert found.is_away
 
 
-def test_storage_that_gives_nothing_now_is_told_from_damage(checkpoints: CheckpointManager, inbox: Inbox) -> None:
-    """A link in a circle cannot be read, whoever asks."""
-    for step in (5, 10):
-        commit(checkpoints, inbox, step)
-    damage(checkpoints.root, 5)
-    (manifest := checkpoints.root / "step-000010" / "manifest.json").rename(kept := checkpoints.root / "kept")
-    manifest.symlink_to(manifest)
-    found = find(checkpoints, inbox)
-    assert (found.directory, found.is_away, found.rejected) == (None, True, ())
-    assert found.refusal is not None and "no checkpoint is valid (step-000010, step-000005" in str(found.refusal)
-    manifest.unlink()
-    kept.rename(manifest)
-    assert find(checkpoints, inbox).directory == checkpoints.root / "step-000010"
-    checkpoints.root.rename(away := checkpoints.root.with_name(f"{checkpoints.root.name}-away"))
-    checkpoints.root.symlink_to(checkpoints.root)
-    found = find(again(checkpoints.root, inbox, has_committed=True), inbox)
-    assert found.is_away
-    checkpoints.root.unlink()
-    away.rename(checkpoints.root)
-
-
 def test_from_scratch_everything_is_set_aside(checkpoints: CheckpointManager, inbox: Inbox) -> None:
     for step in (5, 10):
         commit(checkpoints, inbox, step)
@@ -321,26 +300,6 @@ def failure(checkpoints: CheckpointManager, inbox: Inbox, origin: RunOrigin = OR
     item = result(inbox)
     assert isinstance(item, TaskFailed), item
     return item.error
-
-
-def test_the_checkpoint_that_a_generation_may_read_outlives_a_late_commit(
-    checkpoints: CheckpointManager, inbox: Inbox
-) -> None:
-    """On slow storage the newest one is committed after the next generation has begun with the one before it."""
-    keep_one = dataclasses.replace(checkpoints, job=JOB.model_copy(update={"checkpoint": Checkpoint(keep=1)}))
-    commit(keep_one, inbox, 5)
-    keep_one.note(GenerationStarted(generation=2, workers=(), step=7, resume="step-000005", in_memory=True))
-    late = [part(keep_one.root, worker, 10) for worker in ("east/0", "east/1")]
-    keep_one.commit(10, 1, late, PLAN, ORIGIN, None)
-    item = result(inbox)
-    assert isinstance(item, Committed), item
-    keep_one.note(told(item))
-    assert find(keep_one, inbox).directory == keep_one.root / "step-000010"  # the same thread: all before it is done
-    assert left(keep_one.root) == ["step-000005", "step-000010"]
-    keep_one.note(StateRestored(generation=2, step=7, tiers={}, seconds=0.1))
-    pruned = result(inbox)
-    assert isinstance(pruned, CheckpointsPruned) and pruned.removed == ("step-000005",)
-    assert left(keep_one.root) == ["step-000010"]
 
 
 def test_a_damaged_checkpoint_is_never_deleted_and_told_once(checkpoints: CheckpointManager, inbox: Inbox) -> None:
