@@ -117,6 +117,13 @@ def write_new(path: Path, data: bytes) -> None:
         os.fsync(fd)
 
 
+def is_refused(error: BaseException) -> bool:
+    """Whether an error is storage that does not give or take something now, of which nothing is
+    known then; and not something that is missing, or damaged."""
+    cause = error if isinstance(error, OSError) else error.__cause__
+    return isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError)
+
+
 def storage_error(path: Path, error: OSError, what: str = "a checkpoint") -> CheckpointError:
     """What a user reads when storage refuses: the place, the numbers, the remedy. `what` was to be
     written."""

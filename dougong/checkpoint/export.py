@@ -26,7 +26,7 @@ from dougong.checkpoint.disk import (
     write_new,
 )
 from dougong.checkpoint.manifest import MODEL_GROUP, Entry, Manifest
-from dougong.checkpoint.repository import newest_valid, valid_one_of
+from dougong.checkpoint.repository import VerifyResult, newest_valid, valid_one_of
 from dougong.checkpoint.tensorfile import TensorShape, not_finite_words, num_not_finite, plan_layout
 from dougong.errors import CheckpointError
 
@@ -35,7 +35,7 @@ DTYPES = ("float32", "bfloat16")
 
 
 def choose(
-    root: Path, step: int | None = None, on_invalid: Callable[[Path, str], None] | None = None
+    root: Path, step: int | None = None, on_invalid: Callable[[VerifyResult], None] | None = None
 ) -> Path:
     """The checkpoint to export from a run's `checkpoints/`: the newest valid one, or that of
     `step`, verified."""

@@ -50,18 +50,18 @@ __all__ = [
 
 
 def newest_valid(
-    root: Path, on_invalid: Callable[[Path, str], None] | None = None, threads: int = 2
+    root: Path, on_invalid: Callable[[VerifyResult], None] | None = None, threads: int = 2
 ) -> Path | None:
     """The newest checkpoint all of whose bytes are as written; None when there is none.
 
-    Each newer one that is not valid is passed to `on_invalid` with the reason, newest first.
+    What is found of each newer one, which is not valid, is passed to `on_invalid`, newest first.
     """
     for place in list_committed(root):
         result = verify(place.path, threads)
         if result.ok:
             return place.path
         if on_invalid is not None:
-            on_invalid(place.path, str(result))
+            on_invalid(result)
     return None
 
 

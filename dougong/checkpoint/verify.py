@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from dougong.checkpoint.directories import MANIFEST, MODEL, step_of
-from dougong.checkpoint.disk import digest_range, opened
+from dougong.checkpoint.disk import digest_range, is_refused, opened
 from dougong.checkpoint.manifest import Entry, FileRecord, Manifest
 from dougong.checkpoint.tensorfile import FiniteCount, not_finite_words
 from dougong.errors import CheckpointError
@@ -26,7 +26,8 @@ from dougong.errors import CheckpointError
 class Defect:
     """One thing that is not as it was written.
 
-    `tensor` is empty where a whole file or its header is meant.
+    `tensor` is empty where a whole file or its header is meant. `is_unread`: storage has refused to
+    give it, so that nothing is known of it.
     """
 
     file: str
@@ -34,6 +35,7 @@ class Defect:
     rule: str
     expected: str
     actual: str
+    is_unread: bool = False
 
     def __str__(self) -> str:
         place = f"{self.file}: {self.tensor}" if self.tensor else self.file
@@ -54,6 +56,11 @@ class VerifyResult:
     @property
     def ok(self) -> bool:
         return not self.problems
+
+    @property
+    def is_unread(self) -> bool:
+        """Whether storage has refused to give it: it may be valid."""
+        return any(problem.is_unread for problem in self.problems)
 
     def __str__(self) -> str:
         if self.ok:
@@ -83,7 +90,8 @@ def _verify(directory: Path, check: _Check, threads: int) -> VerifyResult:
     try:
         manifest = Manifest.load(directory)
     except CheckpointError as error:
-        defect = Defect(MANIFEST, "", "one whole manifest", "it", str(error))
+        is_unread = is_refused(error)
+        defect = Defect(MANIFEST, "", "one whole manifest", "it", str(error), is_unread)
         return VerifyResult(directory, step_of(directory), 0, 0, 0, (defect,))
 
     # A thread waits for storage most of its time, and hashing gives the interpreter lock away.
@@ -116,7 +124,8 @@ def _examine(directory: Path, check: _Check, item: tuple[str, FileRecord]) -> li
         found = _check_size(directory / name, name, record)
         return found or check(directory / name, name, record)
     except (OSError, CheckpointError) as error:
-        return [Defect(name, "", "readable", f"{record.num_bytes} bytes", str(error))]
+        size, is_unread = f"{record.num_bytes} bytes", is_refused(error)
+        return [Defect(name, "", "readable", size, str(error), is_unread)]
 
 
 def _check_size(path: Path, name: str, record: FileRecord) -> list[Defect]:

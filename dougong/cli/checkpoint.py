@@ -10,6 +10,7 @@ import typer
 
 from dougong.checkpoint import export as writing
 from dougong.checkpoint.directories import list_committed, step_of
+from dougong.checkpoint.verify import VerifyResult
 from dougong.checkpoint.verify import verify as verify_checkpoint
 from dougong.cli.options import RunPath
 from dougong.errors import CheckpointError
@@ -65,8 +66,8 @@ def export(
     Example: dougong export runs/quickstart exported --dtype bfloat16
     """
 
-    def skipped(path: Path, reason: str) -> None:
-        typer.echo(f"skipped: {reason}", err=True)
+    def skipped(found: VerifyResult) -> None:
+        typer.echo(f"skipped: {found}", err=True)
 
     chosen = writing.choose(RunDir.open(run_dir).checkpoints, step, skipped)
     files = writing.export(chosen, out, dtype.value)

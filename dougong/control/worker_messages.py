@@ -74,6 +74,17 @@ class StepRepeated:
 
 
 @dataclass(frozen=True)
+class StepValidated:
+    """The validation after a step, where a fault has cut it short and the next generation has made
+    it up: it completes the step's row. Only one worker says so."""
+
+    step: int
+    loss: float
+    seconds: float
+    kind: Literal["step_validated"] = "step_validated"
+
+
+@dataclass(frozen=True)
 class PartDurable:
     """A worker's part of a checkpoint is on storage, in `directory`. `part`: `CheckpointPart` as
     JSON has it."""
@@ -176,12 +187,13 @@ class StateFetched:
     """The worker's part holds the state after `step`. `tiers`: the bytes that it has taken from its
     own memory ("own"), a peer's ("peer"), a local disk ("disk") and a checkpoint ("checkpoint");
     `seconds`: how long that took; `rows`: of steps up to this one that the controller has not heard
-    of, each with its generation."""
+    of, each with its generation; `validates`: the validation after this step is made up first."""
 
     step: int
     tiers: dict[str, int]
     seconds: float
     rows: tuple[dict[str, Any], ...] = ()
+    validates: bool = False
     kind: Literal["state_fetched"] = "state_fetched"
 
 
@@ -224,6 +236,7 @@ WorkerMessage = (
     | StepDone
     | UpdateSkipped
     | StepRepeated
+    | StepValidated
     | PartDurable
     | SaveFailed
     | StorageTold

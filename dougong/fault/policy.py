@@ -20,7 +20,7 @@ with no step in between, is taken for a program error, which comes each time.
 Three more decisions fall elsewhere. `ignore`: a fork server is lost, and no worker with it. Of a
 step that is not finite, all workers alike decide before anything is lost (`step_decision`):
 `retry_step`, then `skip_batch`. Where those go that are begun anew (a spare, another node, fewer
-workers) follows from the nodes that there are.
+workers) follows from the nodes that there are (`fault.replacement`), and is told with this.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from dougong.deadlines import DEADLINES
+from dougong.deadlines import DEADLINES, Deadlines
 from dougong.fault.diagnosis import Diagnosis, FailureKind, Origin
 from dougong.job.fault.actions import Action
 from dougong.job.schema import Fault
@@ -153,10 +153,15 @@ def _wait_for_storage(
     waited = limits.words("storage_wait_s")
     if failure.at_s - first_at > limits.storage_wait_s:
         return Decision("fail", f"storage has failed {tries + 1} tries: the run waited {waited}")
-    # Twice as long each time: who mends it needs minutes, and every try costs a start.
-    pause_s = min(limits.storage_retry_s * 2.0**tries, limits.storage_wait_s / 10)
+    pause_s = storage_pause_s(limits, tries)
     reason = f"try {tries + 1} in {pause_s:g} s; waits {waited} at most"
     return Decision("wait_for_storage", reason, pause_s)
+
+
+def storage_pause_s(limits: Deadlines, tries: int) -> float:
+    """Seconds until storage that has failed so many tries before is tried again. Twice as long each
+    time: who mends it needs minutes, and a try may cost a start."""
+    return min(limits.storage_retry_s * 2.0**tries, limits.storage_wait_s / 10)
 
 
 def step_decision(policy: Fault, times: int) -> Literal["fail", "retry_step", "skip_batch"]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from dougong.job.fault.snapshots import Snapshots
 from dougong.job.optimizers.declaration import FLOAT32_BYTES
 from dougong.job.optimizers.registry import declaration_of
 from dougong.job.schema import Job
@@ -76,7 +77,7 @@ class SnapshotBytes:
 
 def snapshot_bytes(job: Job, inventory: Inventory, plan: Plan) -> list[SnapshotBytes]:
     """By rank; nothing where the job keeps none, or a worker is alone."""
-    if not keeps_snapshots(job, plan):
+    if not takes_snapshots(job, plan):
         return [SnapshotBytes(0, 0) for _ in plan.workers]
     sizes = [part.num_bytes for part in part_sizes(job, inventory, plan)]
     holders = replica_holders(plan, job.fault.snapshots.num_replicas)
@@ -89,9 +90,14 @@ def snapshot_bytes(job: Job, inventory: Inventory, plan: Plan) -> list[SnapshotB
     return found
 
 
-def keeps_snapshots(job: Job, plan: Plan) -> bool:
-    """Whether snapshots are taken: a worker that is alone would lose them with itself, but for
-    those on disk."""
-    snapshots = job.fault.snapshots
-    is_wanted = snapshots.are_kept and plan.has_snapshots
-    return is_wanted and (len(plan.workers) > 1 or snapshots.local is not None)
+def keeps_snapshots(settings: Snapshots, plan: Plan) -> bool:
+    """Whether workers keep the run's state in memory: the job wants it, and there is room."""
+    return settings.are_kept and plan.has_snapshots
+
+
+def takes_snapshots(job: Job, plan: Plan) -> bool:
+    """Whether that is done beside the steps: a worker that is alone would lose them with itself,
+    but for those on disk, and copies its state when it leaves."""
+    settings = job.fault.snapshots
+    is_of_use = len(plan.workers) > 1 or settings.local is not None
+    return is_of_use and keeps_snapshots(settings, plan)

@@ -46,6 +46,10 @@ class Screen(io.TextIOBase):
     def flush(self) -> None:
         """Nothing: what is written is on its way."""
 
+    def settle(self, timeout_s: float) -> None:
+        """Wait until all is printed, for so long at most."""
+        self._writer.settle(timeout_s)
+
     def close(self) -> None:
         """Wait for a moment until all is printed; the stream itself stays open."""
         if not self.closed:

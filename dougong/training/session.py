@@ -22,6 +22,7 @@ from dougong.parallel.comm.arrival import Arrival
 from dougong.parallel.comm.membership import Membership
 from dougong.parallel.comm.world import World
 from dougong.parallel.plan import Plan
+from dougong.planner.snapshot_bytes import keeps_snapshots
 from dougong.training.departure import Departure
 from dougong.training.drill.spoiler import Victim
 from dougong.training.memory.local_disk import LocalDisk
@@ -140,7 +141,7 @@ def _membership(context: WorkerContext) -> Membership:
         deadlines=job.fault.limits(),
         address=context.address,
         is_over=lambda: context.control.leave_requested,
-        keeps_snapshots=job.fault.snapshots.are_kept and plan.has_snapshots,
+        keeps_snapshots=keeps_snapshots(job.fault.snapshots, plan),
         awaits=context.control.waits_for,
     )
 

@@ -26,7 +26,7 @@ from dougong.parallel.traffic import (
     flows_of_dense,
     islands_of,
 )
-from dougong.planner.snapshot_bytes import keeps_snapshots, part_sizes
+from dougong.planner.snapshot_bytes import part_sizes, takes_snapshots
 from dougong.training.ledger import TOTALS_BYTES
 from dougong.training.memory.replicas import replica_bytes
 from dougong.training.results.reports import ENTRY_BYTES, report_bytes
@@ -91,7 +91,7 @@ def _flow_of_replicas(job: Job, inventory: Inventory, plan: Plan) -> Flow:
     """Each worker's state to those who keep it, once in `every` steps."""
     snapshots = job.fault.snapshots
     pairs: dict[tuple[int, int], float] = {}
-    if keeps_snapshots(job, plan):
+    if takes_snapshots(job, plan):
         sizes = part_sizes(job, inventory, plan)
         for rank, holders in enumerate(replica_holders(plan, snapshots.num_replicas)):
             num_bytes = replica_bytes(sizes[rank].num_bytes, sizes[rank].num_tensors)

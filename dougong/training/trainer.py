@@ -23,6 +23,7 @@ from dougong.control.worker_messages import (
     SaveFailed,
     StateFetched,
     StepDone,
+    StepValidated,
     StorageTold,
     WorkerWarning,
 )
@@ -46,8 +47,8 @@ from dougong.training.forwards import Forwards
 from dougong.training.memory.restore import MemorySource
 from dougong.training.memory.state_memory import StateMemory
 from dougong.training.phases import Phases
-from dougong.training.replica import ModelBlueprint, Replica
-from dougong.training.results.kept_rows import KeptRows
+from dougong.training.replica import ModelBlueprint
+from dougong.training.results.kept_rows import KeptRows, lacks_validation
 from dougong.training.results.metrics import step_row
 from dougong.training.results.reports import LossKey, StepResult, evaluation_mean
 from dougong.training.start.agreement import agree_on_data, agree_on_operators
@@ -137,8 +138,16 @@ class Trainer:
         return Asked(result.stop, result.rest)
 
     def catch_up(self) -> None:
-        """Save the state that the generation goes on from, where a checkpoint of it was due and the
-        generation before did not get so far."""
+        """What was due after the step that the generation goes on from, and the one before did not
+        come to: validation, and a checkpoint. Collective."""
+        if lacks_validation(self._job, self._context.recorded, self._step):
+            begun = time.perf_counter()
+            validation = self._validate(is_last=self._step == self._job.steps)
+            assert validation is not None, "that is what lacks"
+            loss, seconds = evaluation_mean(validation), time.perf_counter() - begun
+            if self._context.worker.rank == 0:
+                self._context.control.send(StepValidated(self._step, loss, seconds))
+            self._judge_validation(validation)
         if self._step > self._saved_step and self._is_due(self._job.checkpoint.every):
             self._save()
 
@@ -210,18 +219,22 @@ class Trainer:
             self._context.control.send(StepDone(self._step, row))
 
     def _judge(self, result: StepResult, validation: Mapping[LossKey, float] | None) -> None:
-        """Tell of a step that was skipped, or computed twice, and stop or warn where the validation
-        loss shows that this step's weights are of no use. All workers judge alike."""
-        is_first = self._context.worker.rank == 0
-        if is_first:
+        """Tell of a step that was skipped, or computed twice, and judge its weights."""
+        if self._context.worker.rank == 0:
             self._skips.tell(self._context.control, result, self._forwards.data)
-        if validation is None or math.isfinite(evaluation_mean(validation)):
+        if validation is not None:
+            self._judge_validation(validation)
+
+    def _judge_validation(self, validation: Mapping[LossKey, float]) -> None:
+        """Stop or warn where the validation loss shows that this step's weights are of no use. All
+        workers judge alike."""
+        if math.isfinite(evaluation_mean(validation)):
             return
         text = non_finite.validation_words(self._step, validation)
         if self._job.fault.non_finite == "stop":
             self.wait_for_save()
             raise NumericsError(f"{text}; no checkpoint is made of its weights")
-        if is_first:
+        if self._context.worker.rank == 0:
             self._context.control.send(WorkerWarning(text))
 
     def _give_up(self, result: StepResult, step_s: float, forwards: ForwardsOf) -> NoReturn:
@@ -280,7 +293,8 @@ def build_trainer(
     if job.needs_exact_kernels:
         agree_on_operators(world, plan, blueprint.op)
     share, start = _read_share(context, world, blueprint, memory)
-    notice = UnreachedNotice(_trained_names(share.replica), _warner(context))
+    trained = (*share.replica.trainable, *share.replica.cut.names)
+    notice = UnreachedNotice(trained, _warner(context))
     ledger = _ledger_start(context, start)
     options = StepOptions(Phases(context.control.progress), tracer, ledger, (notice,), memory)
     stepper = build_in_world(share, world, options)
@@ -304,7 +318,9 @@ def _read_share(
         share = build_on_plan(blueprint, context.plan, world.rank, start)
     tiers = {} if start.source is None else dict(start.source.tiers)
     untold = KeptRows.of(context.kept).begin(context.recorded, start.step)
-    context.control.send(StateFetched(start.step, tiers, time.perf_counter() - begun, untold))
+    seconds = time.perf_counter() - begun
+    validates = lacks_validation(context.job, context.recorded, start.step)
+    context.control.send(StateFetched(start.step, tiers, seconds, untold, validates))
     if memory is not None:
         state = partial(state_of, share.replica, share.optimizer)
         memory.follow(world, context.plan, state, start.step, start.digest)
@@ -364,11 +380,6 @@ def _agree_on_data(context: WorkerContext, world: World, data: TokenWindows) -> 
         check_data(known, data.name, data.digest())
         if context.resume is None:
             check_weights(known)
-
-
-def _trained_names(replica: Replica) -> tuple[str, ...]:
-    """Of every dense tensor that is trained, and of the experts' modules."""
-    return (*replica.trainable, *replica.cut.names)
 
 
 def _warner(context: WorkerContext) -> Callable[[str], None]:

@@ -1,5 +1,5 @@
-"""Sentences of events that take some lines to make: storage that refuses or does not answer, agents
-that stand by, steps that are given up, left out or computed again. Pure."""
+"""Words of events that take some lines to make: decisions, storage that refuses or does not answer,
+agents that stand by, steps that are given up, left out or computed again. Pure."""
 
 from __future__ import annotations
 
@@ -28,6 +28,18 @@ from dougong.storage.trouble import Trouble
 from dougong.ui.formatting import duration, plural, step_range, worker_list
 
 _WINDOWS_NAMED = 6
+_MEASURES = {
+    "restart": "restart the worker",
+    "replace_by_spare": "replace by a spare",
+    "replace_node": "replace the node",
+    "quarantine": "quarantine the device",
+}
+"""Decisions that their names alone do not say."""
+
+
+def measure_words(action: str) -> str:
+    """What is decided about a fault, in words."""
+    return _MEASURES.get(action, action.replace("_", " "))
 
 
 def reserve_words(event: ReserveEvent) -> tuple[Literal["info", "good", "warning"], str]:

@@ -37,13 +37,14 @@ class Recovery:
 
     generation: the one that the failure ended. step: the last one that it had done.
     noticed_s: from the fault to its notice, known for drills. restart_s: from the notice to the
-    start of the next generation; of that, waited_s: for nodes. reload_s: from there to the end of
-    its first step. lost_steps: how many steps were trained again. moved: workers that are on other
-    nodes since. `detail`: a traceback, or the worker's last lines. `drill`: the fault that was
-    rehearsed; empty where none was. `index`: which of the events is its first sign, `named_at` the
-    diagnosis, `over_at` the first step after it (None: there is none). `memory_step`: the step that
-    workers held in memory, from which the next generation went on; `over`: the break-down that the
-    controller has told; `is_ignored`: nothing had to be done.
+    start of the next generation; of that, waited_s: for nodes or storage. reload_s: from there to
+    the end of its first step. lost_steps: how many steps were trained again. moved: workers that
+    are on other nodes since. `detail`: a traceback, or the worker's last lines. `drill`: the fault
+    that was rehearsed; empty where none was. `index`: which of the events is its first sign,
+    `named_at` the diagnosis, `over_at` the first step after it (None: there is none).
+    `memory_step`: the step that workers held in memory, from which the next generation went on;
+    `over`: the break-down that the controller has told; `is_ignored`: nothing had to be done;
+    `decided`: what was done, as in `fault.replacement.Measure`, one decision after the other.
     """
 
     generation: int
@@ -64,6 +65,7 @@ class Recovery:
     memory_step: int | None = None
     over: Recovered | None = None
     is_ignored: bool = False
+    decided: tuple[str, ...] = ()
     index: int = 0
     named_at: int | None = None
     over_at: int | None = None
@@ -115,12 +117,15 @@ class _Reader:
             case Waiting():
                 self._waiting = self._waiting or event
             case AgentsStarted():
-                self._take_agents(event)
+                self._end_wait(event)
             case RecoveryDecided(action="ignore"):
                 self._take_ignored()
+            case RecoveryDecided() if event.is_of_fault and self._failure is not None:
+                self._improve(decided=(*self._newest.decided, event.action))
             case PlanLaid() if self._failure is not None:
                 self._improve(moved=event.moved)
             case GenerationStarted():
+                self._end_wait(event)
                 self._take_restart(event)
             case FirstStep():
                 self._take_first_step(event)
@@ -162,7 +167,7 @@ class _Reader:
                 named_at=self._index,
             )
 
-    def _take_agents(self, event: AgentsStarted) -> None:
+    def _end_wait(self, event: AgentsStarted | GenerationStarted) -> None:
         if self._failure is not None and self._waiting is not None:
             waited_s = _seconds(self._waiting, event) + (self._newest.waited_s or 0.0)
             self._improve(waited_s=waited_s)

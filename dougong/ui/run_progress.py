@@ -29,7 +29,7 @@ from dougong.records.events import (
 from dougong.records.metrics import MetricsRow
 from dougong.records.status import Goodput, RunStatus, WorkerState
 from dougong.records.unsaved import commit_words
-from dougong.ui.event_words import OpenTroubles
+from dougong.ui.event_words import OpenTroubles, measure_words
 from dougong.ui.formatting import duration
 from dougong.ui.sentences import PHASES, failure_words
 
@@ -47,8 +47,8 @@ class NewestCheckpoint:
 
 @dataclass(frozen=True)
 class LastFault:
-    """The newest failure. `at`: when it was named, by the view's clock; `outcome`: what became of
-    it, empty while nothing has."""
+    """The newest failure. `at`: when it was named, by the view's clock; `outcome`: what is decided,
+    and then what became of it; empty while nothing has."""
 
     text: str
     at: float
@@ -138,6 +138,8 @@ class RunProgress:
                 self.fault = LastFault(f"{event.who}: {words}", now)
             case RecoveryDecided(action="ignore") if self.fault is not None:
                 self.fault = replace(self.fault, outcome="nothing ended by it")
+            case RecoveryDecided() if self.fault is not None and event.is_of_fault:
+                self.fault = replace(self.fault, outcome=f"decision: {measure_words(event.action)}")
             case Recovered() if self.fault is not None:
                 took = duration(event.first_step_s)
                 self.fault = replace(self.fault, outcome=f"trained again after {took}")

@@ -57,6 +57,7 @@ from dougong.ui.event_words import (
     again_words,
     given_up_words,
     healed_words,
+    measure_words,
     reserve_words,
     skipped_words,
     trouble_words,
@@ -296,8 +297,8 @@ def _(event: FailureDiagnosed) -> Sentence:
 
 @describe.register
 def _(event: RecoveryDecided) -> Sentence:
-    action = event.action.replace("_", " ")
-    return Sentence("warning", f"decision: {action} ({event.reason})")
+    text = f"decision: {measure_words(event.action)} ({event.reason})"
+    return Sentence("info" if event.action == "grow_back" else "warning", text)
 
 
 @describe.register

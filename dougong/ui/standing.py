@@ -20,6 +20,7 @@ from dougong.records.events import (
     FailureDiagnosed,
     GenerationStarted,
     Recovered,
+    RecoveryDecided,
 )
 from dougong.records.finished import vain_resume
 from dougong.records.metrics import MetricsRow
@@ -27,7 +28,7 @@ from dougong.records.status import RunStatus
 from dougong.ui.formatting import count, duration, loss, plural
 from dougong.ui.health import goodput_words
 from dougong.ui.recoveries import parts_of
-from dougong.ui.sentences import failure_words
+from dougong.ui.sentences import describe, failure_words
 
 _LOOKED_AT = 20
 """Rows whose pace is taken for the present one."""
@@ -47,15 +48,18 @@ class LastCheckpoint:
 
 @dataclass(frozen=True)
 class NewestFault:
-    """The newest failure that was named. `age_s`: since then."""
+    """The newest failure that was named. `age_s`: since then; `decided`: what was done about it, in
+    words, and why; empty while nothing is."""
 
     who: str
     what: str
     generation: int
     age_s: float
+    decided: str = ""
 
     def __str__(self) -> str:
-        return f"last fault: {duration(self.age_s)} ago, {self.who}: {self.what}"
+        text = f"last fault: {duration(self.age_s)} ago, {self.who}: {self.what}"
+        return f"{text}; {self.decided}" if self.decided else text
 
 
 @dataclass(frozen=True)
@@ -206,11 +210,15 @@ def _last_recovery(events: Sequence[Event]) -> Recovered | None:
 
 
 def _last_fault(events: Sequence[Event], now: datetime) -> NewestFault | None:
+    decided = ""
     for event in reversed(events):
-        if isinstance(event, FailureDiagnosed):
-            what = failure_words(event.failure, event.cause)
-            age_s = _age_s(event.wall, now) or 0.0
-            return NewestFault(str(event.who), what, event.generation, age_s)
+        match event:
+            case RecoveryDecided() if event.is_of_fault and not decided:
+                decided = describe(event).text
+            case FailureDiagnosed():
+                what = failure_words(event.failure, event.cause)
+                age_s = _age_s(event.wall, now) or 0.0
+                return NewestFault(str(event.who), what, event.generation, age_s, decided)
     return None
 
 

@@ -23,6 +23,7 @@ from dougong.parallel.plan import Plan, Worker
 from dougong.records.events import Event, FailureDiagnosed, RunEnded, WorkerDied
 from dougong.records.metrics import MetricsRow
 from dougong.records.status import RunStatus
+from dougong.storage.screen import Screen
 from dougong.ui import formatting
 from dougong.ui.log_grouping import Grouper, LogMessage
 from dougong.ui.panel import draw_panel, plain_step
@@ -143,6 +144,11 @@ class View:
         elif now - awaited[1] >= self._waited_next_s:
             self._waited_next_s *= 2
             self._say("info", f"still {self._progress.awaited_words(now)}")
+
+    def settle(self, timeout_s: float) -> None:
+        """Wait until the other end has all that was said, for so long at most."""
+        if isinstance(self._console.file, Screen):
+            self._console.file.settle(timeout_s)
 
     def close(self, summary: str = "") -> None:
         """Show what is still waiting, draw the last panel, give the terminal back, print the

@@ -79,7 +79,7 @@ def test_the_newest_valid_checkpoint_is_chosen(model: Any, tmp_path: Path) -> No
         choose(tmp_path, 30)
     spoil(tmp_path / "step-000060")
     skipped: list[Path] = []
-    assert choose(tmp_path, None, lambda path, reason: skipped.append(path)).name == "step-000040"
+    assert choose(tmp_path, None, lambda found: skipped.append(found.directory)).name == "step-000040"
     assert skipped == [tmp_path / "step-000060"]
     with pytest.raises(CheckpointError, match="choose another --step"):
         choose(tmp_path, 60)

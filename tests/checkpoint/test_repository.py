@@ -50,7 +50,7 @@ def test_the_newest_valid_one_is_found_and_others_are_reported(one: Path, tmp_pa
     damage(tmp_path / "step-000060")
     (tmp_path / "step-000040/manifest.json").unlink()
     reasons: dict[str, str] = {}
-    found = newest_valid(tmp_path, lambda path, reason: reasons.update({path.name: reason}))
+    found = newest_valid(tmp_path, lambda one: reasons.update({one.directory.name: str(one)}))
     assert found == tmp_path / "step-000020"
     assert list(reasons) == ["step-000060", "step-000040"]
     assert "optimizer/rank00000.safetensors" in reasons["step-000060"]
@@ -166,7 +166,7 @@ def test_a_directory_that_only_looks_like_a_checkpoint_blocks_no_recovery(kind: 
         else:
             file.write_text("[" * 200_000)
     told: dict[str, str] = {}
-    found = newest_valid(tmp_path, lambda path, reason: told.update({path.name: reason}))
+    found = newest_valid(tmp_path, lambda one: told.update({one.directory.name: str(one)}))
     assert found == tmp_path / "step-000020"
     assert set(told) == {"step-000060", "step-000040"}
 
@@ -243,7 +243,7 @@ def test_a_checkpoint_that_is_not_finite_is_passed_over_and_never_counts_as_kept
     for step in (40, 60):
         make_not_finite(tmp_path / f"step-{step:06d}", "model.norm.weight")
     reasons: dict[str, str] = {}
-    newest = newest_valid(tmp_path, lambda path, reason: reasons.update({path.name: reason}))
+    newest = newest_valid(tmp_path, lambda one: reasons.update({one.directory.name: str(one)}))
     assert newest == tmp_path / "step-000020" and list(reasons) == ["step-000060", "step-000040"]
     assert all("model.norm.weight: finite" in reason for reason in reasons.values())
     pruned = prune(tmp_path, 1)

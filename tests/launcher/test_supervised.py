@@ -53,6 +53,7 @@ def test_a_drill_that_kills_the_controller_comes_once(tmp_path: Path) -> None:
     assert [event["culprit"]["kind"] for event in run.events("diagnosis")] == ["controller"]
     (fired,) = run.events("drill")
     assert (fired["action"], fired["worker"], fired["step"]) == ("kill_controller", "", 8)
+    assert "drill: kill_controller as step 8 begins" in run.text(), "told before it comes, on the screen too"
     assert run.run_dir.read_metrics()[-1]["step"] == 20
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from dougong.models.inventory import inspect_model
-from dougong.planner.snapshot_bytes import SnapshotBytes, keeps_snapshots, part_sizes, snapshot_bytes
+from dougong.planner.snapshot_bytes import SnapshotBytes, keeps_snapshots, part_sizes, snapshot_bytes, takes_snapshots
 from dougong.training.build import build_model, build_on_plan
 from dougong.training.memory.part import layout_of, num_bytes_of
 from dougong.training.state import StartState, state_of
@@ -53,6 +53,7 @@ def test_memory_is_two_of_ones_own_and_two_of_each_replica(snapshots: dict[str, 
 def test_there_are_none_where_they_are_off_or_a_worker_is_alone() -> None:
     for job, roles in ((make_job(fault={"snapshots": {"every": 0}}), "BB"), (make_job(), "B")):
         plan = plan_for(job, roles)
-        assert not keeps_snapshots(job, plan)
+        assert not takes_snapshots(job, plan)
+        assert keeps_snapshots(job.fault.snapshots, plan) is (roles == "B"), "a copy is made when it leaves"
         nothing = [SnapshotBytes(0, 0)] * len(roles)
         assert snapshot_bytes(job, inspect_model(job.model, VOCAB), plan) == nothing

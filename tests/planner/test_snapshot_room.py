@@ -32,7 +32,7 @@ def test_half_of_what_state_leaves_is_enough_and_one_byte_less_is_not(short: int
     machines = {NODE: room_needed(job, "BB") - short}
     made = with_room_for_snapshots(job, inventory, plan, machines)
     assert made == dataclasses.replace(plan, has_snapshots=is_kept)
-    assert keeps_snapshots(job, made) is is_kept
+    assert keeps_snapshots(job.fault.snapshots, made) is is_kept
     found = short_of_room(job, inventory, made, machines)
     assert (found is None) is is_kept
     told = list(left_out_snapshots(found))

@@ -27,6 +27,22 @@ def test_a_reader_that_sleeps_holds_up_nobody() -> None:
         screen.close()
 
 
+def test_what_was_printed_can_be_waited_for() -> None:
+    """Also where nobody reads: no longer than that."""
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "w") as stream, os.fdopen(reading) as reader:
+        screen = Screen(stream)
+        screen.write("the last words\n")
+        screen.settle(30.0)
+        os.set_blocking(reading, False)
+        assert reader.readline() == "the last words\n"
+        screen.write("x" * (1 << 20))
+        screen.settle(0.05)
+        os.set_blocking(reading, True)
+        assert reader.read(1 << 20) == "x" * (1 << 20)
+        screen.close()
+
+
 def test_a_reader_that_is_gone_is_an_error_of_the_next_line() -> None:
     reading, writing = os.pipe()
     os.close(reading)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import queue
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from dougong.control.worker_api import Kept, WorkerContext
+from dougong.errors import PeerError
 from dougong.job.schema import Job
 from dougong.parallel.comm.world import World
+from dougong.training.memory.state_memory import StateMemory
 from dougong.training.results.kept_rows import KeptRows
 from dougong.training.trainer import JobForm, Trainer, build_trainer
 from tests.jobs import make_job
@@ -23,17 +26,32 @@ def job_of(folder: Path, **changes: Any) -> Job:
     return make_job(**{"data": data, "steps": 5, "checkpoint": {"every": 2}, **changes})
 
 
+class BreaksOff(HandControl):
+    """A peer is lost as validation begins."""
+
+    def progress(self, step: int, phase: str, operation: int) -> None:
+        super().progress(step, phase, operation)
+        if phase == "validate":
+            raise PeerError("the connection to worker 1 (east/1) broke")
+
+
 def trainer_of(
-    job: Job, run_dir: Path, stop_at: int | None = None, kept: Kept | None = None, **more: Any
+    job: Job,
+    run_dir: Path,
+    stop_at: int | None = None,
+    kept: Kept | None = None,
+    memory: StateMemory | None = None,
+    control_of: Callable[..., HandControl] = HandControl,
+    **more: Any,
 ) -> tuple[Trainer, HandControl, queue.Queue[Any]]:
     plan = lay_out(job, "B")
     messages: queue.Queue[Any] = queue.Queue()
-    control = HandControl("east/0", messages, stop_at)
+    control = control_of("east/0", messages, stop_at)
     context = WorkerContext(
         job=job,
         plan=plan,
         worker=plan.workers[0],
-        generation=1,
+        generation=more.pop("generation", 1),
         run_dir=run_dir,
         resume=None,
         address="127.0.0.1",
@@ -42,7 +60,7 @@ def trainer_of(
         kept=kept or Kept(),
         **more,
     )
-    return build_trainer(context, World.alone()), control, messages
+    return build_trainer(context, World.alone(), memory=memory), control, messages
 
 
 def said(messages: queue.Queue[Any], kind: str) -> list[dict[str, Any]]:
@@ -101,6 +119,36 @@ def test_every_worker_keeps_its_rows_for_a_generation_that_goes_on_behind_one_th
     offered = found.begin(recorded=1, step=3)
     assert [row["step"] for row in offered] == [2, 3]
     assert offered[-1] == {"generation": 1, **rows[-1]}
+
+
+@pytest.mark.parametrize("step", [3, 5])
+def test_validation_that_a_fault_cuts_short_is_made_up_by_the_next_generation(step: int, tmp_path: Path) -> None:
+    """After step 3, and after the last one: the same loss, and it completes the step's row."""
+    job = job_of(tmp_path, fault={"snapshots": {"replicas": 1}}, checkpoint={"every": 3})
+    whole, _, messages = trainer_of(job, tmp_path / "whole")
+    for number in range(1, step + 1):
+        whole.run_step(number)
+    expected = [message["row"] for message in said(messages, "step_done")][-1]
+    kept, memory = Kept(), StateMemory(job.fault.snapshots)
+    first, _, _ = trainer_of(job, tmp_path, None, kept, memory)
+    for number in range(1, step):
+        first.run_step(number)
+    memory.leave()
+    again = {"kept": kept, "memory": memory, "recorded": step - 1}
+    broken, _, _ = trainer_of(job, tmp_path, control_of=BreaksOff, generation=2, **again)
+    with pytest.raises(PeerError):
+        broken.run_step(step)
+    memory.leave()
+    made_up, _, messages = trainer_of(job, tmp_path, generation=3, **again)
+    assert made_up.first_step == step + 1
+    told = {kind: fields for _, kind, fields in [messages.get() for _ in range(messages.qsize())]}
+    assert told["state_fetched"]["validates"]
+    (row,) = told["state_fetched"]["rows"]
+    assert row["step"] == step and "val_loss" not in row and row["ledger"] == expected["ledger"]
+    assert (told["step_validated"]["step"], told["step_validated"]["loss"]) == (step, expected["val_loss"])
+    memory.leave()
+    _, _, messages = trainer_of(job, tmp_path, generation=4, **{**again, "recorded": step})
+    assert not said(messages, "step_validated"), "once it is told, it is done"
 
 
 def test_a_stop_saves_and_finishing_saves_nothing_twice(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from dougong.records.events import (
     CheckpointFailed,
     FailureDiagnosed,
     Recovered,
+    RecoveryDecided,
     Waiting,
 )
 from dougong.records.status import Goodput, RunStatus, WorkerState
@@ -95,6 +96,8 @@ def test_workers_goodput_and_the_last_fault_stand_in_80_columns(number: int) -> 
     progress.take_status(RunStatus(workers=tuple(workers), goodput=goodput))
     progress.note(FailureDiagnosed(generation=1, worker="east/1", failure="crash", cause="SIGKILL"), 8.0)
     assert "last fault 2.0 s ago, not over yet: east/1: crash: SIGKILL" in panel_text(progress, 10.0)
+    progress.note(RecoveryDecided(generation=1, action="replace_by_spare", reason="x"), 8.0)
+    assert "last fault 2.0 s ago, decision: replace by a spare: east/1: crash" in panel_text(progress, 10.0)
     over = {"noticed_s": 0.0, "decided_s": 0.0, "left_s": 0.1, "begun_s": 0.1, "first_step_s": 0.4}
     progress.note(Recovered(generation=2, failed=1, **over), 9.0)
     shown = panel_text(progress, 10.0)

@@ -199,6 +199,12 @@ EVENTS: list[tuple[dict[str, Any], str, str]] = [
         "warning",
         "decision: new generation (1 of 3 restarts)",
     ),
+    (
+        {"kind": "decision", "action": "replace_by_spare", "reason": "standing by: west-spare-1 on node2"},
+        "warning",
+        "decision: replace by a spare (standing by: west-spare-1 on node2)",
+    ),
+    ({"kind": "decision", "action": "grow_back", "reason": "x"}, "info", "decision: grow back (x)"),
     ({"kind": "checkpoint_started", "step": 20}, "quiet", "checkpoint of step 20 begins"),
     (
         {"kind": "checkpoint_committed", "step": 20, "directory": "step-000020", "bytes": 2**20, "seconds": 0.5},

@@ -14,6 +14,7 @@ from dougong.records.events import (
     Event,
     FailureDiagnosed,
     GenerationStarted,
+    RecoveryDecided,
     RunCreated,
     RunEnded,
 )
@@ -110,8 +111,19 @@ def test_goodput_and_the_last_fault_are_said_to_people_and_programs() -> None:
     told_json = found.to_json()
     assert (told_json["goodput"]["share"], told_json["goodput"]["wall_s"]) == (0.9, 100.0)
     assert told_json["goodput"]["parts"] == goodput.parts
-    assert told_json["last_fault"] == {"who": "east/1", "what": "crash: SIGKILL", "generation": 1, "age_s": 4.0}
+    fault = {"who": "east/1", "what": "crash: SIGKILL", "generation": 1, "age_s": 4.0, "decided": ""}
+    assert told_json["last_fault"] == fault
     assert (at(9.0).to_json()["goodput"], at(9.0).to_json()["last_fault"]) == (None, None)
+
+
+def test_the_last_fault_says_what_was_decided_last() -> None:
+    told = FailureDiagnosed(generation=1, worker="east/1", failure="node_lost", cause="dark", wall=wall(5.0))
+    decisions = [
+        RecoveryDecided(generation=1, action=action, reason=action[0], again=action == "shrink")
+        for action in ("replace_node", "shrink", "retry_step")
+    ]
+    found = at(9.0, events=(told, *decisions))
+    assert found.lines()[-1] == "last fault: 4.0 s ago, east/1: node lost: dark; decision: shrink (s)"
 
 
 def test_a_checkpoint_among_the_steps_makes_a_longer_pause_usual() -> None:

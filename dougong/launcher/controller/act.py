@@ -162,6 +162,7 @@ class Actor:
         match news:
             case Record(event):
                 self._recorder.record(event)
+                self._checkpoints.note(event)
                 if isinstance(event, FirstStep) and (text := self._config.job_text) is not None:
                     self._recorder.keep("job.yaml", partial(self._run_dir.write_job, text))
             case RecordStep(row):
@@ -303,7 +304,9 @@ class Actor:
             case KillLate(generation, workers):
                 self._kill(generation, workers)
             case FireDrill(None, message):
-                self._recorder.settle(self._config.deadlines.storage_told_s)  # it comes once
+                told_s = self._config.deadlines.storage_told_s
+                self._recorder.settle(told_s)  # it comes once
+                self._recorder.view.settle(told_s)  # and nobody tells it afterwards
                 inflict(message.fault, message.for_s)
             case FireDrill(str(agent), message):
                 self._reach.send(agent, message)

@@ -11,6 +11,7 @@ from typing import Any
 
 from dougong.checkpoint import repository
 from dougong.checkpoint.directories import list_committed
+from dougong.checkpoint.disk import storage_error
 from dougong.checkpoint.export import small_files
 from dougong.checkpoint.manifest import Manifest
 from dougong.checkpoint.part import CheckpointPart
@@ -31,6 +32,13 @@ from dougong.launcher.controller.inbound.items import (
 from dougong.models import companions
 from dougong.parallel.plan import Plan
 from dougong.planner.resume import identity
+from dougong.records.event.base import RunEvent
+from dougong.records.events import (
+    CheckpointCommitted,
+    FirstStep,
+    GenerationStarted,
+    StateRestored,
+)
 from dougong.records.machine import package_versions
 from dougong.records.metrics import MetricsRow
 from dougong.records.recomputation import recorded_after
@@ -66,6 +74,9 @@ class CheckpointManager:
     _told: set[str] = field(default_factory=set)
     _told_left: set[tuple[str, str]] = field(default_factory=set)
     _companions: Mapping[str, bytes] | None = None
+    _generation: int = 0
+    _is_read: bool = False
+    _is_due: bool = False
 
     def commit(
         self,
@@ -76,9 +87,9 @@ class CheckpointManager:
         origin: RunOrigin,
         parent: str | None,
     ) -> None:
-        """Make a checkpoint of all workers' parts, then delete old ones; `Committed` or
-        `CommitFailed` comes to the inbox, and after the former `CheckpointsPruned`. `parent`: the
-        checkpoint that this one follows."""
+        """Make a checkpoint of all workers' parts; `Committed` or `CommitFailed` comes to the
+        inbox. `parent`: the checkpoint that this one follows."""
+        self._generation = generation
         kinds = declaration_of(self.job.optimizer).kinds_like_parameters
         told = repository.Additions(
             metadata=self._metadata(step, plan, origin, parent),
@@ -89,19 +100,48 @@ class CheckpointManager:
             try:
                 additions = replace(told, companions=self._small_files())
                 parts = [CheckpointPart.from_json(message.part) for message in messages]
-                committed = self._commit(step, generation, parts, additions)
+                return self._commit(step, generation, parts, additions)
             except BaseException as error:  # whatever it is, the controller must hear of it
                 return CommitFailed(step, error)
-            self.background.call(lambda: self._prune(generation))
-            return committed
 
         self.background.call(work)
+
+    def note(self, event: RunEvent) -> None:
+        """Old checkpoints are deleted when the controller knows of a new one; `CheckpointsPruned`
+        comes to the inbox. But none is while a generation takes its state, which may be from a
+        checkpoint that was the newest one when it began."""
+        match event:
+            case GenerationStarted():
+                self._is_read = True
+            case StateRestored() | FirstStep():
+                self._is_read = False
+            case CheckpointCommitted():
+                self._is_due = True
+            case _:
+                return
+        if self._is_due and not self._is_read:
+            self._is_due = False
+            generation = self._generation
+            self.background.call(lambda: self._prune(generation))
 
     def find(self, origin: RunOrigin) -> None:
         """Look for the checkpoint to go on from, after the commits that were begun: the one that
         was asked for, else the newest valid one; every byte is read. `FoundCheckpoint` comes to
-        the inbox, or why a resume from it is refused."""
-        self.background.call(lambda: self._with_records(self._find(origin)))
+        the inbox, also where storage has refused to give one; or why a resume from it is
+        refused."""
+
+        def work() -> FoundCheckpoint:
+            try:
+                return self._with_records(self._find(origin))
+            except OSError as error:
+                refusal = storage_error(self.root, error)
+                return FoundCheckpoint(None, refusal=refusal, is_away=True)
+            except DougongError as error:
+                if not isinstance(error.__cause__, OSError):
+                    raise
+                return FoundCheckpoint(None, refusal=error, is_away=True)
+
+        self.background.call(work)
 
     def _small_files(self) -> Mapping[str, bytes]:
         """What lies beside the weights in every checkpoint of this run, read once."""
@@ -128,19 +168,19 @@ class CheckpointManager:
         return FoundCheckpoint(found, (), warnings, moved, aside)
 
     def _find_newest(self, origin: RunOrigin) -> FoundCheckpoint:
-        rejected: list[tuple[str, str]] = []
-
-        def note_invalid(path: Path, reason: str) -> None:
-            rejected.append((path.name, reason))
-
-        found = repository.newest_valid(self.root, note_invalid)
+        results: list[repository.VerifyResult] = []
+        found = repository.newest_valid(self.root, results.append)
         refusal = None
+        rejected = [(result.directory.name, str(result)) for result in results]
         # A run that has had checkpoints is not begun anew because its storage is ill.
         if found is None and (rejected or self.resume_point.has_committed):
             refusal = none_is_valid(self.root, rejected)
+            if not rejected or any(result.is_unread for result in results):
+                return FoundCheckpoint(None, refusal=refusal, is_away=True)
         warnings = self._accept(found, origin)
         news = tuple((name, reason) for name, reason in rejected if name not in self._told)
-        self._told.update(name for name, _ in news)
+        # What could not be read may be valid: it is looked at again.
+        self._told.update(result.directory.name for result in results if not result.is_unread)
         return FoundCheckpoint(found, news, warnings, refusal=refusal)
 
     def _accept(self, found: Path | None, origin: RunOrigin) -> tuple[str, ...]:
@@ -163,7 +203,7 @@ class CheckpointManager:
             step, digest = manifest.step, manifest.metadata.get("ledger")
         try:
             return replace(found, recorded=recorded_after(self.read_rows(), step, digest))
-        except RecordError as error:
+        except (RecordError, OSError) as error:
             text = f"{error}; so steps that are computed again are compared with nothing"
             return replace(found, warnings=(*found.warnings, text))
 

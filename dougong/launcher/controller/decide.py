@@ -17,6 +17,7 @@ from dougong.fault.diagnosis import Diagnosis, diagnose, first_failure
 from dougong.fault.liveness import limit_of_stop
 from dougong.fault.past import cause_of_end, words_of_end
 from dougong.fault.policy import Budget, PastFailure, decide
+from dougong.fault.replacement import Remedy
 from dougong.launcher.controller.actions import (
     Action,
     AskToStop,
@@ -94,7 +95,7 @@ def next_actions(
     try:
         return _follow(facts, state, policy, now)
     except DougongError as error:
-        return _end(_failure(facts, state, error))
+        return _fail(facts, state, error)
 
 
 def _broken_promise(facts: RunFacts, policy: RunPolicy) -> ReproducibilityError | None:
@@ -285,9 +286,7 @@ def _begin_recovery(
     followed_by = itertools.chain.from_iterable(failure.workers for failure in others)
     died = [Record(events.WorkerDied.of(number, diagnosis))] if diagnosis.worker else []
     diagnosed = events.FailureDiagnosed.of(number, diagnosis, tuple(followed_by))
-    decided = events.RecoveryDecided(
-        generation=number, action=decision.action, reason=decision.reason
-    )
+    told = Reserve(facts, policy, now).remedy(decision, diagnosis.kind)
     again = facts.recomputation.untold
     was_stopping = facts.stop is not None
     recovering = Recovering(diagnosis, decision, Stage.WORKERS_END, now, was_stopping)
@@ -300,7 +299,7 @@ def _begin_recovery(
         EndGeneration(number, diagnosis, leaving),
         Enter(recovering),
         Record(diagnosed),
-        Record(decided),
+        Record(events.RecoveryDecided.of(number, told)),
         *put_aside(facts, policy, failure),
     )
 
@@ -377,12 +376,14 @@ def _end(outcome: Outcome) -> tuple[Action, ...]:
     return (Enter(Ended(outcome)),)
 
 
-def _failure(facts: RunFacts, state: State, error: DougongError) -> Outcome:
-    """The outcome of an error: in a recovery, agents that do not come back are the end of what
-    began with a worker's failure."""
+def _fail(facts: RunFacts, state: State, error: DougongError) -> tuple[Action, ...]:
+    """The end by an error: in a recovery, agents that do not come back are the end of what began
+    with a worker's failure."""
     if isinstance(state, Recovering) and state.stage in _OF_AGENTS and facts.history:
-        return _defeat(facts, f"its agent cannot be started again: {error}")
-    return Outcome("FAILED", error.exit_status, error)
+        reason = f"its agent cannot be started again: {error}"
+        decided = events.RecoveryDecided.of(facts.number, Remedy("fail", reason), again=True)
+        return Record(decided), *_end(_defeat(facts, reason))
+    return _end(Outcome("FAILED", error.exit_status, error))
 
 
 def _defeat(facts: RunFacts, reason: str) -> Outcome:

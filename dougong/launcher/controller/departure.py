@@ -1,24 +1,33 @@
-"""Decide how a broken generation ends: who leaves it and lives on, who is killed, and when nobody
-is in it any more. Pure."""
+"""Decide how a broken generation ends: who leaves it and lives on, who is killed, when nobody is in
+it any more, and from what the next one goes on. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dougong.checkpoint.directories import step_of
 from dougong.deadlines import Deadlines
+from dougong.errors import LaunchError
 from dougong.fault.devices import blamed, may_be_the_device_s
 from dougong.fault.diagnosis import Diagnosis, first_failure
-from dougong.fault.policy import Decision, PastFailure, is_given_up
-from dougong.launcher.controller.actions import KillLate, LoseAgent, Record
+from dougong.fault.policy import Decision, PastFailure, is_given_up, storage_pause_s
+from dougong.launcher.controller.actions import (
+    Action,
+    Enter,
+    FindCheckpoint,
+    GiveUp,
+    KillLate,
+    LoseAgent,
+    Record,
+)
 from dougong.launcher.controller.config import RunPolicy
 from dougong.launcher.controller.facts import RunFacts
 from dougong.launcher.controller.inbound.generation import Generation, WorkerStatus
 from dougong.launcher.controller.inbound.items import FoundCheckpoint
 from dougong.launcher.controller.looks import warning
-from dougong.launcher.controller.states import Recovering, State
-from dougong.records.events import DeviceQuarantined
+from dougong.launcher.controller.states import Recovering, Starting, State
+from dougong.records.events import DeviceQuarantined, Waiting
 
 
 def who_leaves(generation: Generation, decision: Decision, ends: bool) -> tuple[str, ...]:
@@ -143,3 +152,24 @@ def last_step(facts: RunFacts, found: FoundCheckpoint) -> int:
         assert facts.generation is not None, "a survivor has said so"
         return facts.generation.held_step
     return 0 if found.directory is None else step_of(found.directory) or 0
+
+
+def without_checkpoint(
+    facts: RunFacts, state: Starting | Recovering, policy: RunPolicy, now: float
+) -> tuple[Action, ...]:
+    """What follows where there is no checkpoint to go on from, or none is given. A start ends, as
+    somebody is there; a recovery waits for storage that does not give one now."""
+    found, away, limits = facts.checkpoints.found, facts.checkpoints.away, policy.deadlines
+    assert found is not None and found.refusal is not None, "the search has ended without one"
+    error = found.refusal
+    if away is None or isinstance(state, Starting):
+        return (GiveUp(error),)
+    waited = limits.words("storage_wait_s")
+    if now - away.since > limits.storage_wait_s:
+        return (GiveUp(LaunchError(f"{error}; the controller waited {waited}")),)
+    if now - away.at >= storage_pause_s(limits, away.tries):
+        return Enter(replace(state, since=now)), FindCheckpoint()
+    text = f"storage, for a checkpoint to go on from: {error}; tries again, {waited} at most"
+    if text == facts.awaited:
+        return ()
+    return (Record(Waiting(generation=facts.number, text=text)),)

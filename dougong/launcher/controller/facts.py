@@ -67,7 +67,14 @@ from dougong.parallel.plan import Plan
 from dougong.planner.nodes import Node
 from dougong.planner.placement import AgentSpec
 from dougong.records.event.recovery_times import OpenRecoveries
-from dougong.records.events import DeviceQuarantined, FirstStep, SpareShort, Waiting
+from dougong.records.events import (
+    DeviceQuarantined,
+    FirstStep,
+    RecoveryDecided,
+    SpareShort,
+    Waiting,
+)
+from dougong.records.metrics import MetricsRow
 from dougong.records.recomputation import Ledgers, Recomputation
 
 
@@ -82,11 +89,12 @@ class RunFacts:
     has done so; `ledgers`: what it may have to repeat. `recoveries`: those under way. `answers`: of
     generation 0's children, by task and worker. `num_refused`: strangers, and messages that were
     not understood. `awaited`: what was told last to be waited for, empty where nothing is.
-    `nodes_at`: when the nodes were listed (monotonic seconds). `error`: what went wrong with
-    something that the controller itself did or waited for. `successor`: the controller that has
-    taken the run over from this one, in words; empty: none. `ray`: what of Ray is gone, in words.
-    `skipped`: steps that the run leaves out. `reserve`: the search for agents that stand by. What
-    is not known yet is None.
+    `decided`: the last decision that was told. `nodes_at`: when the nodes were listed (monotonic
+    seconds). `error`: what went wrong with something that the controller itself did or waited for.
+    `successor`: the controller that has taken the run over from this one, in words; empty: none.
+    `ray`: what of Ray is gone, in words. `skipped`: steps that the run leaves out. `unvalidated`:
+    the row of the last step, while its validation is made up. `reserve`: the search for agents that
+    stand by. What is not known yet is None.
     """
 
     number: int
@@ -109,6 +117,7 @@ class RunFacts:
     ray: str = ""
     are_placed: bool = False
     awaited: str = ""
+    decided: str = ""
     host: str | None = None
     nodes: tuple[Node, ...] | None = None
     nodes_at: float = 0.0
@@ -117,6 +126,7 @@ class RunFacts:
     generation: Generation | None = None
     health: HealthWatch = field(default_factory=HealthWatch)
     devices: DeviceFacts = field(default_factory=DeviceFacts)
+    unvalidated: MetricsRow | None = None
     skipped: set[int] = field(default_factory=set)
     recomputation: Recomputation = field(default_factory=Recomputation)
     ledgers: Ledgers = field(default_factory=Ledgers)
@@ -317,6 +327,8 @@ class RunFacts:
         match action:
             case Record(Waiting(text=text)):
                 self.awaited = text
+            case Record(RecoveryDecided(action=decided)):
+                self.decided = decided
             case Record(DeviceQuarantined() as event):
                 self.devices.note_quarantine(event, self.agents.of_worker(event.worker))
             case Record(SpareShort(text=text)):

@@ -79,6 +79,12 @@ def rejected(facts: RunFacts, directory: str, reason: str) -> Record:
     return Record(event)
 
 
+def remarks_on(facts: RunFacts, found: FoundCheckpoint) -> list[Record]:
+    """What is told of a search for a checkpoint."""
+    damaged = [rejected(facts, name, reason) for name, reason in found.rejected]
+    return damaged + [warning(facts, text) for text in found.warnings]
+
+
 def unknown(message: Message) -> str:
     return f"unknown message kind {message.kind!r} at this place; it is ignored"
 

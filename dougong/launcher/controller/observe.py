@@ -183,7 +183,8 @@ def _observe_answer(facts: RunFacts, item: Item, now: float) -> None:
         case ReserveSeen() | ReserveBegun() | ReserveFailed():
             _observe_reserve(facts, item, now)
         case FoundCheckpoint():
-            facts.checkpoints.note_found(item)
+            facts.checkpoints.note_found(item, now)
+            facts.awaited = facts.awaited if item.is_away else ""
         case Heard(hearing):
             facts.agents.hearing = hearing
         case MachineTried(agent, answers):

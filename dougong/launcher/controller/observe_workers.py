@@ -11,6 +11,7 @@ from dougong.control.worker_messages import (
     StateFetched,
     StepDone,
     StepRepeated,
+    StepValidated,
     StorageTold,
     StoreRequest,
     UpdateSkipped,
@@ -125,15 +126,34 @@ def _observe_fetched(
 def _take_untold(facts: RunFacts, generation: Generation, step: int) -> tuple[RecordStep, ...]:
     """Rows of steps that are done and stay so, and whose teller was lost before it told: others
     have kept them."""
-    rows: dict[int, MetricsRow] = {}
+    told = [] if facts.unvalidated is None else [facts.unvalidated]
+    validates = False
     for status in generation.workers.values():
-        for row in () if status.fetched is None else status.fetched.rows:
-            if facts.recorded < row["step"] <= step:
-                rows.setdefault(row["step"], row)
+        if status.fetched is not None:
+            told += status.fetched.rows
+            validates = validates or status.fetched.validates
+    rows: dict[int, MetricsRow] = {}
+    for row in told:
+        is_known = row["step"] in rows and "val_loss" not in row
+        if facts.recorded < row["step"] <= step and not is_known:
+            rows[row["step"]] = row
+    facts.recorded, facts.unvalidated = step, None
+    if validates and step in rows and "val_loss" not in rows[step]:
+        facts.recorded, facts.unvalidated = step - 1, rows.pop(step)
     for number in sorted(rows):
         facts.ledgers.take(rows[number]["generation"], rows[number])
-    facts.recorded = step
     return tuple(RecordStep(rows[number]) for number in sorted(rows))
+
+
+def _observe_validated(facts: RunFacts, told: StepValidated) -> tuple[RecordStep, ...]:
+    """The validation that was made up completes the row of its step."""
+    row = facts.unvalidated
+    if row is None or row["step"] != told.step:
+        return ()
+    row = {**row, "val_loss": told.loss, "validate_s": told.seconds}
+    facts.recorded, facts.unvalidated = told.step, None
+    facts.ledgers.take(row["generation"], row)
+    return (RecordStep(row),)
 
 
 def _observe_routers(facts: RunFacts, done: StepDone) -> tuple[Record, ...]:
@@ -254,6 +274,8 @@ def _observe_training(
         case StepRepeated(step, where):
             reason = f"step {step} was not finite ({where}); computed once more it is"
             return (_decided(generation, "retry_step", reason),)
+        case StepValidated() as told:
+            return _observe_validated(facts, told)
         case PartDurable():
             return _observe_part(facts, generation, worker, message)
         case DrillAnnounced():

@@ -19,7 +19,7 @@ from dougong.errors import (
     NoRoomError,
     StorageError,
 )
-from dougong.fault.replacement import WithoutPlace, without_place
+from dougong.fault.replacement import Places, WithoutPlace, at_places, without_place
 from dougong.launcher.controller.actions import (
     Action,
     Enter,
@@ -300,7 +300,23 @@ class Relocation:
     ) -> tuple[Action, ...]:
         new = tuple(spec for spec in layout if spec not in kept)
         names = (*self._going_on, *[spec.name for spec in new])
-        return Enter(self._at(Stage.PLACES, self._search, names)), StartAgents(new, layout)
+        told = self._reserve.decided(at_places(self._places(new)))
+        return *told, Enter(self._at(Stage.PLACES, self._search, names)), StartAgents(new, layout)
+
+    def _places(self, new: Sequence[AgentSpec]) -> Places:
+        """The machines that are chosen, and whether they are those of before: also one that has
+        been started anew, which is listed by another id."""
+        listed = {node.id: node for node in self.facts.nodes or ()}
+        before = {handle.spec.name: handle for handle in self.facts.agents.all}
+        names, is_theirs = [], True
+        for spec in new:
+            node, handle = listed.get(spec.node or ""), before.get(spec.name)
+            names.append("its node" if node is None else node.name)
+            was_there = handle is not None and spec.node == handle.spec.node
+            if handle is not None and node is not None:
+                was_there = was_there or self.facts.host_of(handle) == node.name
+            is_theirs = is_theirs and was_there
+        return Places("", worker_list(names), is_theirs)
 
     def _wait(self, reason: str) -> tuple[Action, ...]:
         """Say what is missing, where that is news, and look again in a moment.

@@ -8,12 +8,14 @@ that stands by and is gone is told, and another one is sought.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from dougong.addresses import read_ports
 from dougong.errors import DougongError, LaunchError
+from dougong.fault.diagnosis import FailureKind
 from dougong.fault.policy import Decision
+from dougong.fault.replacement import Places, Remedy, at_places, remedy
 from dougong.fingerprint.record import Fingerprint
 from dougong.launcher.agent.answers import (
     FINGERPRINT,
@@ -179,7 +181,8 @@ class Reserve:
         if is_awaited or self.facts.checkpoints.awaited or not self.grown():
             return ()
         number = generation.number
-        return AskToRest(number), Enter(Growing(number, self.now))
+        told = events.RecoveryDecided.of(number, Remedy("grow_back", GROW.reason))
+        return Record(told), AskToRest(number), Enter(Growing(number, self.now))
 
     def grown(self) -> tuple[AgentSpec, ...]:
         """Agents that stand by, with the workers that the run has to do without; none where it does
@@ -252,10 +255,30 @@ class Reserve:
 
     # In a recovery
 
+    def remedy(self, decision: Decision, kind: FailureKind) -> Remedy:
+        """What is told as a generation is broken: the decision, and where those go on whose agents
+        are lost by now."""
+        places = Places(self._who(self._taken().values())) if self.facts.agents.lost else None
+        return remedy(decision, kind, places)
+
+    def decided(self, told: Remedy) -> tuple[Record, ...]:
+        """What is decided in a recovery on its way, where that is another thing than before."""
+        if told.measure == self.facts.decided:
+            return ()
+        return (Record(events.RecoveryDecided.of(self.facts.number, told, again=True)),)
+
+    def _taken(self) -> dict[str, AgentSpec]:
+        """By name of a lost agent, the one that takes its place, if one stands by."""
+        agents = self.facts.agents
+        return take_places([handle.spec for handle in agents.lost], agents.ready)
+
+    def _who(self, specs: Iterable[AgentSpec]) -> str:
+        agents, machine_of = self.facts.agents, self.facts.machine_of
+        return worker_list([f"{spec.name} on {machine_of(agents[spec.name])}" for spec in specs])
+
     def take_places(self) -> tuple[Action, ...]:
         """Agents that stand by take the places of lost ones; nothing where none fits."""
-        agents = self.facts.agents
-        taken = take_places([handle.spec for handle in agents.lost], agents.ready)
+        agents, taken = self.facts.agents, self._taken()
         new = {spec.name: spec for spec in taken.values()}
         if not new:
             return ()
@@ -271,7 +294,8 @@ class Reserve:
             told.append(Record(took))
         kept = [h.spec for h in agents.all if h.spec.name not in (*taken, *new)]
         layout = in_rank_order(self.policy.job.islands, [*kept, *new.values()])
-        return Relay(layout, tuple(taken)), *told
+        decided = self.decided(at_places(Places(self._who(new.values()))))
+        return *decided, Relay(layout, tuple(taken)), *told
 
     def grow(self) -> tuple[Action, ...]:
         """Agents that stand by are given the workers that the run has to do without."""
@@ -303,7 +327,8 @@ class Reserve:
         )
         names = {spec.name for spec in kept}
         gone = tuple(handle.spec.name for handle in agents.all if handle.spec.name not in names)
-        return Relay(tuple(kept), gone), Record(shrunk)
+        told = self.decided(Remedy("shrink", reason))
+        return *told, Relay(tuple(kept), gone), Record(shrunk)
 
     @property
     def cannot_shrink(self) -> str:

@@ -41,14 +41,19 @@ from dougong.launcher.controller.actions import (
     UsePlan,
 )
 from dougong.launcher.controller.config import RunPolicy
-from dougong.launcher.controller.departure import is_held_in_memory, last_step, rolls_back
+from dougong.launcher.controller.departure import (
+    is_held_in_memory,
+    last_step,
+    rolls_back,
+    without_checkpoint,
+)
 from dougong.launcher.controller.facts import RunFacts
 from dougong.launcher.controller.inbound.agents import AgentHandle
 from dougong.launcher.controller.looks import (
     look_at_agents,
     look_at_memory,
     moved_workers,
-    rejected,
+    remarks_on,
     set_aside,
     tell,
     warning,
@@ -191,12 +196,10 @@ class Preparation:
                 return False  # it ends with the agents' start: `FirstLayout`
             case Stage.PLACES:
                 return facts.are_placed
-            case Stage.JOIN:
+            case Stage.JOIN | Stage.READY:
                 return not self._late_agents()
             case Stage.PATHS:
                 return not facts.paths.missing(facts.agents.path_ends)
-            case Stage.READY:
-                return not self._late_agents()
             case Stage.MODEL:
                 return (INSPECT, self._inspector[1]) in facts.answers
             case Stage.FINGERPRINTS:
@@ -207,9 +210,8 @@ class Preparation:
     def _give_up(self) -> tuple[Action, ...]:
         """The error of a stage that took too long: who has not done what, and the key that says how
         long that may take. A recovery goes on without agents that are late."""
-        late_agents: tuple[str, ...] = ()
-        if self.state.stage in (Stage.JOIN, Stage.READY):
-            late_agents = self._late_agents()
+        awaits_agents = self.state.stage in (Stage.JOIN, Stage.READY)
+        late_agents = self._late_agents() if awaits_agents else ()
         if self.state.stage is Stage.PATHS:
             self._finish_paths()  # what is known by now says more than who is late
         waited = self.policy.deadlines.words(_LIMITS[self.state.stage])
@@ -386,10 +388,9 @@ class Preparation:
         """Everything is there: the next generation begins."""
         facts, found, plan = self.facts, self.facts.checkpoints.found, self.facts.plan
         assert found is not None and plan is not None
-        news = [rejected(facts, name, reason) for name, reason in found.rejected]
-        news += [warning(facts, text) for text in found.warnings]
+        news = remarks_on(facts, found)
         if found.refusal is not None:
-            return *news, GiveUp(found.refusal)
+            return *news, *without_checkpoint(facts, self.state, self.policy, self.now)
         news += set_aside(facts, found)
         number = facts.number + 1
         drills = pending(listed(self.policy.job.drill), facts.fired)

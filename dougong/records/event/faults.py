@@ -9,6 +9,7 @@ from pydantic import Field
 from dougong.fault.culprit import Culprit
 from dougong.fault.diagnosis import Diagnosis
 from dougong.fault.quarantine import QuarantinedDevice
+from dougong.fault.replacement import Remedy
 from dougong.fault.suspicion import Suspicion
 from dougong.records.event.base import RunEvent
 
@@ -128,12 +129,35 @@ class FailureDiagnosed(RunEvent):
         return self.culprit or Culprit("worker", self.worker, self.node)
 
 
+_OF_STEPS = ("retry_step", "skip_batch", "grow_back")
+"""These follow no diagnosis."""
+
+
 class RecoveryDecided(RunEvent):
-    """What is done about a failure."""
+    """What is done about a failure. `action`: as in `fault.replacement.Measure`; `again`: in place
+    of what was decided before in the same recovery, since other agents or nodes are there."""
 
     kind: Literal["decision"] = "decision"
     action: str
     reason: str
+    again: bool = False
+
+    @staticmethod
+    def of(generation: int, decided: Remedy, again: bool = False) -> RecoveryDecided:
+        """The event of a decision."""
+        return RecoveryDecided(
+            generation=generation, action=decided.measure, reason=decided.reason, again=again
+        )
+
+    @property
+    def breaks(self) -> bool:
+        """Whether a generation is broken as this is decided."""
+        return self.is_of_fault and not self.again and self.action != "ignore"
+
+    @property
+    def is_of_fault(self) -> bool:
+        """Whether it follows a diagnosis: the newest one."""
+        return self.action not in _OF_STEPS
 
 
 class DeviceQuarantined(RunEvent):

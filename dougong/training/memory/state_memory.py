@@ -48,6 +48,7 @@ from dougong.parallel.comm.wait import PeerWait
 from dougong.parallel.comm.world import World
 from dougong.parallel.plan import Plan
 from dougong.parallel.replica_holders import replica_holders
+from dougong.planner.snapshot_bytes import keeps_snapshots
 from dougong.training.memory.holdings import Holding, Moment, Place
 from dougong.training.memory.local_disk import LocalDisk
 from dougong.training.memory.part import Buffers, StatePart, layout_of, num_bytes_of
@@ -171,11 +172,9 @@ class StateMemory:
         self, world: World, plan: Plan, state: StateOf, step: int, ledger: str | None = None
     ) -> None:
         """A generation begins with the state after `step`, whose tensors `state` gives from now on:
-        a snapshot of it is taken. All its workers call this. Where the plan has no room for
-        snapshots, what earlier generations have left is given up."""
-        if not self._settings.are_kept:
-            return
-        if not plan.has_snapshots:
+        a snapshot of it is taken. All its workers call this. Where none are kept, what earlier
+        generations have left is given up."""
+        if not keeps_snapshots(self._settings, plan):
             self._slots = (Slot(), Slot())
             return
         begun = self._opened

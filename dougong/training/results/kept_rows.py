@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 from dougong.control.worker_api import Kept
+from dougong.job.schema import Job
 
 MOST_ROWS = 256
 """A controller that does not hear one worker gives it up before the others have done more steps,
@@ -42,3 +43,12 @@ class KeptRows:
         the rows between. All others are of no account any more."""
         self._rows = {s: row for s, row in self._rows.items() if recorded < s <= step}
         return tuple(self._rows[number] for number in sorted(self._rows))
+
+
+def lacks_validation(job: Job, recorded: int, step: int) -> bool:
+    """Whether validation was due after `step`, and the controller, which has heard of the steps up
+    to `recorded`, has not heard of that: a step's row is told behind its validation."""
+    validation = job.data.validation
+    if validation is None or recorded >= step:
+        return False
+    return step == job.steps or (validation.every > 0 and step % validation.every == 0)

@@ -185,7 +185,7 @@ class GoodputMeter:
         match event:
             case FailureDiagnosed():
                 self._latency_s = event.latency_s or 0.0
-            case RecoveryDecided() if event.action != "ignore":
+            case RecoveryDecided() if event.breaks:
                 self._break(event.monotonic_s)
             case Waiting() if self._part not in ("between", "waiting"):
                 self._before_wait = self._part or "start"

@@ -17,6 +17,7 @@ from dougong.records.events import (
     Suspected,
     SuspicionEnded,
 )
+from dougong.ui.event_words import measure_words
 from dougong.ui.recoveries import Recovery
 from dougong.ui.report.fault_row import FaultRow, Look, Story, is_same
 from dougong.ui.sentences import tier_words
@@ -39,6 +40,7 @@ def failures(story: Story) -> Iterator[FaultRow]:
             text=recovery.cause,
             drill=recovery.drill,
             outcome=outcome,
+            decided=", then ".join(map(measure_words, recovery.decided)),
             look=look,
             suspected_s=suspected_s,
             acted_s=max(named_s - began_s, 0.0),

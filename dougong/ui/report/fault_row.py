@@ -19,9 +19,10 @@ _ENDED = ("finished", "stopped", "failed", "lost")
 @dataclass(frozen=True)
 class FaultRow:
     """One fault. `index`: the event that has told it first; `run_s`: when it was, in the run's
-    time; `text`: what was seen of it. Seconds are None where nobody has seen that, or it did not
-    happen. `steps_again`: None where no step could be lost; `tier`: where the next generation's
-    state came from; `others`: who was suspected at the same time."""
+    time; `text`: what was seen of it; `decided`: what was done, in words. Seconds are None where
+    nobody has seen that, or it did not happen. `steps_again`: None where no step could be lost;
+    `tier`: where the next generation's state came from; `others`: who was suspected at the same
+    time."""
 
     index: int
     run_s: float
@@ -29,6 +30,7 @@ class FaultRow:
     what: str
     who: str
     outcome: str = ""
+    decided: str = ""
     look: Look = "mild"
     text: str = ""
     drill: str = ""

@@ -132,7 +132,7 @@ def start_rows(events: Sequence[Event]) -> list[StartRow]:
         match event:
             case RunCreated():
                 name, phases = ("resume" if event.generation > 1 else "start"), {}
-            case RecoveryDecided():
+            case RecoveryDecided() if event.breaks:
                 name, phases = "recovery", {}
             case PhaseEnded(phase=phase, seconds=seconds):
                 phases[phase] = phases.get(phase, 0.0) + seconds

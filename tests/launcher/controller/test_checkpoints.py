@@ -39,6 +39,7 @@ from dougong.launcher.controller.inbound.items import (
 from dougong.parallel.plan import Inventory, Seat, make_plan
 from dougong.planner.recipe import ARITHMETIC, make_recipe
 from dougong.planner.resume import identity
+from dougong.records.events import CheckpointCommitted
 from dougong.records.recomputation import RecordedStep
 from tests.launcher.toyrun import toy_job
 
@@ -84,6 +85,12 @@ def commit(checkpoints: CheckpointManager, inbox: Inbox, step: int, parent: str 
     return save(checkpoints, inbox, step, parent)[0]
 
 
+def told(item: Committed) -> CheckpointCommitted:
+    return CheckpointCommitted(
+        generation=1, step=item.step, directory=item.directory.name, num_bytes=item.num_bytes, seconds=item.seconds
+    )
+
+
 def save(
     checkpoints: CheckpointManager, inbox: Inbox, step: int, parent: str | None = None
 ) -> tuple[Committed, CheckpointsPruned]:
@@ -91,6 +98,7 @@ def save(
     checkpoints.commit(step, 1, parts, PLAN, ORIGIN, parent)
     item = result(inbox)
     assert isinstance(item, Committed), item
+    checkpoints.note(told(item))
     pruned = result(inbox)
     assert isinstance(pruned, CheckpointsPruned), pruned
     return item, pruned
@@ -247,6 +255,7 @@ def test_where_all_are_damaged_nothing_begins_anew(checkpoints: CheckpointManage
 def test_checkpoints_that_are_gone_are_no_beginning(checkpoints: CheckpointManager, inbox: Inbox) -> None:
     found = find(again(checkpoints.root, inbox, has_committed=True), inbox)
     assert found.refusal is not None and "had are gone; mend or mount the storage" in str(found.refusal)
+    assert found.is_away
 
 
 def test_from_scratch_everything_is_set_aside(checkpoints: CheckpointManager, inbox: Inbox) -> None:
@@ -364,7 +373,7 @@ def test_what_was_recorded_after_the_checkpoint_comes_with_it(tmp_path: Path, in
     parts = [part(tmp_path, worker, 5) for worker in ("east/0", "east/1")]
     parts = [dataclasses.replace(one, part={**one.part, "ledger": "05"}) for one in parts]
     checkpoints.commit(5, 1, parts, PLAN, ORIGIN, None)
-    assert isinstance(result(inbox), Committed) and isinstance(result(inbox), CheckpointsPruned)
+    assert isinstance(result(inbox), Committed)
     assert find(checkpoints, inbox).recorded == {6: RecordedStep(1, "06"), 7: RecordedStep(1, "07")}
 
 

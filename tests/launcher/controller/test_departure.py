@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dougong.control.messages import WorkerForked
 from dougong.control.worker_messages import StateFetched, WorkerLeft, WorkerRaised
+from dougong.errors import CheckpointError
 from dougong.launcher.controller.actions import EndGeneration, ForkGeneration
+from dougong.launcher.controller.inbound.items import FoundCheckpoint, SignalReceived
 from dougong.launcher.controller.states import Recovering, Running, Stage
 from tests.launcher.controller.machine import (
+    START,
     Machine,
     Passes,
     Says,
@@ -15,9 +18,12 @@ from tests.launcher.controller.machine import (
     committed,
     exits,
     found,
+    killed,
+    machine,
     part,
     running,
     step,
+    with_deadlines,
     worker,
 )
 
@@ -153,3 +159,46 @@ def test_a_run_that_does_not_recover_kills_everybody() -> None:
     made = running(fault={"max_restarts": 0}).play(TRAINS).clear().play(exits("east/1", -9))
     ended = last(made, EndGeneration)
     assert isinstance(ended, EndGeneration) and ended.leaving == ()
+
+
+GIVES_NONE = CheckpointError("/run/checkpoints: Input/output error; mend the storage, then go on")
+AWAY = FoundCheckpoint(None, refusal=GIVES_NONE, is_away=True)
+DIES: list[Step] = [exits("east/1", -9), *killed("east/0", "west/0")]
+
+
+def searches(made: Machine) -> int:
+    return made.names().count("FindCheckpoint")
+
+
+def test_a_recovery_waits_for_storage_that_gives_no_checkpoint_now() -> None:
+    """Each pause is twice as long, it is told once, and what is found then is gone on from."""
+    made = machine().play(START).clear().play(DIES, AWAY)
+    assert isinstance(made.state, Recovering) and searches(made) == 1
+    text = made.event("waiting").text
+    assert text.startswith("storage, for a checkpoint to go on from: /run/checkpoints: Input/output error")
+    assert text.endswith("; tries again, 600 s (fault.deadlines.storage_wait_s) at most")
+    assert made.facts.awaited == text
+    for pause_s, number in ((2.0, 2), (4.0, 3)):
+        made.play(Passes(pause_s - 0.5))
+        assert searches(made) == number - 1
+        made.play(Passes(0.5), AWAY)
+        assert searches(made) == number
+    assert made.kinds().count("waiting") == 1
+    made.play(Passes(8.0), found(5))
+    assert made.state == Running(2) and made.facts.awaited == "" and made.facts.checkpoints.away is None
+
+
+def test_storage_that_stays_away_ends_a_recovery_in_time_and_a_start_at_once() -> None:
+    made = with_deadlines(machine(), storage_wait_s=5.0).play(START).clear().play(DIES, AWAY)
+    for _ in range(12):
+        made.play(Passes(0.5))
+        if made.names()[-1] == "FindCheckpoint":
+            made.play(AWAY)
+    assert made.outcome.state == "FAILED"
+    assert str(made.outcome.error) == f"{GIVES_NONE}; the controller waited 5 s (fault.deadlines.storage_wait_s)"
+    assert machine().play(START[:-1], AWAY).outcome.error is GIVES_NONE
+
+
+def test_a_stop_ends_the_wait_for_storage() -> None:
+    made = machine().play(START, DIES, AWAY, SignalReceived(15))
+    assert made.outcome.state == "STOPPED"

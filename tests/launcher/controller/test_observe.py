@@ -125,7 +125,7 @@ def test_the_parent_of_the_next_checkpoint_is_the_newest() -> None:
     assert made.facts.checkpoints.parent is None
     made.play([part(name, 5) for name in ("east/0", "east/1", "west/0")], committed(5))
     assert made.facts.checkpoints.parent == "step-000005"
-    made.facts.checkpoints.note_found(found(None))
+    made.facts.checkpoints.note_found(found(None), 0.0)
     assert made.facts.checkpoints.parent is None
 
 

@@ -3,8 +3,11 @@ generation is left."""
 
 from __future__ import annotations
 
-from dougong.control.worker_messages import StateFetched, WorkerLeft
+from typing import Any
+
+from dougong.control.worker_messages import StateFetched, StepValidated, WorkerLeft
 from dougong.launcher.controller.actions import RecordStep
+from dougong.launcher.controller.states import Running
 from tests.launcher.controller.machine import ALL, exits, running, step, worker
 from tests.launcher.controller.test_departure import left, there
 
@@ -35,6 +38,34 @@ def test_the_row_of_a_step_whose_teller_was_lost_is_recorded_once_by_those_who_h
     made.play(step(9, 2))
     recorded = [action.row["step"] for action in made.actions if isinstance(action, RecordStep)]
     assert recorded == [8, 9] and made.facts.recorded == 9
+
+
+def test_the_row_of_a_step_waits_for_its_validation_that_is_made_up() -> None:
+    """Also where another fault cuts that short, and who had kept the row is lost."""
+    made = running().play(there(1, east_0=10, east_1=11, west_0=12), step(7), exits("east/0", -9))
+    made.play(left("east/1", "west/0", held=8), there(2, east_0=19, east_1=11, west_0=12)).clear()
+    kept: tuple[dict[str, Any], ...] = ({"step": 8, "generation": 1, "loss": 1.0},)
+    rows = {"east/0": (), "east/1": kept, "west/0": ()}
+    made.play([worker(name, StateFetched(8, {}, 0.1, rows[name], validates=True), 2) for name in ALL])
+    assert "RecordStep" not in made.names() and made.facts.recorded == 7
+    made.play(exits("east/1", -9, 2), left("east/0", "west/0", held=8, generation=2))
+    assert made.facts.recorded == 7 and made.state == Running(3)
+    made.play([worker(name, StateFetched(8, {}, 0.1, (), validates=True), 3) for name in ALL])
+    made.play(worker("east/0", StepValidated(8, 2.5, 0.1), 3), worker("east/0", StepValidated(8, 2.5, 0.1), 3))
+    recorded = [action.row for action in made.actions if isinstance(action, RecordStep)]
+    assert recorded == [{"step": 8, "generation": 1, "loss": 1.0, "val_loss": 2.5, "validate_s": 0.1}]
+    assert made.facts.recorded == 8 and "first_step" not in made.kinds()
+
+
+def test_who_has_come_to_the_end_of_a_validation_has_the_whole_row() -> None:
+    made = running().play(there(1, east_0=10, east_1=11, west_0=12), step(7), exits("east/0", -9))
+    made.play(left("east/1", "west/0", held=8), there(2, east_0=19, east_1=11, west_0=12)).clear()
+    row: dict[str, Any] = {"step": 8, "generation": 1}
+    rows = {"east/0": (), "east/1": (row,), "west/0": ({**row, "val_loss": 2.5},)}
+    made.play([worker(name, StateFetched(8, {}, 0.1, rows[name], validates=True), 2) for name in ALL])
+    made.play(worker("east/0", StepValidated(8, 2.5, 0.1), 2))
+    recorded = [action.row for action in made.actions if isinstance(action, RecordStep)]
+    assert recorded == [{**row, "val_loss": 2.5}] and made.facts.recorded == 8
 
 
 def test_a_row_that_was_told_is_not_recorded_again() -> None:

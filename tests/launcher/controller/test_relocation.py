@@ -106,7 +106,7 @@ def test_a_lost_agent_goes_to_another_node_that_fits() -> None:
         "UsePlan", "FindCheckpoint", "ForkGeneration 2",
     ]  # fmt: skip
     assert where(made) == {"west": "id-of-node2"}
-    assert made.kinds() == [*DIES, "agents_started", "planned", "generation_started"]
+    assert made.kinds() == [*DIES, "decision", "agents_started", "planned", "generation_started"]
     (moved,) = made.event("planned").moved
     assert (moved.worker, moved.before, moved.now) == ("west/0", "node1", "node2")
 

@@ -108,6 +108,19 @@ def test_the_row_of_a_step_that_was_told_after_the_fault_is_training() -> None:
     assert found.wall_s == 17.0
 
 
+def test_decisions_that_break_no_generation_begin_no_recovery() -> None:
+    """Whether nothing has ended, or the recovery is under way and takes another course."""
+    record = begun()
+    for action in ("ignore", "retry_step", "skip_batch", "grow_back"):
+        record.event("decision", 109.5, action=action, reason="")
+    record.fail(113)
+    record.event("phase_started", 114, phase="agents")
+    record.event("decision", 116, action="shrink", reason="", again=True)
+    record.event("generation_started", 118, 2, workers=[], step=2)
+    parts = record.parts()
+    assert (parts["leaving"], parts["preparing"], parts["again"]) == (1.0, 4.0, 4.0)
+
+
 def test_a_generation_that_rests_so_that_others_join_loses_nothing() -> None:
     record = begun()
     record.event("state", 109.5, state="GROWING")

@@ -49,6 +49,9 @@ def test_a_fault_that_is_not_over_and_one_that_ended_the_run(tmp_path: Path) -> 
     named(going)
     (row,) = rows(going)
     assert (row.outcome, row.look, row.recovered_s, row.tier) == ("not over yet", "open", None, "")
+    assert row.decided == "restart the worker"
+    going.event("decision", 1, 0, action="shrink", reason="nothing fits", again=True)
+    assert rows(going)[0].decided == "restart the worker, then shrink"
     _, last = failures(Story(read_history(failed_run(tmp_path / "failed"))))
     assert (last.what, last.outcome, last.look) == ("exception", "the run ended by it", "open")
 

@@ -10,7 +10,7 @@ from dougong.control.channel import Channel
 from dougong.control.handshake import AgentFacts
 from dougong.control.messages import Message, OrderDrill
 from dougong.control.path_messages import Hearing, PathEnd, PathResult
-from dougong.errors import CheckpointError
+from dougong.errors import DougongError
 from dougong.launcher.backends.base import RayNews
 from dougong.planner.nodes import Node
 from dougong.records.recomputation import RecordedStep
@@ -172,16 +172,18 @@ class Awaited:
 class FoundCheckpoint:
     """What a generation starts from (`directory` None: the beginning), and what was newer but not
     valid: (name, reason). `moved`: checkpoints that were set aside, by somebody's wish, in the
-    folder `aside`. `refusal`: why no generation may start. `recorded`: what earlier generations
-    have recorded of the steps after it. `in_memory`: workers hold a newer state in memory, and the
-    directory has not been read."""
+    folder `aside`. `refusal`: why no generation may start; `is_away`: as storage does not give the
+    checkpoints now, and may give them later. `recorded`: what earlier generations have recorded of
+    the steps after it. `in_memory`: workers hold a newer state in memory, and the directory has not
+    been read."""
 
     directory: Path | None
     rejected: tuple[tuple[str, str], ...] = ()
     warnings: tuple[str, ...] = ()
     moved: tuple[str, ...] = ()
     aside: Path | None = None
-    refusal: CheckpointError | None = None
+    refusal: DougongError | None = None
+    is_away: bool = False
     recorded: Mapping[int, RecordedStep] = field(default_factory=dict)
     in_memory: bool = False
 

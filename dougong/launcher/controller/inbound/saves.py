@@ -3,7 +3,7 @@ search."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dougong.checkpoint.directories import step_of
@@ -29,6 +29,16 @@ class RefusedCommit:
     at: float
 
 
+@dataclass(frozen=True)
+class StorageAway:
+    """Storage does not give the checkpoints. `since`: when a search found that first, and `at`: the
+    last of so many `tries` (monotonic seconds)."""
+
+    since: float
+    at: float
+    tries: int = 1
+
+
 @dataclass
 class CheckpointFacts:
     """What is known of a run's checkpoints.
@@ -38,7 +48,8 @@ class CheckpointFacts:
     `refused`: the newest one, where storage has refused it. `error`: how a run ends whose last
     save failed, and `failed`: as it was told; None where it did not. `parent`: name of the
     checkpoint that the next one follows, and `committed_at`: when this controller committed it
-    (monotonic seconds). `num_sought`: searches under way; `found`: the answer to the last one.
+    (monotonic seconds). `num_sought`: searches under way; `found`: the answer to the last one;
+    `away`: storage has not given it.
     """
 
     parts: dict[int, Parts] = field(default_factory=dict)
@@ -51,6 +62,7 @@ class CheckpointFacts:
     committed_at: float | None = None
     num_sought: int = 0
     found: FoundCheckpoint | None = None
+    away: StorageAway | None = None
     _committing: dict[int, Parts] = field(default_factory=dict)
 
     def note_part(self, worker: str, message: PartDurable) -> bool:
@@ -151,12 +163,18 @@ class CheckpointFacts:
             return None
         return self._fail(step, error, generation)
 
-    def note_found(self, found: FoundCheckpoint) -> None:
+    def note_found(self, found: FoundCheckpoint, now: float) -> None:
         """A search has ended."""
         self.num_sought -= 1
         if self.num_sought > 0:
             return  # agents were lost meanwhile, and it has been asked again since
         self.found = found
+        if not found.is_away:
+            self.away = None
+        elif self.away is None:
+            self.away = StorageAway(now, now)
+        else:
+            self.away = replace(self.away, at=now, tries=self.away.tries + 1)
         self.parent = found.directory.name if found.directory is not None else None
 
     def _end_commit(self, step: int) -> Parts | None:

@@ -46,7 +46,7 @@ def test_the_last_commit_decides() -> None:
     assert (told.step, told.after_failures) == (10, 1)
     assert (known.error, known.failed, known.num_failed, known.num_open) == (None, None, 0, 0)
     assert (known.parent, known.newest_step) == ("step-000010", 10)
-    known.note_found(FoundCheckpoint(Path("/run/checkpoints/step-000005")))
+    known.note_found(FoundCheckpoint(Path("/run/checkpoints/step-000005")), 0.0)
     assert known.parent == "step-000005"
     known.begin_search()
     assert known.found is None

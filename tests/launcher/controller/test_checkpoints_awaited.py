@@ -1,0 +1,77 @@
+"""Checkpoints where storage is slow, or away: what a recovery needs is there, or awaited."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from dougong.job.schema import Checkpoint
+from dougong.launcher.controller.checkpoints import CheckpointManager
+from dougong.launcher.controller.inbound.inbox import Background, Inbox
+from dougong.launcher.controller.inbound.items import CheckpointsPruned, Committed
+from dougong.records.events import GenerationStarted, StateRestored
+from tests.launcher.controller.test_checkpoints import (
+    JOB,
+    ORIGIN,
+    PLAN,
+    again,
+    commit,
+    damage,
+    find,
+    left,
+    part,
+    result,
+    told,
+)
+
+
+@pytest.fixture
+def inbox() -> Inbox:
+    return Inbox()
+
+
+@pytest.fixture
+def checkpoints(tmp_path: Path, inbox: Inbox) -> CheckpointManager:
+    return CheckpointManager(tmp_path, JOB, Background("test-commit", inbox))
+
+
+def test_storage_that_gives_nothing_now_is_told_from_damage(checkpoints: CheckpointManager, inbox: Inbox) -> None:
+    """A link in a circle cannot be read, whoever asks."""
+    for step in (5, 10):
+        commit(checkpoints, inbox, step)
+    damage(checkpoints.root, 5)
+    (manifest := checkpoints.root / "step-000010" / "manifest.json").rename(kept := checkpoints.root / "kept")
+    manifest.symlink_to(manifest)
+    found = find(checkpoints, inbox)
+    assert (found.directory, found.is_away, found.rejected) == (None, True, ())
+    assert found.refusal is not None and "no checkpoint is valid (step-000010, step-000005" in str(found.refusal)
+    manifest.unlink()
+    kept.rename(manifest)
+    assert find(checkpoints, inbox).directory == checkpoints.root / "step-000010"
+    checkpoints.root.rename(away := checkpoints.root.with_name(f"{checkpoints.root.name}-away"))
+    checkpoints.root.symlink_to(checkpoints.root)
+    found = find(again(checkpoints.root, inbox, has_committed=True), inbox)
+    assert found.is_away
+    checkpoints.root.unlink()
+    away.rename(checkpoints.root)
+
+
+def test_the_checkpoint_that_a_generation_may_read_outlives_a_late_commit(
+    checkpoints: CheckpointManager, inbox: Inbox
+) -> None:
+    """On slow storage the newest one is committed after the next generation has begun with the one before it."""
+    keep_one = dataclasses.replace(checkpoints, job=JOB.model_copy(update={"checkpoint": Checkpoint(keep=1)}))
+    commit(keep_one, inbox, 5)
+    keep_one.note(GenerationStarted(generation=2, workers=(), step=7, resume="step-000005", in_memory=True))
+    late = [part(keep_one.root, worker, 10) for worker in ("east/0", "east/1")]
+    keep_one.commit(10, 1, late, PLAN, ORIGIN, None)
+    item = result(inbox)
+    assert isinstance(item, Committed), item
+    keep_one.note(told(item))
+    assert find(keep_one, inbox).directory == keep_one.root / "step-000010"  # the same thread: all before it is done
+    assert left(keep_one.root) == ["step-000005", "step-000010"]
+    keep_one.note(StateRestored(generation=2, step=7, tiers={}, seconds=0.1))
+    pruned = result(inbox)
+    assert isinstance(pruned, CheckpointsPruned) and pruned.removed == ("step-000005",)
+    assert left(keep_one.root) == ["step-000010"]
