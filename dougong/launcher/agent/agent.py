@@ -155,8 +155,7 @@ class Agent:
     def _start_fork_server(self, variables: Mapping[str, str]) -> ForkServer:
         cwd = Path(self._settings.cwd)
         here = cwd if cwd.is_dir() else None
-        adopts = self._adopted is not None
-        return ForkServer(variables, self._settings.preload, here, self._deadlines, adopts)
+        return ForkServer(variables, self._settings.fork_server(self._adopted is not None), here)
 
     def serve(self) -> None:
         """Until the controller ends the run or is gone; it is gone, too, when nothing has come

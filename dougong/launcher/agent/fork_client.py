@@ -14,7 +14,6 @@ from dougong.control.channel import Channel
 from dougong.control.environment import child_environment
 from dougong.control.fork_messages import ForkRequest, KillRequest, SignalRequest, StartServer
 from dougong.control.messages import encode
-from dougong.deadlines import Deadlines
 from dougong.errors import LaunchError
 from dougong.launcher.agent.fork_server import LENGTH
 
@@ -27,21 +26,19 @@ class ForkServer:
     def __init__(
         self,
         variables: Mapping[str, str],
-        modules: Sequence[str],
+        start: StartServer,
         cwd: Path | None,
-        deadlines: Deadlines,
-        adopts: bool = False,
     ) -> None:
-        """`adopts`: this process takes over what is forked, signals it and sees it end."""
+        """`start`: the first request; who `adopts`, is this process."""
         self.is_ready = False
-        self._deadlines = deadlines
+        self._deadlines = deadlines = start.deadlines
         self._socket, server_end = socket.socketpair()
         with server_end:
             self._process = _spawn(server_end.fileno(), variables, cwd)
         self.channel = Channel(
             self._socket, f"the fork server (pid {self._process.pid})", deadlines
         )
-        self._send(StartServer(tuple(modules), deadlines, adopts))
+        self._send(start)
 
     @property
     def pid(self) -> int:
