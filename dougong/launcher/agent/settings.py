@@ -19,10 +19,10 @@ class AgentSettings:
     `proof`: by which it shows that it shares the run directory, None where nobody asks;
     `model_types`: whose source it looks at; `files`: of the job, which it looks for.
     `preload`: what the fork server loads, as `StartServer` says. `cwd`: the driver's directory,
-    taken if it exists here. `parent`: the process whose death ends ours; None: its controller's silence alone.
-    `ray_node`: where Ray has placed it. `ports`: what it and its workers listen on; None: the
-    system chooses. `fence`: the number of its controller. `avoided`: keys of devices that it leaves
-    out.
+    taken if it exists here. `parent`: the process whose death ends ours; None: its controller's
+    silence alone. `ray_node`: where Ray has placed it. `ports`: what it and its workers listen on;
+    None: the system chooses. `fence`: the number of its controller. `avoided`: keys of devices that
+    it leaves out.
     """
 
     name: str
