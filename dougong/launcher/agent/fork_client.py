@@ -21,7 +21,8 @@ from dougong.launcher.agent.fork_server import LENGTH
 class ForkServer:
     """One fork server process. `channel` yields its answers: ServerReady or ServerBroken once,
     Forked or ForkFailed for every request, ChildExited for every end where nobody adopts.
-    `is_ready`: it has imported everything, as whoever reads its answers has noted."""
+    `is_ready`: it has imported everything, as whoever reads its answers has noted. `beginning`:
+    with what it was started."""
 
     def __init__(
         self,
@@ -31,6 +32,7 @@ class ForkServer:
     ) -> None:
         """`start`: the first request; who `adopts`, is this process."""
         self.is_ready = False
+        self.beginning = (dict(variables), start, cwd)
         self._deadlines = deadlines = start.deadlines
         self._socket, server_end = socket.socketpair()
         with server_end:
