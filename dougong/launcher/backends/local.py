@@ -63,8 +63,6 @@ class Local:
                 if self._is_closed:
                     raise LaunchError(f"the run ended before agent {spec.name} was started")
                 self._start(spec, settings_of)
-        if self._keeping is not None:
-            self._keeping.end_rest()
 
     def end(self, names: Sequence[str]) -> None:
         for name in names:
@@ -124,6 +122,8 @@ class Local:
         with self._turn:
             self._is_closed = True
             processes = list(self._processes.values())
+        if self._keeping is not None:
+            self._keeping.end_rest()
         for process in processes:
             process.hang_up()
         deadline = time.monotonic() + self._deadlines.agent_end_s
