@@ -3,6 +3,7 @@ exit."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -40,7 +41,8 @@ class ForkServer:
         self.channel = Channel(
             self._socket, f"the fork server (pid {self._process.pid})", deadlines
         )
-        self._send(start)
+        with contextlib.suppress(OSError):  # it has ended already, as its channel says
+            self._send(start)
 
     @property
     def pid(self) -> int:

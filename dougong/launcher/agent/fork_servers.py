@@ -29,6 +29,9 @@ from dougong.errors import LaunchError
 from dougong.launcher.agent.child import read_messages
 from dougong.launcher.agent.fork_client import ForkServer
 
+_MOST_UNREADY = 2
+"""Fork servers that end one after the other before they are ready: a further one would, too."""
+
 
 class AdoptedProcesses:
     """Processes whose parent this one has become. `ended(pid, code)`: one of them has ended; the
@@ -137,6 +140,7 @@ class ForkServers:
         self._start, self._adopted, self._selector = start, adopted, selector
         self._note, self._replaced, self._failed = note, replaced, failed
         self._was_ready = False
+        self._num_unready = 0  # that have ended so, since one was ready
         self._active = self._begin()
         self._standby: ForkServer | None = None
         self._trains_since: float | None = None
@@ -209,7 +213,8 @@ class ForkServers:
             self._lose(server)
             return
         for message in messages:
-            server.is_ready |= isinstance(message, ServerReady)
+            if isinstance(message, ServerReady):
+                server.is_ready, self._num_unready = True, 0
             if server is self._active:
                 self._pass_on(message)
             elif isinstance(message, ServerBroken):
@@ -242,7 +247,8 @@ class ForkServers:
         import what it needs. What is asked of it waits for that."""
         lost, why = self._active, self._active.exit_text()
         self._end(lost)
-        if self._adopted is None or not lost.is_ready:
+        self._num_unready += not lost.is_ready
+        if self._adopted is None or self._num_unready >= _MOST_UNREADY:
             self._failed(why)
             return
         try:
