@@ -2,10 +2,10 @@
 
     python benchmarks/recovery.py [--only PART ...] [--n N] [--folder DIR]
 
-Parts: kill, stop, agent, agent_spare, fork_server, controller (one machine); node, cable, cable_alone (hosts of a lab, root); drills (random
-schedules, held against the undisturbed run), lab_drills (of what takes root and hosts, too); torchft, ray_train,
-torchrun, lm_resiliency (peers). Each part can run by itself, later and elsewhere. What it measures is
-appended to DIR/recovery.jsonl, a line for each fault; the table is of all lines that are there.
+Parts: kill, stop, agent, agent_spare, fork_server, controller (one machine); node, cable, cable_alone (hosts of a lab,
+root); drills (random schedules, held against the undisturbed run), lab_drills (of what takes root and hosts, too);
+torchft, ray_train, torchrun, lm_resiliency (peers). Each part can run by itself, later and elsewhere. What it measures
+is appended to DIR/recovery.jsonl, a line for each fault; the table is of all lines that are there.
 
 Peers are installed by name into an environment of their own in DIR/peers, which takes torch and Ray from this one. The
 same question is asked of all: seconds from SIGKILL of one process to the first step that the group has done together
@@ -144,22 +144,24 @@ def controllers(folder: Path, part: str, n: int) -> None:
     with long_run(folder / f"run-{part}-{time.time_ns()}") as run_dir:
         for number in range(n):
             time.sleep(3.0)
-            before, began = len(run_dir.read_events()), time.monotonic()
-            known = run_dir.read_controller()
-            assert known is not None
-            os.kill(known.pid, signal.SIGKILL)
-            until(lambda: has_event(run_dir.read_events()[before:], "first_step"), "a step", RECOVER_S)
-            phases = {
-                name: round(seen[-1].monotonic_s - began, 3)
-                for name, kind in CONTROLLER_PHASES.items()
-                if (seen := [event for event in run_dir.read_events()[before:] if event.kind == kind])
-            }
-            Found(part, phases["first_step_s"] or 0.0, phases).write(folder)
+            phases = kill_controller(run_dir)
+            Found(part, phases["first_step_s"], dict(phases)).write(folder)
             print(f"  {number + 1} of {n}: {phases}", flush=True)
 
 
-def has_event(events: Sequence[Event], kind: str) -> bool:
-    return any(event.kind == kind for event in events)
+def kill_controller(run_dir: RunDir) -> dict[str, float]:
+    """Seconds until each part of the way to the next step was done."""
+    before, known, began = len(run_dir.read_events()), run_dir.read_controller(), time.monotonic()
+    assert known is not None
+    os.kill(known.pid, signal.SIGKILL)
+
+    def seen() -> dict[str, float]:
+        return {event.kind: event.monotonic_s for event in run_dir.read_events()[before:]}
+
+    until(lambda: "first_step" in seen(), "a step", RECOVER_S)
+    moments = seen()
+    named = {name: moments[kind] for name, kind in CONTROLLER_PHASES.items() if kind in moments}
+    return {name: round(moment - began, 3) for name, moment in named.items()}
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import socket
@@ -97,8 +98,9 @@ class Local:
         log_file.parent.mkdir(parents=True, exist_ok=True)
         with log_file.open("ab") as log:
             agent = _spawn(settings.name, log)
-        # Not on the command line: the settings hold the token.
-        agent.give(settings, is_last=self._keeping is None)
+        # Not on the command line: the settings hold the token. One that has ended already says so.
+        with contextlib.suppress(OSError):
+            agent.give(settings, is_last=self._keeping is None)
         return agent
 
     def log_file(self, name: str) -> Path:

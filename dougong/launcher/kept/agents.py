@@ -152,17 +152,16 @@ class Keeping:
             self._end(self._agents.pop(name))
 
     def collect(self) -> None:
-        """Take in what the controller has sent."""
+        """Take in what the controller has sent, and let go of those that have ended."""
         while True:
             try:
-                words, fds, _, _ = socket.recv_fds(self._ours, 1024, 2)
+                words, (line, pidfd), _, _ = socket.recv_fds(self._ours, 1024, 2)
             except OSError:  # there is no more
                 return
             pid, _, name = words.decode().partition(" ")
-            line, pidfd = fds
-            before = self._agents.pop(name, None)
-            if before is not None:
-                before.close()
+            for other in list(self._agents.values()):
+                if other.name == name or other.exit_words() is not None:
+                    self._agents.pop(other.name).close()
             self._agents[name] = AgentProcess(name, int(pid), pidfd, socket.socket(fileno=line))
 
     def close(self) -> None:
