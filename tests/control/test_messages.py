@@ -108,7 +108,7 @@ EXAMPLES: tuple[Message, ...] = (
     wire.OrderDrill("kill_agent", "east/1"),
     wire.Acknowledged(),
     wire.RequestRefused("not now"),
-    fork.StartServer(("a.module",), DEADLINES),
+    fork.StartServer(("a.module", "b.module:warm"), DEADLINES, model_types=("qwen3_moe",)),
     fork.ForkRequest(1, 3, "east/0", "10.0.0.2", TRAIN),
     fork.KillRequest(4712),
     fork.SignalRequest(4712, 19),

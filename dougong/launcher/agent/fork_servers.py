@@ -11,9 +11,17 @@ from __future__ import annotations
 import os
 import selectors
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
-from dougong.control.fork_messages import Forked, ForkRequest, ServerBroken, ServerReady
+from dougong.control.fork_messages import (
+    Forked,
+    ForkRequest,
+    ServerBroken,
+    ServerReady,
+    StartServer,
+)
 from dougong.control.messages import Message
 from dougong.control.processes import kill_group, open_pidfd
 from dougong.deadlines import Deadlines
@@ -63,14 +71,53 @@ class AdoptedProcesses:
                 os.close(fd)
             self._ended(pid, os.waitstatus_to_exitcode(status))
 
-    def close(self) -> None:
+    def close(self, deadlines: Deadlines) -> None:
         """End all of them. Who is stuck in the kernel is left behind."""
         for pid, fd in self._fds.items():
             kill_group(pid)
             if fd is not None:
                 self._selector.unregister(fd)
                 os.close(fd)
+        until = time.monotonic() + deadlines.exit_status_s
+        while self._fds and time.monotonic() < until:
+            for pid in list(self._fds):
+                if os.waitpid(pid, os.WNOHANG)[0]:
+                    del self._fds[pid]
+            time.sleep(deadlines.exit_poll_every_s if self._fds else 0)
         self._fds.clear()
+
+
+class LoadedServer:
+    """A fork server that goes over from one controller's work to the next one's, with what it has
+    loaded. `is_kept`: whether there is one."""
+
+    def __init__(self) -> None:
+        self._kept: ForkServer | None = None
+
+    @property
+    def is_kept(self) -> bool:
+        return self._kept is not None
+
+    def keep(self, server: ForkServer) -> None:
+        """One that has loaded all and owes no answer."""
+        self._kept = server
+
+    def start(
+        self, variables: Mapping[str, str], start: StartServer, cwd: Path | None
+    ) -> ForkServer:
+        """The one that is kept, where a new one would be the same; else a new one."""
+        kept, self._kept = self._kept, None
+        if kept is not None and kept.beginning == (dict(variables), start, cwd):
+            return kept
+        if kept is not None:
+            kept.close()
+        return ForkServer(variables, start, cwd)
+
+    def close(self) -> None:
+        """End it."""
+        if self._kept is not None:
+            self._kept.close()
+        self._kept = None
 
 
 class ForkServers:
@@ -129,13 +176,23 @@ class ForkServers:
             self._trains_since = now  # another try, if this one fails, comes after as long
             self._stand_by()
 
-    def close(self) -> None:
-        """End the fork servers, then the workers that are ours."""
+    def tell_ready(self) -> None:
+        """Say so of one that was ready before."""
+        if self._active.is_ready and not self._was_ready:
+            self._pass_on(ServerReady())
+
+    def close(self, deadlines: Deadlines, loaded: LoadedServer | None = None) -> None:
+        """End the workers that are ours, and the fork servers. `loaded`: takes over the one that
+        forks."""
         if self._adopted is not None:
-            self._adopted.close()
-        for server in (self._active, self._standby):
-            if server is not None:
-                server.close()
+            self._adopted.close(deadlines)
+        if loaded is not None and self._active.is_ready:
+            self._selector.unregister(self._active.channel)
+            loaded.keep(self._active)
+        else:
+            self._active.close()
+        if self._standby is not None:
+            self._standby.close()
 
     def _begin(self) -> ForkServer:
         server = self._start()

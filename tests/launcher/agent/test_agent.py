@@ -72,7 +72,7 @@ class Played:
             "deadlines": PATIENT,
         }
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "dougong.launcher.agent.agent"],
+            [sys.executable, "-m", "dougong.launcher.kept.serve"],
             stdin=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

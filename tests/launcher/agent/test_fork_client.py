@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dougong.control.fork_messages import ChildExited, Forked, ForkRequest, ServerBroken, ServerReady
+from dougong.control.fork_messages import ChildExited, Forked, ForkRequest, ServerBroken, ServerReady, StartServer
 from dougong.control.processes import process_exists
 from dougong.control.tasks import InspectTask
 from dougong.control.worker_messages import ModelFound, WorkerRaised
@@ -37,7 +37,7 @@ def hang(job: Job, known: object = None) -> None:
 
 @contextlib.contextmanager
 def started(modules: tuple[str, ...] = ("tests.launcher.entries",)) -> Iterator[ForkServer]:
-    server = ForkServer({"DOUGONG_TEST": "1"}, modules, None, DEADLINES)
+    server = ForkServer({"DOUGONG_TEST": "1"}, StartServer(modules, DEADLINES), None)
     try:
         yield server
     finally:
@@ -129,7 +129,7 @@ def test_the_exit_of_a_server_that_still_lives_is_told_as_such() -> None:
 
 def test_a_directory_that_is_not_there_is_an_error_of_the_launch(tmp_path: Path) -> None:
     with pytest.raises(LaunchError, match="cannot start"):
-        ForkServer({}, (), tmp_path / "nowhere", DEADLINES)
+        ForkServer({}, StartServer((), DEADLINES), tmp_path / "nowhere")
 
 
 def test_one_that_ends_before_it_is_told_anything_says_so_by_its_channel(monkeypatch: pytest.MonkeyPatch) -> None:
