@@ -40,10 +40,12 @@ Measure = Literal[
     "skip_batch",
     "quarantine",
     "wait_for_storage",
+    "stop",
     "fail",
 ]
-"""All that can be done about a fault. restart: the worker is begun anew on its node."""
-MACHINE_IS_GONE: tuple[FailureKind, ...] = ("node_lost", "partition")
+"""All that can be done about a fault. restart: the worker is begun anew on its node. stop: nothing,
+since the run is being stopped."""
+MACHINE_IS_GONE: tuple[FailureKind, ...] = ("node_lost", "partition", "preemption")
 
 
 @dataclass(frozen=True)
