@@ -2,10 +2,10 @@
 
     python benchmarks/recovery.py [--only PART ...] [--n N] [--folder DIR]
 
-Parts: kill, stop, agent, fork_server (one machine); node, cable, cable_alone (hosts of a lab, root); drills (random
-schedules, held against the undisturbed run), lab_drills (of what takes root and hosts, too); torchft, ray_train,
-torchrun, lm_resiliency (peers). Each part can run by itself, later and elsewhere. What it measures is
-appended to DIR/recovery.jsonl, a line for each fault; the table is of all lines that are there.
+Parts: kill, stop, agent, agent_spare, fork_server, controller (one machine); node, cable, cable_alone (hosts of a lab,
+root); drills (random schedules, held against the undisturbed run), lab_drills (of what takes root and hosts, too);
+torchft, ray_train, torchrun, lm_resiliency (peers). Each part can run by itself, later and elsewhere. What it measures
+is appended to DIR/recovery.jsonl, a line for each fault; the table is of all lines that are there.
 
 Peers are installed by name into an environment of their own in DIR/peers, which takes torch and Ray from this one. The
 same question is asked of all: seconds from SIGKILL of one process to the first step that the group has done together
@@ -37,7 +37,7 @@ import yaml
 
 from dougong.control.environment import child_environment
 from dougong.records.directory import RunDir
-from dougong.records.events import Event, FirstStep, Recovered
+from dougong.records.events import Event, FirstStep, Recovered, SpareStands, SpareTook
 from dougong.testing import HostFaults, Lab, LabError, RayCluster
 from dougong.tools.drill.on_run import RunDrills
 from dougong.tools.drill.proof import Proof
@@ -48,6 +48,15 @@ LINES = "recovery.jsonl"
 PEERS = {"torchft": "torchft==0.2.0", "lm_resiliency": "lm-resiliency==0.2.0"}
 SIZES = {"lm_resiliency": 4}  # it pairs processes; the others are three
 PHASES = ("noticed_s", "decided_s", "left_s", "begun_s", "formed_s", "fetched_s", "first_step_s")
+CONTROLLER_PHASES = {
+    "created_s": "created",  # the next controller has the lease
+    "agents_s": "agents_started",
+    "inspected_s": "inspected",
+    "probed_s": "fingerprints",
+    "generation_s": "generation_started",
+    "restored_s": "state_restored",
+    "first_step_s": "first_step",
+}
 START_S, RECOVER_S, PEER_S = 120, 180, 120
 
 
@@ -106,11 +115,61 @@ def ours(folder: Path, part: str, n: int) -> None:
             print(f"  {number + 1} of {n}: {verdict}", flush=True)
 
 
+def agents_with_spare(folder: Path, part: str, n: int) -> None:
+    """The agent of an island that has a spare is killed, whenever one stands by."""
+    islands = small_job()["islands"]
+    islands[1]["spares"] = 1
+    worker = WORKERS[1]
+    with long_run(folder / f"run-{part}-{time.time_ns()}", islands=islands) as run_dir:
+        for number in range(n):
+            until(lambda: stands_by(run_dir.read_events()), "a spare stands by", START_S)
+            before = len(run_dir.read_events())
+            verdict = RunDrills(run_dir).rehearse(PlannedFault("kill_agent", worker, after_s=1.0))
+            events = run_dir.read_events()[before:]
+            took = any(isinstance(event, SpareTook) for event in events)
+            seconds = verdict.recovered_s if verdict.recovered_s is not None else 0.0
+            found = Found(part, seconds, phases_of(last_recovery(events)), verdict.is_right and took, verdict.tier)
+            found.write(folder)
+            print(f"  {number + 1} of {n}: {verdict}; {'a spare took the place' if took else 'no spare'}", flush=True)
+
+
+def stands_by(events: Sequence[Event]) -> bool:
+    """Whether one has come since the last one was taken."""
+    last = [event for event in events if isinstance(event, SpareStands | SpareTook)]
+    return bool(last) and isinstance(last[-1], SpareStands)
+
+
+def controllers(folder: Path, part: str, n: int) -> None:
+    """The controller is killed; the command beside it goes on by itself."""
+    with long_run(folder / f"run-{part}-{time.time_ns()}") as run_dir:
+        for number in range(n):
+            time.sleep(3.0)
+            phases = kill_controller(run_dir)
+            Found(part, phases["first_step_s"], dict(phases)).write(folder)
+            print(f"  {number + 1} of {n}: {phases}", flush=True)
+
+
+def kill_controller(run_dir: RunDir) -> dict[str, float]:
+    """Seconds until each part of the way to the next step was done."""
+    before, known, began = len(run_dir.read_events()), run_dir.read_controller(), time.monotonic()
+    assert known is not None
+    os.kill(known.pid, signal.SIGKILL)
+
+    def seen() -> dict[str, float]:
+        return {event.kind: event.monotonic_s for event in run_dir.read_events()[before:]}
+
+    until(lambda: "first_step" in seen(), "a step", RECOVER_S)
+    moments = seen()
+    named = {name: moments[kind] for name, kind in CONTROLLER_PHASES.items() if kind in moments}
+    return {name: round(moment - began, 3) for name, moment in named.items()}
+
+
 @contextlib.contextmanager
-def long_run(path: Path) -> Iterator[RunDir]:
+def long_run(path: Path, **changes: Any) -> Iterator[RunDir]:
     """The small job, without an end, on this machine."""
     job = path.with_suffix(".yaml")
-    job.write_text(yaml.safe_dump(small_job(steps=10**6, drill="allowed", checkpoint={"every": 50})))
+    values = small_job(steps=10**6, drill="allowed", checkpoint={"every": 50}, **changes)
+    job.write_text(yaml.safe_dump(values))
     words = [sys.executable, "-m", "dougong", "run", str(job), "--no-ray", "--run-dir", str(path)]
     with path.with_suffix(".out").open("w") as out:
         process = subprocess.Popen(
@@ -356,7 +415,7 @@ def report(folder: Path) -> None:
 def way(rows: Sequence[dict[str, Any]]) -> str:
     """The medians of when each part of the way was done."""
     told = []
-    for name in PHASES:
+    for name in dict.fromkeys((*PHASES[:-1], *CONTROLLER_PHASES)):
         known = [row["phases"][name] for row in rows if row["phases"].get(name) is not None]
         if known:
             told.append(f"{name.removesuffix('_s').replace('_', ' ')} {statistics.median(known):.3f}")
@@ -365,6 +424,8 @@ def way(rows: Sequence[dict[str, Any]]) -> str:
 
 PARTS: dict[str, Callable[[Path, str, int], None]] = {
     **dict.fromkeys(LOCAL, ours),
+    "agent_spare": agents_with_spare,
+    "controller": controllers,
     "node": in_lab,
     "cable": in_lab,
     "cable_alone": in_lab,

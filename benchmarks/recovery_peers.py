@@ -150,7 +150,7 @@ def ray_train(folder: Path, workers: int) -> None:
 
     os.environ["RAY_TRAIN_V2_ENABLED"] = "1"
     os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.1"
-    ray.init(num_cpus=workers + 1, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=workers + 1, include_dashboard=False, log_to_driver=False)
     TorchTrainer(
         ray_loop,
         train_loop_config={"folder": str(folder)},

@@ -100,6 +100,8 @@ class Deadlines:
 
     # Processes of one machine.
     agent_end_s: float = 5.0  # an agent ends by itself after its controller
+    agent_waits_s: float = 5.0  # or has ended its workers, and can serve the next controller
+    next_controller_s: float = 60.0  # which comes to it by then
     backend_end_s: float = 20.0  # its agents end, then Ray lets go of everything
     second_fork_server_s: float = 10.0  # training has lasted so long before a second one is started
     fork_server_end_s: float = 2.0  # it kills its workers, then leaves

@@ -66,6 +66,10 @@ class SupersededError(AliveError):
     """Another controller has followed this one, which was taken for dead: the run goes on there."""
 
 
+class PreemptedError(LaunchError):
+    """Somebody has taken this machine from the run."""
+
+
 class NoRoomError(LaunchError):
     """An island finds no room on the nodes that there are now. `is_held`: what it asks for is
     there, in the hands of others."""

@@ -23,6 +23,7 @@ def test_one_worker_is_compared_with_a_plain_loop() -> None:
     assert "ratio of tokens/s: median" in ended.stdout
 
 
+@pytest.mark.slow
 def test_the_price_of_determinism_is_measured() -> None:
     ended = run("benchmarks/determinism.py", "reduce", "--workers", "2", "--mebibytes", "1", "--rounds", "2")
     assert ended.returncode == 0, ended.stderr
@@ -59,7 +60,11 @@ def test_rehearsed_faults_are_counted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("efficiency", "--layers", "2", "--microbatches", "2", "--unit-ms", "2"), "zebra: bound / measured: median"),
+        pytest.param(
+            ("efficiency", "--layers", "2", "--microbatches", "2", "--unit-ms", "2"),
+            "zebra: bound / measured: median",
+            marks=pytest.mark.slow,
+        ),
         (("overhead",), "sending or receiving a message to oneself, microseconds: median"),
     ],
 )

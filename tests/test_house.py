@@ -56,6 +56,7 @@ ORDER = (
     "fingerprint",  # a device's arithmetic
     "training.optimizers", "training.results", "training.start", "training.memory", "training.drill", "training",
     "launcher.agent.here", "launcher.agent",
+    "launcher.kept",  # agents that outlive their controller
     "launcher.backends", "launcher.backends.process",  # the second: Ray's calls, made by a process of its own
     "launcher.controller.inbound", "launcher.controller", "launcher",
     "tools", "tools.drill",  # proofs, differences, calibration

@@ -98,7 +98,7 @@ def every_case_on(roles: str) -> dict[tuple[str, str], list[Step]]:
     return dict(zip(CASES, on_layout(roles, [job_of(*case) for case in CASES]), strict=True))
 
 
-AT_LENGTH = ("BBB", "ABEE")
+AT_LENGTH = ("BB", "BBB", "ABEE")
 """The proof repeated; `test-all` runs them. tests/parallel/test_layouts.py has every family on three workers."""
 
 

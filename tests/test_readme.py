@@ -19,6 +19,8 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SHORT = ("-o", "steps=4", "-o", "schedule.warmup_steps=1", "-o", "data.validation.every=2", "-o", "checkpoint.every=2")
 SHORTENED = {"steps=70": "steps=6"}
+FEWER = {"prove": ("--layouts", "2")}
+"""The option of a command whose number is made smaller."""
 RUNS_ELSEWHERE = {
     "make quickstart": "tests/test_quickstart.py runs its file; CI runs make",
     "make test": "this is it",
@@ -47,6 +49,9 @@ def shorter(command: str) -> list[str]:
     elif words[1] == "run":
         drill = () if "drill=[]" in words else ("-o", "drill=[{at_step: 3, kill: east/1}]")
         words += [*SHORT, *drill]
+    if words[1] in FEWER:
+        option, number = FEWER[words[1]]
+        words[words.index(option) + 1] = number
     return [sys.executable, "-m", "dougong", *words[1:]]
 
 

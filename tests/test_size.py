@@ -44,6 +44,7 @@ def memory_of(root: psutil.Process) -> int:
     return total
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_300_million_parameters_train_on_two_workers(tmp_path: Path) -> None:
     job, run_dir = tmp_path / "job.yaml", tmp_path / "run"

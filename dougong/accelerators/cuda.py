@@ -52,6 +52,8 @@ class Cuda(Accelerator):
         # The order of nvidia-smi, so that a device's number means the same to everybody.
         variables = thread_environment(threads) | {
             "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+            # To ask whether there are devices opens none, so that a fork server's children can.
+            "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
             # A worker outlives the loss of a peer (`abort`). By default torch's own watchdog would
             # end the process then.
             "TORCH_NCCL_ASYNC_ERROR_HANDLING": "0",

@@ -104,6 +104,13 @@ class Converters:
         return _single(out[live])
 
 
+def make_tables() -> None:
+    """What transformers makes once in a process, for all families, in a fifth of a second."""
+    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+
+    get_checkpoint_conversion_mapping("")
+
+
 def _rename(name: str, renamings: list[Any]) -> str:
     """Through every renaming in turn (`apply_renamings` of newer releases of transformers)."""
     for renaming in renamings:

@@ -13,12 +13,14 @@ from dougong.deadlines import Deadlines
 
 @dataclass(frozen=True)
 class StartServer:
-    """Import these modules; ServerReady or ServerBroken comes back. `adopts`: the agent takes over
-    what is forked, so that it outlives the fork server."""
+    """Import these modules; ServerReady or ServerBroken comes back. One of the form
+    `module:function` is called, too, with `model_types`. `adopts`: the agent takes over what is
+    forked, so that it outlives the fork server."""
 
     modules: tuple[str, ...]
     deadlines: Deadlines
     adopts: bool = False
+    model_types: tuple[str, ...] = ()
     kind: Literal["start_server"] = "start_server"
 
 

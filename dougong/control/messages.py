@@ -173,10 +173,12 @@ class ForkServerReplaced:
 
 @dataclass(frozen=True)
 class AgentFailed:
-    """The agent cannot go on: of itself, or because its fork server is gone."""
+    """The agent cannot go on: of itself, or because its fork server is gone. `is_preempted`:
+    somebody has taken its machine from the run."""
 
     text: str
     what: Literal["agent", "fork_server"] = "agent"
+    is_preempted: bool = False
     kind: Literal["agent_failed"] = "agent_failed"
 
 

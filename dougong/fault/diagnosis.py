@@ -176,6 +176,8 @@ def _lost_kind(failure: AgentLost | LinkCut | Hung) -> FailureKind:
     match failure:
         case LinkCut():
             return "partition"
+        case AgentLost(is_preempted=True):
+            return "preemption"
         case AgentLost(culprit) if culprit.kind == "node":
             return "node_lost"
         case AgentLost(is_silent=False):

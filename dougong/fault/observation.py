@@ -66,12 +66,13 @@ class Hung(_OfWorker):
 @dataclass(frozen=True)
 class AgentLost:
     """An agent, its fork server or its node is gone, and its workers with it. `is_silent`: it has
-    said nothing any more, rather than ended."""
+    said nothing any more, rather than ended. `is_preempted`: somebody has taken its machine."""
 
     culprit: Culprit
     reason: str
     workers: tuple[str, ...]
     is_silent: bool = False
+    is_preempted: bool = False
     evidence: tuple[str, ...] = ()
     latency_s: float | None = None
 

@@ -44,6 +44,7 @@ from dougong.launcher.controller.inbound.inbox import Inbox
 from dougong.launcher.controller.inbound.items import SignalReceived, SuccessorFound
 from dougong.launcher.controller.states import Outcome
 from dougong.launcher.decay import bent_rate, with_decay_end
+from dougong.launcher.kept.agents import Keeping
 from dougong.launcher.ports import with_ports
 from dougong.launcher.sources import known_sources
 from dougong.launcher.supervisor import ControllerDeath
@@ -76,14 +77,14 @@ from dougong.ui.view import make_view
 @dataclass(frozen=True)
 class Options:
     """How to run. `choice`: over which Ray; `ray` False: subprocesses of this machine. `wait_s`:
-    how long to wait for room and for nodes; None: as long as `Deadlines` says. `is_followed`:
-    another controller begins when this one dies."""
+    how long to wait for room and for nodes; None: as long as `Deadlines` says. `keeping`: with the
+    command beside, by which another controller follows; None: none does."""
 
     choice: RayChoice = OWN_RAY
     ray: bool = True
     entries: EntryPoints = TRAINING
     wait_s: float | None = None
-    is_followed: bool = False
+    keeping: Keeping | None = None
 
     def limits(self, deadlines: Deadlines) -> Deadlines:
         """The job's limits, with what the command line has said."""
@@ -297,7 +298,7 @@ def _config(launch: Launch, options: Options) -> ControllerConfig:
         deadlines=options.limits(launch.job.fault.limits()),
         job_text=launch.job_text,
         sources=known_sources(launch.run_dir),
-        is_followed=options.is_followed,
+        is_followed=options.keeping is not None,
     )
 
 
@@ -324,7 +325,7 @@ def _tell_start(launch: Launch, options: Options, recorder: Recorder) -> None:
 def _backend(run_dir: RunDir, options: Options, deadlines: Deadlines, inbox: Inbox) -> Backend:
     if options.ray:
         return ProcessBackend(options.choice, deadlines, run_dir, inbox.put)
-    return Local(run_dir, deadlines)
+    return Local(run_dir, deadlines, options.keeping)
 
 
 @contextlib.contextmanager

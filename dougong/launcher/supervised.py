@@ -18,7 +18,8 @@ def run_beside(
     resolved: ResolvedJob, path: Path, options: Options, takes_over: bool = False
 ) -> int:
     """As `start_run`."""
-    options = dataclasses.replace(options, is_followed=Supervisor.can_follow)
+    supervisor = Supervisor(path)
+    options = dataclasses.replace(options, keeping=supervisor.keeping)
 
     def begin() -> int:
         return start_run(resolved, path, options, takes_over)
@@ -26,14 +27,15 @@ def run_beside(
     def follow(death: ControllerDeath) -> int:
         return _follow(path, (), options, ResumeRequest(), death)
 
-    return Supervisor(path).run(begin, follow)
+    return supervisor.run(begin, follow)
 
 
 def resume_beside(
     path: Path, overrides: Sequence[str], options: Options, request: ResumeRequest
 ) -> int:
     """As `resume_run`."""
-    options = dataclasses.replace(options, is_followed=Supervisor.can_follow)
+    supervisor = Supervisor(path)
+    options = dataclasses.replace(options, keeping=supervisor.keeping)
 
     def begin() -> int:
         return resume_run(path, overrides, options, request)
@@ -41,7 +43,7 @@ def resume_beside(
     def follow(death: ControllerDeath) -> int:
         return _follow(path, overrides, options, request, death)
 
-    return Supervisor(path).run(begin, follow)
+    return supervisor.run(begin, follow)
 
 
 def go_on_beside(
@@ -52,7 +54,8 @@ def go_on_beside(
     say_done: Callable[[], None],
 ) -> int:
     """As `go_on`; `say_done` is called where all steps are done."""
-    options = dataclasses.replace(options, is_followed=Supervisor.can_follow)
+    supervisor = Supervisor(path)
+    options = dataclasses.replace(options, keeping=supervisor.keeping)
 
     def begin() -> int:
         status = go_on(resolved, path, options, takes_over)
@@ -63,7 +66,7 @@ def go_on_beside(
     def follow(death: ControllerDeath) -> int:
         return _follow(path, (), options, ResumeRequest(job=resolved), death)
 
-    return Supervisor(path).run(begin, follow)
+    return supervisor.run(begin, follow)
 
 
 def _follow(

@@ -30,6 +30,7 @@ from dougong.deadlines import DEADLINES, Deadlines
 from dougong.errors import DougongError, StorageError
 from dougong.fault.culprit import Culprit
 from dougong.fault.diagnosis import Diagnosis, FailureKind
+from dougong.launcher.kept.agents import Keeping
 from dougong.records.directory import RunDir
 from dougong.records.lease import see_newest
 
@@ -70,32 +71,35 @@ class _WatchedProcess:
 
 class Supervisor:
     """Begins the controller of the run in `path`, and another after each that dies, where it
-    `can_follow`: elsewhere nothing would end a child with us."""
+    `can_follow`: elsewhere nothing would end a child with us. `keeping`: by which a controller's
+    agents go over to the next."""
 
     can_follow = sys.platform.startswith("linux")
 
     def __init__(self, path: Path, deadlines: Deadlines = DEADLINES) -> None:
         self._run = RunDir(path)
         self._deadlines = deadlines
+        self.keeping = Keeping(deadlines) if self.can_follow else None
         self._stop: int | None = None
         self._deaths: list[tuple[float, int]] = []  # when, and how much of metrics there was
 
     def run(self, begin: Attempt, follow: Callable[[ControllerDeath], int]) -> int:
         """The exit status of the last controller. `begin`: the first one's work, `follow`: that of
         each that comes after a death; both run in children."""
-        if not self.can_follow:
+        if self.keeping is None:
             return begin()
         attempt = begin
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {*_watched(), signal.SIGCHLD})
         try:
             while True:
                 child = self._fork(attempt, before)
-                status = self._attend(child)
+                status = self._attend(child, self.keeping)
                 death = self._death_of(child, status)
                 if death is None:
                     return _exit_status(status)
                 attempt = _following(follow, death)
         finally:
+            self.keeping.close()
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def _fork(self, attempt: Attempt, mask: set[int | signal.Signals]) -> _WatchedProcess:
@@ -111,7 +115,7 @@ class Supervisor:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         _live(attempt)
 
-    def _attend(self, child: _WatchedProcess) -> int:
+    def _attend(self, child: _WatchedProcess, keeping: Keeping) -> int:
         """Until the child has ended; its status as the system has it."""
         wanted = {*_watched(), signal.SIGCHLD}
         while True:
@@ -121,6 +125,7 @@ class Supervisor:
                 self._stop = heard.si_signo
                 os.kill(child.pid, heard.si_signo)
             status = _look(child)
+            keeping.collect()
             if status is not None:
                 return status
             self._note_stopped(child, time.monotonic() - looked_at)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -177,9 +177,12 @@ def _keep_strict_float32(model: Any) -> None:
             tensor.data = tensor.data.float()
 
 
-def materialise(model: nn.Module, device: torch.device, seed: int) -> None:
+def materialise(
+    model: nn.Module, device: torch.device, seed: int, unfilled: Collection[str] = ()
+) -> None:
     """Give everything but the experts memory on `device` and the family's own initial values,
-    seeded by tensor name.
+    seeded by tensor name. `unfilled`: names of tensors that the caller will overwrite, for which
+    no random numbers are drawn.
 
     The bits of a tensor depend on `seed` and its name alone: not on the device's vector width, nor
     on what else is built. Experts' parameters stay on meta.
@@ -192,7 +195,7 @@ def materialise(model: nn.Module, device: torch.device, seed: int) -> None:
     named = [*model.named_parameters(), *model.named_buffers()]
     names = {tensor: name for name, tensor in named if not tensor.is_meta}
     want_initial_values(model)
-    with NamedInit(seed, names):
+    with NamedInit(seed, names, unfilled):
         model.initialize_weights()  # type: ignore[operator]
 
 

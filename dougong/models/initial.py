@@ -7,7 +7,7 @@ plan may move an expert, and a recovery from the very start needs no checkpoint.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,13 +24,17 @@ class NamedInit(TorchDispatchMode):
 
     `torch.randn`'s bits depend on the CPU's vector width and on what was drawn before; these do not
     (`docs/design/determinism.md`). A scratch tensor without a name is keyed by its place in the
-    order of such fills, which is the model's own.
+    order of such fills, which is the model's own. `unfilled`: names of tensors that stay as they
+    are, since other values will be put there.
     """
 
-    def __init__(self, seed: int, names: Mapping[Tensor, str]) -> None:
+    def __init__(
+        self, seed: int, names: Mapping[Tensor, str], unfilled: Collection[str] = ()
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._seed = seed
         self._names = {t.untyped_storage().data_ptr(): n for t, n in names.items() if t.numel()}
+        self._unfilled = frozenset(unfilled)
         self._num_unnamed = 0
 
     def __torch_dispatch__(
@@ -46,9 +50,12 @@ class NamedInit(TorchDispatchMode):
         target: Tensor = args[0]
         if target.is_meta or target.numel() == 0:
             return target
+        name = self._name(target)
+        if name in self._unfilled:
+            return target
         # Fills may take their arguments by place or by name.
         options = dict(zip(fill.names, args[1:], strict=False)) | (kwargs or {})
-        values = fill.draw(tuple(target.shape), self._seed, self._name(target), options)
+        values = fill.draw(tuple(target.shape), self._seed, name, options)
         return target.copy_(values.to(target.dtype))
 
     def _name(self, target: Tensor) -> str:

@@ -163,9 +163,10 @@ def _without_graph(tensor: Tensor) -> Tensor:
 
 
 def _fill_dense(model: nn.Module, blueprint: ModelBlueprint, read: ReadTensor | None) -> None:
-    materialise(model, blueprint.device, blueprint.job.seed)
     if read is None:
+        materialise(model, blueprint.device, blueprint.job.seed)
         return
+    materialise(model, blueprint.device, blueprint.job.seed, unfilled=model.state_dict())
     with torch.no_grad():
         for name, tensor in _named(model).items():
             tensor.copy_(read(name))
@@ -177,7 +178,7 @@ def _compute_copy(source: nn.Module, blueprint: ModelBlueprint) -> nn.Module:
     if blueprint.dtype == torch.float32:
         return source
     model = build_on_meta(blueprint.config, blueprint.dtype)
-    materialise(model, blueprint.device, blueprint.job.seed)
+    materialise(model, blueprint.device, blueprint.job.seed, unfilled=model.state_dict())
     values = _named(source)
     with torch.no_grad():
         for name, tensor in _named(model).items():

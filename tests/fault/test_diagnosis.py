@@ -52,6 +52,7 @@ CUT = LinkCut(Culprit("link", "n1 - n2"), "n1 and n2 do not reach each other", T
         (NotStarted("a/0", "cannot fork"), "crash", "cannot fork"),
         (LOST, "crash", "its connection ended"),
         (replace(LOST, is_silent=True), "hang", "its connection ended"),
+        (replace(LOST, is_preempted=True), "preemption", "its connection ended"),
         (replace(LOST, culprit=Culprit("fork_server", "a")), "crash", "its connection ended"),
         (replace(LOST, culprit=Culprit("node", "n")), "node_lost", "its connection ended"),
         (CUT, "partition", "do not reach each other"),

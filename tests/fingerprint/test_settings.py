@@ -59,6 +59,7 @@ def found() -> dict[str, Measured]:
     return {name: measure(*setting) for name, setting in SETTINGS.items()}
 
 
+@pytest.mark.slow
 def test_settings_are_told_apart_exactly_where_they_are_different(found: dict[str, Measured]) -> None:
     really = {name: in_effect(name, found[name]) for name in SETTINGS}
     classes = {name: measured.fingerprint.kernel_class for name, measured in found.items()}
@@ -74,6 +75,7 @@ def in_effect(name: str, measured: Measured) -> tuple[object, ...]:
     return threads, measured.mkl, measured.fingerprint.environment["capability"], widest
 
 
+@pytest.mark.slow
 def test_nobody_is_unstable_and_the_environment_explains(found: dict[str, Measured]) -> None:
     assert not [name for name, measured in found.items() if measured.fingerprint.unstable]
     environment = {name: measured.fingerprint.environment for name, measured in found.items()}

@@ -17,6 +17,9 @@ from dougong.testing import Done, Host, HostProcess, Lab, RayCluster
 from tests.families import config_values
 from tests.launcher.toyrun import wait_for
 
+PROMPT_S = 45
+"""A refusal that comes later has waited for something: for a minute (`--wait`), or for two."""
+
 PINNED = [
     {"name": "east", "accelerator": "cpu", "workers": 2, "node": "10.0.0.1"},
     {"name": "west", "accelerator": "cpu", "workers": 2, "node": "10.0.0.2"},

@@ -25,6 +25,16 @@ def cluster() -> Iterator[Cluster]:
         yield made
 
 
+@pytest.fixture(autouse=True)
+def mended(cluster: Cluster) -> Iterator[None]:
+    """The next test finds all nodes there, whatever has become of this one."""
+    yield
+    for host in cluster.hosts:
+        host.plug()
+        if not any("raylet" in words for words in host.processes().values()):
+            rejoin(cluster, host)
+
+
 @pytest.fixture(scope="module")
 def undisturbed(cluster: Cluster) -> str:
     """The run directory of the same job on one machine, without Ray: bits do not depend on the layout."""
@@ -94,7 +104,6 @@ def test_a_node_that_is_stopped_is_replaced_by_the_idle_one(cluster: Cluster, un
     assert left_behind(lost) == []
     report = (cluster.run_dir("stopped") / "report.html").read_text()
     assert f"{lost.name} -&gt; {idle.name}" in report
-    rejoin(cluster, lost)
 
 
 @slow
@@ -130,7 +139,7 @@ def test_a_pinned_node_that_never_comes_ends_the_run_and_a_resume_goes_on(cluste
     assert process.wait(40) == 1, process.output
     said = process.output
     assert "the controller waited 5 s (fault.deadlines.node_return_s) for a node for west/0-1" in said
-    assert "node lost" in said and "10.0.0.2" in said
+    assert "agent west on node1: preemption: SIGTERM: this machine is taken from the run" in said and "10.0.0.2" in said
     run = str(cluster.run_dir("given-up"))
     assert "next: " in said and f"dougong resume {run}" in said
     rejoin(cluster, lost)
@@ -148,7 +157,6 @@ def test_a_node_that_is_added_during_the_wait_is_taken(cluster: Cluster, undistu
     rejoin(cluster, new)
     ends_alike(cluster, process, "added", undisturbed)
     assert moves(cluster, "added") == {(lost.name, new.name)}
-    rejoin(cluster, lost)
 
 
 @slow
@@ -158,17 +166,14 @@ def test_a_stop_ends_the_wait(cluster: Cluster, by: str) -> None:
     process, lost, _ = begin(cluster, name, **pinned())
     lost.stop_ray()
     process.wait_for("waiting: a node for west/0-1", timeout_s=15)
-    began = time.monotonic()
     if by == "Ctrl-C":
         process.signal(signal.SIGINT)
     else:
         cluster.hosts[2].check(["dougong", "stop", str(cluster.run_dir(name))], timeout_s=30)
     assert process.wait(20) == 130, process.output
-    assert time.monotonic() - began < 20
     assert cluster.events(name, "stopped"), process.output
     for host in cluster.hosts:
         until(lambda host=host: not left_behind(host), f"nothing left on {host.name}", 15)
-    rejoin(cluster, lost)
 
 
 @slow
@@ -182,7 +187,6 @@ def test_a_node_that_is_cut_off_ends_its_workers_and_is_not_let_in_again(cluster
     assert "no heartbeat for 10 s" in process.output
     until(lambda: not left_behind(lost), "no agent and no worker is left", 40)
     lost.stop_ray()
-    rejoin(cluster, lost)
 
 
 @slow
@@ -196,5 +200,3 @@ def test_a_run_whose_controllers_node_is_lost_goes_on_from_any_other(cluster: Cl
     resumed = other.run(["dougong", "resume", run, "--address", cluster.address], timeout_s=150)
     assert resumed.status == 0 and "does not renew its lease; it runs out in" in resumed.output, resumed.output
     assert "equal, bit by bit" in cluster.hosts[0].check(["dougong", "diff", undisturbed, run], timeout_s=60)
-    lost.plug()
-    rejoin(cluster, lost)

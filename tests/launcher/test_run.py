@@ -58,7 +58,7 @@ def test_a_run_trains_to_its_end_and_leaves_its_record(tmp_path: Path) -> None:
         pytest.param("segfault", "crash", "SIGSEGV", marks=pytest.mark.slow),
         pytest.param("leave", "crash", "left before its work was done", marks=pytest.mark.slow),
         pytest.param("exit", "exception", "SystemExit: 3", marks=pytest.mark.slow),
-        ("memory", "out_of_memory", "can't allocate memory"),
+        pytest.param("memory", "out_of_memory", "can't allocate memory", marks=pytest.mark.slow),
         ("kill_agent", "crash", "connection"),
     ],
 )
@@ -84,6 +84,7 @@ def test_the_loss_of_a_fork_server_is_named_and_ends_nothing(tmp_path: Path) -> 
     assert len(run.events("generation_started")) == 1
 
 
+@pytest.mark.slow
 def test_an_echo_of_a_death_is_not_taken_for_the_cause(tmp_path: Path) -> None:
     faults = [fault("echo", "east/0"), fault("raise", "east/1")]
     run = ToyRun(tmp_path / "run", toy_job(faults=faults)).start()
@@ -93,6 +94,7 @@ def test_an_echo_of_a_death_is_not_taken_for_the_cause(tmp_path: Path) -> None:
     assert "seventh seal" in diagnosis["cause"]
 
 
+@pytest.mark.slow
 def test_a_worker_that_ignores_signals_and_has_children_is_ended_with_them(tmp_path: Path) -> None:
     faults = [fault("hang", "east/0", step=9), fault("kill", "east/1", step=9)]
     quick = {"deadlines": {"leave_s": 0.3}}
@@ -135,6 +137,7 @@ def test_a_module_that_does_not_import_is_told(tmp_path: Path) -> None:
     assert "No module named 'no_such_module_at_all'" in run.text()
 
 
+@pytest.mark.slow
 def test_a_drill_fires_once_in_the_life_of_the_run(tmp_path: Path) -> None:
     run = ToyRun(tmp_path / "run", toy_job(drill=[{"at_step": 7, "kill": "east/1"}])).start()
     assert run.finish() == 0, run.text()
@@ -177,6 +180,7 @@ def test_a_first_signal_ends_the_step_and_writes_a_checkpoint(tmp_path: Path, nu
     assert [row["step"] for row in run.run_dir.read_metrics()] == list(range(1, stopped_at + 6))
 
 
+@pytest.mark.slow
 def test_the_status_says_that_a_run_is_stopping(tmp_path: Path) -> None:
     """It said RUNNING until the end: the state had two owners."""
     run = ToyRun(tmp_path / "run", toy_job(steps=2000, step_s=2.0)).start()
@@ -208,7 +212,7 @@ def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
     assert run.run_dir.read_status().state == "STOPPED"  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("victim", ["driver", "agent"])
+@pytest.mark.parametrize("victim", [pytest.param("driver", marks=pytest.mark.slow), "agent"])
 def test_nothing_survives_a_kill(tmp_path: Path, victim: str) -> None:
     run = ToyRun(tmp_path / "run", toy_job(steps=5000, step_s=0.05, fault={"max_restarts": 0})).start()
     run.await_step(2)
@@ -274,6 +278,7 @@ def test_stop_now_does_not_wait(tmp_path: Path) -> None:
     assert run.finish() == 130, run.text()
 
 
+@pytest.mark.slow
 def test_a_resume_with_other_arithmetic_is_refused_and_with_other_workers_is_not(tmp_path: Path) -> None:
     run = ToyRun(tmp_path / "run", toy_job()).start()
     assert run.finish() == 0, run.text()

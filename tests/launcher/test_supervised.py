@@ -38,6 +38,8 @@ def test_a_killed_controller_is_followed_by_another_that_ends_the_run(tmp_path: 
     assert diagnosis["cause"] == "signal 9 (SIGKILL)"
     assert [event["fence"] for event in run.events("created")] == [1, 2]
     assert [event["resume"] for event in run.events("generation_started")] == [None, "step-000005"]
+    before, after = run.events("agents_started")  # they have gone over, with their fork servers
+    assert [agent["pid"] for agent in before["agents"]] == [agent["pid"] for agent in after["agents"]]
     (ended,) = run.events("finished")
     assert (ended["step"], ended["fence"]) == (20, 2)
     status = run.run_dir.read_status()

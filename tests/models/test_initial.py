@@ -49,6 +49,15 @@ def test_values_do_not_depend_on_what_was_built_before_or_on_torchs_generator(fa
         assert value.is_meta or torch.equal(value, whole[name]), name
 
 
+def test_what_will_be_overwritten_is_not_drawn_and_all_else_is_as_it_was() -> None:
+    model: Any = build_on_meta(load_config(Model(family="qwen3_moe", config=config_values("qwen3_moe")), VOCAB))
+    materialise(model, CPU, 7, unfilled=["lm_head.weight"])
+    whole = initial_values("qwen3_moe")
+    assert not model.lm_head.weight.any() and whole["lm_head.weight"].any()
+    for name, value in model.state_dict().items():
+        assert value.is_meta or name == "lm_head.weight" or torch.equal(value, whole[name]), name
+
+
 def test_a_tensor_keeps_its_values_in_a_deeper_model() -> None:
     shallow, deep = initial_values("qwen3_moe", layers=1), initial_values("qwen3_moe")
     assert shallow.keys() < deep.keys()

@@ -16,6 +16,7 @@ from tests.training.flipping import Flip
 from typer.testing import CliRunner
 
 
+@pytest.mark.slow
 def test_a_record_that_no_layout_reproduces_is_wrong(tmp_path: Path, temporary: Path) -> None:
     """The flip happened once, in the recorded run: diff names the step and its tensors; from the checkpoint before it
     both layouts compute A's bits."""

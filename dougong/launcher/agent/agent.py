@@ -1,8 +1,8 @@
 """An agent: one per island and node. Forks the island's workers there, sees them end, carries their
 progress, messages and output to the controller.
 
-The same function serves as `python -m dougong.launcher.agent.agent` (its settings on standard
-input), which ends with its parent, and `detached`, which does not. All happens in one thread, which
+The same function serves an agent of this machine (`launcher.kept.serve`) and one that `detached`
+starts. All happens in one thread, which
 returns when the controller says so or is gone; no worker outlives it.
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import selectors
-import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -48,14 +47,14 @@ from dougong.control.messages import (
     WorkerExited,
 )
 from dougong.control.path_messages import TryPaths
-from dougong.control.processes import adopt_orphans, count_oom_kills, die_with_parent, interface_of
+from dougong.control.processes import adopt_orphans, count_oom_kills, interface_of
 from dougong.control.worker_messages import StorageTold, WorkerLeft, WorkerMessage
-from dougong.errors import DougongError
+from dougong.errors import DougongError, PreemptedError
 from dougong.launcher.agent.child import Child, read_messages
 from dougong.launcher.agent.device_line import DeviceLine
 from dougong.launcher.agent.facts import describe_agent, left_out
 from dougong.launcher.agent.fork_client import ForkServer
-from dougong.launcher.agent.fork_servers import AdoptedProcesses, ForkServers
+from dougong.launcher.agent.fork_servers import AdoptedProcesses, ForkServers, LoadedServer
 from dougong.launcher.agent.paths import AgentPaths, reach_controller
 from dougong.launcher.agent.rehearsal import inflict_on
 from dougong.launcher.agent.settings import AgentSettings
@@ -70,8 +69,9 @@ MAX_LINES_AT_ONCE = 50
 """Lines of one worker that are forwarded after one look at its output; more stay in its log."""
 
 
-def serve_run(settings: AgentSettings) -> bool:
-    """Serve one controller for one run, and end everything that was started for it.
+def serve_run(settings: AgentSettings, loaded: LoadedServer | None = None) -> bool:
+    """Serve one controller for one run, and end everything that was started for it. `loaded`: keeps
+    the fork server where the controller is lost.
 
     Returns whether the controller ended this agent, rather than being gone. Raises a DougongError
     when the controller cannot be reached or the fork server not started.
@@ -84,14 +84,15 @@ def serve_run(settings: AgentSettings) -> bool:
     try:
         paths = AgentPaths(settings, controller)
         variables |= network_variables(accelerator.interface_variable, interface_of(paths.address))
-        agent = Agent(settings, controller, variables, paths)
+        agent = Agent(settings, controller, variables, paths, loaded or LoadedServer())
     except DougongError as error:
         controller.send(AgentFailed(str(error)))
         raise
     try:
         agent.serve()
-    except DougongError as error:  # as when this machine is taken from the run
-        controller.send(AgentFailed(str(error)))
+    except DougongError as error:
+        is_preempted = isinstance(error, PreemptedError)
+        controller.send(AgentFailed(str(error), is_preempted=is_preempted))
         raise
     finally:
         agent.close()
@@ -112,10 +113,12 @@ class Agent:
         controller: Channel,
         variables: Mapping[str, str],
         paths: AgentPaths,
+        loaded: LoadedServer,
     ) -> None:
         """`variables`: what the workers' environment has besides. LaunchError when no fork server
         can be started."""
-        self.ended_by_controller = False
+        self.ended_by_controller = self._is_lost = False
+        self._loaded = loaded
         self._settings = settings
         self._deadlines = settings.deadlines
         self._controller = controller
@@ -155,8 +158,8 @@ class Agent:
     def _start_fork_server(self, variables: Mapping[str, str]) -> ForkServer:
         cwd = Path(self._settings.cwd)
         here = cwd if cwd.is_dir() else None
-        adopts = self._adopted is not None
-        return ForkServer(variables, self._settings.preload, here, self._deadlines, adopts)
+        start = self._settings.fork_server(self._adopted is not None)
+        return self._loaded.start(variables, start, here)
 
     def serve(self) -> None:
         """Until the controller ends the run or is gone; it is gone, too, when nothing has come
@@ -164,6 +167,7 @@ class Agent:
         try:
             self._loop()
         except (OSError, EOFError) as error:
+            self._is_lost = True
             self._print(f"the controller is gone ({error}); ending its workers")
 
     def close(self) -> None:
@@ -172,7 +176,9 @@ class Agent:
         self._paths.close()
         if self._devices is not None:
             self._devices.close()
-        self._fork_servers.close()
+        # What it has been asked for and has not answered would reach the next controller.
+        may_stay = self._is_lost and self._adopted is not None and not self._workers.unforked
+        self._fork_servers.close(self._deadlines, self._loaded if may_stay else None)
         for child in self._workers.all:
             child.read_output(1024)
             child.close()
@@ -183,6 +189,7 @@ class Agent:
     def _loop(self) -> None:
         interval_s = self._deadlines.heartbeat_every_s
         next_heartbeat = time.monotonic() + interval_s
+        self._fork_servers.tell_ready()
         self._on_controller()  # what came along with its welcome wakes no selector
         while not self._is_over:
             left_s = max(0.0, next_heartbeat - time.monotonic())
@@ -372,21 +379,3 @@ def _read_worker(child: Child, on_malformed: Callable[[str], None]) -> list[Mess
 def _print_line(line: str) -> None:
     with contextlib.suppress(OSError):  # nobody can be told either
         print(line, file=sys.stderr, flush=True)
-
-
-def main() -> None:
-    """`python -m dougong.launcher.agent.agent`, settings as JSON on standard input."""
-    settings = AgentSettings.from_json(sys.stdin.readline())
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the controller decides, also about Ctrl-C
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    if settings.parent is not None:
-        die_with_parent(settings.parent)
-    try:
-        ended_by_controller = serve_run(settings)
-    except DougongError as error:
-        sys.exit(f"agent {settings.name}: {error}")
-    sys.exit(0 if ended_by_controller else 1)
-
-
-if __name__ == "__main__":
-    main()

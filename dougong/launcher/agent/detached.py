@@ -19,7 +19,7 @@ from types import FrameType
 
 from dougong.control.environment import child_environment
 from dougong.control.processes import name_process, open_pidfd, process_exists
-from dougong.errors import DougongError, LaunchError
+from dougong.errors import DougongError, LaunchError, PreemptedError
 from dougong.launcher.agent.agent import serve_run
 from dougong.launcher.agent.settings import AgentSettings
 from dougong.records.directory import RunDir
@@ -130,7 +130,7 @@ def _serve(settings: AgentSettings) -> AgentEnd:
 
 def _end_by_signal(number: int, frame: FrameType | None) -> None:
     signal.signal(number, signal.SIG_IGN)  # once is enough: its workers are ended now
-    raise LaunchError("SIGTERM: this machine is taken from the run, as by `ray stop`")
+    raise PreemptedError("SIGTERM: this machine is taken from the run, as by `ray stop`")
 
 
 def main() -> None:

@@ -3,6 +3,7 @@ exit."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -14,7 +15,6 @@ from dougong.control.channel import Channel
 from dougong.control.environment import child_environment
 from dougong.control.fork_messages import ForkRequest, KillRequest, SignalRequest, StartServer
 from dougong.control.messages import encode
-from dougong.deadlines import Deadlines
 from dougong.errors import LaunchError
 from dougong.launcher.agent.fork_server import LENGTH
 
@@ -22,26 +22,27 @@ from dougong.launcher.agent.fork_server import LENGTH
 class ForkServer:
     """One fork server process. `channel` yields its answers: ServerReady or ServerBroken once,
     Forked or ForkFailed for every request, ChildExited for every end where nobody adopts.
-    `is_ready`: it has imported everything, as whoever reads its answers has noted."""
+    `is_ready`: it has imported everything, as whoever reads its answers has noted. `beginning`:
+    with what it was started."""
 
     def __init__(
         self,
         variables: Mapping[str, str],
-        modules: Sequence[str],
+        start: StartServer,
         cwd: Path | None,
-        deadlines: Deadlines,
-        adopts: bool = False,
     ) -> None:
-        """`adopts`: this process takes over what is forked, signals it and sees it end."""
+        """`start`: the first request; who `adopts`, is this process."""
         self.is_ready = False
-        self._deadlines = deadlines
+        self.beginning = (dict(variables), start, cwd)
+        self._deadlines = deadlines = start.deadlines
         self._socket, server_end = socket.socketpair()
         with server_end:
             self._process = _spawn(server_end.fileno(), variables, cwd)
         self.channel = Channel(
             self._socket, f"the fork server (pid {self._process.pid})", deadlines
         )
-        self._send(StartServer(tuple(modules), deadlines, adopts))
+        with contextlib.suppress(OSError):  # it has ended already, as its channel says
+            self._send(start)
 
     @property
     def pid(self) -> int:

@@ -26,6 +26,7 @@ import struct
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 
 from dougong.control.fork_messages import (
     ChildExited,
@@ -221,6 +222,14 @@ def _lead_group(pid: int) -> None:
         os.setpgid(pid, pid)
 
 
+def _load(name: str, model_types: Sequence[str]) -> None:
+    """A module; of `module:function` the function is called, too."""
+    module, _, function = name.partition(":")
+    loaded = importlib.import_module(module)
+    if function:
+        getattr(loaded, function)(model_types)
+
+
 def main() -> None:
     """`python -m dougong.launcher.agent.fork_server SOCKET_FD PARENT_PID`"""
     agent = int(sys.argv[2])
@@ -231,8 +240,8 @@ def main() -> None:
     start, _ = requests.read()
     assert isinstance(start, StartServer), "the agent's first request"
     try:
-        for module in start.modules:
-            importlib.import_module(module)
+        for name in start.modules:
+            _load(name, start.model_types)
     except BaseException:
         requests.send(ServerBroken(traceback.format_exc()))
         raise

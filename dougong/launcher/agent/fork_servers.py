@@ -11,15 +11,26 @@ from __future__ import annotations
 import os
 import selectors
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
-from dougong.control.fork_messages import Forked, ForkRequest, ServerBroken, ServerReady
+from dougong.control.fork_messages import (
+    Forked,
+    ForkRequest,
+    ServerBroken,
+    ServerReady,
+    StartServer,
+)
 from dougong.control.messages import Message
 from dougong.control.processes import kill_group, open_pidfd
 from dougong.deadlines import Deadlines
 from dougong.errors import LaunchError
 from dougong.launcher.agent.child import read_messages
 from dougong.launcher.agent.fork_client import ForkServer
+
+_MOST_UNREADY = 2
+"""Fork servers that end one after the other before they are ready: a further one would, too."""
 
 
 class AdoptedProcesses:
@@ -60,14 +71,53 @@ class AdoptedProcesses:
                 os.close(fd)
             self._ended(pid, os.waitstatus_to_exitcode(status))
 
-    def close(self) -> None:
+    def close(self, deadlines: Deadlines) -> None:
         """End all of them. Who is stuck in the kernel is left behind."""
         for pid, fd in self._fds.items():
             kill_group(pid)
             if fd is not None:
                 self._selector.unregister(fd)
                 os.close(fd)
+        until = time.monotonic() + deadlines.exit_status_s
+        while self._fds and time.monotonic() < until:
+            for pid in list(self._fds):
+                if os.waitpid(pid, os.WNOHANG)[0]:
+                    del self._fds[pid]
+            time.sleep(deadlines.exit_poll_every_s if self._fds else 0)
         self._fds.clear()
+
+
+class LoadedServer:
+    """A fork server that goes over from one controller's work to the next one's, with what it has
+    loaded. `is_kept`: whether there is one."""
+
+    def __init__(self) -> None:
+        self._kept: ForkServer | None = None
+
+    @property
+    def is_kept(self) -> bool:
+        return self._kept is not None
+
+    def keep(self, server: ForkServer) -> None:
+        """One that has loaded all and owes no answer."""
+        self._kept = server
+
+    def start(
+        self, variables: Mapping[str, str], start: StartServer, cwd: Path | None
+    ) -> ForkServer:
+        """The one that is kept, where a new one would be the same; else a new one."""
+        kept, self._kept = self._kept, None
+        if kept is not None and kept.beginning == (dict(variables), start, cwd):
+            return kept
+        if kept is not None:
+            kept.close()
+        return ForkServer(variables, start, cwd)
+
+    def close(self) -> None:
+        """End it."""
+        if self._kept is not None:
+            self._kept.close()
+        self._kept = None
 
 
 class ForkServers:
@@ -90,6 +140,7 @@ class ForkServers:
         self._start, self._adopted, self._selector = start, adopted, selector
         self._note, self._replaced, self._failed = note, replaced, failed
         self._was_ready = False
+        self._num_unready = 0  # that have ended so, since one was ready
         self._active = self._begin()
         self._standby: ForkServer | None = None
         self._trains_since: float | None = None
@@ -125,13 +176,23 @@ class ForkServers:
             self._trains_since = now  # another try, if this one fails, comes after as long
             self._stand_by()
 
-    def close(self) -> None:
-        """End the fork servers, then the workers that are ours."""
+    def tell_ready(self) -> None:
+        """Say so of one that was ready before."""
+        if self._active.is_ready and not self._was_ready:
+            self._pass_on(ServerReady())
+
+    def close(self, deadlines: Deadlines, loaded: LoadedServer | None = None) -> None:
+        """End the workers that are ours, and the fork servers. `loaded`: takes over the one that
+        forks."""
         if self._adopted is not None:
-            self._adopted.close()
-        for server in (self._active, self._standby):
-            if server is not None:
-                server.close()
+            self._adopted.close(deadlines)
+        if loaded is not None and self._active.is_ready:
+            self._selector.unregister(self._active.channel)
+            loaded.keep(self._active)
+        else:
+            self._active.close()
+        if self._standby is not None:
+            self._standby.close()
 
     def _begin(self) -> ForkServer:
         server = self._start()
@@ -152,7 +213,8 @@ class ForkServers:
             self._lose(server)
             return
         for message in messages:
-            server.is_ready |= isinstance(message, ServerReady)
+            if isinstance(message, ServerReady):
+                server.is_ready, self._num_unready = True, 0
             if server is self._active:
                 self._pass_on(message)
             elif isinstance(message, ServerBroken):
@@ -185,7 +247,8 @@ class ForkServers:
         import what it needs. What is asked of it waits for that."""
         lost, why = self._active, self._active.exit_text()
         self._end(lost)
-        if self._adopted is None or not lost.is_ready:
+        self._num_unready += not lost.is_ready
+        if self._adopted is None or self._num_unready >= _MOST_UNREADY:
             self._failed(why)
             return
         try:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pydantic import TypeAdapter
 
 from dougong.addresses import Ports
+from dougong.control.fork_messages import StartServer
 from dougong.deadlines import DEADLINES, Deadlines
 from dougong.records.shared_folder import FolderProof
 
@@ -17,11 +18,11 @@ class AgentSettings:
 
     `proof`: by which it shows that it shares the run directory, None where nobody asks;
     `model_types`: whose source it looks at; `files`: of the job, which it looks for.
-    `preload`: modules that the fork server imports. `cwd`: the driver's directory, taken if it
-    exists here. `parent`: the process whose death ends ours; None: its controller's silence alone.
-    `ray_node`: where Ray has placed it. `ports`: what it and its workers listen on; None: the
-    system chooses. `fence`: the number of its controller. `avoided`: keys of devices that it leaves
-    out.
+    `preload`: what the fork server loads, as `StartServer` says. `cwd`: the driver's directory,
+    taken if it exists here. `parent`: the process whose death ends ours; None: its controller's
+    silence alone. `ray_node`: where Ray has placed it. `ports`: what it and its workers listen on;
+    None: the system chooses. `fence`: the number of its controller. `avoided`: keys of devices that
+    it leaves out.
     """
 
     name: str
@@ -43,6 +44,10 @@ class AgentSettings:
     fence: int = 0
     ray_node: str | None = None
     avoided: tuple[str, ...] = ()
+
+    def fork_server(self, adopts: bool) -> StartServer:
+        """What a fork server is told at its start."""
+        return StartServer(self.preload, self.deadlines, adopts, self.model_types)
 
     def to_json(self) -> str:
         """One line."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import socket
@@ -20,6 +21,7 @@ from dougong.errors import LaunchError
 from dougong.launcher.agent.facts import count_devices, seen_keys
 from dougong.launcher.agent.settings import AgentSettings
 from dougong.launcher.backends.base import SettingsOf, Tell
+from dougong.launcher.kept.agents import AgentProcess, Keeping
 from dougong.planner.nodes import Node
 from dougong.planner.placement import AgentSpec
 from dougong.records.directory import RunDir
@@ -28,16 +30,21 @@ from dougong.records.files import last_line
 
 
 class Local:
-    """The backend of one machine. Agents die with this process."""
+    """The backend of one machine. Agents die with this process, or go over to the one that
+    follows."""
 
     phase: Phase = "agents"
     shared_devices = True
     may_grow = False
 
-    def __init__(self, run_dir: RunDir, deadlines: Deadlines) -> None:
+    def __init__(
+        self, run_dir: RunDir, deadlines: Deadlines, keeping: Keeping | None = None
+    ) -> None:
+        """`keeping`: with the command beside this process, where another one would follow it."""
         self._run_dir = run_dir
         self._deadlines = deadlines
-        self._processes: dict[str, subprocess.Popen[str]] = {}
+        self._keeping = keeping
+        self._processes: dict[str, AgentProcess] = {}
         self._turn = threading.Lock()  # for whoever changes them
         self._is_closed = False
 
@@ -62,14 +69,39 @@ class Local:
         for name in names:
             process = self._processes.pop(name, None)
             if process is not None:
-                self._kill(process)  # lost may mean stopped, not dead
+                process.kill(self._deadlines)  # lost may mean stopped, not dead
+                process.close()
 
     def _start(self, spec: AgentSpec, settings_of: SettingsOf) -> None:
-        settings = dataclasses.replace(settings_of(spec), parent=os.getpid())
-        log_file = self.log_file(spec.name)
+        parent = os.getpid() if self._keeping is None else None
+        settings = dataclasses.replace(settings_of(spec), parent=parent)
+        agent = self._taken_over(settings) or self._new(settings)
+        self._processes[spec.name] = agent
+        if self._keeping is not None:
+            self._keeping.keep(agent)
+
+    def _taken_over(self, settings: AgentSettings) -> AgentProcess | None:
+        """The agent of the controller before, if it lives and takes these settings."""
+        agent = None if self._keeping is None else self._keeping.take(settings.name)
+        if agent is None:
+            return None
+        try:
+            agent.give(settings, is_last=False)
+        except OSError:
+            agent.kill(self._deadlines)
+            agent.close()
+            return None
+        return agent
+
+    def _new(self, settings: AgentSettings) -> AgentProcess:
+        log_file = self.log_file(settings.name)
         log_file.parent.mkdir(parents=True, exist_ok=True)
         with log_file.open("ab") as log:
-            self._processes[spec.name] = _spawn(settings, log)
+            agent = _spawn(settings.name, log)
+        # Not on the command line: the settings hold the token. One that has ended already says so.
+        with contextlib.suppress(OSError):
+            agent.give(settings, is_last=self._keeping is None)
+        return agent
 
     def log_file(self, name: str) -> Path:
         """Where an agent itself prints: next to the logs of its workers."""
@@ -78,10 +110,10 @@ class Local:
     def ended(self) -> dict[str, str]:
         ended = {}
         for name, process in self._processes.items():
-            status = process.poll()
-            if status is not None:
-                last_words = self._last_words(name) if status else ""
-                ended[name] = f"its process ended with status {status}{last_words}"
+            words = process.exit_words()
+            if words is not None:
+                last_words = "" if process.ended_well else self._last_words(name)
+                ended[name] = f"{words}{last_words}"
         return ended
 
     def _last_words(self, name: str) -> str:
@@ -92,30 +124,26 @@ class Local:
         with self._turn:
             self._is_closed = True
             processes = list(self._processes.values())
+        if self._keeping is not None:
+            self._keeping.end_rest()
+        for process in processes:
+            process.hang_up()
         deadline = time.monotonic() + self._deadlines.agent_end_s
         for process in processes:
-            try:
-                # Its controller is gone: it ends by itself, its workers first.
-                process.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                self._kill(process)
-
-    def _kill(self, process: subprocess.Popen[str]) -> None:
-        process.kill()
-        process.wait(self._deadlines.kill_s)
+            # Its controller is gone: it ends by itself, its workers first.
+            if not process.wait(max(0.0, deadline - time.monotonic())):
+                process.kill(self._deadlines)
 
 
-def _spawn(settings: AgentSettings, log: IO[bytes]) -> subprocess.Popen[str]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "dougong.launcher.agent.agent"],
-        stdin=subprocess.PIPE,
-        stdout=log,
-        stderr=log,
-        text=True,
-        env=child_environment({}),
-        start_new_session=True,
-    )
-    assert process.stdin is not None
-    process.stdin.write(settings.to_json() + "\n")  # not on the command line: it holds the token
-    process.stdin.close()
-    return process
+def _spawn(name: str, log: IO[bytes]) -> AgentProcess:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "dougong.launcher.kept.serve"],
+            stdin=theirs.fileno(),
+            stdout=log,
+            stderr=log,
+            env=child_environment({}),
+            start_new_session=True,
+        )
+    return AgentProcess.of(name, process, ours)

@@ -52,9 +52,9 @@ class Listing:
 
 
 def cluster_nodes(kinds: Sequence[str], deadlines: Deadlines, own_groups: set[str]) -> list[Node]:
-    """All nodes that Ray lists, with their devices of these accelerators; of those that do not
+    """The nodes that Ray lists, with their devices of these accelerators; of those that do not
     answer, since when. `own_groups`: ids of the placement groups that are this run's."""
-    listings = read_listings()
+    listings = without_earlier_lives(read_listings())
     silent = find_silent(listings, deadlines)
     holders = Holders.read(own_groups)
     return [describe(listing, kinds, silent.get(listing.id, ""), holders) for listing in listings]
@@ -98,6 +98,15 @@ def _times() -> dict[str, tuple[int, int]]:
         return {node.hex(): (one.start_time_ms, one.end_time_ms) for node, one in infos.items()}
     except (AttributeError, TypeError):  # names of Ray's own, in another Ray
         return {}
+
+
+def without_earlier_lives(listings: Sequence[Listing]) -> list[Listing]:
+    """Without the dead of an address whose node has died again since: Ray lists every one."""
+    last: dict[str, Listing] = {}
+    for dead in (listing for listing in listings if not listing.is_alive):
+        if dead.ended_ms >= last.setdefault(dead.address, dead).ended_ms:
+            last[dead.address] = dead
+    return [listing for listing in listings if listing.is_alive or last[listing.address] is listing]
 
 
 def find_silent(listings: Sequence[Listing], deadlines: Deadlines) -> dict[str, str]:

@@ -25,8 +25,8 @@ from dougong.records.shared_folder import FolderProof
 
 @dataclass(frozen=True)
 class EntryPoints:
-    """What the workers run, as `module:function`, and the modules that their fork server loads
-    beforehand.
+    """What the workers run, as `module:function`, and what their fork server loads beforehand, as
+    `StartServer` says.
 
     `fingerprint` None: nobody's kernels are looked at.
     """
@@ -38,6 +38,8 @@ class EntryPoints:
         "dougong.models.inventory",
         "transformers.modeling_utils",  # three seconds of imports that no worker then pays for
         "transformers.models.auto.modeling_auto",
+        "numpy.ma",  # what `numpy.unique` loads
+        "dougong.training.start.warm:warm",
     )
     fingerprint: str | None = "dougong.fingerprint.cache:fingerprint"
 

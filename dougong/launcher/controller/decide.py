@@ -343,9 +343,6 @@ def _await_workers_end(
     done: tuple[Action, ...] = (*parting.left_behind(), ForgetParts())
     if ends and _is_committing(facts, state, policy, now):
         return ()
-    if state.was_stopping:
-        reason = "the worker failed while the run was being stopped"
-        return done + _end(_defeat(facts, reason))
     if state.decision.action == "fail":
         return done + _end(_defeat(facts, state.decision.reason))
     if facts.stop is not None and state.diagnosis is not None:

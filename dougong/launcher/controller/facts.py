@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from dougong.deadlines import Deadlines
 from dougong.errors import DougongError
-from dougong.fault.culprit import Culprit, CulpritKind
+from dougong.fault.culprit import Culprit
 from dougong.fault.drill import FiredDrill
 from dougong.fault.observation import AgentLost, LinkCut
 from dougong.fault.paths import PathFacts
@@ -150,11 +150,9 @@ class RunFacts:
         generation = self.generation
         return generation if generation is not None and generation.number == number else None
 
-    def lose(
-        self, handle: AgentHandle, reason: str, now: float, kind: CulpritKind = "agent"
-    ) -> None:
-        """An agent has ended, or its fork server, and its workers with it."""
-        self.lose_by(handle, AgentLost(Culprit(kind, handle.spec.name), reason, ()), now)
+    def lose(self, handle: AgentHandle, reason: str, now: float) -> None:
+        """An agent has ended, and its workers with it."""
+        self.lose_by(handle, AgentLost(Culprit("agent", handle.spec.name), reason, ()), now)
 
     def lose_by(self, handle: AgentHandle, failure: AgentLost | LinkCut, now: float) -> None:
         """An agent is gone by this failure, of itself or of something that it needs."""

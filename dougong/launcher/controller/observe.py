@@ -28,6 +28,7 @@ from dougong.control.worker_messages import StorageTold
 from dougong.deadlines import Deadlines
 from dougong.errors import DougongError, LaunchError, StorageError
 from dougong.fault.culprit import Culprit
+from dougong.fault.observation import AgentLost
 from dougong.launcher.backends.base import RayNews
 from dougong.launcher.controller.actions import (
     AdoptChannel,
@@ -325,8 +326,9 @@ def _observe_message(
             handle.is_ready = True
         case ForkServerReplaced(text):
             return _observe_replaced(facts, handle, text)
-        case AgentFailed(text, what):
-            facts.lose(handle, text, now, what)
+        case AgentFailed(text, what, is_preempted):
+            culprit = Culprit(what, handle.spec.name)
+            facts.lose_by(handle, AgentLost(culprit, text, (), is_preempted=is_preempted), now)
         case Heartbeat(hearing=hearing):
             handle.hearing = hearing
             return observe_process(facts, message, now)

@@ -72,7 +72,7 @@ class Played:
             "deadlines": PATIENT,
         }
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "dougong.launcher.agent.agent"],
+            [sys.executable, "-m", "dougong.launcher.kept.serve"],
             stdin=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -310,14 +310,26 @@ def test_a_fork_server_that_is_lost_takes_no_worker_with_it(played: Played) -> N
     played.until_said(WorkerDone, "east/1")
 
 
-def test_a_fork_server_that_is_lost_before_it_is_ready_is_the_agents_end(played: Played) -> None:
-    """As when there is no memory for what workers import."""
+def test_two_fork_servers_that_are_lost_before_they_are_ready_are_the_agents_end(played: Played) -> None:
+    """As when there is no memory for what workers import. One alone may have met with an accident."""
     agent = played.process.pid
     (pid,) = wait_for(lambda: Path(f"/proc/{agent}/task/{agent}/children").read_text().split(), "its fork server")
     os.kill(int(pid), signal.SIGKILL)
+    replaced = played.until(ForkServerReplaced)
+    assert replaced.text == f"fork server (pid {pid}) ended with status -9"
+    os.kill(replaced.fork_server_pid, signal.SIGKILL)
     failed = played.until(AgentFailed)
-    assert (failed.text, failed.what) == (f"fork server (pid {pid}) ended with status -9", "fork_server")
+    text = f"fork server (pid {replaced.fork_server_pid}) ended with status -9"
+    assert (failed.text, failed.what) == (text, "fork_server")
     played.process.wait(15)
+
+
+def test_a_fork_server_that_is_lost_at_its_start_is_replaced(played: Played) -> None:
+    agent = played.process.pid
+    (pid,) = wait_for(lambda: Path(f"/proc/{agent}/task/{agent}/children").read_text().split(), "its fork server")
+    os.kill(int(pid), signal.SIGKILL)
+    assert played.until(AgentReady).fork_server_pid != int(pid)
+    assert set(played.fork(1)) == set(WORKERS)
 
 
 def test_a_second_fork_server_stands_by_when_training_has_lasted(tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def test_one_that_is_taken_away_says_so_and_what_took_it(play: Play) -> None:
     os.kill(agent.pid, signal.SIGTERM)
     end = agent.wait()
     assert not end.by_controller and "SIGTERM: this machine is taken from the run" in end.error
-    assert until(channel, AgentFailed) == AgentFailed(end.error)
+    assert until(channel, AgentFailed) == AgentFailed(end.error, is_preempted=True)
 
 
 def test_one_that_is_stopped_is_killed(play: Play) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from dougong.control.fork_messages import ChildExited, Forked, ForkRequest, ServerBroken, ServerReady
+from dougong.control.fork_messages import ChildExited, Forked, ForkRequest, ServerBroken, ServerReady, StartServer
 from dougong.control.processes import process_exists
 from dougong.control.tasks import InspectTask
 from dougong.control.worker_messages import ModelFound, WorkerRaised
@@ -35,7 +37,7 @@ def hang(job: Job, known: object = None) -> None:
 
 @contextlib.contextmanager
 def started(modules: tuple[str, ...] = ("tests.launcher.entries",)) -> Iterator[ForkServer]:
-    server = ForkServer({"DOUGONG_TEST": "1"}, modules, None, DEADLINES)
+    server = ForkServer({"DOUGONG_TEST": "1"}, StartServer(modules, DEADLINES), None)
     try:
         yield server
     finally:
@@ -127,4 +129,18 @@ def test_the_exit_of_a_server_that_still_lives_is_told_as_such() -> None:
 
 def test_a_directory_that_is_not_there_is_an_error_of_the_launch(tmp_path: Path) -> None:
     with pytest.raises(LaunchError, match="cannot start"):
-        ForkServer({}, (), tmp_path / "nowhere", DEADLINES)
+        ForkServer({}, StartServer((), DEADLINES), tmp_path / "nowhere")
+
+
+def test_one_that_ends_before_it_is_told_anything_says_so_by_its_channel(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Killed(subprocess.Popen[bytes]):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            self.kill()
+            self.wait(15)
+
+    monkeypatch.setattr(subprocess, "Popen", Killed)
+    with started() as server:
+        with pytest.raises((EOFError, ConnectionError)):
+            server.channel.receive(15)
+        assert server.exit_text() == f"fork server (pid {server.pid}) ended with status -9"

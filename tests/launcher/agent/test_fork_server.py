@@ -115,6 +115,19 @@ def test_a_request_may_come_byte_by_byte(raw: Raw, tmp_path: Path) -> None:
     child.close()
 
 
+def tell(model_types: Sequence[str]) -> None:
+    """What a fork server is to call."""
+    print("called for", *model_types, file=sys.stderr, flush=True)
+
+
+def test_a_function_is_called_with_the_jobs_model_types(raw: Raw) -> None:
+    modules = ("tests.launcher.agent.test_fork_server:tell", *START.modules)
+    raw.send(dataclasses.replace(START, modules=modules, model_types=("qwen3_moe", "other")))
+    assert raw.channel.receive(60) == ServerReady()
+    raw.channel.close()
+    assert "called for qwen3_moe other" in raw.errors()
+
+
 def test_what_a_worker_has_started_is_ended_with_it(raw: Raw, tmp_path: Path) -> None:
     ready(raw)
     leaver = InspectTask("tests.launcher.agent.test_fork_server:leave_a_child", JOB)

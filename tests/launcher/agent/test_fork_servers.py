@@ -10,6 +10,7 @@ import sys
 
 import pytest
 from dougong.control.processes import process_exists
+from dougong.deadlines import DEADLINES
 from dougong.launcher.agent import fork_servers
 from dougong.launcher.agent.fork_servers import AdoptedProcesses
 from tests.launcher.toyrun import wait_for
@@ -34,13 +35,14 @@ def test_ends_are_seen_once_and_with_their_codes(has_pidfd: bool, monkeypatch: p
     adopted.kill(pids[1])
     wait_for(lambda: adopted.reap() or len(ended) == 2, "the second one", 20)
     assert ended[1] == (pids[1], -signal.SIGKILL)
-    adopted.close()
+    adopted.close(DEADLINES)
 
 
 def test_closing_ends_all_of_them() -> None:
     process = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"], start_new_session=True)
     adopted = AdoptedProcesses(selectors.DefaultSelector(), lambda pid, code: None)
     adopted.watch(process.pid)
-    adopted.close()
-    assert os.waitstatus_to_exitcode(os.waitpid(process.pid, 0)[1]) == -signal.SIGKILL
+    adopted.close(DEADLINES)
     assert not process_exists(process.pid)
+    with pytest.raises(ChildProcessError):  # nor is it left as a zombie
+        os.waitpid(process.pid, 0)

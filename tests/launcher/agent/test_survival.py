@@ -59,7 +59,8 @@ def whole(undisturbed: tuple[dict[int, tuple[Any, ...]], dict[Any, str]]) -> dic
     return undisturbed[0]
 
 
-@pytest.mark.parametrize("roles", ["BBB", pytest.param("AAE", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("roles", ["BBB", "AAE"])
 def test_survivors_keep_their_process_and_the_run_its_bits(
     run: Survivors, job: Job, whole: dict[int, tuple[Any, ...]], roles: str
 ) -> None:

@@ -143,6 +143,7 @@ PINNED = [
 ]
 
 
+@pytest.mark.slow
 def test_a_job_over_two_nodes_with_a_token(tmp_path: Path, cluster: Cluster) -> None:
     text = tmp_path / "corpus.txt"
     text.write_text("the brackets join unlike timbers without nails\n" * 400)

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 from dougong.deadlines import DEADLINES
 from dougong.launcher.backends.ray_holders import Holders
-from dougong.launcher.backends.ray_nodes import Listing, describe, find_silent
+from dougong.launcher.backends.ray_nodes import Listing, describe, find_silent, without_earlier_lives
 
 TOTAL = {"CPU": 8.0, "NPU": 4.0, "west": 1.0, "memory": 1e9, "node:127.0.0.1": 1.0, "accelerator_type:910": 1.0}
 NODE = Listing("a" * 12, "127.0.0.1", 1, "alpha", "first", True, TOTAL, {"CPU": 7.99, "NPU": 1.0}, {"rack": "r1"})
@@ -45,6 +45,13 @@ def test_a_node_that_has_left_says_since_when() -> None:
     left = replace(NODE, is_alive=False, ended_ms=1_700_000_000_000)
     assert find_silent([left], DEADLINES)[NODE.id].startswith("has left the cluster (dead since ")
     assert find_silent([replace(left, ended_ms=0)], DEADLINES) == {NODE.id: "has left the cluster"}
+
+
+def test_a_machine_that_has_died_again_and_again_is_listed_once_as_dead() -> None:
+    dead = [replace(NODE, id=str(ended), is_alive=False, ended_ms=ended) for ended in (2, 3, 1)]
+    other, back = replace(dead[0], address="127.0.0.2", id="other"), replace(NODE, id="back")
+    assert [one.id for one in without_earlier_lives([*dead, other])] == ["3", "other"]
+    assert [one.id for one in without_earlier_lives([back, *dead])] == ["back", "3"]
 
 
 def test_a_node_is_told_with_what_is_free_and_what_its_owner_has_marked_it_with() -> None:

@@ -218,10 +218,15 @@ def test_whoever_moves_gives_a_stop_more_time_and_what_is_given_up_is_told() -> 
     ]  # fmt: skip
 
 
-def test_an_agent_that_falls_silent_while_its_run_stops_ends_it() -> None:
+def test_an_agent_that_falls_silent_while_its_run_stops_ends_the_wait_and_is_named() -> None:
     made = running().play(IN_STEP_12, SIGINT, Passes(10.1, silent=("west",)), *killed("east/0", "east/1"))
-    assert made.outcome.state == "FAILED"
-    assert str(made.outcome.diagnosis and made.outcome.diagnosis.culprit) == "agent west"
+    assert (made.outcome.state, made.outcome.status) == ("STOPPED", 130)
+    assert made.event("diagnosis").culprit.name == "west"
+
+
+def test_what_would_come_again_fails_a_run_that_is_stopped_too() -> None:
+    made = running().play(step(1), SIGINT, raises("east/1", "DataError"), *killed(*ALL))
+    assert (made.outcome.state, made.outcome.status) == ("FAILED", 1)
 
 
 def test_a_stop_while_recovering_does_not_cost_the_checkpoint_that_is_being_committed() -> None:
