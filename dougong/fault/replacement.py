@@ -43,7 +43,8 @@ Measure = Literal[
     "fail",
 ]
 """All that can be done about a fault. restart: the worker is begun anew on its node."""
-MACHINE_IS_GONE: tuple[FailureKind, ...] = ("node_lost", "partition")
+MACHINE_IS_GONE: tuple[FailureKind, ...] = ("node_lost", "partition", "preemption")
+"""So it is where an agent is lost by one of these."""
 
 
 @dataclass(frozen=True)
