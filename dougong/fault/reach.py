@@ -38,12 +38,12 @@ class AgentView:
 class Reach:
     """One look at all agents. `hearings`: what each of them, or the controller (`CONTROLLER`), has
     said lately that it hears; `here`: the controller's machine; `still_s`: for so long no worker
-    that is seen has moved."""
+    that is seen has moved; None: none is seen, since the agents of all are silent."""
 
     agents: Sequence[AgentView]
     hearings: Mapping[str, Hearing]
     here: str
-    still_s: float
+    still_s: float | None
     deadlines: Deadlines
 
     def suspicions(self) -> tuple[Suspicion, ...]:
@@ -89,8 +89,7 @@ class Reach:
             facts.append(f"its machine {takes}")
         facts += self._heard_words(agent)
         name, limit_s = "agent_silence_s", self.deadlines.agent_silence_s
-        # As long as the others train with its workers, a mute agent holds nobody up.
-        if self.still_s > self.deadlines.hang_s - DEADLINES.machine_tried_s:
+        if self._is_held_up_by(agent):
             name, limit_s = "hang_s", self.deadlines.hang_s
         return Suspicion(
             culprit,
@@ -102,6 +101,15 @@ class Reach:
             tuple(facts),
             tuple(given_up),
         )
+
+    def _is_held_up_by(self, agent: AgentView) -> bool:
+        """Whether nobody trains, as far as can be seen. As long as the others train with its
+        workers, a mute agent holds nobody up."""
+        if self.still_s is None:
+            # A machine that takes connections is there. Where none does it is the way to all of
+            # them that may be cut, and they may train on.
+            return bool(agent.answers)
+        return self.still_s > self.deadlines.hang_s - DEADLINES.machine_tried_s
 
     def _deaf_to(self, name: str) -> tuple[str, ...]:
         """Whom an agent does not hear, as others have heard it say."""
@@ -165,7 +173,7 @@ class Reach:
             facts.append(f"{speaker} has not heard {listener}")
         facts.append(f"the controller hears both; given up is {given_up}")
         # Whoever trains all the same has other ways; short messages alone may be held back.
-        since_s = min(seconds, self.still_s)
+        since_s = min(seconds, self.still_s or 0.0)
         culprit = Culprit("link", " - ".join(sorted((speaker, listener))))
         words = self.deadlines.words("hang_s")
         return Suspicion(

@@ -22,7 +22,7 @@ def lost(*names: str) -> Hearing:
     return Hearing((), dict.fromkeys(names, NOW))
 
 
-def look(agents: list[AgentView], hearings: dict[str, Hearing], still_s: float = NOW) -> tuple[Suspicion, ...]:
+def look(agents: list[AgentView], hearings: dict[str, Hearing], still_s: float | None = NOW) -> tuple[Suspicion, ...]:
     return Reach(agents, hearings, "n0", still_s, DEADLINES).suspicions()
 
 
@@ -98,9 +98,13 @@ def test_what_is_suspected(row: str) -> None:
         # The others train with its workers: it holds nobody up, and may be on a slow disk.
         (True, 9.0, 0.1, False),
         (True, 10.1, 0.1, True),
+        # Nobody's workers are seen: a machine that is there has an agent that is stopped, others may be cut off.
+        (True, 3.1, None, True),
+        (True, 2.9, None, False),
+        (False, 9.0, None, False),
     ],
 )
-def test_how_long_an_agent_may_be_silent(answers: bool, silent_s: float, still_s: float, is_due: bool) -> None:
+def test_how_long_an_agent_may_be_silent(answers: bool, silent_s: float, still_s: float | None, is_due: bool) -> None:
     (one,) = look([EAST, mute("west", "n2", answers, silent_s)], {"east": lost("west")}, still_s)
     assert one.is_due is is_due
 

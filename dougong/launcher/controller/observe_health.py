@@ -108,7 +108,7 @@ def _reach(facts: RunFacts, views: Sequence[WorkerView], now: float, deadlines: 
         if not agent.is_silent:
             hearings[agent.name] = facts.agents[agent.name].hearing
     here = facts.paths.own_end.machine if facts.paths.own_end is not None else CONTROLLER
-    still_s = min((view.signs.still_s for view in views if view.is_seen), default=0.0)
+    still_s = min((view.signs.still_s for view in views if view.is_seen), default=None)
     return Reach(agents, hearings, here, still_s, deadlines)
 
 

@@ -90,6 +90,18 @@ def test_a_stopped_agent_is_suspected_in_a_second_and_lost_when_the_others_stand
     assert diagnosis.latency_s is not None and 3.0 < diagnosis.latency_s < 3.6
 
 
+def test_where_no_worker_is_seen_a_stopped_agent_is_given_up_as_early() -> None:
+    """As where there is one agent: those whose machine takes no connection may be cut off, and train on."""
+    made = warm().play(Passes(0.5, silent=("east", "west")), MachineTried("west", True), MachineTried("east", False))
+    made.play(Passes(2.4, silent=("east", "west")))
+    assert made.states == []
+    made.play(Passes(1.0, silent=("east", "west")))
+    diagnosis = made.event("diagnosis")
+    assert (str(diagnosis.culprit), diagnosis.failure) == ("agent west on there", "hang")
+    assert "fault.deadlines.hang_s" in diagnosis.cause
+    assert made.facts.agents["east"].lost is None
+
+
 def test_a_machine_that_takes_no_connection_and_is_not_heard_is_gone() -> None:
     made = goes_silent(warm(), False, MISSES_WEST)
     diagnosis = made.event("diagnosis")
