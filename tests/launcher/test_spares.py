@@ -66,7 +66,7 @@ class TwoMachines(Local):
         """The second machine is away, and these agents were there."""
         self.is_whole = False
         for name in agents:
-            self._processes[name].kill()
+            self._processes[name].kill(self._deadlines)
 
 
 @pytest.mark.slow
