@@ -289,8 +289,6 @@ def _begin_recovery(
     told = Reserve(facts, policy, now).remedy(decision, diagnosis.kind)
     again = facts.recomputation.untold
     was_stopping = facts.stop is not None
-    if was_stopping and decision.action != "fail":
-        told = Remedy("fail", "the run is being stopped, so that nothing is begun anew")
     recovering = Recovering(diagnosis, decision, Stage.WORKERS_END, now, was_stopping)
     leaving = who_leaves(generation, decision, was_stopping)
     # The others leave at once: they would wait for the dead one until their own deadline, and what

@@ -22,7 +22,6 @@ from dougong.launcher.controller.inbound.items import (
     NodesListed,
     ReserveBegun,
     ReserveSeen,
-    SignalReceived,
 )
 from dougong.planner.nodes import Node
 from tests.launcher.controller.machine import (
@@ -112,7 +111,6 @@ TABLE: list[tuple[str, Callable[[], Machine], Sequence[Step], list[str]]] = [
     ("a worker", partial(trained, *BOTH), CRASH, ["restart"]),
     ("a worker, twice", partial(trained, *BOTH, max_restarts=1), [*CRASH, exits("west/0", -9, 2)], ["restart", "fail"]),
     ("a worker, as the job has it", partial(trained, *BOTH, actions={"crash": "roll_back"}), CRASH, ["roll_back"]),
-    ("a worker, while the run is stopped", partial(trained, *BOTH), [SignalReceived(2), *CRASH], ["fail"]),
     ("an agent and its node", partial(trained, *BOTH), [*AGENT, *HERE], ["restart"]),
     ("an agent, and another node", partial(trained, *BOTH), [*AGENT, *MOVED], ["restart", "replace_node"]),
     ("a spare elsewhere", partial(trained, *BOTH, OTHER, spare="node2"), AGENT, ["replace_by_spare"]),
