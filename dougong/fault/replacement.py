@@ -40,10 +40,13 @@ Measure = Literal[
     "skip_batch",
     "quarantine",
     "wait_for_storage",
+    "stop",
     "fail",
 ]
-"""All that can be done about a fault. restart: the worker is begun anew on its node."""
-MACHINE_IS_GONE: tuple[FailureKind, ...] = ("node_lost", "partition")
+"""All that can be done about a fault. restart: the worker is begun anew on its node. stop: nothing,
+since the run is being stopped."""
+MACHINE_IS_GONE: tuple[FailureKind, ...] = ("node_lost", "partition", "preemption")
+"""So it is where an agent is lost by one of these."""
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ _MEASURES = {
     "replace_by_spare": "replace by a spare",
     "replace_node": "replace the node",
     "quarantine": "quarantine the device",
+    "fail": "stop",
 }
 """Decisions that their names alone do not say."""
 

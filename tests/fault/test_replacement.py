@@ -49,6 +49,8 @@ DECIDED = Decision("restart", "recovery 1 of 3")
         (DECIDED, "crash", Places(), "restart"),
         (DECIDED, "node_lost", Places(), "replace_node"),
         (DECIDED, "partition", Places(), "replace_node"),
+        (DECIDED, "preemption", Places(), "replace_node"),
+        (DECIDED, "preemption", None, "restart"),
         (DECIDED, "node_lost", Places(spare="a spare"), "replace_by_spare"),
         (DECIDED, "crash", Places(spare="a spare"), "replace_by_spare"),
         (DECIDED, "node_lost", Places(node="node1", is_theirs=True), "restart"),

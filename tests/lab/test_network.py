@@ -100,7 +100,7 @@ def test_ports_of_the_environment_that_are_too_few_are_refused_and_the_advice_ho
     words = cluster.words("few")
     done = cluster.hosts[0].run(words, timeout_s=60, env={"DOUGONG_PORTS": "20000-20007"})
     assert done.status != 0
-    assert "too few for node0, which needs 14: 5 for each of 2 workers" in done.output, done.output
+    assert "too few for node0, which needs 13: 5 for each of 2 workers" in done.output, done.output
     (advice,) = re.findall(r"such as (\d+-\d+)", done.output)
     done = cluster.hosts[0].run(words, timeout_s=60, env={"DOUGONG_PORTS": advice})
     assert done.status == 0, done.output
@@ -119,9 +119,6 @@ def test_a_dead_name_server_is_asked_for_no_name_of_a_worker(cluster: Cluster, u
     output = train(cluster, "nameless")
     assert cluster.losses("nameless") == usual_losses
     assert "hostname" not in output
-    # Where torch says so, a person who looks for it finds it.
-    logs = "".join(path.read_text() for path in cluster.read("nameless").log_files().values())
-    assert "hostname of the client socket" in logs
 
 
 @pytest.mark.slow

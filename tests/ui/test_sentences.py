@@ -204,6 +204,7 @@ EVENTS: list[tuple[dict[str, Any], str, str]] = [
         "warning",
         "decision: replace by a spare (standing by: west-spare-1 on node2)",
     ),
+    ({"kind": "decision", "action": "fail", "reason": "x"}, "warning", "decision: stop (x)"),
     ({"kind": "decision", "action": "grow_back", "reason": "x"}, "info", "decision: grow back (x)"),
     ({"kind": "checkpoint_started", "step": 20}, "quiet", "checkpoint of step 20 begins"),
     (

@@ -258,6 +258,8 @@ class Reserve:
     def remedy(self, decision: Decision, kind: FailureKind) -> Remedy:
         """What is told as a generation is broken: the decision, and where those go on whose agents
         are lost by now."""
+        if self.facts.stop is not None and decision.action != "fail":
+            return Remedy("stop", "the run is being stopped, so that nothing is begun anew")
         places = Places(self._who(self._taken().values())) if self.facts.agents.lost else None
         return remedy(decision, kind, places)
 

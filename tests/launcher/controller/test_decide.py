@@ -222,6 +222,9 @@ def test_an_agent_that_falls_silent_while_its_run_stops_ends_the_wait_and_is_nam
     made = running().play(IN_STEP_12, SIGINT, Passes(10.1, silent=("west",)), *killed("east/0", "east/1"))
     assert (made.outcome.state, made.outcome.status) == ("STOPPED", 130)
     assert made.event("diagnosis").culprit.name == "west"
+    assert (made.event("decision").action, made.event("decision").reason) == (
+        "stop", "the run is being stopped, so that nothing is begun anew"
+    )  # fmt: skip
 
 
 def test_what_would_come_again_fails_a_run_that_is_stopped_too() -> None:

@@ -1,4 +1,4 @@
-"""What is told as decided: class of failure x what went before x what there is, through all twelve decisions."""
+"""What is told as decided: class of failure x what went before x what there is, through all decisions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, get_args
 import pytest
 from dougong.accelerators.telemetry.reading import DeviceReading
 from dougong.accelerators.telemetry.xid import xid
-from dougong.control.messages import AgentReady, DevicesRead, ForkServerReplaced, Heartbeat
+from dougong.control.messages import AgentFailed, AgentReady, DevicesRead, ForkServerReplaced, Heartbeat
 from dougong.control.path_messages import CONTROLLER, Hearing
 from dougong.control.progress import WorkerProgress, WorkerSigns
 from dougong.control.worker_messages import StepRepeated, UpdateSkipped, WorkerLeft
@@ -22,6 +22,7 @@ from dougong.launcher.controller.inbound.items import (
     NodesListed,
     ReserveBegun,
     ReserveSeen,
+    SignalReceived,
 )
 from dougong.planner.nodes import Node
 from tests.launcher.controller.machine import (
@@ -96,6 +97,8 @@ def goes_dark() -> list[Step]:
 
 CRASH: list[Step] = [exits("west/0", -9), *leave()]
 AGENT: list[Step] = [Leaves("west"), *leave()]
+SIGINT = SignalReceived(2)
+TAKEN = Says("west", AgentFailed("SIGTERM: this machine is taken from the run", is_preempted=True))
 MACHINE: list[Step] = goes_dark()
 STORAGE: list[Step] = [raises("west/0", "StorageError", "CheckpointError"), exits("west/0", 1), *leave()]
 BROKEN: list[Step] = [told(79), Passes(0.5), *leave(), *killed("west/0")]
@@ -111,6 +114,10 @@ TABLE: list[tuple[str, Callable[[], Machine], Sequence[Step], list[str]]] = [
     ("a worker", partial(trained, *BOTH), CRASH, ["restart"]),
     ("a worker, twice", partial(trained, *BOTH, max_restarts=1), [*CRASH, exits("west/0", -9, 2)], ["restart", "fail"]),
     ("a worker, as the job has it", partial(trained, *BOTH, actions={"crash": "roll_back"}), CRASH, ["roll_back"]),
+    ("a worker, as the run is stopped", partial(trained, *BOTH), [SIGINT, *CRASH], ["stop"]),
+    ("a mistake, as the run is stopped", partial(trained, *BOTH),
+     [SIGINT, raises("west/0", "ModelError"), exits("west/0", 1)], ["fail"]),
+    ("a machine that is taken", partial(trained, *BOTH), [TAKEN, *leave(), *MOVED], ["replace_node"]),
     ("an agent and its node", partial(trained, *BOTH), [*AGENT, *HERE], ["restart"]),
     ("an agent, and another node", partial(trained, *BOTH), [*AGENT, *MOVED], ["restart", "replace_node"]),
     ("a spare elsewhere", partial(trained, *BOTH, OTHER, spare="node2"), AGENT, ["replace_by_spare"]),
