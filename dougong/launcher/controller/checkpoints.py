@@ -134,7 +134,7 @@ class CheckpointManager:
             try:
                 return self._with_records(self._find(origin))
             except OSError as error:
-                refusal = storage_error(self.root, error)
+                refusal = storage_error(Path(error.filename or self.root), error)
                 return FoundCheckpoint(None, refusal=refusal, is_away=True)
             except DougongError as error:
                 if not isinstance(error.__cause__, OSError):
