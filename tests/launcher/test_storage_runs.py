@@ -70,7 +70,7 @@ def test_a_full_disk_ends_no_training_and_everything_is_written_when_there_is_ro
 
 
 def test_a_run_directory_that_is_gone_is_told_as_such(tmp_path: Path) -> None:
-    job = toy_job(steps=400, step_s=0.02, fault={"deadlines": {"records_end_s": 1.0}})
+    job = toy_job(steps=400, step_s=0.02, fault={"deadlines": {"records_end_s": 1.0, "storage_wait_s": 2.0}})
     run = ToyRun(tmp_path / "run", job).start()
     wait_for(lambda: run.events("generation_started"), "the first generation")
     run.path.rename(tmp_path / "elsewhere")
