@@ -90,7 +90,7 @@ def test_a_firewall_that_is_open_as_readme_says_lets_a_run_through(cluster: Clus
         assert ports - of_ray[name] <= within
     # Two workers and an agent on each, and the controller on node1.
     ours = {name: {port for port in ports if first <= port <= last} for name, ports in listening.items()}
-    assert {name: len(ports) for name, ports in ours.items()} == {"node0": 9, "node1": 12}
+    assert {name: len(ports) for name, ports in ours.items()} == {"node0": 11, "node1": 13}
     assert "c10d" not in process.output
 
 

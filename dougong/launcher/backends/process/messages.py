@@ -29,13 +29,14 @@ from dougong.planner.placement import AgentSpec
 class BackendSetup:
     """Which backend the process is to serve. `entry`: `module:function`, which makes one of the
     choice, the limits, the run's directory and what hears of news; `parent`: whose death ends the
-    process."""
+    process; `command`: the words that a person has typed, for errors that tell how to type them."""
 
     entry: str
     choice: RayChoice
     deadlines: Deadlines
     run_dir: str | None
     parent: int
+    command: tuple[str, ...]
     kind: Literal["setup"] = "setup"
 
 

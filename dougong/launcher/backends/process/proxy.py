@@ -151,7 +151,10 @@ class ProcessBackend:
         if self._choice.address is not None:
             find_head(self._choice, self._deadlines)  # while it is awaited nothing is begun
         run_dir = None if self._run_dir is None else str(self._run_dir.path)
-        setup = BackendSetup(self._entry, self._choice, self._deadlines, run_dir, os.getpid())
+        command = tuple(sys.argv)
+        setup = BackendSetup(
+            self._entry, self._choice, self._deadlines, run_dir, os.getpid(), command
+        )
         with self._turn:
             if self._is_closed:
                 raise LaunchError("the run ended before its backend was open")

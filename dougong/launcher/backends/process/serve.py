@@ -134,6 +134,7 @@ def main() -> None:
         sys.exit(1)  # the controller is gone already
     assert isinstance(setup, BackendSetup), "the controller says first what is to be served"
     die_with_parent(setup.parent)
+    sys.argv[:] = setup.command  # this process works for that command
     BackendServer(_made(setup, line), line).serve()
 
 

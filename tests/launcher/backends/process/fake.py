@@ -13,6 +13,7 @@ from dougong.deadlines import Deadlines
 from dougong.errors import CheckpointError, LaunchError, NoRoomError
 from dougong.launcher.backends.base import Backend, RayNews, SettingsOf, Tell, TellNews
 from dougong.launcher.backends.ray_choice import OWN_RAY, RayChoice
+from dougong.launcher.backends.submission import submission
 from dougong.planner.nodes import Node
 from dougong.planner.placement import AgentSpec
 from dougong.records.directory import RunDir
@@ -53,6 +54,8 @@ class Fake:
             case "hangs":
                 (self._folder / "hangs").touch()
                 time.sleep(600)
+            case "outsider":
+                raise LaunchError(submission("http://10.0.0.1:8265", None))
             case "loses its head":
                 self._tell(RayNews("head", True, "no head"))
             case "no checkpoint":

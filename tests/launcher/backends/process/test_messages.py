@@ -28,7 +28,7 @@ NODE = Node("ab", "alpha", "::1", {"npu": 8}, {"pool": "b"}, "", {"npu": 1}, ("x
 @pytest.mark.parametrize(
     "message",
     [
-        BackendSetup("a:b", joining("10.0.0.1:6379"), DEADLINES, "/run", 7),
+        BackendSetup("a:b", joining("10.0.0.1:6379"), DEADLINES, "/run", 7, ("dougong", "run", "job.yaml")),
         StartCall(1, (SPEC,), {"east": SETTINGS}),
         NodesAnswer(2, (NODE,)),
         ErrorAnswer(3, ErrorWords("NoRoomError", "none\nat all", True)),

@@ -19,6 +19,7 @@ from dougong.launcher.agent.settings import AgentSettings
 from dougong.launcher.backends.base import RayNews
 from dougong.launcher.backends.process.proxy import BackendLostError, ProcessBackend
 from dougong.launcher.backends.ray_choice import OWN_RAY, joining
+from dougong.launcher.backends.submission import submission
 from dougong.planner.placement import AgentSpec
 from dougong.records.directory import RunDir
 from tests.launcher.backends.process.fake import ENTRY
@@ -86,6 +87,12 @@ def test_an_error_keeps_its_class(launch: Launch) -> None:
         assert (type(caught.value), str(caught.value)) == (type(error), str(error))
         assert vars(caught.value) == vars(error)
     assert launch.backend.nodes(["npu"])
+
+
+def test_what_is_to_be_typed_instead_is_the_command_itself_with_another_beginning(launch: Launch) -> None:
+    with pytest.raises(LaunchError) as caught:
+        launch.backend.nodes(["outsider"])
+    assert str(caught.value) == submission("http://10.0.0.1:8265", None)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ def test_it_ends_with_its_line_also_while_a_call_hangs(tmp_path: Path) -> None:
     process = subprocess.Popen(command, env=child_environment({}), pass_fds=[theirs.fileno()])
     theirs.close()
     line = BackendLine(ours, 5)
-    line.send(BackendSetup(ENTRY, OWN_RAY, DEADLINES, str(tmp_path), os.getpid()))
+    line.send(BackendSetup(ENTRY, OWN_RAY, DEADLINES, str(tmp_path), os.getpid(), ()))
     line.send(OpenCall(1))
     assert line.receive() == OpenAnswer(1, "10.0.0.1")
     line.send(NodesCall(2, ("hangs",)))
