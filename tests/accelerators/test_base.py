@@ -59,7 +59,7 @@ def test_what_a_worker_s_environment_sets_for_arithmetic_is_among_the_variables_
     """TORCH_DEVICE_BACKEND_AUTOLOAD, CUDA_DEVICE_ORDER and the like choose what is loaded and how it ends, not how it
     computes."""
     loading = {"TORCH_DEVICE_BACKEND_AUTOLOAD", "CUDA_DEVICE_ORDER", "TORCH_NPU_FALLBACK_CPU_DISABLE"}
-    loading |= {"TORCH_NCCL_ASYNC_ERROR_HANDLING", "TORCH_HCCL_ASYNC_ERROR_HANDLING"}
+    loading |= {"TORCH_NCCL_ASYNC_ERROR_HANDLING", "TORCH_HCCL_ASYNC_ERROR_HANDLING", "PYTORCH_NVML_BASED_CUDA_CHECK"}
     names = set(kind().worker_environment(1)) - loading
     assert names
     assert [name for name in names if not name.startswith(kind.arithmetic_variables)] == []
