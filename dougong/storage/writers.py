@@ -110,7 +110,7 @@ WRITERS = (
     ),
     WriterRow(
         "the deletion of old checkpoints",
-        "the same, after the commit",
+        "the same, after the commit, and after a generation that begins has its state",
         "`kill_s` at the end",
         "tried again after the next commit; links and directories with other files are left alone",
         "event `checkpoints_left`, once for each reason",
