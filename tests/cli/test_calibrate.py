@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 from dougong.cli.calibrate import speed_lines
 from dougong.job.load import load_job
@@ -16,6 +17,7 @@ from tests.launcher.jobs import ROOT
 AFD = ROOT / "examples" / "afd.yaml"
 
 
+@pytest.mark.slow
 def test_the_command_prints_what_a_job_accepts(tmp_path: Path) -> None:
     words = [sys.executable, "-m", "dougong", "calibrate", str(AFD), "--no-ray", "--steps", "3"]
     small = ["-o", "model.config.num_hidden_layers=2", "-o", "batch.microbatches=1"]

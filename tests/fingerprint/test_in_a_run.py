@@ -82,6 +82,7 @@ def test_a_checkpoint_goes_on_in_its_own_class_or_says_so(tmp_path: Path) -> Non
     assert name not in Manifest.load(run.run_dir.checkpoints / "step-000015").metadata["kernels"]["prints"]
 
 
+@pytest.mark.slow
 def test_a_real_run_goes_on_with_another_thread_count_only_when_told_so(tmp_path: Path) -> None:
     job = {
         "job": "threads",

@@ -11,8 +11,7 @@ import pytest
 from dougong.testing import Host, HostProcess
 from tests.lab.conftest import Cluster, pool_cluster, rejoin
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
-slow = pytest.mark.slow
+pytestmark = [pytest.mark.lab, pytest.mark.slow, pytest.mark.timeout(600)]
 
 EAST = {"name": "east", "accelerator": "cpu", "workers": 2, "node": "10.0.0.1"}
 WEST = {"name": "west", "accelerator": "cpu", "workers": 2, "node": "pool=b"}
@@ -106,7 +105,6 @@ def test_a_node_that_is_stopped_is_replaced_by_the_idle_one(cluster: Cluster, un
     assert f"{lost.name} -&gt; {idle.name}" in report
 
 
-@slow
 def test_a_node_that_died_hard_is_taken_by_its_new_id(cluster: Cluster, undisturbed: str) -> None:
     """Ray lists the dead one for half a minute beside the living."""
     process, lost, _ = begin(cluster, "killed", **pinned())
@@ -117,7 +115,6 @@ def test_a_node_that_died_hard_is_taken_by_its_new_id(cluster: Cluster, undistur
     assert left_behind(lost) == []
 
 
-@slow
 def test_a_pinned_node_that_is_gone_for_a_while_is_awaited(cluster: Cluster, undisturbed: str) -> None:
     process, lost, _ = begin(cluster, "awaited", **pinned())
     lost.stop_ray()
@@ -130,7 +127,6 @@ def test_a_pinned_node_that_is_gone_for_a_while_is_awaited(cluster: Cluster, und
     ends_alike(cluster, process, "awaited", undisturbed)
 
 
-@slow
 def test_a_pinned_node_that_never_comes_ends_the_run_and_a_resume_goes_on(cluster: Cluster, undisturbed: str) -> None:
     apart = [{**EAST, "role": "attention"}, {**WEST, "role": "experts", "node": "10.0.0.2"}]  # neither can do alone
     changes = job(islands=apart, fault={"deadlines": {"node_return_s": 5}})
@@ -148,7 +144,6 @@ def test_a_pinned_node_that_never_comes_ends_the_run_and_a_resume_goes_on(cluste
     assert "equal, bit by bit" in cluster.hosts[0].check(["dougong", "diff", undisturbed, run], timeout_s=60)
 
 
-@slow
 def test_a_node_that_is_added_during_the_wait_is_taken(cluster: Cluster, undisturbed: str) -> None:
     cluster.hosts[2].stop_ray()
     process, lost, new = begin(cluster, "added")
@@ -159,7 +154,6 @@ def test_a_node_that_is_added_during_the_wait_is_taken(cluster: Cluster, undistu
     assert moves(cluster, "added") == {(lost.name, new.name)}
 
 
-@slow
 @pytest.mark.parametrize("by", ["dougong stop", "Ctrl-C"])
 def test_a_stop_ends_the_wait(cluster: Cluster, by: str) -> None:
     name = by.replace(" ", "-")
@@ -176,7 +170,6 @@ def test_a_stop_ends_the_wait(cluster: Cluster, by: str) -> None:
         until(lambda host=host: not left_behind(host), f"nothing left on {host.name}", 15)
 
 
-@slow
 def test_a_node_that_is_cut_off_ends_its_workers_and_is_not_let_in_again(cluster: Cluster, undisturbed: str) -> None:
     process, lost, idle = begin(cluster, "cut-off")
     lost.unplug()
@@ -189,7 +182,6 @@ def test_a_node_that_is_cut_off_ends_its_workers_and_is_not_let_in_again(cluster
     lost.stop_ray()
 
 
-@slow
 def test_a_run_whose_controllers_node_is_lost_goes_on_from_any_other(cluster: Cluster, undisturbed: str) -> None:
     process, _, _ = begin(cluster, "headless", host=1)
     _, lost, other = cluster.hosts

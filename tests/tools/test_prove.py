@@ -18,6 +18,7 @@ FAULTY = LocalRunOptions(
 )
 
 
+@pytest.mark.slow
 def test_a_device_that_errs_is_found_with_the_place_and_other_layouts_are_equal(
     tmp_path: Path, temporary: Path
 ) -> None:
