@@ -29,8 +29,8 @@ from dougong.errors import LaunchError
 from dougong.launcher.agent.child import read_messages
 from dougong.launcher.agent.fork_client import ForkServer
 
-_MOST_UNREADY = 2
-"""Fork servers that end one after the other before they are ready: a further one would, too."""
+_MOST_UNREADY = 3
+"""So many that end one after the other before they are ready are enough: a further one would, too."""
 
 
 class AdoptedProcesses:

@@ -310,17 +310,21 @@ def test_a_fork_server_that_is_lost_takes_no_worker_with_it(played: Played) -> N
     played.until_said(WorkerDone, "east/1")
 
 
-def test_two_fork_servers_that_are_lost_before_they_are_ready_are_the_agents_end(played: Played) -> None:
-    """As when there is no memory for what workers import. One alone may have met with an accident."""
+def test_fork_servers_that_are_lost_one_after_the_other_before_they_are_ready_are_the_agents_end(
+    played: Played,
+) -> None:
+    """As when there is no memory for what workers import. One or two may have met with an accident."""
     agent = played.process.pid
-    (pid,) = wait_for(lambda: Path(f"/proc/{agent}/task/{agent}/children").read_text().split(), "its fork server")
-    os.kill(int(pid), signal.SIGKILL)
-    replaced = played.until(ForkServerReplaced)
-    assert replaced.text == f"fork server (pid {pid}) ended with status -9"
-    os.kill(replaced.fork_server_pid, signal.SIGKILL)
+    (first,) = wait_for(lambda: Path(f"/proc/{agent}/task/{agent}/children").read_text().split(), "its fork server")
+    pid = int(first)
+    for _ in range(2):
+        os.kill(pid, signal.SIGKILL)
+        replaced = played.until(ForkServerReplaced)
+        assert replaced.text == f"fork server (pid {pid}) ended with status -9"
+        pid = replaced.fork_server_pid
+    os.kill(pid, signal.SIGKILL)
     failed = played.until(AgentFailed)
-    text = f"fork server (pid {replaced.fork_server_pid}) ended with status -9"
-    assert (failed.text, failed.what) == (text, "fork_server")
+    assert (failed.text, failed.what) == (f"fork server (pid {pid}) ended with status -9", "fork_server")
     played.process.wait(15)
 
 
