@@ -30,7 +30,7 @@ from dougong.launcher.agent.child import read_messages
 from dougong.launcher.agent.fork_client import ForkServer
 
 _MOST_UNREADY = 3
-"""So many that end one after the other before they are ready are enough: a further one would, too."""
+"""So many in a row end before they are ready: a further one would, too."""
 
 
 class AdoptedProcesses:

@@ -310,7 +310,7 @@ def test_a_fork_server_that_is_lost_takes_no_worker_with_it(played: Played) -> N
     played.until_said(WorkerDone, "east/1")
 
 
-def test_fork_servers_that_are_lost_one_after_the_other_before_they_are_ready_are_the_agents_end(
+def test_fork_servers_that_are_lost_again_and_again_before_they_are_ready_end_their_agent(
     played: Played,
 ) -> None:
     """As when there is no memory for what workers import. One or two may have met with an accident."""
