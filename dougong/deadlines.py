@@ -99,6 +99,7 @@ class Deadlines:
     packages_s: float = 300.0  # apt-get fetches and installs a few small packages
 
     # Processes of one machine.
+    same_signal_s: float = 2.0  # what a batch system sends to a command and its controller is one
     agent_end_s: float = 5.0  # an agent ends by itself after its controller
     agent_waits_s: float = 5.0  # or has ended its workers, and can serve the next controller
     next_controller_s: float = 60.0  # which comes to it by then

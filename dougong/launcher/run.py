@@ -7,12 +7,10 @@ import dataclasses
 import os
 import secrets
 import shlex
-import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import IO, cast
 
 from rich.console import Console
@@ -41,11 +39,12 @@ from dougong.launcher.controller.config import (
 )
 from dougong.launcher.controller.controller import Controller
 from dougong.launcher.controller.inbound.inbox import Inbox
-from dougong.launcher.controller.inbound.items import SignalReceived, SuccessorFound
+from dougong.launcher.controller.inbound.items import SuccessorFound
 from dougong.launcher.controller.states import Outcome
 from dougong.launcher.decay import bent_rate, with_decay_end
 from dougong.launcher.kept.agents import Keeping
 from dougong.launcher.ports import with_ports
+from dougong.launcher.signals import signals_into
 from dougong.launcher.sources import known_sources
 from dougong.launcher.supervisor import ControllerDeath
 from dougong.launcher.take_over import take_over
@@ -326,24 +325,6 @@ def _backend(run_dir: RunDir, options: Options, deadlines: Deadlines, inbox: Inb
     if options.ray:
         return ProcessBackend(options.choice, deadlines, run_dir, inbox.put)
     return Local(run_dir, deadlines, options.keeping)
-
-
-@contextlib.contextmanager
-def signals_into(inbox: Inbox) -> Iterator[None]:
-    """Signals become items of the inbox, so that the controller alone decides what they mean."""
-
-    def note(number: int, frame: FrameType | None) -> None:
-        inbox.put(SignalReceived(number))
-
-    wanted = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # under nohup it stays ignored
-        wanted.append(signal.SIGHUP)
-    before = {number: signal.signal(number, note) for number in wanted}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _summary(outcome: Outcome, run_dir: RunDir, recorder: Recorder, limit_s: float) -> str:

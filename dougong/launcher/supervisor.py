@@ -31,6 +31,7 @@ from dougong.errors import DougongError, StorageError
 from dougong.fault.culprit import Culprit
 from dougong.fault.diagnosis import Diagnosis, FailureKind
 from dougong.launcher.kept.agents import Keeping
+from dougong.launcher.signals import asking, hear_passed_on, pass_on
 from dougong.records.directory import RunDir
 from dougong.records.lease import see_newest
 
@@ -39,7 +40,6 @@ MOST_IN_A_ROW = 3
 MOST_AN_HOUR = 20
 _SIGNALLED = 128
 _SHOW_CURSOR = "\x1b[?25h"
-_PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Supervisor:
         if self.keeping is None:
             return begin()
         attempt = begin
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {*_watched(), signal.SIGCHLD})
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {*asking(), signal.SIGCHLD})
         try:
             while True:
                 child = self._fork(attempt, before)
@@ -112,18 +112,19 @@ class Supervisor:
         die_with_parent(parent)
         os.setpgid(0, 0)
         signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # it writes from behind the parent
+        hear_passed_on()
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         _live(attempt)
 
     def _attend(self, child: _WatchedProcess, keeping: Keeping) -> int:
         """Until the child has ended; its status as the system has it."""
-        wanted = {*_watched(), signal.SIGCHLD}
+        wanted = {*asking(), signal.SIGCHLD}
         while True:
             looked_at = time.monotonic()
             heard = signal.sigtimedwait(wanted, self._deadlines.poll_every_s)
             if heard is not None and heard.si_signo != signal.SIGCHLD:
                 self._stop = heard.si_signo
-                os.kill(child.pid, heard.si_signo)
+                pass_on(child.pid, heard.si_signo)
             status = _look(child)
             keeping.collect()
             if status is not None:
@@ -182,11 +183,6 @@ class Supervisor:
             return self._run.metrics_file.stat().st_size
         except OSError:
             return 0
-
-
-def _watched() -> set[signal.Signals]:
-    """Those that are passed on; what a `nohup` has had ignored stays so."""
-    return {number for number in _PASSED_ON if signal.getsignal(number) != signal.SIG_IGN}
 
 
 def _following(follow: Callable[[ControllerDeath], int], death: ControllerDeath) -> Attempt:

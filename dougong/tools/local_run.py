@@ -27,7 +27,7 @@ from dougong.launcher.controller.controller import Controller
 from dougong.launcher.controller.inbound.inbox import Inbox
 from dougong.launcher.controller.inbound.items import SignalReceived
 from dougong.launcher.controller.states import Outcome
-from dougong.launcher.run import signals_into
+from dougong.launcher.signals import signals_into
 from dougong.launcher.sources import known_sources
 from dougong.launcher.take_over import take_over
 from dougong.records.directory import RunDir

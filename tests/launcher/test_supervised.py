@@ -63,7 +63,10 @@ def test_a_drill_that_kills_the_controller_comes_once(tmp_path: Path) -> None:
 def test_a_signal_to_the_command_stops_its_run_once(tmp_path: Path, number: signal.Signals, status: int) -> None:
     run = ToyRun(tmp_path / "run", toy_job(step_s=0.2, steps=200), BESIDE).start()
     run.await_step(2)
+    controller = controller_of(run, 1)
     os.killpg(run.process.pid, number)  # as a terminal's Ctrl-C does
+    if number == signal.SIGTERM:
+        os.kill(controller, number)  # as a batch system does, to all processes of a job
     assert run.finish() == status, run.text()
     (stop,) = run.events("stop_requested")
     assert not stop["now"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import signal
 import socket
 from pathlib import Path
 from typing import Any
@@ -19,14 +18,11 @@ from dougong.fault.drill import FiredDrill
 from dougong.job.load import load_job
 from dougong.launcher.alive import refuse_if_alive
 from dougong.launcher.controller.config import FROM_START, ResumePoint
-from dougong.launcher.controller.inbound.inbox import Inbox
-from dougong.launcher.controller.inbound.items import SignalReceived
 from dougong.launcher.presence import Presence
 from dougong.launcher.run import (
     Options,
     ResumeRequest,
     resume_run,
-    signals_into,
     start_run,
 )
 from dougong.launcher.take_over import take_over
@@ -145,17 +141,6 @@ def test_no_generation_has_a_number_that_a_sleeping_controller_may_use(
     with take_lease(run_dir.path, QUICK, takes_over=True) as lease:
         found = take_over(run_dir.of_writer(lease.fence))
     assert (found.generation, found.last_generation) == (first, (first // 1000 + 1) * 1000)
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_signals_become_items_and_are_given_back(number: signal.Signals) -> None:
-    before, inbox = signal.getsignal(number), Inbox()
-    if number == signal.SIGHUP and before == signal.SIG_IGN:
-        pytest.skip("under nohup SIGHUP stays ignored")
-    with signals_into(inbox):
-        os.kill(os.getpid(), number)
-        assert inbox.get(20) == SignalReceived(number)
-    assert signal.getsignal(number) == before
 
 
 def test_a_run_that_answers_is_alive(run_dir: RunDir) -> None:
