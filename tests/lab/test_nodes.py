@@ -177,7 +177,8 @@ def test_a_node_that_is_cut_off_ends_its_workers_and_is_not_let_in_again(cluster
     time.sleep(15)  # its agent hears nothing for 20 s by then
     lost.plug()
     ends_alike(cluster, process, "cut-off", undisturbed)
-    assert "no heartbeat for 10 s" in process.output
+    (diagnosis,) = cluster.events("cut-off", "diagnosis")
+    assert (diagnosis["class"], diagnosis["culprit"]["kind"]) == ("node_lost", "node"), process.output
     until(lambda: not left_behind(lost), "no agent and no worker is left", 40)
     lost.stop_ray()
 
