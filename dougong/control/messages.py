@@ -164,10 +164,12 @@ class AgentReady:
 
 @dataclass(frozen=True)
 class ForkServerReplaced:
-    """A fork server has ended, and another one forks from now on; no worker has ended with it."""
+    """A fork server has ended, and another one forks from now on; no worker has ended with it.
+    `has_hung`: it was ended, since it did nothing."""
 
     text: str
     fork_server_pid: int
+    has_hung: bool = False
     kind: Literal["fork_server_replaced"] = "fork_server_replaced"
 
 

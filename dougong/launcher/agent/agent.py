@@ -277,12 +277,12 @@ class Agent:
             case _:
                 self._print(f"the fork server sent {message.kind}, which is not for an agent")
 
-    def _on_replaced(self, why: str) -> None:
+    def _on_replaced(self, why: str, has_hung: bool) -> None:
         """Nothing has failed but what it was about to fork; all workers live."""
         for child in self._workers.unforked:
             text = f"{why}, before it had forked this worker"
             self._forget(self._workers.note_not_forked(child, text))
-        self._controller.send(ForkServerReplaced(why, self._fork_servers.pid))
+        self._controller.send(ForkServerReplaced(why, self._fork_servers.pid, has_hung))
 
     def _fail(self, text: str, what: Literal["agent", "fork_server"] = "agent") -> None:
         self._controller.send(AgentFailed(text, what))

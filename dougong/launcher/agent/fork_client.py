@@ -15,15 +15,19 @@ from dougong.control.channel import Channel
 from dougong.control.environment import child_environment
 from dougong.control.fork_messages import ForkRequest, KillRequest, SignalRequest, StartServer
 from dougong.control.messages import encode
+from dougong.control.processes import process_state
 from dougong.errors import LaunchError
 from dougong.launcher.agent.fork_server import LENGTH
+
+_STOPPED = ("T", "t")
+"""States of a process that is stopped, by a signal or by a debugger."""
 
 
 class ForkServer:
     """One fork server process. `channel` yields its answers: ServerReady or ServerBroken once,
     Forked or ForkFailed for every request, ChildExited for every end where nobody adopts.
     `is_ready`: it has imported everything, as whoever reads its answers has noted. `beginning`:
-    with what it was started."""
+    with what it was started; `num_asked`: forks that it has not answered yet."""
 
     def __init__(
         self,
@@ -33,6 +37,8 @@ class ForkServer:
     ) -> None:
         """`start`: the first request; who `adopts`, is this process."""
         self.is_ready = False
+        self.num_asked = 0
+        self._given_up = ""
         self.beginning = (dict(variables), start, cwd)
         self._deadlines = deadlines = start.deadlines
         self._socket, server_end = socket.socketpair()
@@ -51,6 +57,23 @@ class ForkServer:
     def fork(self, request: ForkRequest, fds: Sequence[int]) -> None:
         """Ask for one worker. The caller still owns the descriptors."""
         self._send(request, fds)
+        self.num_asked += 1
+
+    @property
+    def was_given_up(self) -> bool:
+        return bool(self._given_up)
+
+    def owes(self) -> str:
+        """What it does not do now that it should, in words: it stands stopped, or has not answered
+        all that it was asked. Empty: nothing."""
+        if process_state(self.pid) in _STOPPED:
+            return "was stopped"
+        return "has not answered" if self.num_asked else ""
+
+    def give_up(self, why: str) -> None:
+        """SIGKILL it: its channel ends, and `exit_text` says why."""
+        self._given_up = why
+        self._process.kill()
 
     def kill(self, pid: int) -> None:
         """SIGKILL a worker and what it started. No error when it has ended."""
@@ -72,6 +95,8 @@ class ForkServer:
 
     def exit_text(self) -> str:
         """Why the fork server is gone, in words."""
+        if self._given_up:
+            return f"fork server (pid {self.pid}) {self._given_up}"
         try:
             status = self._process.wait(self._deadlines.exit_status_s)
         except subprocess.TimeoutExpired:

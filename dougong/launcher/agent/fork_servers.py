@@ -17,6 +17,7 @@ from pathlib import Path
 
 from dougong.control.fork_messages import (
     Forked,
+    ForkFailed,
     ForkRequest,
     ServerBroken,
     ServerReady,
@@ -29,6 +30,8 @@ from dougong.errors import LaunchError
 from dougong.launcher.agent.child import read_messages
 from dougong.launcher.agent.fork_client import ForkServer
 
+_LONGEST_LOOK = 3
+"""Intervals between two looks that count at most."""
 _MOST_UNREADY = 3
 """So many in a row end before they are ready: a further one would, too."""
 
@@ -122,8 +125,8 @@ class LoadedServer:
 
 class ForkServers:
     """What an agent asks to fork. `note(message)`: the one that forks has said something;
-    `replaced(why)`: it has ended, and the other one forks from now on; `failed(why)`: there is none
-    that could.
+    `replaced(why, has_hung)`: it has ended, or was ended, and the other one forks from now on;
+    `failed(why)`: there is none that could.
 
     `start`: begins one. `adopted`: the processes, None where their parent is the fork server.
     """
@@ -134,7 +137,7 @@ class ForkServers:
         adopted: AdoptedProcesses | None,
         selector: selectors.BaseSelector,
         note: Callable[[Message], None],
-        replaced: Callable[[str], None],
+        replaced: Callable[[str, bool], None],
         failed: Callable[[str], None],
     ) -> None:
         self._start, self._adopted, self._selector = start, adopted, selector
@@ -144,6 +147,8 @@ class ForkServers:
         self._active = self._begin()
         self._standby: ForkServer | None = None
         self._trains_since: float | None = None
+        self._looked_at: float | None = None
+        self._owes_s = 0.0
 
     @property
     def pid(self) -> int:
@@ -167,7 +172,9 @@ class ForkServers:
         (self._adopted or self._active).signal(pid, number)
 
     def tick(self, is_training: bool, now: float, deadlines: Deadlines) -> None:
-        """Start the second one when training has lasted a while."""
+        """Call ten times a second. Gives up one that does not do its work, and starts the second
+        one when training has lasted a while."""
+        self._watch(now, deadlines)
         if self._adopted is None or self._standby is not None or not is_training:
             return
         if self._trains_since is None:
@@ -175,6 +182,20 @@ class ForkServers:
         elif now - self._trains_since > deadlines.second_fork_server_s:
             self._trains_since = now  # another try, if this one fails, comes after as long
             self._stand_by()
+
+    def _watch(self, now: float, deadlines: Deadlines) -> None:
+        """A fork server that hangs is as good as lost: it would hold up whoever needs a worker."""
+        active, since = self._active, self._looked_at
+        self._looked_at = now
+        owes = active.owes() if self._adopted is not None and active.is_ready else ""
+        if not owes or since is None:
+            self._owes_s = 0.0
+            return
+        # A look that comes late was itself held up, as a rule together with what is looked at.
+        self._owes_s += min(now - since, _LONGEST_LOOK * deadlines.heartbeat_every_s)
+        if self._owes_s > deadlines.hang_s:
+            self._owes_s = 0.0
+            active.give_up(f"{owes}, and was given up after {deadlines.words('hang_s')}")
 
     def tell_ready(self) -> None:
         """Say so of one that was ready before."""
@@ -226,8 +247,12 @@ class ForkServers:
                 return  # one that was needed before it was ready; that the agent is, is known
             case ServerReady():
                 self._was_ready = True
-            case Forked(_, pid) if self._adopted is not None:
-                self._adopted.watch(pid)
+            case ForkFailed():
+                self._active.num_asked -= 1
+            case Forked(_, pid):
+                self._active.num_asked -= 1
+                if self._adopted is not None:
+                    self._adopted.watch(pid)
         self._note(message)
 
     def _lose(self, server: ForkServer) -> None:
@@ -257,7 +282,7 @@ class ForkServers:
             self._failed(f"{why}; {error}")
             return
         self._standby = None
-        self._replaced(why)
+        self._replaced(why, lost.was_given_up)
 
 
 def _print(text: str) -> None:

@@ -324,8 +324,8 @@ def _observe_message(
             facts.paths.note(number, handle.spec.name, results)
         case AgentReady():
             handle.is_ready = True
-        case ForkServerReplaced(text):
-            return _observe_replaced(facts, handle, text)
+        case ForkServerReplaced():
+            return _observe_replaced(facts, handle, message)
         case AgentFailed(text, what, is_preempted):
             culprit = Culprit(what, handle.spec.name)
             facts.lose_by(handle, AgentLost(culprit, text, (), is_preempted=is_preempted), now)
@@ -347,7 +347,9 @@ def _observe_message(
     return ()
 
 
-def _observe_replaced(facts: RunFacts, handle: AgentHandle, text: str) -> tuple[News, ...]:
+def _observe_replaced(
+    facts: RunFacts, handle: AgentHandle, replaced: ForkServerReplaced
+) -> tuple[News, ...]:
     """A fork server has ended, and no worker with it: named like any fault, and nothing is done."""
     name = handle.spec.name
     node = facts.agents.node_of_agent(handle, "")
@@ -355,8 +357,8 @@ def _observe_replaced(facts: RunFacts, handle: AgentHandle, text: str) -> tuple[
         generation=facts.number,
         node=node,
         culprit=Culprit("fork_server", name, node),
-        failure="crash",
-        cause=text,
+        failure="hang" if replaced.has_hung else "crash",
+        cause=replaced.text,
     )
     decided = events.RecoveryDecided(
         generation=facts.number,

@@ -310,6 +310,20 @@ def test_a_fork_server_that_is_lost_takes_no_worker_with_it(played: Played) -> N
     played.until_said(WorkerDone, "east/1")
 
 
+def test_a_fork_server_that_is_stopped_is_given_up_and_named(tmp_path: Path) -> None:
+    made = Played(tmp_path, deadlines=dataclasses.replace(PATIENT, hang_s=1.0))
+    try:
+        pid = made.until(AgentReady).fork_server_pid
+        os.kill(pid, signal.SIGSTOP)
+        replaced = made.until(ForkServerReplaced)
+        limit = "1 s (fault.deadlines.hang_s)"
+        assert replaced.text == f"fork server (pid {pid}) was stopped, and was given up after {limit}"
+        assert replaced.has_hung
+        assert set(made.fork(1)) == set(WORKERS)
+    finally:
+        made.close()
+
+
 def test_fork_servers_that_are_lost_again_and_again_before_they_are_ready_end_their_agent(
     played: Played,
 ) -> None:
