@@ -11,17 +11,20 @@ a listener hold more than a few bytes, or for longer than `path_s`:
 
 64 KiB fill packets of any size. Where a switch drops those that the machines take for possible, the
 small messages pass and these do not, and nothing else tells of it: TCP sends them again and again.
-The first of them is one full packet by itself: of several at once the system may make one that a
-virtual switch hands on whole, whatever its size.
+The first of them is one full packet by itself, which has to arrive before the others leave: of
+several at once the system may make one that a virtual switch hands on whole, whatever its size.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hmac
 import secrets
 import socket
+import sys
+import termios
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -36,6 +39,7 @@ from dougong.errors import LaunchError
 LARGE_BYTES = 64 * 1024
 MAX_TRIES = 64
 """Tries that one process makes, and serves, at a time."""
+_ACK_POLL_S = 0.002
 _NONCE_BYTES, _PROOF_BYTES = 32, 64
 _LARGE, _DONE = bytes(LARGE_BYTES), b"+"
 _UNREACHABLE = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EADDRNOTAVAIL)
@@ -58,10 +62,20 @@ class TimedLine:
         self._sock.sendall(data)
 
     def send_filling(self, data: bytes) -> None:
-        """Send, with the first packet full and no larger than the network is said to take."""
+        """Send, with the first packet full and no larger than the network is said to take. It has
+        arrived before the rest is sent: else the system would repeat it as part of a larger one."""
         packet_bytes = self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG)
         self.send(data[:packet_bytes])
+        while self._num_unacknowledged():
+            time.sleep(min(_ACK_POLL_S, self._left_s()))
         self.send(data[packet_bytes:])
+
+    def _num_unacknowledged(self) -> int:
+        """Bytes that the other end's system has not got yet; 0 where ours does not tell."""
+        if not sys.platform.startswith("linux"):
+            return 0
+        told = fcntl.ioctl(self._sock, termios.TIOCOUTQ, bytes(4))
+        return int.from_bytes(told, sys.byteorder)
 
     def receive(self, num_bytes: int) -> bytes:
         """So many bytes. EOFError when the other end closes before."""
