@@ -134,7 +134,7 @@ def test_large_packets_that_the_switch_drops_are_told_with_what_to_set(cluster: 
 @pytest.mark.parametrize("by", ["stop", "SIGINT"])
 def test_a_stop_ends_workers_that_have_lost_each_other(cluster: Cluster, by: str) -> None:
     head, one, two = cluster.hosts
-    limits = {"deadlines": {"stop_step_s": 4.0}}
+    limits = {"deadlines": {"stop_step_s": 4.0, "hang_s": 60.0}}  # else the partition is named first
     name = f"lost-{by}"
     run = cluster.start(head, name, islands=FAR, steps=100_000, fault=limits, checkpoint={"every": 20})
     run.wait_for("checkpoint of step 20", 60)
