@@ -135,7 +135,7 @@ def _tier(recovery: Recovery) -> str:
     if recovery.over is not None and recovery.over.tiers:
         return tier_words(recovery.over.tiers)
     if recovery.memory_step is not None:
-        return f"memory, step {recovery.memory_step}"
+        return "memory"
     return recovery.resumed_from or "the beginning"
 
 
