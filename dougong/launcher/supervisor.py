@@ -234,8 +234,8 @@ def _words(child: _WatchedProcess, status: int) -> tuple[FailureKind, str, tuple
         return "crash", f"left with status {code} before the run's end", ()
     cause = f"signal {os.WTERMSIG(status)} ({signal_name(os.WTERMSIG(status))})"
     if child.is_given_up:
-        seen = f"stopped for {child.stopped_s:.0f} s, then killed by the command beside it"
-        return "hang", cause, (seen,)
+        why = f"stopped for {child.stopped_s:.0f} s, then killed by the command beside it"
+        return "hang", why, (cause,)
     now = count_oom_kills()
     if child.oom_kills is not None and now is not None and now > child.oom_kills:
         return "out_of_memory", cause, ("the kernel killed something of its control group",)

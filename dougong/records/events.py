@@ -168,8 +168,8 @@ class PlanLaid(RunEvent):
 
 class GenerationStarted(RunEvent):
     """Workers are being forked, and those that live are handed the task. `resume`: the checkpoint's
-    name; `step`: the last one done; `in_memory`: workers hold that step in memory, and `resume` is
-    for the case that a part of it is lost."""
+    name; `step`: the last one done; `in_memory`: a worker holds that step in memory (they have yet
+    to agree on one, which `StateRestored` tells), and `resume` is for what no memory holds."""
 
     kind: Literal["generation_started"] = "generation_started"
     workers: tuple[str, ...]

@@ -247,14 +247,15 @@ def _numbers(history: History) -> list[str]:
     # A generation may have begun at an earlier step than the last that an older one had done.
     said = ended is not None and ended.kind == history.state
     step = ended.step if ended is not None and said else history.last_step
+    rows = [row for row in history.rows if row["step"] <= step]
     where = f"{history.state} at step {step}/{history.steps}"
     parts = [
         f"{history.job_name}: {where}",
-        f"{count(history.tokens)} tokens",
+        f"{count(sum(row['tokens'] for row in rows))} tokens",
         _time_words(history),
     ]
-    if history.rows:
-        parts.append(f"loss {loss(history.rows[-1]['loss'])}")
+    if rows:
+        parts.append(f"loss {loss(rows[-1]['loss'])}")
     if history.recoveries:
         parts.append(plural(len(history.recoveries), "failure"))
     if history.num_skipped:

@@ -42,9 +42,10 @@ class Recovery:
     are on other nodes since. `detail`: a traceback, or the worker's last lines. `drill`: the fault
     that was rehearsed; empty where none was. `index`: which of the events is its first sign,
     `named_at` the diagnosis, `over_at` the first step after it (None: there is none).
-    `memory_step`: the step that workers held in memory, from which the next generation went on;
-    `over`: the break-down that the controller has told; `is_ignored`: nothing had to be done;
-    `decided`: what was done, as in `fault.replacement.Measure`, one decision after the other.
+    `memory_step`: the newest step that a worker held in memory, from which, or from one before it,
+    the next generation went on; `over`: the break-down that the controller has told; `is_ignored`:
+    nothing had to be done; `decided`: what was done, as in `fault.replacement.Measure`, one
+    decision after the other.
     """
 
     generation: int

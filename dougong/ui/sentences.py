@@ -197,7 +197,7 @@ def moves(moved: Sequence[MovedWorker]) -> list[str]:
 def _(event: GenerationStarted) -> Sentence:
     start = f"from {event.resume or 'the beginning'}"
     if event.in_memory:
-        start = f"from step {event.step} in memory"
+        start = "from memory"  # from which step, its workers have yet to agree
     who = f"with {plural(len(event.workers), 'worker')} [{worker_list(event.workers)}]"
     return Sentence("info", f"generation {event.generation} starts {start} {who}")
 

@@ -144,3 +144,4 @@ def test_a_stopped_controller_is_killed_by_its_command_and_followed(tmp_path: Pa
     (diagnosis,) = run.events("diagnosis")
     assert (diagnosis["class"], diagnosis["culprit"]["kind"]) == ("hang", "controller")
     assert diagnosis["latency_s"] >= 20
+    assert diagnosis["cause"].startswith("stopped for 2"), "and the signal that ended it is evidence"

@@ -82,7 +82,7 @@ def test_an_error_is_a_sentence_with_its_status(tmp_path: Path, capfd: pytest.Ca
         (by_signal(signal.SIGSEGV), "crash: signal 11 (SIGSEGV); ; at once; "),
         (leave, "crash: left with status 7 before the run's end; ; at once; "),
         (by_signal(signal.SIGSTOP),
-         "hang: signal 9 (SIGKILL); stopped for 0 s, then killed by the command beside it; late; "),
+         "hang: stopped for 0 s, then killed by the command beside it; signal 9 (SIGKILL); late; "),
     ],
     ids=["killed", "crashed", "left", "stopped"],
 )  # fmt: skip

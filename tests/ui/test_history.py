@@ -179,6 +179,20 @@ def test_closing_words(tmp_path: Path) -> None:
     assert words[1] == f"next: dougong export {tmp_path / 'run'} OUT"
 
 
+def test_closing_words_are_all_of_the_step_that_they_name(tmp_path: Path) -> None:
+    """A generation that failed before its first step has taken back those after its start."""
+    recorder = Recorder(tmp_path / "run")
+    recorder.start()
+    recorder.generation(1)
+    trained = recorder.train(1, 1, 25)
+    recorder.generation(2, "step-000020", 20)
+    recorder.event("failed", 2, step=20, cause="no node")
+    recorder.status("FAILED", 2, 20)
+    (words, _) = closing_words(recorder.run).splitlines()
+    assert "failed at step 20/60, 81,920 tokens, " in words
+    assert f", loss {trained[19]['loss']:.4f}" in words
+
+
 def test_a_finished_run_whose_resume_was_refused_is_finished(tmp_path: Path) -> None:
     run = finished_run(tmp_path / "run")
     run.append_event(RunCreated(generation=3, job="quickstart"))

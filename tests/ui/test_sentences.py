@@ -75,7 +75,7 @@ EVENTS: list[tuple[dict[str, Any], str, str]] = [
     (
         {"kind": "generation_started", "workers": ["east/0"], "resume": "step-000020", "step": 27, "in_memory": True},
         "info",
-        "generation 2 starts from step 27 in memory with 1 worker [east/0]",
+        "generation 2 starts from memory with 1 worker [east/0]",
     ),
     (
         {"kind": "state_restored", "step": 27, "tiers": {"own": 2 << 20, "peer": 1 << 20}, "seconds": 0.1},

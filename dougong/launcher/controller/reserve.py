@@ -151,13 +151,17 @@ class Reserve:
         return read_fingerprints(probed, self.facts.answers, run_dir, lambda worker: "")
 
     def words(self) -> tuple[str, ...]:
-        """Who stands by, and whom the run does without, one line each."""
+        """Who stands by, for whom nobody does, and whom the run does without, one line each."""
         agents, lines = self.facts.agents, []
         for handle in agents.standing:
             does = "stands by" if handle.can_serve else "is about to stand by"
             lines.append(f"{handle.spec.name} on {self.facts.machine_of(handle)} {does}")
         serving = [handle.spec for handle in agents.serving]
-        missing = missing_workers(self.policy.job.islands, serving) if serving else ()
+        islands = self.policy.job.islands if serving else ()
+        covered = {handle.spec.island for handle in agents.standing}
+        bare = [one.name for one in islands if one.spares and one.name not in covered]
+        lines += [f"spares: none stands by for {name}" for name in bare]
+        missing = missing_workers(islands, serving)
         if missing:
             lines.append(f"goes on without {worker_list(missing)}, until there is a node")
         return tuple(lines)

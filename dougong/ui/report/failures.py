@@ -38,7 +38,7 @@ def failures(story: Story) -> Iterator[FaultRow]:
             story.row(recovery.index, recovery.failure.replace("_", " "), recovery.place),
             run_s=began_s,
             text=recovery.cause,
-            drill=recovery.drill,
+            drill=_drill(story, recovery),
             outcome=outcome,
             decided=", then ".join(map(measure_words, recovery.decided)),
             look=look,
@@ -87,6 +87,13 @@ def _suspicion_of(story: Story, recovery: Recovery) -> tuple[float, Suspected] |
     return None
 
 
+def _drill(story: Story, recovery: Recovery) -> str:
+    """Which one it was; a controller's was fired in the life of the controller before."""
+    if recovery.culprit.kind == "controller":
+        return story.drill_on(recovery.culprit, recovery.index)
+    return recovery.drill
+
+
 def _drill_of(story: Story, recovery: Recovery) -> float | None:
     """When it was rehearsed, if it was."""
     if not recovery.drill:
@@ -108,6 +115,8 @@ def _outcome(story: Story, recovery: Recovery) -> tuple[str, Look]:
         return "another fault came before the next step", "fault"
     if any(isinstance(event, RunCreated) for _, event in story.after(recovery.index)):
         return "the run was resumed", "fault"
+    if story.has_ended and (story.history.state == "stopped" or "stop" in recovery.decided):
+        return "the run was being stopped", "fault"
     return ("the run ended by it" if story.has_ended else "not over yet"), "open"
 
 
@@ -126,7 +135,7 @@ def _tier(recovery: Recovery) -> str:
     if recovery.over is not None and recovery.over.tiers:
         return tier_words(recovery.over.tiers)
     if recovery.memory_step is not None:
-        return f"memory, step {recovery.memory_step}"
+        return "memory"
     return recovery.resumed_from or "the beginning"
 
 
@@ -152,7 +161,9 @@ def _gone(story: Story, index: int) -> FaultRow:
     fence = story.events[index - 1].fence
     row = story.row(index - 1, "gone", f"controller {fence}" if fence else "the controller")
     died_s = _died_s(story, index)
-    row = replace(row, run_s=died_s, acted_s=story.moments[index] - died_s, look="fault")
+    drill = story.drill_on(Culprit("controller", str(fence or "")), index + 1)
+    acted_s = story.moments[index] - died_s
+    row = replace(row, run_s=died_s, acted_s=acted_s, drill=drill, look="fault")
     for later, event in story.after(index):
         match event:
             case GenerationStarted():

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dougong.fault.culprit import Culprit
-from dougong.records.events import DrillFired, Event, GenerationStarted
+from dougong.job.drills.vocabulary import known_fault
+from dougong.records.events import DrillFired, Event, GenerationStarted, RunCreated, RunEnded
 from dougong.ui.formatting import worker_list
 from dougong.ui.history import History
 
@@ -79,9 +80,11 @@ class Story:
 
     def drill_on(self, culprit: Culprit, index: int) -> str:
         """The newest drill in this generation that was done to it, which is told by that; empty for
-        none."""
+        none. A controller's is told by the next one, before that one's first generation."""
+        created = 0
         for earlier, event in self.before(index):
-            if isinstance(event, GenerationStarted):
+            created += isinstance(event, RunCreated)
+            if isinstance(event, (GenerationStarted, RunEnded)) or created > 1:
                 return ""
             if isinstance(event, DrillFired) and _concerns(event, culprit):
                 self.told.add(earlier)
@@ -95,7 +98,10 @@ def is_same(one: Culprit, other: Culprit) -> bool:
 
 
 def _concerns(drill: DrillFired, culprit: Culprit) -> bool:
-    """Whether a drill was done to it: a worker, or its agent."""
+    """Whether a drill was done to it: a worker, or its agent, or the controller."""
+    fault = known_fault(drill.action)
+    if culprit.kind == "controller":
+        return fault is not None and fault.target == "controller"
     if culprit.kind == "worker":
         return culprit.name == drill.worker
     island = drill.worker.partition("/")[0]

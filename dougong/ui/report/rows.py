@@ -250,7 +250,7 @@ def _outcome(recovery: Recovery) -> str:
     if recovery.is_ignored:
         return "nothing ended by it, and training went on"
     if recovery.memory_step is not None:
-        start = f"went on from {_state_words(recovery, recovery.memory_step)}"
+        start = f"went on from {_state_words(recovery)}"
     words = [f"{start}, {plural(recovery.lost_steps or 0, 'step')} rewound"]
     if recovery.over is not None:
         kept = plural(len(recovery.over.kept), "worker")
@@ -260,10 +260,10 @@ def _outcome(recovery: Recovery) -> str:
     return "; ".join([*words, *moves(recovery.moved)])
 
 
-def _state_words(recovery: Recovery, held: int) -> str:
+def _state_words(recovery: Recovery) -> str:
     """Which state, and where its bytes came from where that is known."""
     if recovery.over is None:
-        return f"step {held} in memory"
+        return "memory"
     tiers = tier_words(recovery.over.tiers)
     return f"step {recovery.over.step}" + (f" ({tiers})" if tiers else "")
 

@@ -26,6 +26,7 @@ from dougong.launcher.controller.inbound.items import (
     ReserveSeen,
     SignalReceived,
 )
+from dougong.launcher.controller.reserve import Reserve
 from dougong.launcher.controller.states import Growing, Recovering, Running, Stage, Stopping
 from dougong.planner.nodes import Node
 from tests.launcher.controller.machine import (
@@ -142,6 +143,21 @@ def test_a_spare_takes_the_place_of_a_lost_agent_and_ray_is_not_asked() -> None:
     assert workers_of(made) == ["east/0", "east/1", "west/0"]
     (moved,) = made.event("planned").moved
     assert (moved.worker, moved.before, moved.now) == ("west/0", "node1", "node2")
+
+
+@pytest.mark.parametrize(
+    ("played", "words"),
+    [
+        ([], ("west-spare-1 on node2 stands by",)),
+        ([Leaves(SPARE)], ("spares: none stands by for west",)),
+        ([WEST_IS_LOST, found(0)], ("spares: none stands by for west",)),
+    ],
+)
+def test_status_says_who_stands_by_and_that_nobody_does_any_more(played: list[Any], words: tuple[str, ...]) -> None:
+    made = trained().play(*played)
+    assert Reserve(made.facts, made.policy, made.now).words() == words
+    none_asked = trained(spares=0)
+    assert Reserve(none_asked.facts, none_asked.policy, none_asked.now).words() == ()
 
 
 def test_what_survivors_hold_in_memory_is_enough() -> None:

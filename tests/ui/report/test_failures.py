@@ -56,10 +56,19 @@ def test_a_fault_that_is_not_over_and_one_that_ended_the_run(tmp_path: Path) -> 
     assert (last.what, last.outcome, last.look) == ("exception", "the run ended by it", "open")
 
 
+def test_a_fault_in_a_run_that_is_being_stopped_is_not_what_ended_it(tmp_path: Path) -> None:
+    recorder = begun(tmp_path / "run")
+    named(recorder)
+    recorder.event("stopped", 1, 1.0, step=3)
+    (row,) = rows(recorder)
+    assert (row.outcome, row.look) == ("the run was being stopped", "fault")
+
+
 @pytest.mark.parametrize("is_named", [True, False])
 def test_a_controller_that_died_is_a_fault_whether_the_next_one_names_it_or_not(is_named: bool, tmp_path: Path) -> None:
     """Its clock may have begun anew: the time between is that of the walls."""
     recorder = begun(tmp_path / "run")
+    recorder.event("drill", 1, worker="", step=4, action="kill_controller", by_command=True)
     later = recorder.seconds + 30
     recorder.run = RunDir(
         recorder.path,
@@ -75,5 +84,6 @@ def test_a_controller_that_died_is_a_fault_whether_the_next_one_names_it_or_not(
     recorder.event("first_step", 2, 0.97, step=3)
     (row,) = rows(recorder)
     assert row.who == ("controller 1 on forge" if is_named else "the controller")
+    assert row.drill == "kill_controller", "and no row of its own says that nothing was named"
     assert [row.acted_s, row.recovered_s] == pytest.approx([30.0, 31.0], abs=0.01)
     assert (row.steps_again, row.tier, row.outcome) == (1, "step-000002", "trained again")
