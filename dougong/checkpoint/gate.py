@@ -68,7 +68,7 @@ def _close(root: Path, gate: Path, own: Path) -> None:
 
 def _move_out(root: Path, path: Path, own: Path) -> None:
     """Deleted later, but for what somebody wished to keep."""
-    target = own / f"{TRASH}{path.parent.name}-{path.name}"
+    target = own / _trash_name(path, own)
     if path.name.startswith(ASIDE):
         folder = next_folder(root / SET_ASIDE)
         folder.mkdir(parents=True)
@@ -77,3 +77,13 @@ def _move_out(root: Path, path: Path, own: Path) -> None:
         path.rename(target)
     except FileNotFoundError:
         return  # its owner has just moved it
+
+
+def _trash_name(path: Path, own: Path) -> str:
+    """A free one. Trash keeps its name, from one controller to the next."""
+    name = path.name if path.name.startswith(TRASH) else f"{TRASH}{path.parent.name}-{path.name}"
+    free, number = name, 1
+    while (own / free).exists():
+        number += 1
+        free = f"{name}.{number}"
+    return free

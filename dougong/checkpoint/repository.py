@@ -36,6 +36,7 @@ __all__ = [
     "CheckpointPart",
     "Pruned",
     "VerifyResult",
+    "clear",
     "commit",
     "expected_tensors",
     "newest_valid",
@@ -160,6 +161,22 @@ def prune(
     told = [(path.name, why) for path, why in zip(removed, left, strict=True) if why]
     told += _empty_trash(gate)
     return Pruned(tuple(kept), gone, tuple(invalid), tuple(told))
+
+
+def clear(root: Path, generation: int = 0, fence: int = 0) -> list[tuple[str, str]]:
+    """Make room without looking at a checkpoint: delete what generations before this one left
+    unfinished in the gate of this controller, and all trash there, also that of the controllers
+    before it, which `open_gate` has moved there. What is left, and why.
+
+    Raises OSError where the storage is not to be read.
+    """
+    gate = gate_of(root, fence)
+    left = []
+    for path in _stale(list_pending(root, fence), generation, ()):
+        reason = _remove(gate, path)
+        if reason:
+            left.append((path.name, reason))
+    return left + _empty_trash(gate)
 
 
 def _remove(gate: Path, path: Path) -> str:

@@ -45,6 +45,19 @@ def identity(job: Job) -> dict[str, Any]:
     return _fixed_values(Job, job.model_dump(mode="json"))
 
 
+def describe_data(job: Job, step: int, data: Mapping[str, Any]) -> dict[str, Any]:
+    """Which data a checkpoint was trained on, and how much of it."""
+    batch = job.batch
+    samples = step * batch.lanes * batch.microbatches * batch.microbatch_size
+    return {
+        "name": data.get("name"),
+        "digest": data.get("digest"),
+        "step": step,
+        "samples": samples,
+        "tokens": samples * job.data.sequence_length,
+    }
+
+
 def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]:
     """Where two identities differ.
 

@@ -110,9 +110,10 @@ WRITERS = (
     ),
     WriterRow(
         "the deletion of old checkpoints",
-        "the same, after the commit, and after a generation that begins has its state",
+        "the same, after the commit, and after a generation that begins has its state; what was "
+        "left unfinished also after each search for a checkpoint and each refused save",
         "`kill_s` at the end",
-        "tried again after the next commit; links and directories with other files are left alone",
+        "tried again at the next occasion; links and directories with other files are left alone",
         "event `checkpoints_left`, once for each reason",
         "room",
     ),

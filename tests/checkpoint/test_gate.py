@@ -12,7 +12,7 @@ import pytest
 from dougong.checkpoint.directories import gate_of, list_committed, list_pending
 from dougong.checkpoint.gate import open_gate
 from dougong.checkpoint.part import CheckpointPart, PartWriter
-from dougong.checkpoint.repository import commit, prune, set_aside, verify
+from dougong.checkpoint.repository import clear, commit, prune, set_aside, verify
 from dougong.checkpoint.snapshot import Saver
 from dougong.deadlines import DEADLINES
 from dougong.errors import CheckpointError
@@ -60,8 +60,31 @@ def test_what_others_left_in_theirs_is_thrown_away_or_kept_aside(tmp_path: Path)
     assert list_pending(tmp_path, 3) == []
     assert len(names_in(gate_of(tmp_path, 3))) == 3
     open_gate(tmp_path, 3)  # once more changes nothing
-    prune(tmp_path, 1, fence=3)
+    assert clear(tmp_path, fence=3) == []
     assert names_in(gate_of(tmp_path, 3)) == []
+
+
+def test_trash_keeps_its_name_and_none_takes_the_place_of_another(tmp_path: Path) -> None:
+    open_gate(tmp_path, 1)
+    (gate_of(tmp_path, 1) / "step-000030.g1" / "model").mkdir(parents=True)
+    for fence in (2, 3):
+        open_gate(tmp_path, fence)
+    assert names_in(gate_of(tmp_path, 3)) == ["trash-1-step-000030.g1"]
+    for name in ("4/trash-a", "5/trash-a"):
+        (tmp_path / "pending" / name / "model").mkdir(parents=True)
+    open_gate(tmp_path, 6)
+    assert names_in(gate_of(tmp_path, 6)) == ["trash-1-step-000030.g1", "trash-a", "trash-a.2"]
+
+
+def test_room_is_made_in_ones_own_gate_alone(tmp_path: Path) -> None:
+    open_gate(tmp_path, 1)
+    kept = commit_one(tmp_path, 10, 1)
+    for name in ("1/step-000020.g1", "1/step-000030.g2", "1/trash-a", "2/trash-b"):
+        (tmp_path / "pending" / name / "model").mkdir(parents=True)
+    assert clear(tmp_path, 2, fence=1) == []
+    assert names_in(gate_of(tmp_path, 1)) == ["step-000030.g2"]  # the running generation's
+    assert names_in(gate_of(tmp_path, 2)) == ["trash-b"]
+    assert verify(kept).ok
 
 
 def test_a_worker_of_a_former_controller_begins_no_checkpoint(tmp_path: Path) -> None:

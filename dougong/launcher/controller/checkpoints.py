@@ -31,10 +31,11 @@ from dougong.launcher.controller.inbound.items import (
 )
 from dougong.models import companions
 from dougong.parallel.plan import Plan
-from dougong.planner.resume import identity
+from dougong.planner.resume import describe_data, identity
 from dougong.records.event.base import RunEvent
 from dougong.records.events import (
     CheckpointCommitted,
+    CheckpointFailed,
     FirstStep,
     GenerationStarted,
     StateRestored,
@@ -109,7 +110,7 @@ class CheckpointManager:
     def note(self, event: RunEvent) -> None:
         """Old checkpoints are deleted when the controller knows of a new one; `CheckpointsPruned`
         comes to the inbox. But none is while a generation takes its state, which may be from a
-        checkpoint that was the newest one when it began."""
+        checkpoint that was the newest one when it began. After a refusal room is made at once."""
         match event:
             case GenerationStarted():
                 self._is_read = True
@@ -117,6 +118,8 @@ class CheckpointManager:
                 self._is_read = False
             case CheckpointCommitted():
                 self._is_due = True
+            case CheckpointFailed(generation=generation):
+                self.background.call(lambda: self._clear(generation))
             case _:
                 return
         if self._is_due and not self._is_read:
@@ -128,7 +131,7 @@ class CheckpointManager:
         """Look for the checkpoint to go on from, after the commits that were begun: the one that
         was asked for, else the newest valid one; every byte is read. `FoundCheckpoint` comes to
         the inbox, also where storage has refused to give one; or why a resume from it is
-        refused."""
+        refused. Then what controllers before this one left is deleted."""
 
         def work() -> FoundCheckpoint:
             try:
@@ -142,6 +145,7 @@ class CheckpointManager:
                 return FoundCheckpoint(None, refusal=error, is_away=True)
 
         self.background.call(work)
+        self.background.call(self._clear)
 
     def _small_files(self) -> Mapping[str, bytes]:
         """What lies beside the weights in every checkpoint of this run, read once."""
@@ -236,6 +240,15 @@ class CheckpointManager:
         self._told.update(invalid)
         return CheckpointsPruned(removed, invalid, self._news(pruned.left))
 
+    def _clear(self, generation: int = 0) -> CheckpointsPruned | None:
+        """Not only after a commit: on a full disk none succeeds before there is room."""
+        try:
+            left = repository.clear(self.root, generation, self.fence)
+        except OSError as error:
+            left = [(self.root.name, str(error))]
+        news = self._news(left)
+        return CheckpointsPruned(left=news) if news else None
+
     def _news(self, left: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
         """Of what is left where it lies, what has not been told before: it is left each time."""
         news = tuple(item for item in left if item not in self._told_left)
@@ -252,7 +265,7 @@ class CheckpointManager:
             "job": identity(self.job),
             "recipe": {"digest": recipe.digest, **recipe.to_dict()},
             "plan": _describe_plan(plan),
-            "data": _describe_data(self.job, step, origin.model.data),
+            "data": describe_data(self.job, step, origin.model.data),
             "random": {"seed": self.job.seed},
             "kernels": dict(origin.kernels),
             "parent": parent,
@@ -278,19 +291,6 @@ def _size_of(directory: Path) -> int:
     """Bytes of all files."""
     files = [file for file in directory.rglob("*") if file.is_file()]
     return sum(file.stat().st_size for file in files)
-
-
-def _describe_data(job: Job, step: int, data: Mapping[str, Any]) -> dict[str, Any]:
-    """Which data, and how much of it has been trained on."""
-    batch = job.batch
-    samples = step * batch.lanes * batch.microbatches * batch.microbatch_size
-    return {
-        "name": data.get("name"),
-        "digest": data.get("digest"),
-        "step": step,
-        "samples": samples,
-        "tokens": samples * job.data.sequence_length,
-    }
 
 
 def _describe_plan(plan: Plan) -> list[dict[str, Any]]:

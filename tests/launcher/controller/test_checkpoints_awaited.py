@@ -1,4 +1,4 @@
-"""Checkpoints where storage is slow, or away: what a recovery needs is there, or awaited."""
+"""Checkpoints where storage is slow, full or away: what a recovery needs is there, or awaited."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+from dougong.checkpoint.directories import gate_of
 from dougong.job.schema import Checkpoint
 from dougong.launcher.controller.checkpoints import CheckpointManager
 from dougong.launcher.controller.inbound.inbox import Background, Inbox
 from dougong.launcher.controller.inbound.items import CheckpointsPruned, Committed
-from dougong.records.events import GenerationStarted, StateRestored
+from dougong.records.events import CheckpointFailed, GenerationStarted, StateRestored
 from tests.launcher.controller.test_checkpoints import (
     JOB,
     ORIGIN,
@@ -34,6 +35,32 @@ def inbox() -> Inbox:
 @pytest.fixture
 def checkpoints(tmp_path: Path, inbox: Inbox) -> CheckpointManager:
     return CheckpointManager(tmp_path, JOB, Background("test-commit", inbox))
+
+
+def settled(manager: CheckpointManager) -> CheckpointManager:
+    assert manager.background.settle(20)
+    return manager
+
+
+def test_what_dead_controllers_left_goes_before_anything_is_committed(tmp_path: Path) -> None:
+    """On a full disk nothing is committed before there is room."""
+    inbox = Inbox()
+    former = CheckpointManager(tmp_path, JOB, Background("test-former", inbox), fence=1)
+    find(former, inbox)
+    (gate_of(tmp_path, 1) / "step-000005.g1" / "model").mkdir(parents=True)
+    later = CheckpointManager(tmp_path, JOB, Background("test-later", inbox), fence=2)
+    find(later, inbox)
+    settled(later)
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.glob("pending/**/*")] == ["pending/2"]
+    (gate_of(tmp_path, 2) / "trash-a").mkdir()
+    (gate_of(tmp_path, 2) / "trash-b").write_text("what no controller has made")
+    for _ in range(2):
+        later.note(CheckpointFailed(generation=1, step=5, reason="no space left"))
+    settled(later)
+    assert [path.name for path in gate_of(tmp_path, 2).iterdir()] == ["trash-b"]
+    told = result(inbox)
+    assert isinstance(told, CheckpointsPruned) and [name for name, _ in told.left] == ["trash-b"]
+    assert inbox.get(0) is None, "once is enough"
 
 
 def test_storage_that_gives_nothing_now_is_told_from_damage(checkpoints: CheckpointManager, inbox: Inbox) -> None:
