@@ -40,6 +40,8 @@ def awaited_words(status: RunStatus) -> str | None:
         return None
     if status.state == "STARTING" or (status.state == "RECOVERING" and status.phase):
         return "the run to be ended as it starts"
+    if status.waiting and status.state in ("RUNNING", "STOPPING"):
+        return status.waiting
     living = [worker for worker in status.workers if worker.alive]
     if not living:
         return "the last checkpoint to be committed"

@@ -26,6 +26,7 @@ def status(state: str = "STOPPING", phases: str = "forward forward", **more: Any
         (status("RECOVERING", "forward ended"), "the workers of a failed generation to end"),
         (status("RECOVERING", "ended", phase="paths"), "the run to be ended as it starts"),
         (status("STARTING", ""), "the run to be ended as it starts"),
+        (status(phases="ended", waiting="storage, for the last checkpoint"), "storage, for the last checkpoint"),
         (status("STOPPED"), None),
     ],
 )

@@ -36,11 +36,11 @@ from dougong.launcher.controller.departure import (
     put_aside,
     who_leaves,
     with_device,
+    without_last_save,
 )
 from dougong.launcher.controller.drills import due_drills
 from dougong.launcher.controller.facts import RunFacts
 from dougong.launcher.controller.inbound.generation import Generation
-from dougong.launcher.controller.inbound.saves import CheckpointFacts
 from dougong.launcher.controller.looks import with_advice, with_place
 from dougong.launcher.controller.relocation import FirstLayout, Relocation
 from dougong.launcher.controller.reserve import Reserve
@@ -200,20 +200,22 @@ def _train(facts: RunFacts, state: State, policy: RunPolicy, now: float) -> tupl
         number = generation.number
         return AskToStop(number), Enter(Stopping(number, facts.stop, now))
     if isinstance(state, Stopping) and not generation.all_rest:
-        return _give_up_step(facts, generation, state, policy.deadlines, now)
+        return _give_up_step(facts, generation, state, policy, now)
     return Reserve(facts, policy, now).next_actions(state, generation)
 
 
 def _give_up_step(
-    facts: RunFacts, generation: Generation, state: Stopping, deadlines: Deadlines, now: float
+    facts: RunFacts, generation: Generation, state: Stopping, policy: RunPolicy, now: float
 ) -> tuple[Action, ...]:
     """The end of a stop that the workers do not meet: as long as one of them moves, the step may
     end; when all stand still, they wait for somebody who does not come."""
-    living = generation.living
-    limit = limit_of_stop({status.phase for status in living}, facts.checkpoints.num_open > 0)
+    living, deadlines = generation.living, policy.deadlines
+    phases = {status.phase for status in living}
+    limit = limit_of_stop(phases, facts.checkpoints.num_open > 0)
     moved_at = max((status.moved_at for status in living), default=state.since)
     if now - max(moved_at, state.since) <= getattr(deadlines, limit):
-        return ()
+        is_saving = "checkpoint" in phases and facts.checkpoints.has_refused(facts.step)
+        return without_last_save(facts, policy) if is_saving else ()
     given_up = events.StepGivenUp(
         generation=generation.number,
         limit=deadlines.words(limit),
@@ -240,7 +242,7 @@ def _conclude(
             "logs"
         )
     if checkpoints.error is not None:
-        return _commit_again(checkpoints, generation, policy.deadlines, now)
+        return _commit_again(facts, generation, policy, now)
     # A stop that came in the last step has stopped nothing.
     if facts.stop is not None and facts.step < policy.job.steps:
         return _end(Outcome("STOPPED", facts.stop.status))
@@ -248,15 +250,15 @@ def _conclude(
 
 
 def _commit_again(
-    checkpoints: CheckpointFacts, generation: Generation, deadlines: Deadlines, now: float
+    facts: RunFacts, generation: Generation, policy: RunPolicy, now: float
 ) -> tuple[Action, ...]:
     """A run that is done waits for storage to take its last checkpoint. Raises why it has not."""
-    refused = checkpoints.refused
-    assert generation.last_exit_at is not None and checkpoints.error is not None
+    refused, error, deadlines = facts.checkpoints.refused, facts.checkpoints.error, policy.deadlines
+    assert generation.last_exit_at is not None and error is not None
     if refused is None or now - generation.last_exit_at > deadlines.commit_checkpoint_s:
-        raise checkpoints.error
+        raise error
     if now - refused.at < deadlines.storage_retry_s:
-        return ()
+        return without_last_save(facts, policy)
     return (CommitCheckpoint(refused.step, generation.number, refused.parts),)
 
 

@@ -173,3 +173,19 @@ def without_checkpoint(
     if text == facts.awaited:
         return ()
     return (Record(Waiting(generation=facts.number, text=text)),)
+
+
+def without_last_save(facts: RunFacts, policy: RunPolicy) -> tuple[Action, ...]:
+    """Say once what the end of a run waits for whose last save storage has refused, and how it ends
+    sooner."""
+    failed, kept = facts.checkpoints.failed, facts.checkpoints.parent or "no checkpoint"
+    assert failed is not None, "a save has failed"
+    request = "Ctrl-C twice" if facts.stop is None else "a second Ctrl-C"
+    text = (
+        f"storage, for the last checkpoint (step {failed.step}); tries again, "
+        f"{policy.deadlines.words('commit_checkpoint_s')} at most; {request} or "
+        f"`dougong stop {policy.run_dir.path} --now` ends the run without it ({kept} is kept)"
+    )
+    if text == facts.awaited:
+        return ()
+    return (Record(Waiting(generation=facts.number, text=text)),)

@@ -177,6 +177,30 @@ IN_A_STEP: dict[str, tuple[list[Any], float, str]] = {
     "a checkpoint is committed": ([*IN_STEP_12, *[part(name, 10) for name in ALL]], 1800, "STOPPED"),
     "the last commit hangs": (LAST_STEP, 1800, "FAILED"),
 }
+SAVES_12 = [step(12), *[moves(name, 2, 12, "checkpoint") for name in ALL]]
+REFUSED_ENDS = {
+    "a part": [*IN_STEP_12, SIGINT, *SAVES_12, worker("west/0", SaveFailed(12, "full"))],
+    "the commit": [*IN_STEP_12, SIGINT, *SAVES_12, *[part(name, 12) for name in ALL], *done(*ALL), refused(12)],
+}
+
+
+@pytest.mark.parametrize("given", REFUSED_ENDS.values(), ids=REFUSED_ENDS)
+def test_a_last_save_that_is_refused_is_told_at_once_with_the_way_out(given: list[Any]) -> None:
+    made = running().play([part(name, 5) for name in ALL], committed(5), given)
+    assert made.event("waiting").text == made.facts.awaited == (
+        "storage, for the last checkpoint (step 12); tries again, 1800 s (fault.deadlines.commit_checkpoint_s) at most;"
+        " a second Ctrl-C or `dougong stop /run --now` ends the run without it (step-000005 is kept)"
+    )  # fmt: skip
+    made.play(Passes(0.6))
+    assert made.kinds().count("waiting") == 1 and not isinstance(made.state, Ended)
+    made.play(SIGINT)
+    assert (made.outcome.state, made.outcome.status) == ("STOPPED", 130)
+
+
+def test_a_save_that_was_refused_before_the_last_step_is_not_waited_for() -> None:
+    made = running().play([part(name, 5) for name in ALL], committed(5), step(10))
+    made.play(worker("west/0", SaveFailed(10, "full")), IN_STEP_12, SIGINT, SAVES_12)
+    assert "waiting" not in made.kinds()
 
 
 @pytest.mark.parametrize("given", BEFORE_A_STEP.values(), ids=BEFORE_A_STEP)

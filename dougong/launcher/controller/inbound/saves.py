@@ -80,6 +80,10 @@ class CheckpointFacts:
         """Steps of which a part has yet to come, and nobody has said that it will not."""
         return sorted(step for step in self.parts if step not in self.unsaved)
 
+    def has_refused(self, step: int) -> bool:
+        """Whether storage has refused a worker's part of this step, or of a later one."""
+        return max(self.unsaved, default=-1) >= step
+
     def begin_commit(self, step: int, parts: Parts) -> None:
         """A checkpoint is being committed. A save that began before it will not be whole: workers
         save in the order of the steps."""
