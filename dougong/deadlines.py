@@ -148,6 +148,7 @@ class Deadlines:
     lease_renew_s: float = 1.0  # a controller says that it lives
     adoption_every_s: float = 0.0005  # a process between fork server and worker ends
     exit_poll_every_s: float = 0.02  # a system without pidfd
+    acknowledged_every_s: float = 0.002  # whether the other end's system has got a packet
     shared_file_every_s: float = 0.05  # a file that another machine has just written
     node_poll_s: float = 1.0  # which nodes there are, while one is awaited
     reserve_every_s: float = 5.0  # the same beside the training, while agents should stand by

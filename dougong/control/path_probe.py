@@ -33,13 +33,12 @@ from dougong.addresses import Ports
 from dougong.control.channel import proof
 from dougong.control.path_messages import Finding, PathEnd, PathResult, TryPaths
 from dougong.control.ports import Listener
-from dougong.deadlines import Deadlines
+from dougong.deadlines import DEADLINES, Deadlines
 from dougong.errors import LaunchError
 
 LARGE_BYTES = 64 * 1024
 MAX_TRIES = 64
 """Tries that one process makes, and serves, at a time."""
-_ACK_POLL_S = 0.002
 _NONCE_BYTES, _PROOF_BYTES = 32, 64
 _LARGE, _DONE = bytes(LARGE_BYTES), b"+"
 _UNREACHABLE = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EADDRNOTAVAIL)
@@ -67,7 +66,7 @@ class TimedLine:
         packet_bytes = self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG)
         self.send(data[:packet_bytes])
         while self._num_unacknowledged():
-            time.sleep(min(_ACK_POLL_S, self._left_s()))
+            time.sleep(min(DEADLINES.acknowledged_every_s, self._left_s()))
         self.send(data[packet_bytes:])
 
     def _num_unacknowledged(self) -> int:
