@@ -3,12 +3,14 @@
 A terminal's Ctrl-C reaches the command alone, which passes it on to its controller; a batch system
 (Slurm, `ray job stop`, systemd) signals both. So what the command passes on has a number of its
 own, and a signal that comes both ways is one request: a second one would cost the step in progress
-and its checkpoint.
+and its checkpoint. Programs that end others (`timeout`, `make`) send SIGTERM twice in a moment,
+which a person does not do; Ctrl-C twice in a moment is a person.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import time
@@ -51,14 +53,21 @@ class _SignalsHeard:
 
     def __init__(self, inbox: Inbox) -> None:
         self._inbox = inbox
+        self._ended_at: dict[int, float] = {}  # by signal other than Ctrl-C, the newest request
         self._came: dict[tuple[int, bool], float] = {}  # the newest that has come one way alone
 
     def note(self, number: int, is_passed_on: bool) -> None:
         now = time.monotonic()
+        if (
+            number != signal.SIGINT
+            and now - self._ended_at.get(number, -math.inf) < DEADLINES.same_signal_s
+        ):
+            return
         other = self._came.pop((number, not is_passed_on), None)
         if other is not None and now - other < DEADLINES.same_signal_s:
             return
         self._came[number, is_passed_on] = now
+        self._ended_at[number] = now
         self._inbox.put(SignalReceived(number))
 
 

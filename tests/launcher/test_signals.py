@@ -22,33 +22,39 @@ def test_signals_become_items_and_are_given_back(number: signal.Signals) -> None
     assert signal.getsignal(number) == before
 
 
+INT, TERM = signal.SIGINT, signal.SIGTERM
+
+
 def requests(*numbers: int, passed_on: tuple[int, ...] = ()) -> list[int]:
-    """What is asked for when these come, and these the other way."""
+    """What is asked for when these come, and then these the other way."""
     inbox = Inbox()
+    last = TERM if INT in (*numbers, *passed_on) else INT
     with signals_into(inbox):
         for number in numbers:
             os.kill(os.getpid(), number)
         for number in passed_on:
             pass_on(os.getpid(), number)
-        os.kill(os.getpid(), signal.SIGINT)  # the last item
+        os.kill(os.getpid(), last)
         found = []
-        while (item := inbox.get(20)) != SignalReceived(signal.SIGINT):
+        while (item := inbox.get(20)) != SignalReceived(last):
             assert isinstance(item, SignalReceived)
             found.append(item.number)
     return found
 
 
-TERM, HUP = signal.SIGTERM, signal.SIGHUP
-
-
 def test_what_a_batch_system_sends_to_a_command_and_to_its_controller_is_one_request() -> None:
     assert requests(TERM, passed_on=(TERM,)) == [TERM]
+    assert requests(INT, passed_on=(INT,)) == [INT]
     assert requests(passed_on=(TERM,)) == requests(TERM) == [TERM]
 
 
-def test_a_second_request_is_one_whichever_way_it_comes() -> None:
-    assert requests(TERM, TERM) == requests(passed_on=(TERM, TERM)) == [TERM, TERM]
-    assert requests(TERM, TERM, passed_on=(TERM,)) == [TERM, TERM]
+def test_ctrl_c_twice_is_two_requests_whichever_way_it_comes() -> None:
+    assert requests(INT, INT) == requests(passed_on=(INT, INT)) == [INT, INT]
+    assert requests(INT, INT, passed_on=(INT,)) == [INT, INT]
+
+
+def test_a_program_that_ends_another_one_twice_in_a_moment_asks_once() -> None:
+    assert requests(TERM, TERM) == requests(passed_on=(TERM, TERM)) == [TERM]
 
 
 def test_what_comes_long_after_is_another_request(monkeypatch: pytest.MonkeyPatch) -> None:
