@@ -44,30 +44,32 @@ def _passed_on(number: int) -> int:
     return signal.SIGRTMIN + 1 + _ASKING.index(signal.Signals(number))
 
 
+def _of_passed_on(number: int) -> signal.Signals:
+    return _ASKING[number - signal.SIGRTMIN - 1]
+
+
 def _do_as_the_signal(number: int, frame: FrameType | None) -> None:
-    os.kill(os.getpid(), _ASKING[number - signal.SIGRTMIN - 1])
+    os.kill(os.getpid(), _of_passed_on(number))
 
 
 class _SignalsHeard:
-    """Counts a signal that has come both ways once."""
+    """Counts once what is one request."""
 
     def __init__(self, inbox: Inbox) -> None:
         self._inbox = inbox
-        self._ended_at: dict[int, float] = {}  # by signal other than Ctrl-C, the newest request
-        self._came: dict[tuple[int, bool], float] = {}  # the newest that has come one way alone
+        # By signal, and of Ctrl-C by the way it has come: when it was last taken for a request.
+        self._taken_at: dict[tuple[int, bool], float] = {}
 
     def note(self, number: int, is_passed_on: bool) -> None:
         now = time.monotonic()
-        if (
-            number != signal.SIGINT
-            and now - self._ended_at.get(number, -math.inf) < DEADLINES.same_signal_s
-        ):
+        is_ctrl_c = number == signal.SIGINT
+        twin = (number, is_ctrl_c and not is_passed_on)
+        taken_at = self._taken_at.get(twin, -math.inf)
+        if is_ctrl_c:
+            self._taken_at.pop(twin, None)
+        if now - taken_at < DEADLINES.same_signal_s:
             return
-        other = self._came.pop((number, not is_passed_on), None)
-        if other is not None and now - other < DEADLINES.same_signal_s:
-            return
-        self._came[number, is_passed_on] = now
-        self._ended_at[number] = now
+        self._taken_at[number, is_ctrl_c and is_passed_on] = now
         self._inbox.put(SignalReceived(number))
 
 
@@ -80,7 +82,7 @@ def signals_into(inbox: Inbox) -> Iterator[None]:
         heard.note(number, is_passed_on=False)
 
     def note_passed_on(number: int, frame: FrameType | None) -> None:
-        heard.note(_ASKING[number - signal.SIGRTMIN - 1], is_passed_on=True)
+        heard.note(_of_passed_on(number), is_passed_on=True)
 
     wanted = asking() | {signal.SIGINT, signal.SIGTERM}
     handlers = {int(number): note for number in wanted}

@@ -29,9 +29,8 @@ from dougong.deadlines import Deadlines
 from dougong.errors import LaunchError
 from dougong.launcher.agent.child import read_messages
 from dougong.launcher.agent.fork_client import ForkServer
+from dougong.launcher.agent.signs import LONGEST_LOOK
 
-_LONGEST_LOOK = 3
-"""Intervals between two looks that count at most."""
 _MOST_UNREADY = 3
 """So many in a row end before they are ready: a further one would, too."""
 
@@ -191,8 +190,7 @@ class ForkServers:
         if not owes or since is None:
             self._owes_s = 0.0
             return
-        # A look that comes late was itself held up, as a rule together with what is looked at.
-        self._owes_s += min(now - since, _LONGEST_LOOK * deadlines.heartbeat_every_s)
+        self._owes_s += min(now - since, LONGEST_LOOK * deadlines.heartbeat_every_s)
         if self._owes_s > deadlines.hang_s:
             self._owes_s = 0.0
             active.give_up(f"{owes}, and was given up after {deadlines.words('hang_s')}")

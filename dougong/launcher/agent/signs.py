@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dougong.control.progress import WorkerProgress, WorkerSigns
 
-_LONGEST_LOOK = 3
+LONGEST_LOOK = 3
 """A look that comes later than after so many intervals counts as so many: whoever looks was held up
 himself, as a rule together with what he looks at."""
 
@@ -18,7 +18,7 @@ class ProcessWatch:
 
     def __init__(self, every_s: float) -> None:
         """`every_s`: how often it is meant to look."""
-        self._longest_s = _LONGEST_LOOK * every_s
+        self._longest_s = LONGEST_LOOK * every_s
         self._looked_at: float | None = None
         self._before: WorkerProgress | None = None
         self._signs = WorkerSigns()
