@@ -18,7 +18,7 @@ from dougong.checkpoint.part import CheckpointPart
 from dougong.control.run_sources import RunSources
 from dougong.control.worker_messages import PartDurable
 from dougong.errors import CheckpointError, RecordError
-from dougong.job.schema import Job, Model
+from dougong.job.schema import Model
 from dougong.launcher.agent.answers import InspectedModel
 from dougong.launcher.controller.checkpoints import (
     CheckpointManager,
@@ -41,26 +41,15 @@ from dougong.planner.recipe import ARITHMETIC, make_recipe
 from dougong.planner.resume import identity
 from dougong.records.events import CheckpointCommitted
 from dougong.records.recomputation import RecordedStep
-from tests.launcher.toyrun import toy_job
+from tests.launcher.controller.conftest import JOB
 
 INVENTORY = Inventory("toy", (), (), 4, ())
 PLAN = make_plan(4, INVENTORY, [Seat(f"east/{i}", "east", "both", "n", f"cpu:{i}") for i in range(2)])
-JOB = Job.model_validate(toy_job())
 SOURCES = RunSources({"hidden_size": 8}, "a.B", "one")
 MODEL = InspectedModel(
     INVENTORY, {"name": "a.txt", "digest": "one"}, None, make_recipe(JOB, INVENTORY), sources=SOURCES
 )
 ORIGIN = RunOrigin(MODEL)
-
-
-@pytest.fixture
-def inbox() -> Inbox:
-    return Inbox()
-
-
-@pytest.fixture
-def checkpoints(tmp_path: Path, inbox: Inbox) -> CheckpointManager:
-    return CheckpointManager(tmp_path, JOB, Background("test-commit", inbox))
 
 
 def part(root: Path, worker: str, step: int, generation: int = 1) -> PartDurable:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-import pytest
 from dougong.checkpoint.directories import gate_of
 from dougong.job.schema import Checkpoint
 from dougong.launcher.controller.checkpoints import CheckpointManager
 from dougong.launcher.controller.inbound.inbox import Background, Inbox
 from dougong.launcher.controller.inbound.items import CheckpointsPruned, Committed
 from dougong.records.events import CheckpointFailed, GenerationStarted, StateRestored
+from tests.launcher.controller.conftest import JOB
 from tests.launcher.controller.test_checkpoints import (
-    JOB,
     ORIGIN,
     PLAN,
     again,
@@ -25,16 +24,6 @@ from tests.launcher.controller.test_checkpoints import (
     result,
     told,
 )
-
-
-@pytest.fixture
-def inbox() -> Inbox:
-    return Inbox()
-
-
-@pytest.fixture
-def checkpoints(tmp_path: Path, inbox: Inbox) -> CheckpointManager:
-    return CheckpointManager(tmp_path, JOB, Background("test-commit", inbox))
 
 
 def settled(manager: CheckpointManager) -> CheckpointManager:
@@ -76,10 +65,12 @@ def test_storage_that_gives_nothing_now_is_told_from_damage(checkpoints: Checkpo
     manifest.unlink()
     kept.rename(manifest)
     assert find(checkpoints, inbox).directory == checkpoints.root / "step-000010"
+    settled(checkpoints)  # it still looks for what controllers before it left
     checkpoints.root.rename(away := checkpoints.root.with_name(f"{checkpoints.root.name}-away"))
     checkpoints.root.symlink_to(checkpoints.root)
-    found = find(again(checkpoints.root, inbox, has_committed=True), inbox)
+    found = find(later := again(checkpoints.root, inbox, has_committed=True), inbox)
     assert found.is_away
+    settled(later)
     checkpoints.root.unlink()
     away.rename(checkpoints.root)
 
