@@ -42,7 +42,7 @@ from dougong.launcher.controller.inbound.inbox import Inbox
 from dougong.launcher.controller.inbound.items import SuccessorFound
 from dougong.launcher.controller.states import Outcome
 from dougong.launcher.decay import bent_rate, with_decay_end
-from dougong.launcher.kept.agents import Keeping
+from dougong.launcher.kept.keeping import Keeping
 from dougong.launcher.ports import with_ports
 from dougong.launcher.signals import signals_into
 from dougong.launcher.sources import known_sources
@@ -323,7 +323,7 @@ def _tell_start(launch: Launch, options: Options, recorder: Recorder) -> None:
 
 def _backend(run_dir: RunDir, options: Options, deadlines: Deadlines, inbox: Inbox) -> Backend:
     if options.ray:
-        return ProcessBackend(options.choice, deadlines, run_dir, inbox.put)
+        return ProcessBackend(options.choice, deadlines, run_dir, inbox.put, options.keeping)
     return Local(run_dir, deadlines, options.keeping)
 
 

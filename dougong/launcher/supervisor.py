@@ -30,7 +30,7 @@ from dougong.deadlines import DEADLINES, Deadlines
 from dougong.errors import DougongError, StorageError
 from dougong.fault.culprit import Culprit
 from dougong.fault.diagnosis import Diagnosis, FailureKind
-from dougong.launcher.kept.agents import Keeping
+from dougong.launcher.kept.keeping import Keeping
 from dougong.launcher.signals import asking, hear_passed_on, pass_on
 from dougong.records.directory import RunDir
 from dougong.records.lease import see_newest

@@ -1,8 +1,7 @@
 """An agent: one per island and node. Forks the island's workers there, sees them end, carries their
 progress, messages and output to the controller.
 
-The same function serves an agent of this machine (`launcher.kept.serve`) and one that `detached`
-starts. All happens in one thread, which
+`launcher.kept.serve` calls it for one controller after the other. All happens in one thread, which
 returns when the controller says so or is gone; no worker outlives it.
 """
 
@@ -92,7 +91,8 @@ def serve_run(settings: AgentSettings, loaded: LoadedServer | None = None) -> bo
         agent.serve()
     except DougongError as error:
         is_preempted = isinstance(error, PreemptedError)
-        controller.send(AgentFailed(str(error), is_preempted=is_preempted))
+        with contextlib.suppress(OSError):  # it is gone at the same time
+            controller.send(AgentFailed(str(error), is_preempted=is_preempted))
         raise
     finally:
         agent.close()
@@ -177,7 +177,8 @@ class Agent:
         if self._devices is not None:
             self._devices.close()
         # What it has been asked for and has not answered would reach the next controller.
-        may_stay = self._is_lost and self._adopted is not None and not self._workers.unforked
+        may_stay = self._is_lost and self._settings.is_followed
+        may_stay &= self._adopted is not None and not self._workers.unforked
         self._fork_servers.close(self._deadlines, self._loaded if may_stay else None)
         for child in self._workers.all:
             child.read_output(1024)

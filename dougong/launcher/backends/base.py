@@ -76,3 +76,11 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """End every agent that is left, and a `start` that still waits for room."""
+
+
+class LastingBackend(Backend, Protocol):
+    """One whose agents may go over from one controller to the next."""
+
+    def hand_over(self) -> None:
+        """All that it has is an earlier controller's from now on: the next `start` takes over the
+        agents that wait and are wanted as they are, and ends the others."""

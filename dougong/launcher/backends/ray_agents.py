@@ -18,9 +18,9 @@ from typing import Any
 from dougong.accelerators.registry import get_accelerator
 from dougong.deadlines import Deadlines
 from dougong.errors import DougongError, LaunchError, NoRoomError
-from dougong.launcher.agent.detached import DetachedAgent
 from dougong.launcher.agent.settings import AgentSettings
 from dougong.launcher.backends.base import SettingsOf, Tell
+from dougong.launcher.kept.detached import DetachedAgent
 from dougong.planner.placement import AgentSpec
 from dougong.records.directory import RunDir
 
@@ -31,25 +31,40 @@ workers share the machine."""
 
 class AgentActor:
     """The Ray actor: it starts an agent with the devices that Ray has given to it, and holds them
-    as long as the agent lives. The agent outlives it where Ray is gone."""
+    as long as the agent lives, and the line to it. The agent outlives it where Ray is gone."""
 
     def __init__(self) -> None:
         self._agent: DetachedAgent | None = None
+        self._is_waiting = threading.Event()
 
-    def serve(self, settings_json: str) -> None:
-        """Returns when the agent has ended and none of its processes is left."""
+    def serve(self, settings_json: str) -> bool:
+        """One controller's time: until the agent has ended and none of its processes is left
+        (False), or waits for the next controller (True)."""
         import ray
 
         node = ray.get_runtime_context().get_node_id()
         settings = replace(AgentSettings.from_json(settings_json), ray_node=node)
-        self._agent = DetachedAgent(settings)
+        self._is_waiting.clear()
+        if self._agent is None:
+            self._agent = DetachedAgent(settings)
+        else:
+            self._agent.go_on(settings)
         end = self._agent.wait()
+        if end is None:
+            self._is_waiting.set()
+            return True
         if end.error:
             raise LaunchError(end.error)
         if not end.by_controller:
             # The controller is gone, perhaps its Ray too: an actor's own way out would wait for
             # that.
             os._exit(1)
+        return False
+
+    def waits(self, within_s: float) -> bool:
+        """Whether the agent waits for another controller, or does by then."""
+        has_said = self._is_waiting.wait(within_s)
+        return has_said and self._agent is not None and not self._agent.has_ended
 
     def end(self) -> None:
         """Kill the agent, which may be stopped: Ray would end its actor alone."""
@@ -59,9 +74,10 @@ class AgentActor:
 
 @dataclass(frozen=True)
 class _ActorLife:
-    """An agent from one start to its end. `serving`: Ray's reference to what it returns; `group`:
-    the placement group that holds its devices, None where it has none."""
+    """An agent from one start to its end. `serving`: Ray's reference to what the actor's `serve`
+    returns; `group`: the placement group that holds its devices, None where it has none."""
 
+    spec: AgentSpec
     actor: Any
     serving: Any
     group: Any
@@ -75,6 +91,7 @@ class RayAgents:
         self._deadlines = deadlines
         self._run_dir = run_dir
         self._lives: dict[str, _ActorLife] = {}
+        self._handed_over: dict[str, _ActorLife] = {}  # an earlier controller's
         self._ended_lives: list[_ActorLife] = []  # what these hold is yet to be given back
         self._ends: dict[str, str] = {}
         self._is_closing = threading.Event()
@@ -82,12 +99,23 @@ class RayAgents:
     @property
     def groups(self) -> set[str]:
         """Ids of the placement groups that are this run's."""
-        lives = (*self._lives.values(), *self._ended_lives)
-        return {life.group.id.hex() for life in lives if life.group is not None}
+        return {life.group.id.hex() for life in self._all if life.group is not None}
+
+    @property
+    def _all(self) -> list[_ActorLife]:
+        return [*self._lives.values(), *self._handed_over.values(), *self._ended_lives]
 
     def start(self, specs: Sequence[AgentSpec], settings_of: SettingsOf, tell: Tell) -> None:
         """As `Backend.start`."""
+        going_on = self._choose_waiting(specs)
         self.end([spec.name for spec in specs])
+        self._begin_all([spec for spec in specs if spec.name not in going_on], settings_of, tell)
+        for name in going_on:
+            life = self._handed_over.pop(name)
+            serving = life.actor.serve.remote(settings_of(life.spec).to_json())
+            self._lives[name] = replace(life, serving=serving)
+
+    def _begin_all(self, specs: Sequence[AgentSpec], settings_of: SettingsOf, tell: Tell) -> None:
         groups: dict[str, Any] = {}
         try:
             for spec in specs:
@@ -103,6 +131,35 @@ class RayAgents:
             _remove(group for name, group in groups.items() if name not in begun)
             self.end([spec.name for spec in specs])
             raise
+
+    def hand_over(self) -> None:
+        """As `LastingBackend.hand_over`."""
+        self._handed_over |= self._lives
+        self._lives, self._ends = {}, {}
+
+    def _choose_waiting(self, specs: Sequence[AgentSpec]) -> list[str]:
+        """Of an earlier controller's agents, those that wait and are to be what they were; the
+        others are ended. They stay handed over until they are told what to serve."""
+        import ray
+
+        wanted = {spec.name: spec for spec in specs}
+        limit_s = self._deadlines.agent_waits_s
+        asked = {}
+        for name, life in self._handed_over.items():
+            if wanted.get(name) == life.spec:
+                asked[life.actor.waits.remote(limit_s)] = name
+        answers: list[Any] = []
+        if asked:
+            answer_s = limit_s + self._deadlines.exit_status_s
+            answers, _ = ray.wait(list(asked), num_returns=len(asked), timeout=answer_s)
+        waiting = [asked[answer] for answer in answers if _is_true(answer)]
+        self._end_handed_over([name for name in self._handed_over if name not in waiting])
+        return waiting
+
+    def _end_handed_over(self, names: Sequence[str]) -> None:
+        lives = [self._handed_over.pop(name) for name in names]
+        self._kill(lives)
+        self._ended_lives += lives
 
     def end(self, names: Sequence[str]) -> None:
         """As `Backend.end`."""
@@ -159,15 +216,17 @@ class RayAgents:
         """Wait shortly for the agents to end by themselves; have those killed that do not."""
         import ray
 
+        self._end_handed_over(list(self._handed_over))
         lives = {life.serving: life for life in self._lives.values()}
         if lives:
             limit_s = self._deadlines.agent_end_s
-            _, late = ray.wait(list(lives), num_returns=len(lives), timeout=limit_s)
+            done, late = ray.wait(list(lives), num_returns=len(lives), timeout=limit_s)
+            late += [serving for serving in done if _is_true(serving)]  # it waits for another one
             self._kill([lives[serving] for serving in late])
 
     def give_all_back(self) -> None:
         """Give the places of all agents back, which have ended."""
-        _remove(life.group for life in (*self._lives.values(), *self._ended_lives))
+        _remove(life.group for life in self._all)
 
     def _await_room(
         self, specs: Sequence[AgentSpec], groups: Mapping[str, Any], tell: Tell
@@ -199,7 +258,8 @@ class RayAgents:
         import ray
 
         try:
-            ray.get(serving)
+            if ray.get(serving):
+                return "it has lost its controller"
         except Exception as error:  # whatever the actor raised is the answer
             whole, last = plain_text(error), last_words(error)
             file = self._keep(name, whole) if whole != last else None
@@ -256,6 +316,16 @@ def _words(spec: AgentSpec) -> str:
     return asked or "a process"
 
 
+def _is_true(answer: Any) -> bool:
+    """What an actor has answered; not so where it has failed."""
+    import ray
+
+    try:
+        return bool(ray.get(answer))
+    except Exception:  # Ray raises many
+        return False
+
+
 def _placement_group(spec: AgentSpec) -> Any:
     import ray
 
@@ -280,10 +350,10 @@ def _begin(spec: AgentSpec, group: Any, share: float, settings: AgentSettings) -
     import ray
 
     actor_class: Any = ray.remote(AgentActor)
-    # Two calls at a time: an agent is ended while it serves.
-    options = {"max_restarts": 0, "max_concurrency": 2, **_placed(spec, group, share)}
+    # Three calls at a time: an agent is asked whether it waits, and ended, while it serves.
+    options = {"max_restarts": 0, "max_concurrency": 3, **_placed(spec, group, share)}
     actor = actor_class.options(**options).remote()
-    return _ActorLife(actor, actor.serve.remote(settings.to_json()), group)
+    return _ActorLife(spec, actor, actor.serve.remote(settings.to_json()), group)
 
 
 def _placed(spec: AgentSpec, group: Any, share: float) -> dict[str, Any]:

@@ -125,6 +125,11 @@ class RayBackend:
         with self._turn:
             return self._agents.ended()
 
+    def hand_over(self) -> None:
+        """As `LastingBackend.hand_over`."""
+        with self._turn:
+            self._agents.hand_over()
+
     def _refuse_silence(self) -> None:
         """LaunchError when the cluster's head does not answer: Ray's own calls would wait for it
         for a minute."""

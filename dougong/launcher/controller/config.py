@@ -141,6 +141,7 @@ class ControllerConfig:
             preload=self.entries.preload,
             cwd=self.cwd,
             fence=self.fence,
+            is_followed=self.is_followed,
             deadlines=self.deadlines,
             ports=read_ports(self.job.ports),
             avoided=spec.avoided,

@@ -19,14 +19,15 @@ from dougong.control.messages import AgentFailed, AgentReady, EndAgent, Message
 from dougong.control.processes import process_exists
 from dougong.deadlines import DEADLINES
 from dougong.errors import LaunchError
-from dougong.launcher.agent.detached import AgentEnd, DetachedAgent
 from dougong.launcher.agent.settings import AgentSettings
+from dougong.launcher.kept.detached import DetachedAgent
+from dougong.launcher.kept.line import AgentEnd
 from dougong.records.directory import RunDir
 from tests.launcher.toyrun import ROOT, wait_for
 
 STARTER = """
 import os, sys
-from dougong.launcher.agent.detached import DetachedAgent
+from dougong.launcher.kept.detached import DetachedAgent
 from dougong.launcher.agent.settings import AgentSettings
 agent = DetachedAgent(AgentSettings.from_json(sys.stdin.readline()))
 print(agent.pid, flush=True)
