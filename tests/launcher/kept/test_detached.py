@@ -81,7 +81,8 @@ def test_it_outlives_its_starter_and_ends_with_its_controller(play: Play, way: s
         cwd=ROOT,
     )
     assert process.stdin is not None and process.stdout is not None
-    process.stdin.write(play.settings.to_json() + "\n")
+    settings = dataclasses.replace(play.settings, is_followed=way == "killed")  # nobody can tell it of a follower
+    process.stdin.write(settings.to_json() + "\n")
     process.stdin.flush()
     pid = int(process.stdout.readline())
     hello, channel = play.joined()
@@ -115,7 +116,7 @@ def test_one_that_is_taken_away_says_so_and_what_took_it(play: Play) -> None:
     os.kill(agent.pid, signal.SIGINT)
     os.kill(agent.pid, signal.SIGTERM)
     end = agent.wait()
-    assert not end.by_controller and "SIGTERM: this machine is taken from the run" in end.error
+    assert end is not None and not end.by_controller and "SIGTERM: this machine is taken from the run" in end.error
     assert until(channel, AgentFailed) == AgentFailed(end.error, is_preempted=True)
 
 
@@ -132,6 +133,7 @@ def test_one_that_is_stopped_is_killed(play: Play) -> None:
 def test_one_that_does_not_reach_its_controller_says_so(play: Play) -> None:
     play.server.close()
     end = DetachedAgent(play.settings).wait()
+    assert end is not None
     assert "does not reach the controller at 127.0.0.1" in end.error
     assert end.error in play.run_dir.agent_log("east").read_text()
 
@@ -142,5 +144,45 @@ def test_where_the_run_directory_is_not_no_folder_is_made(play: Play, tmp_path: 
     agent = DetachedAgent(dataclasses.replace(play.settings, run_dir=str(elsewhere)))
     _, channel = play.joined()
     channel.send(EndAgent())
-    assert agent.wait().by_controller
+    assert agent.wait() == AgentEnd(by_controller=True)
     assert not elsewhere.exists()
+
+
+def loaded(play: Play) -> tuple[int, Channel]:
+    """Its fork server, which has loaded all, and its line."""
+    _, channel = play.joined()
+    ready = until(channel, AgentReady)
+    assert isinstance(ready, AgentReady)
+    return ready.fork_server_pid, channel
+
+
+@pytest.mark.slow
+def test_one_that_is_followed_waits_for_the_next_controller_with_its_fork_server(play: Play) -> None:
+    settings = dataclasses.replace(play.settings, is_followed=True)
+    agent = DetachedAgent(settings)
+    fork_server, channel = loaded(play)
+    channel.close()
+    assert agent.wait() is None and not agent.has_ended
+    agent.go_on(settings)
+    after, channel = loaded(play)
+    assert after == fork_server
+    channel.send(EndAgent())
+    assert agent.wait() == AgentEnd(by_controller=True)
+    wait_for(lambda: agent.has_ended and not process_exists(fork_server), "its end", 20)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["it is taken away", "nobody comes"])
+def test_one_that_waits_does_not_do_so_for_ever(play: Play, way: str) -> None:
+    limits = dataclasses.replace(play.settings.deadlines, next_controller_s=1.0 if way == "nobody comes" else 600.0)
+    agent = DetachedAgent(dataclasses.replace(play.settings, is_followed=True, deadlines=limits))
+    fork_server, channel = loaded(play)
+    channel.close()
+    assert agent.wait() is None
+    if way == "it is taken away":
+        os.kill(agent.pid, signal.SIGTERM)
+        end = agent.wait()
+        assert end is not None and "SIGTERM: this machine is taken" in end.error
+    else:
+        assert agent.wait() == AgentEnd(by_controller=False)
+    wait_for(lambda: not process_exists(agent.pid) and not process_exists(fork_server), "their end", 20)
