@@ -2,10 +2,11 @@
 
     python benchmarks/recovery.py [--only PART ...] [--n N] [--folder DIR]
 
-Parts: kill, stop, agent, agent_spare, fork_server, controller (one machine); node, cable, cable_alone (hosts of a lab,
-root); drills (random schedules, held against the undisturbed run), lab_drills (of what takes root and hosts, too);
-torchft, ray_train, torchrun, lm_resiliency (peers). Each part can run by itself, later and elsewhere. What it measures
-is appended to DIR/recovery.jsonl, a line for each fault; the table is of all lines that are there.
+Parts: kill, stop, agent, agent_spare, fork_server, controller, controller_ray (one machine, the last with a Ray of the
+run's own); node, cable, cable_alone (hosts of a lab, root); drills (random schedules, held against the undisturbed run),
+lab_drills (of what takes root and hosts, too); torchft, ray_train, torchrun, lm_resiliency (peers). Each part can run
+by itself, later and elsewhere. What it measures is appended to DIR/recovery.jsonl, a line for each fault; the table is
+of all lines that are there.
 
 Peers are installed by name into an environment of their own in DIR/peers, which takes torch and Ray from this one. The
 same question is asked of all: seconds from SIGKILL of one process to the first step that the group has done together
@@ -37,7 +38,7 @@ import yaml
 
 from dougong.control.environment import child_environment
 from dougong.records.directory import RunDir
-from dougong.records.events import Event, FirstStep, Recovered, SpareStands, SpareTook
+from dougong.records.events import AgentsStarted, Event, FirstStep, Recovered, SpareStands, SpareTook
 from dougong.testing import HostFaults, Lab, LabError, RayCluster
 from dougong.tools.drill.on_run import RunDrills
 from dougong.tools.drill.proof import Proof
@@ -141,12 +142,21 @@ def stands_by(events: Sequence[Event]) -> bool:
 
 def controllers(folder: Path, part: str, n: int) -> None:
     """The controller is killed; the command beside it goes on by itself."""
-    with long_run(folder / f"run-{part}-{time.time_ns()}") as run_dir:
+    ray = () if part == "controller_ray" else ("--no-ray",)
+    with long_run(folder / f"run-{part}-{time.time_ns()}", ray) as run_dir:
         for number in range(n):
             time.sleep(3.0)
+            before = last_agents(run_dir)
             phases = kill_controller(run_dir)
-            Found(part, phases["first_step_s"], dict(phases)).write(folder)
-            print(f"  {number + 1} of {n}: {phases}", flush=True)
+            went_over = last_agents(run_dir) == before
+            Found(part, phases["first_step_s"], dict(phases), went_over).write(folder)
+            print(f"  {number + 1} of {n}: {phases}{'' if went_over else ', with other agents'}", flush=True)
+
+
+def last_agents(run_dir: RunDir) -> set[int]:
+    """The processes of the agents with which training began last."""
+    started = [event for event in run_dir.read_events() if isinstance(event, AgentsStarted)]
+    return {agent.pid for agent in started[-1].agents}
 
 
 def kill_controller(run_dir: RunDir) -> dict[str, float]:
@@ -165,12 +175,12 @@ def kill_controller(run_dir: RunDir) -> dict[str, float]:
 
 
 @contextlib.contextmanager
-def long_run(path: Path, **changes: Any) -> Iterator[RunDir]:
+def long_run(path: Path, flags: Sequence[str] = ("--no-ray",), **changes: Any) -> Iterator[RunDir]:
     """The small job, without an end, on this machine."""
     job = path.with_suffix(".yaml")
     values = small_job(steps=10**6, drill="allowed", checkpoint={"every": 50}, **changes)
     job.write_text(yaml.safe_dump(values))
-    words = [sys.executable, "-m", "dougong", "run", str(job), "--no-ray", "--run-dir", str(path)]
+    words = [sys.executable, "-m", "dougong", "run", str(job), *flags, "--run-dir", str(path)]
     with path.with_suffix(".out").open("w") as out:
         process = subprocess.Popen(
             words, env=child_environment({}), stdout=out, stderr=out, stdin=subprocess.DEVNULL, start_new_session=True
@@ -439,7 +449,7 @@ def way(rows: Sequence[dict[str, Any]]) -> str:
 PARTS: dict[str, Callable[[Path, str, int], None]] = {
     **dict.fromkeys(LOCAL, ours),
     "agent_spare": agents_with_spare,
-    "controller": controllers,
+    **dict.fromkeys(("controller", "controller_ray"), controllers),
     "node": in_lab,
     "cable": in_lab,
     "cable_alone": in_lab,
