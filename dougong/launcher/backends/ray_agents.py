@@ -35,36 +35,22 @@ class AgentActor:
 
     def __init__(self) -> None:
         self._agent: DetachedAgent | None = None
-        self._is_waiting = threading.Event()
 
-    def serve(self, settings_json: str) -> bool:
-        """One controller's time: until the agent has ended and none of its processes is left
-        (False), or waits for the next controller (True)."""
-        import ray
-
-        node = ray.get_runtime_context().get_node_id()
-        settings = replace(AgentSettings.from_json(settings_json), ray_node=node)
-        self._is_waiting.clear()
-        if self._agent is None:
-            self._agent = DetachedAgent(settings)
-        else:
-            self._agent.go_on(settings)
+    def serve(self, settings_json: str) -> None:
+        """Returns when the agent has ended and none of its processes is left."""
+        self._agent = DetachedAgent(_placed_here(settings_json))
         end = self._agent.wait()
-        if end is None:
-            self._is_waiting.set()
-            return True
         if end.error:
             raise LaunchError(end.error)
         if not end.by_controller:
             # The controller is gone, perhaps its Ray too: an actor's own way out would wait for
             # that.
             os._exit(1)
-        return False
 
-    def waits(self, within_s: float) -> bool:
-        """Whether the agent waits for another controller, or does by then."""
-        has_said = self._is_waiting.wait(within_s)
-        return has_said and self._agent is not None and not self._agent.has_ended
+    def go_on(self, settings_json: str, within_s: float) -> bool:
+        """Have the agent serve the next controller, as `DetachedAgent.go_on`."""
+        settings = _placed_here(settings_json)
+        return self._agent is not None and self._agent.go_on(settings, within_s)
 
     def end(self) -> None:
         """Kill the agent, which may be stopped: Ray would end its actor alone."""
@@ -72,10 +58,17 @@ class AgentActor:
             self._agent.kill()
 
 
+def _placed_here(settings_json: str) -> AgentSettings:
+    import ray
+
+    node = ray.get_runtime_context().get_node_id()
+    return replace(AgentSettings.from_json(settings_json), ray_node=node)
+
+
 @dataclass(frozen=True)
 class _ActorLife:
-    """An agent from one start to its end. `serving`: Ray's reference to what the actor's `serve`
-    returns; `group`: the placement group that holds its devices, None where it has none."""
+    """An agent from one start to its end. `serving`: Ray's reference to what it returns; `group`:
+    the placement group that holds its devices, None where it has none."""
 
     spec: AgentSpec
     actor: Any
@@ -107,23 +100,18 @@ class RayAgents:
 
     def start(self, specs: Sequence[AgentSpec], settings_of: SettingsOf, tell: Tell) -> None:
         """As `Backend.start`."""
-        going_on = self._choose_waiting(specs)
         self.end([spec.name for spec in specs])
-        self._begin_all([spec for spec in specs if spec.name not in going_on], settings_of, tell)
-        for name in going_on:
-            life = self._handed_over.pop(name)
-            serving = life.actor.serve.remote(settings_of(life.spec).to_json())
-            self._lives[name] = replace(life, serving=serving)
-
-    def _begin_all(self, specs: Sequence[AgentSpec], settings_of: SettingsOf, tell: Tell) -> None:
         groups: dict[str, Any] = {}
         try:
-            for spec in specs:
+            self._take_over(specs, settings_of)
+            self.give_back()  # what earlier agents held may be asked for now
+            new_specs = [spec for spec in specs if spec.name not in self._lives]
+            for spec in new_specs:
                 if devices_asked(spec):
                     groups[spec.name] = _placement_group(spec)
-            self._await_room(specs, groups, tell)
+            self._await_room(new_specs, groups, tell)
             share_of = _cpu_shares()
-            for spec in specs:
+            for spec in new_specs:
                 group, share = groups.get(spec.name), share_of(str(spec.node))
                 self._lives[spec.name] = _begin(spec, group, share, settings_of(spec))
         except BaseException:  # whatever it is, what was reserved must not stay so
@@ -137,9 +125,9 @@ class RayAgents:
         self._handed_over |= self._lives
         self._lives, self._ends = {}, {}
 
-    def _choose_waiting(self, specs: Sequence[AgentSpec]) -> list[str]:
-        """Of an earlier controller's agents, those that wait and are to be what they were; the
-        others are ended. They stay handed over until they are told what to serve."""
+    def _take_over(self, specs: Sequence[AgentSpec], settings_of: SettingsOf) -> None:
+        """Of an earlier controller's agents, have those go on that wait and are to be what they
+        were; the others are ended."""
         import ray
 
         wanted = {spec.name: spec for spec in specs}
@@ -147,17 +135,18 @@ class RayAgents:
         asked = {}
         for name, life in self._handed_over.items():
             if wanted.get(name) == life.spec:
-                asked[life.actor.waits.remote(limit_s)] = name
+                settings = settings_of(life.spec).to_json()
+                asked[life.actor.go_on.remote(settings, limit_s)] = name
         answers: list[Any] = []
         if asked:
             answer_s = limit_s + self._deadlines.exit_status_s
             answers, _ = ray.wait(list(asked), num_returns=len(asked), timeout=answer_s)
-        waiting = [asked[answer] for answer in answers if _is_true(answer)]
-        self._end_handed_over([name for name in self._handed_over if name not in waiting])
-        return waiting
+        for name in [asked[answer] for answer in answers if _is_true(answer)]:
+            self._lives[name] = self._handed_over.pop(name)
+        self._end_handed_over()
 
-    def _end_handed_over(self, names: Sequence[str]) -> None:
-        lives = [self._handed_over.pop(name) for name in names]
+    def _end_handed_over(self) -> None:
+        lives, self._handed_over = list(self._handed_over.values()), {}
         self._kill(lives)
         self._ended_lives += lives
 
@@ -216,12 +205,11 @@ class RayAgents:
         """Wait shortly for the agents to end by themselves; have those killed that do not."""
         import ray
 
-        self._end_handed_over(list(self._handed_over))
+        self._end_handed_over()
         lives = {life.serving: life for life in self._lives.values()}
         if lives:
             limit_s = self._deadlines.agent_end_s
-            done, late = ray.wait(list(lives), num_returns=len(lives), timeout=limit_s)
-            late += [serving for serving in done if _is_true(serving)]  # it waits for another one
+            _, late = ray.wait(list(lives), num_returns=len(lives), timeout=limit_s)
             self._kill([lives[serving] for serving in late])
 
     def give_all_back(self) -> None:
@@ -258,8 +246,7 @@ class RayAgents:
         import ray
 
         try:
-            if ray.get(serving):
-                return "it has lost its controller"
+            ray.get(serving)
         except Exception as error:  # whatever the actor raised is the answer
             whole, last = plain_text(error), last_words(error)
             file = self._keep(name, whole) if whole != last else None
@@ -350,7 +337,7 @@ def _begin(spec: AgentSpec, group: Any, share: float, settings: AgentSettings) -
     import ray
 
     actor_class: Any = ray.remote(AgentActor)
-    # Three calls at a time: an agent is asked whether it waits, and ended, while it serves.
+    # Three calls at a time: an agent is told to go on, and ended, while it serves.
     options = {"max_restarts": 0, "max_concurrency": 3, **_placed(spec, group, share)}
     actor = actor_class.options(**options).remote()
     return _ActorLife(spec, actor, actor.serve.remote(settings.to_json()), group)

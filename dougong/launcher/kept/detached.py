@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 from dougong.control.environment import child_environment
@@ -35,6 +35,7 @@ class DetachedAgent:
         """Start it. LaunchError when that is not possible."""
         self._log = RunDir(settings.run_dir).agent_log(settings.name)
         self._deadlines = settings.deadlines
+        self._is_waiting = threading.Event()
         self._num_bytes = self._log_bytes  # what an earlier life has printed is not this one's
         self._line, theirs = socket.socketpair()
         with theirs:
@@ -49,26 +50,25 @@ class DetachedAgent:
         self.pid = int(said)
         self._fd = open_pidfd(self.pid)
 
-    @property
-    def has_ended(self) -> bool:
-        if self._fd is None:
-            return not process_exists(self.pid)
-        return bool(select.select([self._fd], [], [], 0)[0])
-
-    def go_on(self, settings: AgentSettings) -> None:
-        """Have it serve the next controller, for which it waits."""
-        self._num_bytes = self._log_bytes
-        self._give(settings)
-
-    def wait(self) -> AgentEnd | None:
-        """How it has ended, once it has; None: its controller is gone, and it waits for the next
-        one. LaunchError where it had no time to say so."""
-        said = self._words.readline()
+    def wait(self) -> AgentEnd:
+        """How it has ended, once it has. LaunchError where it had no time to say so."""
+        while (said := self._words.readline()).encode() == WAITS:
+            self._is_waiting.set()
         if not said:
             raise LaunchError(
                 f"its process (pid {self.pid}) ended without a word{self._last_words()}"
             )
-        return None if said.encode() == WAITS else AgentEnd.from_json(said)
+        return AgentEnd.from_json(said)
+
+    def go_on(self, settings: AgentSettings, within_s: float) -> bool:
+        """Have it serve the next controller, where it waits for one, or does by then; whether it
+        does. Another thread hears it, in `wait`."""
+        if not self._is_waiting.wait(within_s):
+            return False
+        self._is_waiting.clear()
+        self._num_bytes = self._log_bytes
+        self._give(settings)
+        return True
 
     def kill(self) -> None:
         """SIGKILL: it, its fork server and its workers. No error when it has ended."""

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from queue import Queue
@@ -116,7 +117,7 @@ def test_one_that_is_taken_away_says_so_and_what_took_it(play: Play) -> None:
     os.kill(agent.pid, signal.SIGINT)
     os.kill(agent.pid, signal.SIGTERM)
     end = agent.wait()
-    assert end is not None and not end.by_controller and "SIGTERM: this machine is taken from the run" in end.error
+    assert not end.by_controller and "SIGTERM: this machine is taken from the run" in end.error
     assert until(channel, AgentFailed) == AgentFailed(end.error, is_preempted=True)
 
 
@@ -133,7 +134,6 @@ def test_one_that_is_stopped_is_killed(play: Play) -> None:
 def test_one_that_does_not_reach_its_controller_says_so(play: Play) -> None:
     play.server.close()
     end = DetachedAgent(play.settings).wait()
-    assert end is not None
     assert "does not reach the controller at 127.0.0.1" in end.error
     assert end.error in play.run_dir.agent_log("east").read_text()
 
@@ -160,15 +160,17 @@ def loaded(play: Play) -> tuple[int, Channel]:
 def test_one_that_is_followed_waits_for_the_next_controller_with_its_fork_server(play: Play) -> None:
     settings = dataclasses.replace(play.settings, is_followed=True)
     agent = DetachedAgent(settings)
+    ends: Queue[AgentEnd] = Queue()
+    threading.Thread(target=lambda: ends.put(agent.wait())).start()
     fork_server, channel = loaded(play)
+    assert not agent.go_on(settings, 0.1), "it serves this one"
     channel.close()
-    assert agent.wait() is None and not agent.has_ended
-    agent.go_on(settings)
+    assert agent.go_on(settings, 20.0)
     after, channel = loaded(play)
     assert after == fork_server
     channel.send(EndAgent())
-    assert agent.wait() == AgentEnd(by_controller=True)
-    wait_for(lambda: agent.has_ended and not process_exists(fork_server), "its end", 20)
+    assert ends.get(timeout=20) == AgentEnd(by_controller=True)
+    assert not process_exists(fork_server)
 
 
 @pytest.mark.slow
@@ -178,11 +180,9 @@ def test_one_that_waits_does_not_do_so_for_ever(play: Play, way: str) -> None:
     agent = DetachedAgent(dataclasses.replace(play.settings, is_followed=True, deadlines=limits))
     fork_server, channel = loaded(play)
     channel.close()
-    assert agent.wait() is None
     if way == "it is taken away":
+        wait_for(lambda: "the controller is gone" in play.run_dir.agent_log("east").read_text(), "its loss", 20)
         os.kill(agent.pid, signal.SIGTERM)
-        end = agent.wait()
-        assert end is not None and "SIGTERM: this machine is taken" in end.error
-    else:
-        assert agent.wait() == AgentEnd(by_controller=False)
+    end = agent.wait()
+    assert not end.by_controller and ("SIGTERM: this machine is taken" in end.error) == (way == "it is taken away")
     wait_for(lambda: not process_exists(agent.pid) and not process_exists(fork_server), "their end", 20)
