@@ -84,6 +84,7 @@ class DetachedAgent:
             time.sleep(self._deadlines.exit_poll_every_s)
 
     def _give(self, settings: AgentSettings) -> None:
+        # Not on the command line, which anybody may read: they hold the token.
         with contextlib.suppress(OSError):  # it has ended, as its silence says
             self._line.sendall(settings.to_json().encode() + b"\n")
 
@@ -110,7 +111,7 @@ def _spawn(line: int, log: int) -> subprocess.Popen[bytes]:
     try:
         return subprocess.Popen(
             [sys.executable, "-m", _MODULE, "detached"],
-            stdin=line,  # not on the command line: the settings hold the token
+            stdin=line,
             stdout=log,
             stderr=log,
             env=child_environment({}),
