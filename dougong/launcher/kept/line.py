@@ -46,7 +46,10 @@ class StarterLine:
     def await_settings(self, deadlines: Deadlines) -> AgentSettings | None:
         """Those of the next controller; None: there is none, or it does not come in time."""
         ready, _, _ = select.select([_FD], [], [], deadlines.next_controller_s)
-        line = sys.stdin.readline() if ready else ""
+        try:
+            line = sys.stdin.readline() if ready else ""
+        except OSError:  # who held the other end has ended before it had read all
+            return None
         return AgentSettings.from_json(line) if line else None
 
     def say(self, words: bytes) -> None:
