@@ -179,6 +179,9 @@ def resume_run(
         _refuse_if_done(run_dir, resume_point, after.job.steps)
         bent = bent_rate(before.job, after.job, resume_point.step + 1)
         resume_point = _with_changes(resume_point, before.job, after.job)
+        if follows is not None:
+            died = (follows.fault_at, follows.noticed_at)
+            resume_point = dataclasses.replace(resume_point, died=died)
         job = with_ports(after.job)
         launch = Launch(
             job, run_dir, lease, resume_point, after.to_yaml(), warning=bent, follows=follows

@@ -15,7 +15,6 @@ from dougong.records.events import (
     RunEnded,
     StateChanged,
     StateRestored,
-    WorkerDied,
 )
 from dougong.records.lease import newest_fence
 from dougong.records.status import STATES, RunStatus
@@ -49,7 +48,8 @@ def _is_followed(run_dir: RunDir, status: RunStatus) -> bool:
 
 
 def rebuild_status(run_dir: RunDir) -> RunStatus:
-    """As status.json would say it, but for the workers; empty where nothing has been recorded."""
+    """As status.json would say it, but for the workers and what faults have cost; empty where
+    nothing has been recorded."""
     events = run_dir.read_events()
     if not events:
         return RunStatus()
@@ -61,7 +61,6 @@ def rebuild_status(run_dir: RunDir) -> RunStatus:
         generation=max(event.generation for event in events),
         step=_step(run_dir, events),
         steps=steps if type(steps) is int else 0,
-        recoveries=sum(isinstance(event, WorkerDied) for event in events),
         unsaved=unsaved_words(events),
     )
 

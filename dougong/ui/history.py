@@ -48,7 +48,7 @@ from dougong.ui.goodput.course import Course
 from dougong.ui.goodput.meter import course_of
 from dougong.ui.health import percent
 from dougong.ui.next_step import next_step, typed
-from dougong.ui.recoveries import Recovery, find_recoveries
+from dougong.ui.recoveries import Recovery, find_recoveries, num_failures
 from dougong.ui.sentences import failure_words
 
 _END_STATES = ("finished", "stopped", "failed")
@@ -184,7 +184,7 @@ def read_history(run_dir: RunDir) -> History:
         duration_s=goodput.wall_s - goodput.parts["down"],
         rows=live,
         rewound=rewound,
-        recoveries=find_recoveries(events, rows),
+        recoveries=find_recoveries(events, rows, is_lost=state == "lost"),
         checkpoints=find_checkpoints(events, run_dir.checkpoints),
         events=events,
         plan=run_dir.read_plan(),
@@ -256,8 +256,9 @@ def _numbers(history: History) -> list[str]:
     ]
     if rows:
         parts.append(f"loss {loss(rows[-1]['loss'])}")
-    if history.recoveries:
-        parts.append(plural(len(history.recoveries), "failure"))
+    failures = num_failures(history.recoveries)
+    if failures:
+        parts.append(plural(failures, "failure"))
     if history.num_skipped:
         parts.append(f"{plural(history.num_skipped, 'step')} skipped")
     if history.recomputed:
@@ -269,10 +270,13 @@ def _numbers(history: History) -> list[str]:
 
 
 def _time_words(history: History) -> str:
-    """How long, and how much of it in steps that count."""
-    share = history.goodput.share if history.rows else None
-    words = duration(history.duration_s)
-    return words if share is None else f"{words} (goodput {percent(share)})"
+    """How long, and how much of it in steps that count, as everywhere: of that, too, in which
+    nobody led the run."""
+    goodput = history.goodput
+    share = goodput.share if history.rows else None
+    if share is None:
+        return duration(history.duration_s)
+    return f"{duration(goodput.wall_s)} (goodput {percent(share)})"
 
 
 def recomputed_words(events: Sequence[StepsRecomputed]) -> str:

@@ -21,7 +21,7 @@ _ENDED = ("finished", "stopped", "failed", "lost")
 class FaultRow:
     """One fault. `index`: the event that has told it first; `run_s`: when it was, in the run's
     time; `text`: what was seen of it; `decided`: what was done, in words. Seconds are None where
-    nobody has seen that, or it did not happen. `steps_again`: None where no step could be lost;
+    nobody has seen that, or it did not happen. `steps_lost`: None where no step could be lost;
     `tier`: where the next generation's state came from; `others`: who was suspected at the same
     time."""
 
@@ -38,7 +38,7 @@ class FaultRow:
     suspected_s: float | None = None
     acted_s: float | None = None
     recovered_s: float | None = None
-    steps_again: int | None = None
+    steps_lost: int | None = None
     tier: str = ""
     others: tuple[str, ...] = ()
 

@@ -25,7 +25,7 @@ def test_a_drill_that_kills_has_its_times_steps_and_tier(tmp_path: Path) -> None
     )
     assert (row.suspected_s, row.acted_s) == (pytest.approx(0.004), pytest.approx(0.005))
     assert row.recovered_s == pytest.approx(0.836)
-    assert (row.steps_again, row.tier) == (9, "step-000020")
+    assert (row.steps_lost, row.tier) == (9, "step-000020")
 
 
 def test_two_faults_in_one_recovery_are_two_rows_that_end_together(tmp_path: Path) -> None:
@@ -41,7 +41,7 @@ def test_two_faults_in_one_recovery_are_two_rows_that_end_together(tmp_path: Pat
     first, second = rows(recorder)
     assert (first.recovered_s, second.recovered_s) == (pytest.approx(0.76), pytest.approx(0.53))
     assert (first.outcome, second.outcome) == ("trained again", "trained again")
-    assert (first.steps_again, second.steps_again) == (0, 0)
+    assert (first.steps_lost, second.steps_lost) == (0, 0)
 
 
 def test_a_fault_that_is_not_over_and_one_that_ended_the_run(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_a_controller_that_died_is_a_fault_whether_the_next_one_names_it_or_not(
     recorder.generation(2, "step-000002", 2)
     recorder.event("first_step", 2, 0.97, step=3)
     (row,) = rows(recorder)
-    assert row.who == ("controller 1 on forge" if is_named else "the controller")
+    assert row.who == ("controller 1 on forge" if is_named else "controller")
     assert row.drill == "kill_controller", "and no row of its own says that nothing was named"
     assert [row.acted_s, row.recovered_s] == pytest.approx([30.0, 31.0], abs=0.01)
-    assert (row.steps_again, row.tier, row.outcome) == (1, "step-000002", "trained again")
+    assert (row.steps_lost, row.tier, row.outcome) == (1, "step-000002", "trained again")

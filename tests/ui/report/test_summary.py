@@ -18,7 +18,7 @@ def test_the_cards_of_a_finished_run(tmp_path: Path) -> None:
     assert cards["Final loss"].value == "2.0852"
     assert cards["Tokens/s"].more == "245,760 tokens, 4,096 a step"
     assert (cards["Goodput"].value, cards["Goodput"].more) == ("76.9 %", "9 steps computed again")
-    assert (cards["Failures"].value, cards["Failures"].more) == ("1", "9 steps rewound, 0.84 s to recover")
+    assert (cards["Failures"].value, cards["Failures"].more) == ("1", "9 steps lost, 0.84 s to recover")
 
 
 def test_a_run_without_a_step_has_no_card_of_what_it_does_not_have(tmp_path: Path) -> None:
