@@ -1,7 +1,7 @@
 """What faults have cost a run: goodput and the number of its failures, over all its controllers.
 
-There is one reckoning, that of the run's record: its events and rows, in order. Status, screen, last
-words and report all tell what it gives, so that they cannot part.
+There is one reckoning, that of the run's record: its events and rows, in order. Status, screen,
+last words and report all tell what it gives, so that they cannot part.
 """
 
 from __future__ import annotations
@@ -99,8 +99,9 @@ class LiveAccount:
             account = RunAccount.of(run_dir, before=run_dir.fence)
         with self._lock:
             waiting, self._waiting = self._waiting or (), None
-            for item in waiting if account is not None else ():
-                account.take(item)
+            if account is not None:
+                for item in waiting:
+                    account.take(item)
             self._account = account
 
 

@@ -207,7 +207,8 @@ def find_checkpoints(events: Sequence[Event], directory: Path) -> list[Checkpoin
             case CheckpointCommitted():
                 found.append(_record_of(event, (directory / event.directory).is_dir()))
             case CheckpointRejected(directory=name, reason=reason):
-                found = [_changed(record, (name,), rejected=reason) for record in found]
+                lies = {"present": False, "aside": event.aside} if event.aside else {}
+                found = [_changed(record, (name,), rejected=reason, **lies) for record in found]
             case CheckpointsSetAside(names=names, folder=folder):
                 found = [_changed(r, names, present=False, aside=folder) for r in found]
     return found

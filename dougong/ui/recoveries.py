@@ -35,16 +35,16 @@ GONE = "gone"
 
 @dataclass(frozen=True)
 class Recovery:
-    """One failure, of a worker or another part of the run or of a controller, and what followed. Seconds are None as long as (or because) that part did not
-    happen.
+    """One failure, of a worker or another part of the run or of a controller, and what followed.
+    Seconds are None as long as (or because) that part did not happen.
 
     generation: the one that the failure ended. step: the last one that it had done.
     noticed_s: from the fault to its notice, known for drills. restart_s: from the notice to the
     start of the next generation; of that, waited_s: for nodes or storage. reload_s: from there to
-    the end of its first step. lost_steps: how many steps that were done were lost by it. moved: workers that
-    are on other nodes since. `detail`: a traceback, or the worker's last lines. `drill`: the fault
-    that was rehearsed; empty where none was. `index`: which of the events is its first sign,
-    `named_at` the diagnosis, `over_at` the first step after it (None: there is none).
+    the end of its first step. lost_steps: how many steps that were done were lost by it. moved:
+    workers that are on other nodes since. `detail`: a traceback, or the worker's last lines.
+    `drill`: the fault that was rehearsed; empty where none was. `index`: which of the events is its
+    first sign, `named_at` the diagnosis, `over_at` the first step after it (None: there is none).
     `memory_step`: the newest step that a worker held in memory, from which, or from one before it,
     the next generation went on; `over`: the break-down that the controller has told; `is_ignored`:
     nothing had to be done; `decided`: what was done, as in `fault.replacement.Measure`, one

@@ -312,7 +312,8 @@ def _(event: CheckpointFailed) -> Sentence:
 
 @describe.register
 def _(event: CheckpointRejected) -> Sentence:
-    return Sentence("error", f"checkpoint {event.directory} rejected: {event.reason}")
+    aside = f"; set aside as {event.aside}, not deleted" if event.aside else ""
+    return Sentence("error", f"checkpoint {event.directory} rejected: {event.reason}{aside}")
 
 
 @describe.register

@@ -70,8 +70,9 @@ class Standing:
 
     `since_step_s`: since the last step's row was written; `usual_step_s`: from row to row of late;
     `quiet`: the pause is longer than usual. `has_lost_all`: checkpoints were committed, and none of
-    them counts any more. `fault`: the newest; `recovered`: the break-down of the
-    recovery from it, where it is over. `remark`: what else has to be known, empty for nothing. `next_command`: what to type next.
+    them counts any more. `fault`: the newest; `recovered`: the break-down of the recovery from it,
+    where it is over. `remark`: what else has to be known, empty for nothing. `next_command`: what
+    to type next.
     """
 
     status: RunStatus
