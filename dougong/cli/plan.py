@@ -15,6 +15,7 @@ from dougong.accelerators.registry import get_accelerator
 from dougong.cli.options import JobFile, Overrides
 from dougong.cli.tables import plain_table, print_table
 from dougong.control.processes import memory_bytes
+from dougong.job.fault_rules import doubts
 from dougong.job.load import placed
 from dougong.job.schema import Island, Job
 from dougong.launcher.agent.facts import absent_devices, memory_of
