@@ -16,7 +16,9 @@ from dougong.records.events import (
     StateChanged,
     StateRestored,
 )
+from dougong.records.finished import finish_before
 from dougong.records.lease import newest_fence
+from dougong.records.metrics import MetricsRow
 from dougong.records.status import STATES, RunStatus
 from dougong.records.unsaved import unsaved_words
 
@@ -59,7 +61,7 @@ def rebuild_status(run_dir: RunDir) -> RunStatus:
         job=_name(events) or str(job.get("job", "")),
         state=_state(events),
         generation=max(event.generation for event in events),
-        step=_step(run_dir, events),
+        step=last_step(events, run_dir.read_last_metrics()),
         steps=steps if type(steps) is int else 0,
         unsaved=unsaved_words(events),
     )
@@ -93,14 +95,16 @@ def _state(events: Sequence[Event]) -> str:
     return "STARTING"
 
 
-def _step(run_dir: RunDir, events: Sequence[Event]) -> int:
-    """The last step done: of an end its own, else that of the last row, where no generation has
-    begun since at an earlier one."""
+def last_step(events: Sequence[Event], rows: Sequence[MetricsRow]) -> int:
+    """The last step that counts: that of an end its own, else that of the last row, where no
+    generation has begun since at an earlier one. `rows`: the last ones, in order."""
+    finish = finish_before(events)
+    if finish is not None:
+        return finish.step
     for event in reversed(events):
         if isinstance(event, RunEnded):
             return event.step
         if isinstance(event, GenerationStarted | StateRestored):
-            rows = run_dir.read_last_metrics()
             own = [row["step"] for row in rows if row.get("generation") == event.generation]
-            return own[-1] if own else event.step
-    return 0
+            return int(own[-1]) if own else event.step
+    return int(rows[-1]["step"]) if rows else 0

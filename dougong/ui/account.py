@@ -17,6 +17,7 @@ from dougong.records.directory import RunDir
 from dougong.records.event.base import read_wall
 from dougong.records.events import Event, RunEnded
 from dougong.records.metrics import MetricsRow
+from dougong.records.rebuilt_status import last_step
 from dougong.records.status import RunStatus
 from dougong.ui.goodput.meter import GoodputMeter, in_order
 from dougong.ui.recoveries import RecoveryReader, num_failures
@@ -110,7 +111,12 @@ def with_account(run_dir: RunDir, status: RunStatus) -> RunStatus:
     controller that has ended is that already."""
     if _is_last_word(run_dir, status):
         return status
-    return RunAccount.of(run_dir).sign(status)
+    signed = RunAccount.of(run_dir).sign(status)
+    if status.state != "LOST":
+        return signed
+    # Its controller has written rows since its last status.
+    step = last_step(run_dir.read_events(), run_dir.read_last_metrics())
+    return signed.model_copy(update={"step": step})
 
 
 def _is_last_word(run_dir: RunDir, status: RunStatus) -> bool:

@@ -181,24 +181,18 @@ def find_standing(
     the checkpoints that are there; `now`: with its zone."""
     rows = _of_now(status, rows)
     newest = rows[-1] if rows else {}
-    pauses = _pauses_s(rows)
-    since = _age_s(newest.get("wall", ""), now)
-    usual, eta, quiet = median(pauses) if pauses else None, None, False
+    pace = _pace(status, rows, now)
     committed = _committed(events)
     there = [event for event in committed if event.directory in present]
     fault = _last_failure(status, events)
-    trains = status.state in ("RUNNING", "STOPPING") and not status.phase
-    if trains and usual is not None and since is not None:
-        quiet = since > max(_USUAL_TIMES * max(pauses), DEADLINES.quiet_s)
-        eta = None if quiet else _left_s(status, usual, since)
     return Standing(
         status=status,
         loss=newest.get("loss"),
         tokens_per_s=newest.get("tokens_per_s"),
-        eta_s=eta,
-        since_step_s=since,
-        usual_step_s=usual,
-        quiet=quiet,
+        eta_s=pace.eta_s,
+        since_step_s=pace.since_s,
+        usual_step_s=pace.usual_s,
+        quiet=pace.quiet,
         checkpoint=_newest(there, now),
         has_lost_all=bool(committed) and not there,
         next_command=next_command,
@@ -206,6 +200,28 @@ def find_standing(
         fault=None if fault is None else _fault_of(fault, events, now),
         remark=vain_resume(events) if status.state == "FINISHED" else "",
     )
+
+
+@dataclass(frozen=True)
+class _Pace:
+    """As in `Standing`."""
+
+    since_s: float | None
+    usual_s: float | None
+    eta_s: float | None = None
+    quiet: bool = False
+
+
+def _pace(status: RunStatus, rows: Sequence[MetricsRow], now: datetime) -> _Pace:
+    pauses = _pauses_s(rows)
+    since = _age_s(rows[-1].get("wall", ""), now) if rows else None
+    usual = median(pauses) if pauses else None
+    trains = status.state in ("RUNNING", "STOPPING") and not status.phase
+    if not trains or usual is None or since is None:
+        return _Pace(since, usual)
+    if since > max(_USUAL_TIMES * max(pauses), DEADLINES.quiet_s):
+        return _Pace(since, usual, quiet=True)
+    return _Pace(since, usual, _left_s(status, usual, since))
 
 
 def _last_failure(status: RunStatus, events: Sequence[Event]) -> Recovery | None:

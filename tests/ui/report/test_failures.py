@@ -11,7 +11,7 @@ from dougong.ui.history import read_history
 from dougong.ui.report.failures import failures
 from dougong.ui.report.fault_row import Story
 from tests.ui.recorded import failed_run, finished_run
-from tests.ui.report.story import begun, named, rows
+from tests.ui.report.story import DIED, begun, named, rows
 
 
 def test_a_drill_that_kills_has_its_times_steps_and_tier(tmp_path: Path) -> None:
@@ -62,6 +62,17 @@ def test_a_fault_in_a_run_that_is_being_stopped_is_not_what_ended_it(tmp_path: P
     recorder.event("stopped", 1, 1.0, step=3)
     (row,) = rows(recorder)
     assert (row.outcome, row.look) == ("the run was being stopped", "fault")
+
+
+def test_a_fault_that_was_met_by_a_stop_has_not_ended_a_run_that_then_failed(tmp_path: Path) -> None:
+    """The decision alone says it: the last save of the stop was refused, so that the run has failed."""
+    recorder = begun(tmp_path / "run")
+    recorder.event("worker_died", 1, 0, **DIED)
+    recorder.event("diagnosis", 1, 0, **DIED)
+    recorder.event("decision", 1, 0, action="stop", reason="the run is being stopped")
+    recorder.event("failed", 1, 1.0, step=3, cause="no checkpoint since step 2: full")
+    (row,) = rows(recorder)
+    assert (row.outcome, row.look, row.decided) == ("the run was being stopped", "fault", "stop")
 
 
 @pytest.mark.parametrize("is_named", [True, False])
