@@ -107,7 +107,6 @@ class History:
     state: str
     failure: RunFailure | None
     steps: int
-    duration_s: float
     rows: list[MetricsRow]
     rewound: list[list[MetricsRow]]
     recoveries: list[Recovery]
@@ -193,7 +192,6 @@ def read_history(run_dir: RunDir) -> History:
         state=state,
         failure=_failure(events) if state == "failed" else None,
         steps=status.steps,
-        duration_s=goodput.wall_s - goodput.parts["down"],
         rows=live,
         rewound=rewound,
         recoveries=find_recoveries(events, rows, is_lost=state == "lost"),
@@ -285,7 +283,7 @@ def _time_words(history: History) -> str:
     goodput = history.goodput
     share = goodput.share if history.rows else None
     if share is None:
-        return duration(history.duration_s)
+        return duration(goodput.wall_s)
     return f"{duration(goodput.wall_s)} (goodput {percent(share)})"
 
 

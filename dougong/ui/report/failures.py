@@ -32,6 +32,7 @@ def failures(story: Story) -> Iterator[FaultRow]:
         yield replace(
             story.row(recovery.index, recovery.failure.replace("_", " "), recovery.place),
             run_s=began_s,
+            wall=story.wall_at(recovery.index, began_s),
             text=recovery.cause,
             drill=_drill(story, recovery),
             outcome=outcome,
@@ -86,17 +87,29 @@ def _drill(story: Story, recovery: Recovery) -> str:
     if recovery.culprit.kind == "controller":
         # What another controller tells first comes after that one's own beginning.
         return story.drill_on(recovery.culprit, recovery.index + (recovery.failure == GONE))
-    return recovery.drill
+    if not recovery.drill:
+        return ""
+    fired = _fired(story, recovery)
+    is_its = fired is None or recovery.culprit.name in ("", fired[1].worker)
+    if is_its or recovery.culprit.kind != "worker":
+        return recovery.drill
+    return f"{recovery.drill} on {fired[1].worker}"
 
 
 def _drill_of(story: Story, recovery: Recovery) -> float | None:
     """When it was rehearsed, if it was."""
-    if not recovery.drill:
+    fired = _fired(story, recovery) if recovery.drill else None
+    if fired is None:
         return None
+    story.told.add(fired[0])
+    return story.moments[fired[0]]
+
+
+def _fired(story: Story, recovery: Recovery) -> tuple[int, DrillFired] | None:
+    """Its drill: which of the events it is."""
     for earlier, event in story.before(recovery.index):
         if isinstance(event, DrillFired) and event.action == recovery.drill:
-            story.told.add(earlier)
-            return story.moments[earlier]
+            return earlier, event
     return None
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Literal
 
 from dougong.fault.culprit import Culprit
 from dougong.job.drills.vocabulary import known_fault
+from dougong.records.event.base import read_wall
 from dougong.records.events import DrillFired, Event, GenerationStarted, RunCreated, RunEnded
 from dougong.ui.formatting import worker_list
 from dougong.ui.history import History
@@ -67,6 +69,15 @@ class Story:
     def row(self, index: int, what: str, who: str) -> FaultRow:
         """A fault that this event tells first."""
         return FaultRow(index, self.moments[index], self.events[index].wall, what, who)
+
+    def wall_at(self, index: int, run_s: float) -> str:
+        """The time of day at this moment of the run's time, by that of an event; empty where that
+        has none."""
+        wall = self.events[index].wall
+        if not wall:
+            return ""
+        earlier = timedelta(seconds=self.moments[index] - run_s)
+        return (read_wall(wall) - earlier).isoformat(timespec="milliseconds")
 
     def after(self, index: int) -> Iterator[tuple[int, Event]]:
         """The later events, in order, with their indices."""

@@ -39,7 +39,7 @@ class LogTail:
 
 def summary_cards(history: History) -> list[SummaryCard]:
     """Steps, loss, speed, time, goodput, failures; without a step, what there is of them."""
-    time = SummaryCard("Time", duration(history.duration_s), _start_words(history))
+    time = SummaryCard("Time", duration(history.goodput.wall_s), _start_words(history))
     failures = SummaryCard("Failures", str(_num_failures(history)), _recovery_words(history))
     if not history.rows:
         return [_steps_card(history), time, failures]

@@ -98,3 +98,13 @@ def test_a_controller_that_died_is_a_fault_whether_the_next_one_names_it_or_not(
     assert row.drill == "kill_controller", "and no row of its own says that nothing was named"
     assert [row.acted_s, row.recovered_s] == pytest.approx([30.0, 31.0], abs=0.01)
     assert (row.steps_lost, row.tier, row.outcome) == (1, "step-000002", "trained again")
+
+
+def test_a_drill_that_was_done_to_another_than_the_named_one_says_to_whom(tmp_path: Path) -> None:
+    """And the row's time of day is that of the fault, not that of its name."""
+    recorder = begun(tmp_path / "run")
+    fired = recorder.event("drill", 1, worker="east/0", step=4, action="stop")
+    named(recorder, after_s=3.0)
+    (row,) = rows(recorder)
+    assert (row.who, row.drill) == ("east/1", "stop on east/0")
+    assert row.wall == fired.wall.replace("Z", "+00:00")
