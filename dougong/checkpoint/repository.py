@@ -229,11 +229,8 @@ def prune(
     if not fence:
         gate_of(root, fence).mkdir(exist_ok=True)
     gate = gate_of(root, fence)
-    left = [_remove(gate, path) for path in removed]
-    gone = tuple(path for path, reason in zip(removed, left, strict=True) if not reason)
-    told = [(path.name, why) for path, why in zip(removed, left, strict=True) if why]
-    told += _empty_trash(gate)
-    return Pruned(tuple(kept), gone, tuple(invalid), tuple(told))
+    gone, left = _remove_all(gate, removed)
+    return Pruned(tuple(kept), tuple(gone), tuple(invalid), tuple(left))
 
 
 def clear(root: Path, generation: int = 0, fence: int = 0) -> list[tuple[str, str]]:
@@ -244,12 +241,20 @@ def clear(root: Path, generation: int = 0, fence: int = 0) -> list[tuple[str, st
     Raises OSError where the storage is not to be read.
     """
     gate = gate_of(root, fence)
-    left = []
-    for path in _stale(list_pending(root, fence), generation, ()):
+    _, left = _remove_all(gate, _stale(list_pending(root, fence), generation, ()))
+    return left
+
+
+def _remove_all(gate: Path, paths: Iterable[Path]) -> tuple[list[Path], list[tuple[str, str]]]:
+    """Delete these, and what lies in the trash; those that are gone, and what is left, and why."""
+    gone, left = [], []
+    for path in paths:
         reason = _remove(gate, path)
         if reason:
             left.append((path.name, reason))
-    return left + _empty_trash(gate)
+        else:
+            gone.append(path)
+    return gone, left + _empty_trash(gate)
 
 
 def _remove(gate: Path, path: Path) -> str:
