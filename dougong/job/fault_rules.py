@@ -13,8 +13,6 @@ from dougong.job.fault.quarantine import QuarantineKeys
 from dougong.job.rule import Breach, Rule, num_workers, worker_names
 from dougong.job.schema import Fault, Job
 
-_SOON_S = 0.7
-"""Whoever is given up sooner has not been suspected by then (`Deadlines.suspect_s`)."""
 _LATE = ("warm_up_s", "build_s", "evaluation_s")
 """Limits in place of `hang_s` that are never the shorter ones."""
 
@@ -124,10 +122,10 @@ def _limit_doubts(fault: Fault) -> Iterator[str]:
             f"{limits.message_s:g} s ({path}.message_s): a hang then ends by an error of a worker "
             "that only waited; lower it, or raise message_s"
         )
-    if hang_s < _SOON_S:
+    if hang_s < limits.suspect_s:  # given up before anybody is told of it
         yield (
             f"{path}.hang_s: {hang_s:g} s: healthy workers stand still for a second or two now and "
-            f"then, and are ended then; raise it to {_SOON_S:g} or more"
+            f"then, and are ended then; raise it to {limits.suspect_s:g} or more"
         )
     if silence_s > limits.controller_silence_s:
         yield (

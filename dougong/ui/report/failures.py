@@ -89,9 +89,8 @@ def _drill(story: Story, recovery: Recovery) -> str:
         return story.drill_on(recovery.culprit, recovery.index + (recovery.failure == GONE))
     if not recovery.drill:
         return ""
-    fired = _fired(story, recovery)
-    is_its = fired is None or recovery.culprit.name in ("", fired[1].worker)
-    if is_its or recovery.culprit.kind != "worker":
+    fired, culprit = _fired(story, recovery), recovery.culprit
+    if fired is None or culprit.kind != "worker" or culprit.name == fired[1].worker:
         return recovery.drill
     return f"{recovery.drill} on {fired[1].worker}"
 
