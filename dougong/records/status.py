@@ -106,14 +106,15 @@ class ControllerAddress(BaseModel):
 
 class RunStatus(BaseModel):
     """The run. `step`: the last one that is done; `recoveries`: failures so far, of all its
-    controllers; `phase`: what a start or a recovery is at, since `phase_s` seconds, empty while it
-    trains; `waiting`: what it waits for there, where that is not of its own making; `unsaved`:
+    controllers; `phase`: what a start or a recovery is at, since `phase_s` seconds, empty while
+    it trains; `waiting`: what it waits for there, where that is not of its own making; `unsaved`:
     since when there is no checkpoint and why, empty where the newest one was committed; `fence`:
-    the number of the controller that wrote it; `ray`: what of Ray is gone, which is needed to find a
-    node alone; `storage`: what cannot be written now, since when, and what is kept in memory;
-    `suspects`: what seems to hold up the run, one line each; `reserve`: the same of agents that
-    stand by, and of workers that the run does without; `quarantine`: devices that are used no more;
-    `goodput`: None in what an earlier release wrote, and until an earlier record is read."""
+    the number of the controller that wrote it; `ray`: what of Ray is gone, which is needed to
+    find a node alone; `storage`: what cannot be written now, since when, and what is kept in
+    memory; `suspects`: what seems to hold up the run, one line each; `reserve`: the same of
+    agents that stand by, and of workers that the run does without; `quarantine`: devices that are
+    used no more; `goodput`: None in what an earlier release wrote, and until an earlier record is
+    read."""
 
     model_config = ConfigDict(frozen=True)
 
