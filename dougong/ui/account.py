@@ -96,7 +96,7 @@ class LiveAccount:
     def _read(self, run_dir: RunDir) -> None:
         account = None
         # Who reads the record, and must, tells what is the matter with it.
-        with contextlib.suppress(DougongError):
+        with contextlib.suppress(DougongError, OSError):
             account = RunAccount.of(run_dir, before=run_dir.fence)
         with self._lock:
             waiting, self._waiting = self._waiting or (), None

@@ -60,7 +60,7 @@ def test_each_choice_has_a_table() -> None:
     assert "| `shape` | mapping | its defaults | logical | by its keys | the shape |" in lines
     assert "| `load` | whole number | `0` | logical | may change: it is put on anew | what it carries |" in lines
     assert "| `side` | number, at least 0 | `1.0` | physical | may change | of the square |" in lines
-    assert "| `radius` | number | `1.0` | logical | stays | of the wheel |" in lines
+    assert "| `radius` | number, at least 0 | `1.0` | logical | stays | of the wheel |" in lines
 
 
 def test_the_page_s_commands_run() -> None:
