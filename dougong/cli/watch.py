@@ -24,6 +24,7 @@ from dougong.records.directory import RunDir
 from dougong.records.jsonl import encode
 from dougong.records.rebuilt_status import known_status
 from dougong.records.status import RunStatus, WorkerState
+from dougong.ui.account import with_account
 from dougong.ui.formatting import ranges, site_experts, worker_list
 from dougong.ui.next_step import next_step, program
 from dougong.ui.standing import Standing, find_standing
@@ -55,6 +56,8 @@ def standing_of(run: RunDir, deadlines: Deadlines = DEADLINES) -> Standing:
     """Where a run stands now."""
     # The record is read after the status, so that it has come at least as far.
     status, presence = look_at(run, deadlines)
+    if presence is None or status.goodput is None:
+        status = with_account(run, status)
     events, rows = run.read_events(), run.read_last_metrics()
     present = {place.path.name for place in list_committed(run.checkpoints)}
     command = str(next_step(run.path, status.state.lower(), events))

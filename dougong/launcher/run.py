@@ -23,6 +23,7 @@ from dougong.errors import (
     SupersededError,
     WorkerError,
 )
+from dougong.job.fault_rules import doubts
 from dougong.job.load import KEPT, ResolvedJob, load_job, placed
 from dougong.job.schema import Job
 from dougong.launcher.alive import become_controller, refuse_if_alive
@@ -48,7 +49,7 @@ from dougong.launcher.signals import signals_into
 from dougong.launcher.sources import known_sources
 from dougong.launcher.supervisor import ControllerDeath
 from dougong.launcher.take_over import take_over
-from dougong.planner.resume import changes_of_bits, check_resume
+from dougong.planner.resume import changes_of_bits, check_lift, check_resume
 from dougong.records.claim import Claim, claim
 from dougong.records.directory import RunDir
 from dougong.records.events import (
@@ -177,8 +178,12 @@ def resume_run(
         _refuse_other(before.job, after.job, run_dir, request)
         resume_point = take_over(run_dir, request.chosen)
         _refuse_if_done(run_dir, resume_point, after.job.steps)
+        check_lift(after.job.fault.quarantine.lift, resume_point.quarantined)
         bent = bent_rate(before.job, after.job, resume_point.step + 1)
         resume_point = _with_changes(resume_point, before.job, after.job)
+        if follows is not None:
+            died = (follows.fault_at, follows.noticed_at)
+            resume_point = dataclasses.replace(resume_point, died=died)
         job = with_ports(after.job)
         launch = Launch(
             job, run_dir, lease, resume_point, after.to_yaml(), warning=bent, follows=follows
@@ -317,6 +322,8 @@ def _tell_start(launch: Launch, options: Options, recorder: Recorder) -> None:
     notes = (choice.note, *launch.notes) if choice.note else launch.notes
     for text in notes:
         recorder.record(NoteTaken(generation=generation, text=text))
+    for text in doubts(launch.job, is_new=generation == 1):
+        recorder.record(WarningRaised(generation=generation, text=text))
     if launch.warning is not None:
         recorder.record(WarningRaised(generation=generation, text=launch.warning))
 

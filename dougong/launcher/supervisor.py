@@ -45,11 +45,18 @@ _SHOW_CURSOR = "\x1b[?25h"
 @dataclass(frozen=True)
 class ControllerDeath:
     """A controller that has died. `fence`: the number of its lease; `in_vain`: why no other one
-    follows it, empty where one does."""
+    follows it, empty where one does. `noticed_at`: by this machine's monotonic clock; since the
+    fault itself it was the diagnosis' latency."""
 
     fence: int
     diagnosis: Diagnosis
     in_vain: str = ""
+    noticed_at: float = 0.0
+
+    @property
+    def fault_at(self) -> float:
+        """When it was."""
+        return self.noticed_at - (self.diagnosis.latency_s or 0.0)
 
 
 Attempt = Callable[[], int]
@@ -163,7 +170,7 @@ class Supervisor:
         )
         if sys.stdout.isatty():
             print(_SHOW_CURSOR, flush=True)
-        return ControllerDeath(holder.fence, diagnosis, self._why_in_vain())
+        return ControllerDeath(holder.fence, diagnosis, self._why_in_vain(), time.monotonic())
 
     def _why_in_vain(self) -> str:
         """Why no other controller follows; empty where one does."""

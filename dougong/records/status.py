@@ -56,13 +56,14 @@ class StillWorker(BaseModel):
 class Goodput(BaseModel):
     """Where a run's time went. `parts`: seconds by part, as `ui.goodput.meter` names them, which
     are all of the time since the run began, up to `until` (ISO 8601, UTC); `under_way_s`: what of
-    it is taken for training, of a step that is not done; `steps_again`: how many steps had to be
-    computed again."""
+    it is taken for training, of a step that is not done; `steps_lost`: how many steps that were
+    done had to be given up, `steps_again`: how many of them have been computed again."""
 
     model_config = ConfigDict(frozen=True)
 
     parts: dict[str, float] = {}
     under_way_s: float = 0.0
+    steps_lost: int = 0
     steps_again: int = 0
     until: str = ""
 
@@ -104,15 +105,16 @@ class ControllerAddress(BaseModel):
 
 
 class RunStatus(BaseModel):
-    """The run. `step`: the last one that is done; `recoveries`: failures so far; `phase`: what a
-    start or a recovery is at, since `phase_s` seconds, empty while it trains; `waiting`: what it
-    waits for there, where that is not of its own making; `unsaved`: since when there is no
-    checkpoint and why, empty where the newest one was committed; `fence`: the number of the
-    controller that wrote it; `ray`: what of Ray is gone, which is needed to find a node alone;
-    `storage`: what cannot be written now, since when, and what is kept in memory; `suspects`: what
-    seems to hold up the run, one line each; `reserve`: the same of agents that stand by, and of
-    workers that the run does without; `quarantine`: devices that are used no more; `goodput`: None
-    in what an earlier release wrote."""
+    """The run. `step`: the last one that is done; `recoveries`: failures so far, of all its
+    controllers; `phase`: what a start or a recovery is at, since `phase_s` seconds, empty while
+    it trains; `waiting`: what it waits for there, where that is not of its own making; `unsaved`:
+    since when there is no checkpoint and why, empty where the newest one was committed; `fence`:
+    the number of the controller that wrote it; `ray`: what of Ray is gone, which is needed to
+    find a node alone; `storage`: what cannot be written now, since when, and what is kept in
+    memory; `suspects`: what seems to hold up the run, one line each; `reserve`: the same of
+    agents that stand by, and of workers that the run does without; `quarantine`: devices that are
+    used no more; `goodput`: None in what an earlier release wrote, and until an earlier record is
+    read."""
 
     model_config = ConfigDict(frozen=True)
 

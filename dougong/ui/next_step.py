@@ -68,7 +68,12 @@ def _again(path: Path, events: Sequence[Event], verify: str, resume: str) -> Nex
     """What a run that has ended before its last step needs: one of two commands, or the one that
     began it."""
     names = {place.path.name for place in list_committed(RunDir(path).checkpoints)}
-    rejected = {event.directory for event in events if isinstance(event, CheckpointRejected)}
+    rejected = set()
+    for event in events:
+        if isinstance(event, CheckpointRejected):
+            rejected.add(event.directory)
+        elif isinstance(event, CheckpointCommitted):
+            rejected.discard(event.directory)  # the name of one that was set aside
     if names and names <= rejected:
         return NextStep(verify)
     # What was committed once is not taken for nothing, even where it is gone.

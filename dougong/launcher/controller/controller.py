@@ -67,6 +67,9 @@ class Controller:
         self._inbox = inbox
         self.recorder = recorder
         self._facts = RunFacts.at(config.resume_point, config.job.fault.quarantine.lift)
+        point = config.resume_point
+        if point.died is not None:
+            self._facts.recoveries.follow(point.generation - 1, *point.died, time.monotonic())
         self._actor = Actor(config, self._facts, inbox, backend, recorder)
         self._policy = RunPolicy(
             config.job,
