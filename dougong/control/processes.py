@@ -74,6 +74,12 @@ def signal_name(number: int) -> str:
         return f"signal {number}"
 
 
+def end_words(code: int) -> str:
+    """How a process has ended, by its exit status, which is negative for a signal: such as `was
+    ended by SIGKILL`, or `ended with status 3`."""
+    return f"was ended by {signal_name(-code)}" if code < 0 else f"ended with status {code}"
+
+
 def process_exists(pid: int) -> bool:
     """Whether a process of that number lives on this machine; a zombie does not.
 

@@ -58,6 +58,16 @@ class WorkerSigns:
 
 
 @dataclass(frozen=True)
+class ForkServerSigns:
+    """Of an agent's fork server. `owes`: what it does not do that it should, in words, for
+    `since_s` seconds by now; empty: nothing. `state`: of its process, as /proc has it."""
+
+    owes: str = ""
+    since_s: float = 0.0
+    state: str = ""
+
+
+@dataclass(frozen=True)
 class OrderedFault:
     """What a drill has a worker do to itself. `for_s`: how long; None: as the vocabulary says."""
 

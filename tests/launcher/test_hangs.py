@@ -33,6 +33,27 @@ def test_a_worker_that_hangs_is_suspected_named_and_replaced(tmp_path: Path, do:
 
 
 @pytest.mark.slow
+def test_a_stopped_fork_server_is_suspected_given_up_and_named(tmp_path: Path) -> None:
+    """One that goes on in time is nothing; a drill orders both. The workers train on."""
+    drill = [
+        {"after_s": 0.2, "fault": "stop_fork_server", "on": "east/1", "for_s": 1.0},
+        {"after_s": 2.5, "fault": "stop_fork_server", "on": "east/1"},
+    ]
+    run = ToyRun(tmp_path / "run", toy_job(steps=100_000, step_s=0.05, drill=drill)).start()
+    (diagnosis,) = wait_for(lambda: run.events("diagnosis"), "it is named")
+    suspects = run.events("suspect")
+    assert [event["culprit"]["kind"] for event in suspects] == ["fork_server"] * 2
+    assert all(event["since_s"] < 1.0 for event in suspects)
+    assert [event["culprit"]["kind"] for event in run.events("suspect_cleared")] == ["fork_server"]
+    assert (diagnosis["class"], diagnosis["culprit"]["kind"]) == ("hang", "fork_server")
+    assert diagnosis["latency_s"] > 3.0 and diagnosis["evidence"][0].startswith("process state T for 3.")
+    (decision,) = wait_for(lambda: run.events("decision"), "nothing is done")
+    assert decision["action"] == "ignore" and len(run.events("generation_started")) == 1
+    run.process.terminate()
+    run.finish()
+
+
+@pytest.mark.slow
 def test_pauses_of_workers_and_agents_are_not_acted_on(tmp_path: Path) -> None:
     run = ToyRun(tmp_path / "run", toy_job(steps=100_000, step_s=0.02, checkpoint={"every": 0})).start()
     run.await_step(5)

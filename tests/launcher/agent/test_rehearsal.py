@@ -66,9 +66,12 @@ def test_a_worker_that_has_ended_meanwhile_is_nobodys(child: Child) -> None:
     assert server.signals == []
 
 
-def test_a_fork_server_is_killed(child: Child) -> None:
+def test_a_fork_server_is_stopped_and_killed(child: Child) -> None:
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])
     server: Any = Server(process.pid)
+    inflict_on(InflictFault(3, "east/1", "stop_fork_server"), [child], server)
+    _, status = os.waitpid(process.pid, os.WUNTRACED)
+    assert os.WIFSTOPPED(status)
     inflict_on(InflictFault(3, "east/1", "kill_fork_server"), [child], server)
     assert process.wait(10) == -signal.SIGKILL
 
