@@ -92,7 +92,8 @@ class ControllerProcess(BaseModel):
 
 class ControllerAddress(BaseModel):
     """How a client of this user reaches the controller. `token`: proves to it that
-    the client may; `machine`: its name, for a `host` that is a loopback."""
+    the client may; `machine`: its name, for a `host` that is a loopback; `beside`: the process of
+    the command that follows it, None where none does."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -101,6 +102,7 @@ class ControllerAddress(BaseModel):
     pid: int
     token: str = Field(repr=False)
     machine: str
+    beside: int | None = None
 
 
 class RunStatus(BaseModel):

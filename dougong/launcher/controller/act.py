@@ -232,6 +232,7 @@ class Actor:
             pid=os.getpid(),
             token=config.token,
             machine=socket.gethostname(),
+            beside=os.getppid() if config.is_followed else None,
         )
         self._run_dir.write_controller(address)
 

@@ -156,6 +156,26 @@ def _placed(facts: RunFacts, culprit: Culprit) -> Culprit:
     return replace(culprit, node=facts.agents.node_of(worker, "")) if worker else culprit
 
 
+def tell_own_pause(
+    myself: Culprit, number: int, paused_s: float, deadlines: Deadlines
+) -> tuple[Record, ...]:
+    """A controller that has done nothing for longer than anybody else may has hung, and goes on:
+    whoever looks at the run wants to know why nothing was told meanwhile. `number`: of the
+    generation."""
+    diagnosed = events.FailureDiagnosed(
+        generation=number,
+        node=myself.node,
+        culprit=myself,
+        failure="hang",
+        cause=f"did nothing for {paused_s:.1f} s: it was stopped, or its machine was held up",
+        latency_s=round(paused_s, 3),
+    )
+    limit = deadlines.words("controller_silence_s")
+    reason = f"it goes on; agents bear its silence for {limit}"
+    decided = events.RecoveryDecided(generation=number, action="ignore", reason=reason)
+    return (Record(diagnosed), Record(decided))
+
+
 def suspect_words(facts: RunFacts) -> tuple[str, ...]:
     """What seems to hold up the run, one line each."""
     if facts.generation is None or facts.generation.has_ended:
