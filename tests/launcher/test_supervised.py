@@ -141,7 +141,8 @@ def test_one_that_is_stopped_and_followed_ends_with_a_sentence_when_it_goes_on(t
 def test_a_command_or_a_controller_that_is_stopped_for_a_while_costs_nothing_and_is_told(tmp_path: Path) -> None:
     run = ToyRun(tmp_path / "run", toy_job(step_s=0.05, steps=100_000), BESIDE).start()
     run.await_step(3)
-    controller, workers = controller_of(run, 1), run.worker_pids()
+    controller = controller_of(run, 1)
+    workers = wait_for(lambda: len(run.worker_pids()) == 2 and run.worker_pids(), "status.json names both")
     os.kill(run.process.pid, signal.SIGSTOP)
     remark = wait_for(lambda: standing_of(run.run_dir).remark, "the command is seen to be stopped")
     assert f"(process {run.process.pid}) is stopped: training goes on" in remark
