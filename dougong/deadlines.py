@@ -103,9 +103,12 @@ class Deadlines:
     agent_end_s: float = 5.0  # an agent ends by itself after its controller
     agent_waits_s: float = 5.0  # or has ended its workers, and can serve the next controller
     next_controller_s: float = 60.0  # which comes to it by then
+    # Longer than any controller waits for one, as far as a job file does not say more.
+    agent_stopped_s: float = 60.0  # an agent that stands stopped is ended by its fork server
     backend_end_s: float = 20.0  # its agents end, then Ray lets go of everything
     second_fork_server_s: float = 10.0  # training has lasted so long before a second one is started
     fork_server_end_s: float = 2.0  # it kills its workers, then leaves
+    exit_look_s: float = 0.02  # and has it as a rule at once: no diagnosis waits for longer
     exit_status_s: float = 1.0  # a process that has closed its line has a status
     status_fresh_s: float = 2.5  # status.json of a living controller changes within
 
@@ -146,6 +149,7 @@ class Deadlines:
     poll_every_s: float = 0.2  # where a file is all there is to look at
     placement_every_s: float = 0.05  # whether Ray has given what it told to be free
     lease_renew_s: float = 1.0  # a controller says that it lives
+    agent_look_every_s: float = 1.0  # a fork server looks whether its agent stands stopped
     adoption_every_s: float = 0.0005  # a process between fork server and worker ends
     exit_poll_every_s: float = 0.02  # a system without pidfd
     acknowledged_every_s: float = 0.002  # whether the other end's system has got a packet

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from dougong.control.processes import count_oom_kills, die_with_parent, signal_name
+from dougong.control.processes import count_oom_kills, die_with_parent, signal_name, title_process
 from dougong.deadlines import DEADLINES, Deadlines
 from dougong.errors import DougongError, StorageError
 from dougong.fault.culprit import Culprit
@@ -112,6 +112,7 @@ class Supervisor:
             return _WatchedProcess(pid, oom_kills)
         die_with_parent(parent)
         os.setpgid(0, 0)
+        title_process(f"dougong controller of {self._run.path}")
         signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # it writes from behind the parent
         hear_passed_on()
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)

@@ -18,7 +18,12 @@ from dataclasses import asdict, dataclass
 from types import FrameType
 
 from dougong.control.environment import child_environment
-from dougong.control.processes import name_process, open_pidfd, process_exists
+from dougong.control.processes import (
+    name_process,
+    open_pidfd,
+    process_exists,
+    title_process,
+)
 from dougong.errors import DougongError, LaunchError, PreemptedError
 from dougong.launcher.agent.agent import serve_run
 from dougong.launcher.agent.settings import AgentSettings
@@ -139,6 +144,7 @@ def main() -> None:
     if os.fork():
         os._exit(0)
     os.setsid()
+    title_process(f"dougong agent {settings.name}")
     name_process(_NAME)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)

@@ -116,6 +116,12 @@ class Local:
                 ended[name] = f"{words}{last_words}"
         return ended
 
+    def how_ended(self, name: str) -> str:
+        process = self._processes.get(name)
+        if process is None or not process.wait(self._deadlines.exit_look_s):
+            return ""
+        return process.exit_words() or ""
+
     def _last_words(self, name: str) -> str:
         last = last_line(self.log_file(name))
         return f": {last} (all of it: {self.log_file(name)})" if last else ""

@@ -18,7 +18,7 @@ import subprocess
 import time
 from dataclasses import dataclass
 
-from dougong.control.processes import open_pidfd
+from dougong.control.processes import end_words, open_pidfd
 from dougong.deadlines import Deadlines
 from dougong.launcher.agent.settings import AgentSettings
 
@@ -70,7 +70,7 @@ class AgentProcess:
         """How it has ended; None: it lives."""
         if self.process is not None:
             status = self.process.poll()
-            return None if status is None else f"its process ended with status {status}"
+            return None if status is None else f"its process {end_words(status)}"
         return "its process ended" if self._await_end(0.0) else None
 
     def wait(self, within_s: float) -> bool:

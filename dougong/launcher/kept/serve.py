@@ -13,7 +13,7 @@ import select
 import signal
 import sys
 
-from dougong.control.processes import die_with_parent
+from dougong.control.processes import die_with_parent, title_process
 from dougong.deadlines import Deadlines
 from dougong.errors import DougongError
 from dougong.launcher.agent.agent import serve_run
@@ -27,6 +27,7 @@ _LINE = 0
 def main() -> None:
     """`python -m dougong.launcher.kept.serve`"""
     settings = AgentSettings.from_json(sys.stdin.readline())
+    title_process(f"dougong agent {settings.name}")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the controller decides, also about Ctrl-C
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if settings.parent is not None:
