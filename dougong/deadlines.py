@@ -168,6 +168,9 @@ class Deadlines:
 DEADLINES = Deadlines()
 """The defaults."""
 
+LEAST_SILENCE_S = 2 * DEADLINES.ping_every_s
+"""A living agent answers a ping, so that no shorter `agent_silence_s` can be set."""
+
 SETTABLE = {
     "agents_join_s": "longest wait for an agent's first message after its start",
     "path_s": "longest try of a path between two machines, 64 KiB included, before the first step",
@@ -177,13 +180,20 @@ SETTABLE = {
     "fingerprint_s": "longest wait for the probes of every device",
     "rendezvous_s": "longest wait for all workers of a generation to meet",
     "message_s": "longest wait of a worker for a peer's tensors",
-    "hang_s": "a worker that waits for nobody and stands still so long is ended, at the soonest",
+    "hang_s": (
+        "a worker that waits for nobody and stands still so long is ended, at the soonest, and so "
+        "is an agent that is not heard while nobody is seen to train"
+    ),
     "warm_up_s": "the same in a generation's first steps",
     "build_s": "the same before its first step, while weights are read",
     "evaluation_s": "the same during an evaluation",
     "stall_warning_s": "progress that has not moved for so long is shown as a warning",
     "last_worker_s": "how long a worker may go on when another one has finished",
-    "agent_silence_s": "an agent that has not been heard for so long is lost",
+    "agent_silence_s": (
+        f"an agent that is not heard for so long is lost, {LEAST_SILENCE_S:g} at least: workers "
+        "train on without it meanwhile; hang_s where nobody is seen to train, as without other "
+        "agents"
+    ),
     "node_return_s": "how long a recovery waits for a lost node, or another that fits",
     "storage_wait_s": "how long a recovery tries again where storage fails every worker",
     "shared_file_s": "longest wait for a file in the run directory to be seen on another machine",
@@ -196,7 +206,5 @@ SETTABLE = {
 }
 """What a job file may set under `fault.deadlines`, and what each means to a user."""
 
-LEAST_SILENCE_S = 2 * DEADLINES.ping_every_s
-"""A living agent answers a ping, so that no shorter `agent_silence_s` can be set."""
 MOST_S = 7 * 24 * 3600.0
 """No longer limit can be set: a week."""

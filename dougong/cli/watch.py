@@ -187,7 +187,9 @@ def _now(worker: WorkerState) -> str:
     if not worker.alive:
         return "ended"
     at = f"{worker.phase} of step {worker.step}"
-    return at if worker.health in ("", "running") else f"{at}, {worker.health}"
+    told = () if worker.health in ("", "running") else (worker.health,)
+    drill = (f"{worker.ordered} is ordered for its next step",) if worker.ordered else ()
+    return ", ".join((at, *told, *drill))
 
 
 def workers_table(status: RunStatus) -> Table:

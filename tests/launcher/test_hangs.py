@@ -59,12 +59,15 @@ def test_pauses_of_workers_and_agents_are_not_acted_on(tmp_path: Path) -> None:
     run.await_step(5)
     agent = run.events("agents_started")[0]["agents"][0]["pid"]
     workers = wait_for(lambda: len(run.worker_pids()) == 2 and run.worker_pids(), "status.json names both")
-    for pid, seconds in ((workers["east/1"], 1.5), (agent, 1.5), (workers["east/0"], 0.7)):
+    for pid, seconds in ((workers["east/1"], 1.5), (agent, 2.0), (workers["east/0"], 0.7)):
         os.kill(pid, signal.SIGSTOP)
         time.sleep(seconds)
         os.kill(pid, signal.SIGCONT)
         time.sleep(0.5)
     wait_for(lambda: run.events("suspect_cleared"), "a suspicion is taken back")
     assert not run.events("diagnosis"), run.text()
+    # Without their agent they have trained on: more steps are told at once than can be done in that time.
+    told_at = [row["monotonic_s"] for row in run.run_dir.read_metrics()]
+    assert max(sum(at <= other < at + 0.3 for other in told_at) for at in told_at) > 2 * 0.3 / 0.02
     run.process.terminate()
     run.finish()

@@ -55,6 +55,7 @@ def test_signals_go_to_the_worker_through_the_fork_server(child: Child, fault: s
 def test_what_only_the_worker_can_do_waits_in_its_vector(child: Child) -> None:
     server: Any = Server(1)
     inflict_on(InflictFault(3, "east/1", "hold_interpreter", 2.0), [child], server)
+    assert child.vector.ordered == child.look(child.vector.read(), 0.0).ordered == "hold_interpreter"
     assert server.signals == [] and child.vector.take_fault() == OrderedFault("hold_interpreter", 2.0)
 
 
