@@ -202,13 +202,13 @@ def phases_of(recovered: Recovered | None) -> dict[str, float | None]:
 
 
 def in_lab(folder: Path, part: str, n: int) -> None:
-    """node0 holds the controller and Ray's head, node1 and node2 the workers; node3 is the spare, if any."""
+    """node0 holds the controller and Ray's head, two nodes the workers, and the fourth a spare, if any."""
     fault = "kill_node" if part == "node" else "pull_cable_for_good"
     has_spare = part != "cable_alone"
     for number in range(max(3, n // 5)):
         with Lab(num_hosts=4 if has_spare else 3) as lab:
             cluster = lab.start_ray(labels=lambda host: {"lab": "head" if host.name == "node0" else "work"})
-            found = lose_host(lab, cluster, fault)
+            found = lose_host(lab, cluster, fault, has_spare)
             if found is None:
                 print(f"  {number + 1}: has not trained again within {RECOVER_S} s", flush=True)
                 continue
@@ -216,16 +216,30 @@ def in_lab(folder: Path, part: str, n: int) -> None:
             print(f"  {number + 1}: {found[0]:.2f} s", flush=True)
 
 
-def lose_host(lab: Lab, cluster: RayCluster, fault: str) -> tuple[float, dict[str, float | None]] | None:
-    islands = [
+def lose_host(
+    lab: Lab, cluster: RayCluster, fault: str, has_spare: bool
+) -> tuple[float, dict[str, float | None]] | None:
+    islands: list[dict[str, Any]] = [
         {"name": name, "role": role, "accelerator": "cpu", "workers": 1, "node": "lab=work"}
         for name, role in (("east", "attention"), ("west", "both"))
     ]
+    if has_spare:
+        islands[-1]["spares"] = 1
     path, job = lab.shared / "run", lab.shared / "job.yaml"
     job.write_text(yaml.safe_dump(small_job(steps=10**6, checkpoint={"every": 20}, drill=[], islands=islands)))
     words = ["dougong", "run", str(job), "--address", cluster.address, "--run-dir", str(path)]
     process = lab.hosts[0].start(words)
-    process.wait_for("step 30", START_S)
+
+    def is_ready() -> bool:
+        status = RunDir(path).read_status() if path.is_dir() else None
+        if status is None or status.step < 30:
+            return False
+        return not has_spare or stands_by(RunDir(path).read_events())
+
+    try:
+        until(is_ready, "step 30, with the spare", START_S)
+    except TimeoutError as error:
+        raise SystemExit(f"{error}:\n{process.output}") from error
     status = RunDir(path).read_status()
     assert status is not None
     name = status.workers[-1].host
@@ -235,7 +249,7 @@ def lose_host(lab: Lab, cluster: RayCluster, fault: str) -> tuple[float, dict[st
     with contextlib.suppress(TimeoutError):
         until(lambda: last_recovery(RunDir(path).read_events()[before:]) is not None, "a recovery", RECOVER_S)
     events = RunDir(path).read_events()[before:]
-    process.signal(signal.SIGKILL)
+    process.signal(signal.SIGKILL)  # the lab ends the rest
     steps = [event for event in events if isinstance(event, FirstStep)]
     return (steps[0].monotonic_s - began, phases_of(last_recovery(events))) if steps else None
 
