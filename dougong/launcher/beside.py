@@ -48,7 +48,7 @@ def what_follows(
     follows = f"the command beside it (process {command}) goes on with another one"
     waits = f"when it has been stopped for {deadlines.controller_silence_s:g} s {follows}"
     if _state(known, known.pid) == STOPPED:
-        return f"nothing: {waits}; {wake} on {machine} wakes it before that"
+        return f"wait: {waits}; {wake} on {machine} wakes it before that"
     ends = f"{kill} on {machine} ends it, and {follows}"
     return ends if _is_here(known) else f"{waits}; where it hangs, {ends}"
 

@@ -9,7 +9,8 @@ the system kills the child.
 A child that is killed, crashes, runs out of memory or leaves without having ended its lease is
 dead; so is one that stands stopped (SIGSTOP) for `controller_silence_s`: by then its agents have
 ended their workers, and it is killed before another follows it. One that a debugger holds is left
-alone, and one whose storage stalls is not stopped.
+alone, and one whose storage stalls is not stopped. A command that is stopped itself supervises
+nobody, and says so when it goes on.
 """
 
 from __future__ import annotations

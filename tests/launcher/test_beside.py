@@ -39,7 +39,7 @@ def address(controller: int, beside: int | None, machine: str = HERE) -> Control
     ("controller", "beside", "machine", "said", "follows"),
     [
         ("stopped", "runs", HERE, "its controller (process C on M) is stopped",
-         "nothing: when it has been stopped for 20 s the command beside it (process B) goes on with another one; "
+         "wait: when it has been stopped for 20 s the command beside it (process B) goes on with another one; "
          "`kill -CONT C` on M wakes it before that"),
         ("stopped", "stopped", HERE, "its controller (process C on M) is stopped",
          "`kill -CONT B` on M, or `fg` in its terminal, wakes the command beside it; `kill -CONT C` on M wakes the "

@@ -154,7 +154,7 @@ def test_a_command_or_a_controller_that_is_stopped_for_a_while_costs_nothing_and
     assert "its run went on" in run.text() and not standing_of(run.run_dir).remark
     os.kill(controller, signal.SIGSTOP)
     found = standing_of(run.run_dir)
-    assert found.remark.endswith("is stopped") and found.next_command.startswith("nothing: when it has been stopped")
+    assert found.remark.endswith("is stopped") and found.next_command.startswith("wait: when it has been stopped")
     time.sleep(4.0)
     os.kill(controller, signal.SIGCONT)
     (diagnosis,) = wait_for(lambda: run.events("diagnosis"), "the controller tells that it was stopped")

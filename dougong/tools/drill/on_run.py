@@ -10,10 +10,23 @@ from dataclasses import dataclass
 from dougong.control.messages import OrderDrill
 from dougong.deadlines import DEADLINES, Deadlines
 from dougong.errors import LaunchError
-from dougong.job.drills.vocabulary import MOST_APART_S, continuing, known_fault, orderable
+from dougong.job.drills.vocabulary import (
+    MOST_APART_S,
+    NamedFault,
+    continuing,
+    known_fault,
+    orderable,
+)
 from dougong.launcher.client import ask_controller
 from dougong.records.directory import RunDir
-from dougong.records.events import DrillFired, Event, FirstStep, RecoveryDecided, RunEnded
+from dougong.records.events import (
+    DrillFired,
+    Event,
+    FirstStep,
+    RecoveryDecided,
+    RunEnded,
+    SuspicionEnded,
+)
 from dougong.tools.drill.schedule import PlannedFault, draw_fault
 from dougong.tools.drill.score import ScoredFault, Struck, judge
 
@@ -93,9 +106,9 @@ class RunDrills:
     def _is_over(self, planned: PlannedFault, fired: DrillFired, events: list[Event]) -> bool:
         """Whether the run trains again, or has ended; of what need not be named, whether its time
         is over and a further step is done."""
-        if any(_settles(event) for event in events):
-            return True
         fault = known_fault(planned.fault)
+        if any(_settles(event, fault) for event in events):
+            return True
         if fault is not None and fault.must_be_named:
             steps = [event for event in events if isinstance(event, FirstStep)]
             return any(event.generation > fired.generation for event in steps)
@@ -105,8 +118,13 @@ class RunDrills:
         return has_stepped and time.monotonic() > fired.monotonic_s + lasts_s
 
 
-def _settles(event: Event) -> bool:
-    """Whether nothing follows: the run is over, or nothing is done about the fault."""
-    return isinstance(event, RunEnded) or (
-        isinstance(event, RecoveryDecided) and event.action == "ignore"
-    )
+def _settles(event: Event, fault: NamedFault | None) -> bool:
+    """Whether nothing follows: the run is over, or nothing is done about the fault, which may have
+    been over before that."""
+    match event:
+        case RunEnded() | RecoveryDecided(action="ignore"):
+            return True
+        case SuspicionEnded(culprit=culprit):
+            return fault is not None and fault.must_be_named and culprit.kind in fault.culprits
+        case _:
+            return False

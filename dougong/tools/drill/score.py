@@ -206,11 +206,11 @@ def _verdict(
 
 def _went_on(one: Struck, fault: NamedFault, events: Sequence[Event]) -> bool:
     """Whether it was suspected, and was over before anything was done: it was short."""
-    for event in events:
-        is_later = event.monotonic_s >= one.at
-        if is_later and isinstance(event, SuspicionEnded) and event.culprit.kind in fault.culprits:
-            return True
-    return False
+    if fault.kind != "hang":
+        return False
+    ended = (event for event in events if isinstance(event, SuspicionEnded))
+    of_it = (event for event in ended if event.culprit.kind in fault.culprits)
+    return any(event.monotonic_s >= one.at and _is_of(event.culprit, one) for event in of_it)
 
 
 def _suspected(
