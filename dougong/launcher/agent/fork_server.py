@@ -51,6 +51,8 @@ from dougong.launcher.agent.worker_process import run_child
 
 TITLE = "dougong fork-server"
 """With which the title of its process begins."""
+STANDS_BY = "(stands by)"
+"""And ends, as long as it has forked nobody."""
 LENGTH = struct.Struct("!I")
 _NUM_FDS = 3
 
@@ -269,7 +271,7 @@ def main() -> None:
     requests = Requests(socket.socket(fileno=int(sys.argv[1])))
     start, _ = requests.read()
     assert isinstance(start, StartServer), "the agent's first request"
-    title_process(f"{TITLE} {start.agent} (stands by)")
+    title_process(f"{TITLE} {start.agent} {STANDS_BY}")
     try:
         for name in start.modules:
             _load(name, start.model_types)

@@ -154,9 +154,8 @@ class ForkServers:
 
     @property
     def signs(self) -> ForkServerSigns:
-        """How the one that forks is; the one that stands by, where only that is not well."""
-        if self._standby is not None and not self._active.signs.owes:
-            return self._standby.signs
+        """How the one that forks is. Nobody needs the one that stands by: what becomes of that is
+        in our log."""
         return self._active.signs
 
     def fork(self, request: ForkRequest, fds: Sequence[int]) -> None:

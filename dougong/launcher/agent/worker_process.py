@@ -23,8 +23,8 @@ from typing import Any, NoReturn
 from dougong.control.channel import Channel
 from dougong.control.fork_messages import ForkRequest
 from dougong.control.messages import JoinGeneration
-from dougong.control.progress import OrderedFault, ProgressVector
 from dougong.control.processes import title_process
+from dougong.control.progress import OrderedFault, ProgressVector
 from dougong.control.run_sources import changed_files
 from dougong.control.tasks import FingerprintTask, InspectTask, TrainTask
 from dougong.control.worker.line import WorkerLine

@@ -118,9 +118,13 @@ class Local:
 
     def how_ended(self, name: str) -> str:
         process = self._processes.get(name)
-        if process is None or not process.wait(self._deadlines.exit_look_s):
+        if process is None:
             return ""
-        return process.exit_words() or ""
+        try:
+            has_ended = process.wait(self._deadlines.exit_look_s)
+            return (process.exit_words() or "") if has_ended else ""
+        except (OSError, ValueError):  # it is being let go of meanwhile, in another thread
+            return ""
 
     def _last_words(self, name: str) -> str:
         last = last_line(self.log_file(name))

@@ -107,9 +107,10 @@ class AgentProcess:
         self.line = self.pidfd = None
 
     def _await_end(self, within_s: float) -> bool:
-        if self.pidfd is None:
+        pidfd = self.pidfd
+        if pidfd is None:
             return True  # it has been let go of
-        ready, _, _ = select.select([self.pidfd], [], [], within_s)
+        ready, _, _ = select.select([pidfd], [], [], within_s)
         return bool(ready)
 
 

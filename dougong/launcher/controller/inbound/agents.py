@@ -26,9 +26,9 @@ class AgentHandle:
     `failure`: that as one of the run; `is_dropped`: whether its connection has been closed since.
     `left`: how its connection ended before it was ready, and when (monotonic seconds), while its
     backend may yet know why. `hearing`: what it hears of other machines; `answers`: whether its own
-    takes connections, as tried last, `tried_at`. `fork_server`: how that is. `begun_at`: when its start was ordered (monotonic
-    seconds); `is_asked`: of one that stands by, its devices are being probed; `can_serve`: it can
-    take a place at once."""
+    takes connections, as tried last, `tried_at`. `fork_server`: how that is. `begun_at`: when its
+    start was ordered (monotonic seconds); `is_asked`: of one that stands by, its devices are being
+    probed; `can_serve`: it can take a place at once."""
 
     spec: AgentSpec
     facts: AgentFacts | None = None
