@@ -2,8 +2,8 @@
 
     python benchmarks/recovery.py [--only PART ...] [--n N] [--folder DIR]
 
-Parts: kill, stop, agent, agent_spare, fork_server, controller, controller_ray (one machine, the last with a Ray of the
-run's own); node, cable, cable_alone (hosts of a lab, root); drills (random schedules, held against the undisturbed run),
+Parts: kill, stop, agent, agent_spare, fork_server, controller, controller_ray (one machine, the last with a Ray of
+its own); node, cable, cable_alone (hosts of a lab, root); drills (random schedules, held against the undisturbed run),
 lab_drills (of what takes root and hosts, too); torchft, ray_train, torchrun, lm_resiliency (peers). Each part can run
 by itself, later and elsewhere. What it measures is appended to DIR/recovery.jsonl, a line for each fault; the table is
 of all lines that are there.

@@ -206,6 +206,7 @@ def end_lost_run(path: Path, death: ControllerDeath) -> int:
             step=status.step,
             cause=f"{diagnosis.cause}; {death.in_vain}",
             node=diagnosis.culprit.node,
+            culprit=diagnosis.culprit,
             failure=diagnosis.kind,
         )
         run_dir.append_event(ended)
@@ -213,9 +214,8 @@ def end_lost_run(path: Path, death: ControllerDeath) -> int:
         run_dir.write_status(status.model_copy(update={"state": "FAILED", "workers": dead}))
         error = WorkerError(f"{diagnosis}; {death.in_vain}")
         outcome = Outcome("FAILED", 1, error, diagnosis, generation)
-        with contextlib.suppress(DougongError):
-            write_report(run_dir)
-        print(_closing_words(outcome, run_dir), flush=True)
+        report, why_none = _report_line(run_dir)
+        print("\n".join((_closing_words(outcome, run_dir), report or why_none)), flush=True)
     raise _last_words(outcome, run_dir)
 
 
@@ -343,17 +343,22 @@ def _summary(outcome: Outcome, run_dir: RunDir, recorder: Recorder, limit_s: flo
     if not run_dir.job_file.is_file():
         # What is left of its record would read as that of a run that has not begun.
         return f"{outcome.state.lower()}: {run_dir.path}: the run directory is gone"
-    if left:
-        return _with_unwritten(_closing_words(outcome, run_dir), left)
+    words = _with_unwritten(_closing_words(outcome, run_dir), left)
+    report, why_none = _report_line(run_dir)
+    if why_none:
+        recorder.record(WarningRaised(generation=outcome.generation, text=why_none))
+    return f"{words}\n{report}" if report else words
+
+
+def _report_line(run_dir: RunDir) -> tuple[str, str]:
+    """Draw the report: where it is, or why there is none. The run is over and recorded: a page that
+    cannot be drawn must not change its outcome."""
     try:
-        report = write_report(run_dir)
+        return f"report: {write_report(run_dir)}", ""
+    except DougongError as error:
+        return "", f"no report: {error}"
     except Exception as error:
-        # The run is over and recorded: a page that cannot be drawn must not change its outcome.
-        of_ours = isinstance(error, DougongError)
-        text = f"no report: {error}" if of_ours else f"no report: {type(error).__name__}: {error}"
-        recorder.record(WarningRaised(generation=outcome.generation, text=text))
-        return _closing_words(outcome, run_dir)
-    return f"{_closing_words(outcome, run_dir)}\nreport: {report}"
+        return "", f"no report: {type(error).__name__}: {error}"
 
 
 def _with_unwritten(words: str, left: Sequence[Trouble]) -> str:

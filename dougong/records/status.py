@@ -19,7 +19,8 @@ STATES = ("STARTING", "RUNNING", "STOPPING", "RECOVERING", "GROWING", *FINAL_STA
 class WorkerState(BaseModel):
     """One worker of the present generation. `lanes`: numbers. `experts`: site by site, the numbers
     of its experts. `health`: how it is, in a few words: running, for whom it waits, or what is
-    suspected of it."""
+    suspected of it. `ordered`: the fault of a drill that it is to do to itself as its next step
+    begins; empty: none."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -34,6 +35,7 @@ class WorkerState(BaseModel):
     step: int = 0
     phase: str = ""
     health: str = ""
+    ordered: str = ""
 
     @field_validator("experts", mode="before")
     @classmethod
@@ -93,7 +95,8 @@ class ControllerProcess(BaseModel):
 
 class ControllerAddress(BaseModel):
     """How a client of this user reaches the controller. `token`: proves to it that
-    the client may; `machine`: its name, for a `host` that is a loopback."""
+    the client may; `machine`: its name, for a `host` that is a loopback; `beside`: the process of
+    the command that follows it, None where none does."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -102,6 +105,7 @@ class ControllerAddress(BaseModel):
     pid: int
     token: str = Field(repr=False)
     machine: str
+    beside: int | None = None
 
 
 class RunStatus(BaseModel):

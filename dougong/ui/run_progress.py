@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field, replace
 
+from dougong.fault.culprit import Culprit
 from dougong.parallel.plan import Plan
 from dougong.records.events import (
     AgentsStarted,
@@ -130,6 +131,8 @@ class RunProgress:
                 self.suspects[str(culprit)] = why
             case SuspicionEnded(culprit=culprit):
                 self.suspects.pop(str(culprit), None)
+            case FailureDiagnosed(culprit=Culprit(kind="fork_server" | "controller")):
+                self.suspects.pop(str(event.who), None)  # no generation has ended with it
             case FailureDiagnosed() | GenerationStarted() | RunEnded():
                 self.suspects.clear()
 

@@ -220,7 +220,7 @@ def test_nothing_survives_a_kill(tmp_path: Path, victim: str) -> None:
     if victim == "driver":
         run.process.kill()
     else:
-        pids = [pid for pid, words in run.processes().items() if "dougong.launcher.kept.serve" in words]
+        pids = [pid for pid, words in run.processes().items() if "dougong agent " in words]
         os.kill(min(pids), signal.SIGKILL)
     status = run.finish()
     assert status == (-signal.SIGKILL if victim == "driver" else 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -141,6 +142,34 @@ def test_one_that_is_stopped_and_followed_ends_with_a_sentence_when_it_goes_on(t
     assert (ended["fence"], ended["step"]) == (2, 60)
     rows = second.run_dir.read_metrics()
     assert {row["fence"] for row in rows if row["generation"] == 1001} == {2}
+
+
+@pytest.mark.slow
+def test_a_command_or_a_controller_that_is_stopped_for_a_while_costs_nothing_and_is_told(tmp_path: Path) -> None:
+    run = ToyRun(tmp_path / "run", toy_job(step_s=0.05, steps=100_000), BESIDE).start()
+    run.await_step(3)
+    controller = controller_of(run, 1)
+    workers = wait_for(lambda: len(run.worker_pids()) == 2 and run.worker_pids(), "status.json names both")
+    os.kill(run.process.pid, signal.SIGSTOP)
+    remark = wait_for(lambda: standing_of(run.run_dir).remark, "the command is seen to be stopped")
+    assert f"(process {run.process.pid}) is stopped: training goes on" in remark
+    assert f"`kill -CONT {run.process.pid}`" in remark
+    time.sleep(3.5)
+    run.await_step(run.run_dir.read_metrics()[-1]["step"] + 20)
+    os.kill(run.process.pid, signal.SIGCONT)
+    wait_for(lambda: "this command was stopped, or held up, for " in run.text(), "it says so")
+    assert "its run went on" in run.text() and not standing_of(run.run_dir).remark
+    os.kill(controller, signal.SIGSTOP)
+    found = standing_of(run.run_dir)
+    assert found.remark.endswith("is stopped") and found.next_command.startswith("wait: when it has been stopped")
+    time.sleep(4.0)
+    os.kill(controller, signal.SIGCONT)
+    (diagnosis,) = wait_for(lambda: run.events("diagnosis"), "the controller tells that it was stopped")
+    assert (diagnosis["class"], diagnosis["culprit"]["kind"]) == ("hang", "controller") and diagnosis["latency_s"] > 4
+    (decision,) = wait_for(lambda: run.events("decision"), "nothing is done")
+    assert decision["action"] == "ignore" and run.worker_pids() == workers
+    run.process.terminate()
+    assert run.finish() == 143 and len(run.events("generation_started")) == 1
 
 
 @pytest.mark.slow

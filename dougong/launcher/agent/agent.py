@@ -47,6 +47,7 @@ from dougong.control.messages import (
 )
 from dougong.control.path_messages import TryPaths
 from dougong.control.processes import adopt_orphans, count_oom_kills, interface_of
+from dougong.control.progress import ForkServerSigns
 from dougong.control.worker_messages import StorageTold, WorkerLeft, WorkerMessage
 from dougong.errors import DougongError, PreemptedError
 from dougong.launcher.agent.child import Child, read_messages
@@ -215,8 +216,9 @@ class Agent:
         progress = {child.worker: child.vector.read() for child in children}
         now = time.monotonic()
         signs = {child.worker: child.look(progress[child.worker], now) for child in children}
+        hearing, fork_server = self._paths.hearing, self._fork_servers.signs
         self._controller.send(
-            Heartbeat(self._generation, self._num_heartbeats, progress, signs, self._paths.hearing)
+            Heartbeat(self._generation, self._num_heartbeats, progress, signs, hearing, fork_server)
         )
         news = self._log_watch.look()
         if news is not None:
@@ -278,12 +280,12 @@ class Agent:
             case _:
                 self._print(f"the fork server sent {message.kind}, which is not for an agent")
 
-    def _on_replaced(self, why: str, has_hung: bool) -> None:
+    def _on_replaced(self, why: str, hung: ForkServerSigns | None) -> None:
         """Nothing has failed but what it was about to fork; all workers live."""
         for child in self._workers.unforked:
             text = f"{why}, before it had forked this worker"
             self._forget(self._workers.note_not_forked(child, text))
-        self._controller.send(ForkServerReplaced(why, self._fork_servers.pid, has_hung))
+        self._controller.send(ForkServerReplaced(why, self._fork_servers.pid, hung))
 
     def _fail(self, text: str, what: Literal["agent", "fork_server"] = "agent") -> None:
         self._controller.send(AgentFailed(text, what))

@@ -49,7 +49,7 @@ class AgentSettings:
 
     def fork_server(self, adopts: bool) -> StartServer:
         """What a fork server is told at its start."""
-        return StartServer(self.preload, self.deadlines, adopts, self.model_types)
+        return StartServer(self.preload, self.deadlines, adopts, self.model_types, self.name)
 
     def to_json(self) -> str:
         """One line."""

@@ -74,6 +74,10 @@ class Backend(Protocol):
         """The agents that have ended by now, in their present life, and why: the last line that
         each has said. Never waits."""
 
+    def how_ended(self, name: str) -> str:
+        """How the process of this agent, whose connection has just ended, has ended, where that is
+        known here at once; else nothing. May be called from any thread."""
+
     def close(self) -> None:
         """End every agent that is left, and a `start` that still waits for room."""
 

@@ -116,6 +116,16 @@ class Local:
                 ended[name] = f"{words}{last_words}"
         return ended
 
+    def how_ended(self, name: str) -> str:
+        process = self._processes.get(name)
+        if process is None:
+            return ""
+        try:
+            has_ended = process.wait(self._deadlines.exit_look_s)
+            return (process.exit_words() or "") if has_ended else ""
+        except (OSError, ValueError):  # it is being let go of meanwhile, in another thread
+            return ""
+
     def _last_words(self, name: str) -> str:
         last = last_line(self.log_file(name))
         return f": {last} (all of it: {self.log_file(name)})" if last else ""

@@ -144,6 +144,9 @@ class RayBackend:
             return False
         return True
 
+    def how_ended(self, name: str) -> str:
+        return ""  # its node may be any: what Ray knows of it comes later
+
     def close(self) -> None:
         """Wait shortly for the agents to end by themselves, then let go of Ray (an embedded one
         ends)."""

@@ -19,7 +19,7 @@ import subprocess
 import time
 from dataclasses import dataclass
 
-from dougong.control.processes import open_pidfd
+from dougong.control.processes import end_words, open_pidfd
 from dougong.deadlines import Deadlines
 from dougong.launcher.kept.line import WAITS
 
@@ -58,7 +58,7 @@ class KeptProcess:
     def exit_words(self) -> str | None:
         """How it has ended; None: it lives."""
         if self.process is not None:
-            return None if self.status is None else f"its process ended with status {self.status}"
+            return None if self.status is None else f"its process {end_words(self.status)}"
         return "its process ended" if self._await_end(0.0) else None
 
     def wait(self, within_s: float) -> bool:
@@ -95,9 +95,10 @@ class KeptProcess:
         self.line = self.pidfd = None
 
     def _await_end(self, within_s: float) -> bool:
-        if self.pidfd is None:
+        pidfd = self.pidfd
+        if pidfd is None:
             return True  # it has been let go of
-        ready, _, _ = select.select([self.pidfd], [], [], within_s)
+        ready, _, _ = select.select([pidfd], [], [], within_s)
         return bool(ready)
 
 

@@ -11,7 +11,7 @@ import signal
 import sys
 from types import FrameType
 
-from dougong.control.processes import die_with_parent, name_process
+from dougong.control.processes import die_with_parent, name_process, title_process
 from dougong.deadlines import DEADLINES
 from dougong.errors import DougongError, PreemptedError
 from dougong.launcher.agent.agent import serve_run
@@ -30,6 +30,7 @@ def main() -> None:
     settings = line.await_settings(DEADLINES)
     if settings is None:
         sys.exit("nobody says what this agent is to serve")
+    title_process(f"dougong agent {settings.name}")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the controller decides, also about Ctrl-C
     if DETACHED in sys.argv:
         _detach(line)

@@ -54,7 +54,7 @@ def test_one_that_waits_is_given_what_it_is_to_serve_next() -> None:
 def test_one_that_does_not_say_that_it_waits_is_ended(keeping: Keeping) -> None:
     agent = started(HANGS, keeping)
     assert keeping.take("east") is None
-    assert agent.exit_words() == "its process ended with status -9"
+    assert agent.exit_words() == "its process was ended by SIGKILL"
 
 
 def test_whom_the_next_controller_does_not_want_is_ended(keeping: Keeping) -> None:
@@ -66,7 +66,7 @@ def test_whom_the_next_controller_does_not_want_is_ended(keeping: Keeping) -> No
 def test_of_a_name_the_newest_is_kept(keeping: Keeping) -> None:
     old, new = started(WAITS, keeping), started(HANGS, keeping)
     keeping.end_rest()
-    assert new.exit_words() == "its process ended with status -9"
+    assert new.exit_words() == "its process was ended by SIGKILL"
     assert old.waits(20)
     old.hang_up()
     assert old.wait(20) and old.status == 0
@@ -80,7 +80,7 @@ def test_without_another_controller_they_end_by_themselves_or_are_killed() -> No
     keeping = Keeping(SHORT)
     hung = started(HANGS, keeping)
     keeping.close()
-    assert hung.exit_words() == "its process ended with status -9"
+    assert hung.exit_words() == "its process was ended by SIGKILL"
 
 
 def test_one_that_has_no_other_controller_is_not_kept(keeping: Keeping) -> None:

@@ -77,6 +77,9 @@ class Fake:
     def end(self, names: Sequence[str]) -> None:
         self._started = [name for name in self._started if name not in names]
 
+    def how_ended(self, name: str) -> str:
+        return ""
+
     def ended(self) -> dict[str, str]:
         return {name: f"{name} ended" for name in self._started}
 
