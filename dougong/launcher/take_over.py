@@ -8,7 +8,7 @@ from dougong.checkpoint.directories import list_committed
 from dougong.checkpoint.repository import steps_in
 from dougong.errors import CheckpointError
 from dougong.fault.drill import FiredDrill
-from dougong.launcher.controller.config import GENERATIONS, ResumePoint
+from dougong.launcher.controller.config import FROM_START, GENERATIONS, ResumePoint
 from dougong.launcher.controller.drills import fired_by
 from dougong.records.directory import RunDir
 from dougong.records.events import (
@@ -61,6 +61,14 @@ def take_over(run_dir: RunDir, chosen: int | None = None) -> ResumePoint:
         quarantined=tuple(e.device for e in events if isinstance(e, DeviceQuarantined)),
         skipped=_skipped(events, same_since),
     )
+
+
+def beginning_words(point: ResumePoint) -> str:
+    """That a resume has nothing to go on from, and what it does; empty where that is not so, and
+    for a new run."""
+    if point.has_committed or point == FROM_START:
+        return ""
+    return "the run had committed no checkpoint, so that it starts from the beginning"
 
 
 def _skipped(events: Sequence[Event], same_since: int) -> frozenset[int]:

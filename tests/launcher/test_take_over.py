@@ -25,7 +25,7 @@ from dougong.launcher.run import (
     resume_run,
     start_run,
 )
-from dougong.launcher.take_over import take_over
+from dougong.launcher.take_over import beginning_words, take_over
 from dougong.records.directory import RunDir
 from dougong.records.events import (
     CheckpointCommitted,
@@ -57,6 +57,15 @@ def committed(step: int) -> CheckpointCommitted:
 
 def test_a_run_without_a_record_begins_at_its_beginning(run_dir: RunDir) -> None:
     assert take_over(run_dir) == FROM_START
+
+
+def test_a_resume_without_a_checkpoint_says_that_it_begins(run_dir: RunDir) -> None:
+    assert beginning_words(take_over(run_dir)) == ""
+    run_dir.append_event(GenerationStarted(generation=1, step=0, workers=(), resume=None))
+    words = "the run had committed no checkpoint, so that it starts from the beginning"
+    assert beginning_words(take_over(run_dir)) == words
+    run_dir.append_event(committed(5))
+    assert beginning_words(take_over(run_dir)) == ""
 
 
 def skipped(generation: int, step: int) -> StepSkipped:
