@@ -9,6 +9,9 @@ from datetime import timezone
 
 from dougong.records.event.base import read_wall
 
+_MOST_STRETCHES = 3
+"""So many are named one by one."""
+
 
 def duration(seconds: float) -> str:
     """`4 ms`, `0.12 s`, `4.2 s`, `1:05`, `2:03:09`, `3 d 04:05`: as short as it stays readable."""
@@ -75,6 +78,21 @@ def plural(number: int, noun: str) -> str:
 def step_range(first: int, last: int) -> str:
     """`step 21`, `steps 21-29`."""
     return f"step {first}" if first == last else f"steps {first}-{last}"
+
+
+def stretches_words(stretches: Iterable[tuple[int, int]]) -> str:
+    """First and last steps, joined where they overlap or meet: `steps 2-4, step 9`; of more than
+    three only how many: `40 steps in 5 ranges`."""
+    joined: list[tuple[int, int]] = []
+    for first, last in sorted(stretches):
+        if joined and first <= joined[-1][1] + 1:
+            joined[-1] = (joined[-1][0], max(last, joined[-1][1]))
+        else:
+            joined.append((first, last))
+    if len(joined) <= _MOST_STRETCHES:
+        return ", ".join(step_range(first, last) for first, last in joined)
+    steps = sum(last - first + 1 for first, last in joined)
+    return f"{plural(steps, 'step')} in {plural(len(joined), 'range')}"
 
 
 def spans(numbers: Iterable[int]) -> list[tuple[int, int]]:

@@ -45,7 +45,7 @@ from dougong.records.metrics import REPORTED, MetricsRow, split_rows
 from dougong.records.rebuilt_status import last_step, rebuild_status
 from dougong.records.status import Goodput, RunStatus, WorkerState
 from dougong.records.unsaved import unsaved_words
-from dougong.ui.formatting import count, duration, loss, plural, step_range
+from dougong.ui.formatting import count, duration, loss, plural, stretches_words
 from dougong.ui.goodput.course import Course
 from dougong.ui.goodput.meter import course_of
 from dougong.ui.health import percent
@@ -302,7 +302,7 @@ def recomputed_words(events: Sequence[StepsRecomputed]) -> str:
     parted = [event for event in events if event.differs_from is not None]
     if parted:
         return f"step {parted[0].last} computed again: other bits"
-    stretches = ", ".join(step_range(event.first, event.last) for event in events)
+    stretches = stretches_words((event.first, event.last) for event in events)
     return f"{stretches} computed again: the same bits"
 
 

@@ -67,3 +67,12 @@ def test_times_of_events() -> None:
 @pytest.mark.parametrize(("value", "text"), [(2.08516, "2.0852"), (float("nan"), "nan"), (float("inf"), "inf")])
 def test_loss(value: float, text: str) -> None:
     assert formatting.loss(value) == text
+
+
+@pytest.mark.parametrize(
+    ("stretches", "text"),
+    [([], ""), ([(21, 29)], "steps 21-29"), ([(51, 64), (51, 67), (51, 76)], "steps 51-76"),
+     ([(9, 9), (3, 4), (1, 2)], "steps 1-4, step 9"), ([(1, 2), (4, 5), (7, 8), (10, 10)], "7 steps in 4 ranges")],
+)  # fmt: skip
+def test_stretches_are_joined_and_counted_where_there_are_many(stretches: list[tuple[int, int]], text: str) -> None:
+    assert formatting.stretches_words(stretches) == text

@@ -19,6 +19,7 @@ from dougong.ui.formatting import ranges, spans
 Point = tuple[float, float]
 _LEFT, _RIGHT, _TOP, _BOTTOM = 54.0, 14.0, 12.0, 26.0
 _MARK_HEIGHT = 16.0
+_LETTER_WIDTH = 6.5
 _MOST_POINTS = 1200
 _MOST_BANDS = 240
 
@@ -110,7 +111,7 @@ def draw(chart: Chart) -> Markup:
     if frame is None:
         return svg(chart.width, chart.height, chart.title, [_nothing(chart)])
     parts = [*_broken_bands(frame), *_value_axis(frame), *_step_axis(frame)]
-    parts += [_mark(frame, mark) for mark in chart.marks]
+    parts += _marks(frame)
     for series in chart.series:
         parts += _line(frame, series)
     parts += _bands(frame)
@@ -307,16 +308,40 @@ def _path(frame: _Frame, points: Sequence[Point]) -> str:
     return "".join(words)
 
 
-def _mark(frame: _Frame, mark: Mark) -> Markup:
-    """Its label stands on the side where there is room for it."""
+def _marks(frame: _Frame) -> list[Markup]:
+    """A label that would lie on another is left out: its line is there, and tells by hovering."""
+    parts = []
+    taken: list[tuple[float, float]] = []
+    for mark in frame.chart.marks:
+        place = _label_place(frame, mark)
+        is_free = all(place[1] < left or place[0] > right for left, right in taken)
+        if is_free:
+            taken.append(place)
+        parts.append(_mark(frame, mark, mark.label if is_free else ""))
+    return parts
+
+
+def _label_place(frame: _Frame, mark: Mark) -> tuple[float, float]:
+    """From where to where a mark's label reaches."""
+    x, width = frame.x(mark.x), _LETTER_WIDTH * len(mark.label)
+    return (x - 6 - width, x - 6) if _is_late(frame, x) else (x + 6, x + 6 + width)
+
+
+def _is_late(frame: _Frame, x: float) -> bool:
+    """Whether there is no room for a label on the right."""
+    return x > frame.chart.width * 0.8
+
+
+def _mark(frame: _Frame, mark: Mark, words: str) -> Markup:
+    """`words`: its label, empty where there is no room for it."""
     x = frame.x(mark.x)
-    is_late = x > frame.chart.width * 0.8
+    is_late = _is_late(frame, x)
     line = Markup('<path d="M{:.1f} {:.1f}V{:g}" class="mark"></path>')
     label = Markup('<text x="{:.1f}" y="{:g}" class="mark{}">{}</text>')
     return Markup("<g><title>{}</title>{}{}</g>").format(
         mark.text,
         line.format(x, frame.top - _MARK_HEIGHT, frame.bottom),
-        label.format(x - 6 if is_late else x + 6, frame.top - 6, " end" * is_late, mark.label),
+        label.format(x - 6 if is_late else x + 6, frame.top - 6, " end" * is_late, words),
     )
 
 

@@ -69,7 +69,7 @@ def read_log_tail(history: History, run_dir: RunDir) -> LogTail | None:
 
 def _steps_card(history: History) -> SummaryCard:
     done = 100 * history.last_step / max(history.steps, 1)
-    return SummaryCard("Steps", f"{history.last_step:,} / {history.steps:,}", f"{done:.0f} %")
+    return SummaryCard("Steps", f"{history.last_step:,}", f"of {history.steps:,}, {done:.0f} %")
 
 
 def _loss_card(history: History) -> SummaryCard:

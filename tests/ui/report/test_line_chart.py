@@ -86,6 +86,14 @@ def test_marks_and_hovering_tell_steps_and_values() -> None:
     assert "<title>step 2\ntraining 2.5</title>" in svg
 
 
+def test_labels_of_close_marks_do_not_lie_on_each_other() -> None:
+    points = [(float(step), 1.0) for step in range(1, 101)]
+    marks = [Mark(step, f"east/{step}", f"fault at {step}") for step in (20, 21, 22, 60, 97, 98)]
+    svg = draw(chart(points, marks=marks))
+    assert re.findall(r'class="mark[^"]*">(east[^<]*)<', svg) == ["east/20", "east/60", "east/97"]
+    assert svg.count("<title>fault at ") == len(marks)
+
+
 def test_legend_is_for_more_than_one_series() -> None:
     one = chart([(1, 1.0)])
     assert legend(one) == ""

@@ -74,7 +74,7 @@ def test_the_page_is_self_contained_and_whole(make: Callable[[Path], RunDir], tm
 
 def test_a_finished_run_has_every_section(tmp_path: Path) -> None:
     words = page_of(finished_run(tmp_path / "run")).words
-    for expected in ("quickstart finished", "60 / 60", "2.0852", "245,760", "9 steps lost",
+    for expected in ("quickstart finished", "of 60, 100 %", "2.0852", "245,760", "9 steps lost",
                      "Failures and recoveries", "killed by signal 9 (SIGKILL), as rehearsed",
                      "noticed 4 ms", "resumed from step-000020",
                      "Experts of 16", "8–15", "Lanes of 4", "step-000040", "37.2 MiB", "read back and compared",
@@ -142,7 +142,7 @@ def test_a_run_that_failed_before_its_first_step_begins_with_why_and_shows_no_em
     log.parent.mkdir(parents=True)
     log.touch()
     page = page_of(recorder.run)
-    head, _, rest = page.words.partition("Steps 0 / 60")
+    head, _, rest = page.words.partition("Steps 0 of 60")
     assert "Failed: east/0 out of memory Next: " in head
     assert "Its log, logs/1/east/0.log, is empty: the worker printed nothing." in head
     assert "Training" not in rest and "no numbers yet" not in rest and "svg" in page.seen

@@ -14,7 +14,7 @@ from tests.ui.recorded import Recorder, failed_run, finished_run
 
 def test_the_cards_of_a_finished_run(tmp_path: Path) -> None:
     cards = {card.label: card for card in summary_cards(read_history(finished_run(tmp_path / "run")))}
-    assert (cards["Steps"].value, cards["Steps"].more) == ("60 / 60", "100 %")
+    assert (cards["Steps"].value, cards["Steps"].more) == ("60", "of 60, 100 %")
     assert cards["Final loss"].value == "2.0852"
     assert cards["Tokens/s"].more == "245,760 tokens, 4,096 a step"
     assert (cards["Goodput"].value, cards["Goodput"].more) == ("76.9 %", "9 steps computed again")
@@ -66,6 +66,6 @@ def test_the_steps_are_those_that_count(tmp_path: Path) -> None:
     recorder.generation(2, "step-000020", 20)
     history = read_history(recorder.run)
     cards = {card.label: card for card in summary_cards(history)}
-    assert (cards["Steps"].value, cards["Steps"].more) == ("20 / 60", "33 %")
+    assert (cards["Steps"].value, cards["Steps"].more) == ("20", "of 60, 33 %")
     assert cards["Goodput"].more == "9 steps lost, 0 of them computed again"
     assert history.tokens == 20 * 4096 and [len(stretch) for stretch in history.rewound] == [9]
