@@ -45,13 +45,10 @@ void forget_counts() {
   counts.clear();
 }
 
-// The same memory as a tensor of the processor.
-at::Tensor on_host(const at::Tensor& tensor) {
-  const auto storage = tensor.storage();
-  auto* kept = new c10::Storage(storage);
-  auto release = [](void* held) { delete static_cast<c10::Storage*>(held); };
-  c10::DataPtr data(host_address(storage.mutable_data()), kept, release, c10::Device(c10::kCPU));
-  c10::Storage same(c10::Storage::use_byte_size_t(), storage.nbytes(), std::move(data), nullptr, false);
+namespace {
+
+at::Tensor same_memory(const at::Tensor& tensor, c10::DataPtr data) {
+  c10::Storage same(c10::Storage::use_byte_size_t(), tensor.storage().nbytes(), std::move(data), nullptr, false);
   auto found = at::detail::make_tensor<c10::TensorImpl>(std::move(same), c10::DispatchKeySet(c10::DispatchKey::CPU), tensor.dtype());
   auto* form = found.unsafeGetTensorImpl();
   form->set_sizes_and_strides(tensor.sizes(), tensor.strides());
@@ -59,6 +56,22 @@ at::Tensor on_host(const at::Tensor& tensor) {
   if (tensor.is_conj()) form->_set_conj(true);
   if (tensor.is_neg()) form->_set_neg(true);
   return found;
+}
+
+// As on_host, for work that a stream does later: like a device it does not keep the memory from being freed.
+at::Tensor on_host_later(const at::Tensor& tensor) {
+  void* begins = host_address(tensor.storage().mutable_data());
+  return same_memory(tensor, {begins, c10::Device(c10::kCPU)});
+}
+
+}  // namespace
+
+// The same memory as a tensor of the processor.
+at::Tensor on_host(const at::Tensor& tensor) {
+  void* begins = host_address(tensor.storage().mutable_data());
+  auto* kept = new c10::Storage(tensor.storage());
+  auto release = [](void* held) { delete static_cast<c10::Storage*>(held); };
+  return same_memory(tensor, {begins, kept, release, c10::Device(c10::kCPU)});
 }
 
 at::Tensor empty_on_device(at::IntArrayRef sizes, at::ScalarType type, c10::Device device) {
@@ -85,7 +98,7 @@ at::Tensor to_device(const at::Tensor& result, c10::Device device) {
   at::Tensor made = result.is_non_overlapping_and_dense()
                         ? empty_strided_on_device(result.sizes(), result.strides(), result.scalar_type(), device)
                         : empty_on_device(result.sizes(), result.scalar_type(), device);
-  const at::Tensor place = on_host(made);
+  const at::Tensor place = on_host_later(made);
   enqueue(current_stream(device.index()), [place, result] { place.copy_(result); });
   return made;
 }
@@ -222,7 +235,7 @@ class Call {
   static void land(const Input& input, const c10::Stream& stream) {
     if (!input.is_written) return;
     if (input.device.sizes() != input.host.sizes()) input.device.resize_(input.host.sizes());
-    const at::Tensor place = on_host(input.device), result = input.host;
+    const at::Tensor place = on_host_later(input.device), result = input.host;
     if (place.data_ptr() == result.data_ptr()) return;
     enqueue(stream, [place, result] { place.copy_(result); });
   }
@@ -308,7 +321,7 @@ void copy_to_host(const at::Tensor& source, const at::Tensor& target, bool is_la
 void copy_from_host(const at::Tensor& source, const at::Tensor& target, bool is_late) {
   const auto stream = current_stream(target.device().index());
   count("from host");
-  const at::Tensor place = on_host(target);
+  const at::Tensor place = on_host_later(target);
   if (is_late) {
     enqueue(stream, [source, place] { place.copy_(source); });  // reads the host's buffer then
     return;
@@ -327,7 +340,7 @@ at::Tensor copy_from(const at::Tensor& source, const at::Tensor& target, bool is
     const auto stream = current_stream(target.device().index());
     const auto other = current_stream(source.device().index());
     if (source.device() != target.device()) run(other);
-    const at::Tensor from = on_host(source), place = on_host(target);
+    const at::Tensor from = on_host_later(source), place = on_host_later(target);
     enqueue(stream, [from, place] { place.copy_(from); });
   }
   return target;

@@ -40,7 +40,7 @@ class HostWaits:
         native.watch_host_waits(None)
 
     def _note(self, what: str) -> None:
-        frames = [frame for frame in traceback.extract_stack() if self._root in frame.filename]
+        frames = [frame for frame in traceback.extract_stack()[:-1] if self._root in frame.filename]
         if frames:
             file = frames[-1].filename.partition(self._root)[2]
             self.places[f"{file}:{frames[-1].name} {what}"] += 1
