@@ -69,7 +69,7 @@ struct Block {
   std::vector<int64_t> upto;        // how far those must have come when it is freed
 };
 
-std::mutex turn;
+std::mutex pools_turn;
 Pool pools[MOST_DEVICES];
 std::vector<Block*> awaiting;  // freed, and still used by other streams
 
@@ -97,7 +97,7 @@ void free_block(void* context) {
   auto* block = static_cast<Block*>(context);
   for (const auto& other : block->others) block->upto.push_back(enqueued(other));
   const bool free_now = is_free(*block);
-  std::lock_guard<std::mutex> mine(turn);
+  std::lock_guard<std::mutex> mine(pools_turn);
   auto& pool = pools[block->stream.device_index()];
   pool.in_use -= static_cast<int64_t>(block->size);
   pool.freed += static_cast<int64_t>(block->size);
@@ -110,12 +110,12 @@ void free_block(void* context) {
 void look_at_awaiting() {
   std::vector<Block*> left, all;
   {
-    std::lock_guard<std::mutex> mine(turn);
+    std::lock_guard<std::mutex> mine(pools_turn);
     all.swap(awaiting);
   }
   for (auto* block : all) {
     const bool free_now = is_free(*block);
-    std::lock_guard<std::mutex> mine(turn);
+    std::lock_guard<std::mutex> mine(pools_turn);
     if (free_now) give_back(block);
     else awaiting.push_back(block);
   }
@@ -130,13 +130,17 @@ struct DeviceMemory final : c10::DeviceAllocator {
     const auto stream = current_stream(index);
     auto* block = take(size, stream);
     char* address = mappings().device + SPAN * static_cast<size_t>(index) + block->offset;
-    if (!has_defect("memory_not_poisoned")) memset(host_address(address), 0xFF, block->size);  // NaN of every type
+    if (!has_defect("memory_not_poisoned")) {
+      void* place = host_address(address);  // in the stream's turn: what was there before may still be read by then
+      const size_t all = block->size;
+      enqueue(stream, [place, all] { memset(place, 0xFF, all); });  // NaN of every type
+    }
     return {address, block, &free_block, device};
   }
 
   static Block* take(size_t asked, const c10::Stream& stream) {
     const size_t size = rounded(asked);
-    std::lock_guard<std::mutex> mine(turn);
+    std::lock_guard<std::mutex> mine(pools_turn);
     auto& pool = pools[stream.device_index()];
     const auto limit = settings().memory_bytes;
     if (pool.in_use + static_cast<int64_t>(size) > limit) {
@@ -173,12 +177,12 @@ struct DeviceMemory final : c10::DeviceAllocator {
   void recordStream(const c10::DataPtr& data, c10::Stream stream) override {
     auto* block = static_cast<Block*>(data.get_context());
     if (block == nullptr || data.get_deleter() != &free_block) return;
-    std::lock_guard<std::mutex> mine(turn);
+    std::lock_guard<std::mutex> mine(pools_turn);
     if (stream != block->stream) block->others.push_back(stream);
   }
 
   c10::CachingDeviceAllocator::DeviceStats getDeviceStats(c10::DeviceIndex index) override {
-    std::lock_guard<std::mutex> mine(turn);
+    std::lock_guard<std::mutex> mine(pools_turn);
     const auto& pool = pools[index];
     c10::CachingDeviceAllocator::DeviceStats stats;
     auto fill = [](auto& stat, int64_t now, int64_t peak, int64_t came, int64_t went) {
@@ -195,16 +199,16 @@ struct DeviceMemory final : c10::DeviceAllocator {
     return stats;
   }
   void resetAccumulatedStats(c10::DeviceIndex index) override {
-    std::lock_guard<std::mutex> mine(turn);
+    std::lock_guard<std::mutex> mine(pools_turn);
     pools[index].allocated = pools[index].in_use;
     pools[index].freed = 0;
   }
   void resetPeakStats(c10::DeviceIndex index) override {
-    std::lock_guard<std::mutex> mine(turn);
+    std::lock_guard<std::mutex> mine(pools_turn);
     pools[index].peak = has_defect("peak_never_reset") ? pools[index].peak : pools[index].in_use;
   }
   std::pair<size_t, size_t> getMemoryInfo(c10::DeviceIndex index) override {
-    std::lock_guard<std::mutex> mine(turn);
+    std::lock_guard<std::mutex> mine(pools_turn);
     const int64_t limit = settings().memory_bytes;
     const int64_t used = has_defect("memory_info_constant") ? 0 : pools[index].in_use;
     return {static_cast<size_t>(limit - used), static_cast<size_t>(limit)};

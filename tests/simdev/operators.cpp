@@ -20,28 +20,28 @@ at::Generator draw(at::Generator generator, int64_t numel);
 
 namespace {
 
-std::mutex turn;
+std::mutex counts_turn;
 std::map<std::string, int64_t> counts;
 
 }  // namespace
 
 void count(const std::string& what) {
-  std::lock_guard<std::mutex> mine(turn);
+  std::lock_guard<std::mutex> mine(counts_turn);
   counts[what]++;
 }
 
 int64_t count_of(const std::string& what) {
-  std::lock_guard<std::mutex> mine(turn);
+  std::lock_guard<std::mutex> mine(counts_turn);
   return counts[what];
 }
 
 std::map<std::string, int64_t> all_counts() {
-  std::lock_guard<std::mutex> mine(turn);
+  std::lock_guard<std::mutex> mine(counts_turn);
   return counts;
 }
 
 void forget_counts() {
-  std::lock_guard<std::mutex> mine(turn);
+  std::lock_guard<std::mutex> mine(counts_turn);
   counts.clear();
 }
 
@@ -81,7 +81,6 @@ at::Tensor empty_on_device(at::IntArrayRef sizes, at::ScalarType type, c10::Devi
 
 namespace {
 
-using Tensors = std::vector<at::Tensor>;
 
 c10::Device chosen(std::optional<c10::Device> device) {
   return {DEVICE, device && device->has_index() ? device->index() : current_device()};

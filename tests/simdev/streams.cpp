@@ -51,7 +51,7 @@ struct Queue {
 };
 
 using Key = std::pair<c10::DeviceIndex, c10::StreamId>;
-std::recursive_mutex turn;
+std::recursive_mutex queues_turn;
 std::map<Key, Queue> queues;
 std::atomic<c10::StreamId> last_stream{0};
 
@@ -112,44 +112,44 @@ void enqueue(const c10::Stream& stream, Work work) {
     work();
     return;
   }
-  std::lock_guard<std::recursive_mutex> mine(turn);
+  std::lock_guard<std::recursive_mutex> mine(queues_turn);
   auto& queue = queues[key_of(stream)];
   queue.work.push_back({++queue.given, std::move(work)});
 }
 
 void land_on_host(const c10::Stream& stream, Work work) {
-  std::lock_guard<std::recursive_mutex> mine(turn);
+  std::lock_guard<std::recursive_mutex> mine(queues_turn);
   auto& queue = queues[key_of(stream)];
   queue.landings.push_back({queue.given, std::move(work)});
 }
 
 void run(const c10::Stream& stream) {
-  std::lock_guard<std::recursive_mutex> mine(turn);
+  std::lock_guard<std::recursive_mutex> mine(queues_turn);
   auto& queue = queues[key_of(stream)];
   run_until(queue, queue.given);
 }
 
 void synchronise(const c10::Stream& stream) {
   if (has_defect("synchronize_does_nothing")) return;
-  std::lock_guard<std::recursive_mutex> mine(turn);
+  std::lock_guard<std::recursive_mutex> mine(queues_turn);
   auto& queue = queues[key_of(stream)];
   land_until(queue, queue.given);
 }
 
 void synchronise_device(c10::DeviceIndex index) {
   if (has_defect("synchronize_does_nothing")) return;
-  std::lock_guard<std::recursive_mutex> mine(turn);
+  std::lock_guard<std::recursive_mutex> mine(queues_turn);
   for (auto& [key, queue] : queues)
     if (key.first == index) land_until(queue, queue.given);
 }
 
 int64_t enqueued(const c10::Stream& stream) {
-  std::lock_guard<std::recursive_mutex> mine(turn);
+  std::lock_guard<std::recursive_mutex> mine(queues_turn);
   return queues[key_of(stream)].given;
 }
 
 bool is_done(const c10::Stream& stream, int64_t upto) {
-  std::lock_guard<std::recursive_mutex> mine(turn);
+  std::lock_guard<std::recursive_mutex> mine(queues_turn);
   return queues[key_of(stream)].done >= upto;
 }
 
@@ -204,7 +204,7 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
     if (event == nullptr || has_defect("query_always_true")) return true;
     // Nothing goes on by itself here, so that each look does what a moment would have done.
     const auto moment = *static_cast<Event*>(event);
-    std::lock_guard<std::recursive_mutex> mine(turn);
+    std::lock_guard<std::recursive_mutex> mine(queues_turn);
     auto& queue = queues[key_of(moment.stream)];
     const bool was_done = queue.done >= moment.upto;
     land_until(queue, moment.upto);
@@ -214,7 +214,7 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
     note_host_wait("event");
     if (event == nullptr || has_defect("event_synchronize_does_nothing")) return;
     const auto moment = *static_cast<Event*>(event);
-    std::lock_guard<std::recursive_mutex> mine(turn);
+    std::lock_guard<std::recursive_mutex> mine(queues_turn);
     land_until(queues[key_of(moment.stream)], moment.upto);
   }
   double elapsedTime(void* from, void* to, const c10::DeviceIndex) const override {
@@ -224,7 +224,7 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
 
   c10::DeviceIndex deviceCount() const noexcept override { return static_cast<c10::DeviceIndex>(settings().num_devices); }
   bool queryStream(const c10::Stream& stream) const override {
-    std::lock_guard<std::recursive_mutex> mine(turn);
+    std::lock_guard<std::recursive_mutex> mine(queues_turn);
     auto& queue = queues[key_of(stream)];
     const bool was_done = queue.done >= queue.given;
     land_until(queue, queue.given);
@@ -333,8 +333,8 @@ struct Hooks final : at::PrivateUse1HooksInterface {
   }
   void resizePrivateUse1Bytes(const c10::Storage& storage, size_t size) const override {
     const c10::DeviceGuard there(storage.device());
-    run(current_stream(storage.device().index()));
     auto grown = allocator()->allocate(size);
+    run(current_stream(storage.device().index()));
     const auto kept = std::min<size_t>(storage.nbytes(), size);
     if (kept > 0) memcpy(host_address(grown.get()), host_address(storage.data()), kept);
     storage.unsafeGetStorageImpl()->set_data_ptr_noswap(std::move(grown));
