@@ -312,7 +312,11 @@ def await_calm(place: Place) -> None:
             place.begin()
         status = place.run_dir.read_status() if place.run_dir.path.is_dir() else None
         step = 2 if status is None else status.step + 2
-        until(lambda: place.has_ended() or is_calm(place.run_dir, step), "a run that trains", START_S + CALM_S)  # noqa: B023
+        try:
+            until(lambda: place.has_ended() or is_calm(place.run_dir, step), "a run that trains", START_S + CALM_S)  # noqa: B023
+        except TimeoutError as error:
+            now = place.run_dir.read_status() if place.run_dir.path.is_dir() else None
+            raise TimeoutError(f"{error}; its status: {now}; it printed:\n{place.output()[-4000:]}") from error
         if not place.has_ended():
             return
     raise RuntimeError(f"{place.run_dir.path}: the run has ended by itself:\n{place.output()}")

@@ -2,10 +2,11 @@
 
     python benchmarks/recovery.py [--only PART ...] [--n N] [--folder DIR]
 
-Parts: kill, stop, agent, agent_spare, fork_server, controller (one machine); node, cable, cable_alone (hosts of a lab,
-root); drills (random schedules, held against the undisturbed run), lab_drills (of what takes root and hosts, too);
-torchft, ray_train, torchrun, lm_resiliency (peers). Each part can run by itself, later and elsewhere. What it measures
-is appended to DIR/recovery.jsonl, a line for each fault; the table is of all lines that are there.
+Parts: kill, stop, agent, agent_spare, fork_server, controller, controller_ray (one machine, the last with a Ray of
+its own); node, cable, cable_alone (hosts of a lab, root); drills (random schedules, held against the undisturbed run),
+lab_drills (of what takes root and hosts, too); torchft, ray_train, torchrun, lm_resiliency (peers). Each part can run
+by itself, later and elsewhere. What it measures is appended to DIR/recovery.jsonl, a line for each fault; the table is
+of all lines that are there.
 
 Peers are installed by name into an environment of their own in DIR/peers, which takes torch and Ray from this one. The
 same question is asked of all: seconds from SIGKILL of one process to the first step that the group has done together
@@ -37,7 +38,7 @@ import yaml
 
 from dougong.control.environment import child_environment
 from dougong.records.directory import RunDir
-from dougong.records.events import Event, FirstStep, Recovered, SpareStands, SpareTook
+from dougong.records.events import AgentsStarted, Event, FirstStep, Recovered, SpareStands, SpareTook
 from dougong.testing import HostFaults, Lab, LabError, RayCluster
 from dougong.tools.drill.on_run import RunDrills
 from dougong.tools.drill.proof import Proof
@@ -141,12 +142,21 @@ def stands_by(events: Sequence[Event]) -> bool:
 
 def controllers(folder: Path, part: str, n: int) -> None:
     """The controller is killed; the command beside it goes on by itself."""
-    with long_run(folder / f"run-{part}-{time.time_ns()}") as run_dir:
+    ray = () if part == "controller_ray" else ("--no-ray",)
+    with long_run(folder / f"run-{part}-{time.time_ns()}", ray) as run_dir:
         for number in range(n):
             time.sleep(3.0)
+            before = last_agents(run_dir)
             phases = kill_controller(run_dir)
-            Found(part, phases["first_step_s"], dict(phases)).write(folder)
-            print(f"  {number + 1} of {n}: {phases}", flush=True)
+            went_over = last_agents(run_dir) == before
+            Found(part, phases["first_step_s"], dict(phases), went_over).write(folder)
+            print(f"  {number + 1} of {n}: {phases}{'' if went_over else ', with other agents'}", flush=True)
+
+
+def last_agents(run_dir: RunDir) -> set[int]:
+    """The processes of the agents with which training began last."""
+    started = [event for event in run_dir.read_events() if isinstance(event, AgentsStarted)]
+    return {agent.pid for agent in started[-1].agents}
 
 
 def kill_controller(run_dir: RunDir) -> dict[str, float]:
@@ -165,12 +175,12 @@ def kill_controller(run_dir: RunDir) -> dict[str, float]:
 
 
 @contextlib.contextmanager
-def long_run(path: Path, **changes: Any) -> Iterator[RunDir]:
+def long_run(path: Path, flags: Sequence[str] = ("--no-ray",), **changes: Any) -> Iterator[RunDir]:
     """The small job, without an end, on this machine."""
     job = path.with_suffix(".yaml")
     values = small_job(steps=10**6, drill="allowed", checkpoint={"every": 50}, **changes)
     job.write_text(yaml.safe_dump(values))
-    words = [sys.executable, "-m", "dougong", "run", str(job), "--no-ray", "--run-dir", str(path)]
+    words = [sys.executable, "-m", "dougong", "run", str(job), *flags, "--run-dir", str(path)]
     with path.with_suffix(".out").open("w") as out:
         process = subprocess.Popen(
             words, env=child_environment({}), stdout=out, stderr=out, stdin=subprocess.DEVNULL, start_new_session=True
@@ -202,13 +212,13 @@ def phases_of(recovered: Recovered | None) -> dict[str, float | None]:
 
 
 def in_lab(folder: Path, part: str, n: int) -> None:
-    """node0 holds the controller and Ray's head, node1 and node2 the workers; node3 is the spare, if any."""
+    """node0 holds the controller and Ray's head, two nodes the workers, and the fourth a spare, if any."""
     fault = "kill_node" if part == "node" else "pull_cable_for_good"
     has_spare = part != "cable_alone"
     for number in range(max(3, n // 5)):
         with Lab(num_hosts=4 if has_spare else 3) as lab:
             cluster = lab.start_ray(labels=lambda host: {"lab": "head" if host.name == "node0" else "work"})
-            found = lose_host(lab, cluster, fault)
+            found = lose_host(lab, cluster, fault, has_spare)
             if found is None:
                 print(f"  {number + 1}: has not trained again within {RECOVER_S} s", flush=True)
                 continue
@@ -216,16 +226,30 @@ def in_lab(folder: Path, part: str, n: int) -> None:
             print(f"  {number + 1}: {found[0]:.2f} s", flush=True)
 
 
-def lose_host(lab: Lab, cluster: RayCluster, fault: str) -> tuple[float, dict[str, float | None]] | None:
-    islands = [
+def lose_host(
+    lab: Lab, cluster: RayCluster, fault: str, has_spare: bool
+) -> tuple[float, dict[str, float | None]] | None:
+    islands: list[dict[str, Any]] = [
         {"name": name, "role": role, "accelerator": "cpu", "workers": 1, "node": "lab=work"}
         for name, role in (("east", "attention"), ("west", "both"))
     ]
+    if has_spare:
+        islands[-1]["spares"] = 1
     path, job = lab.shared / "run", lab.shared / "job.yaml"
     job.write_text(yaml.safe_dump(small_job(steps=10**6, checkpoint={"every": 20}, drill=[], islands=islands)))
     words = ["dougong", "run", str(job), "--address", cluster.address, "--run-dir", str(path)]
     process = lab.hosts[0].start(words)
-    process.wait_for("step 30", START_S)
+
+    def is_ready() -> bool:
+        status = RunDir(path).read_status() if path.is_dir() else None
+        if status is None or status.step < 30:
+            return False
+        return not has_spare or stands_by(RunDir(path).read_events())
+
+    try:
+        until(is_ready, "step 30, with the spare", START_S)
+    except TimeoutError as error:
+        raise SystemExit(f"{error}:\n{process.output}") from error
     status = RunDir(path).read_status()
     assert status is not None
     name = status.workers[-1].host
@@ -235,7 +259,7 @@ def lose_host(lab: Lab, cluster: RayCluster, fault: str) -> tuple[float, dict[st
     with contextlib.suppress(TimeoutError):
         until(lambda: last_recovery(RunDir(path).read_events()[before:]) is not None, "a recovery", RECOVER_S)
     events = RunDir(path).read_events()[before:]
-    process.signal(signal.SIGKILL)
+    process.signal(signal.SIGKILL)  # the lab ends the rest
     steps = [event for event in events if isinstance(event, FirstStep)]
     return (steps[0].monotonic_s - began, phases_of(last_recovery(events))) if steps else None
 
@@ -425,7 +449,7 @@ def way(rows: Sequence[dict[str, Any]]) -> str:
 PARTS: dict[str, Callable[[Path, str, int], None]] = {
     **dict.fromkeys(LOCAL, ours),
     "agent_spare": agents_with_spare,
-    "controller": controllers,
+    **dict.fromkeys(("controller", "controller_ray"), controllers),
     "node": in_lab,
     "cable": in_lab,
     "cable_alone": in_lab,

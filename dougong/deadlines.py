@@ -103,9 +103,12 @@ class Deadlines:
     agent_end_s: float = 5.0  # an agent ends by itself after its controller
     agent_waits_s: float = 5.0  # or has ended its workers, and can serve the next controller
     next_controller_s: float = 60.0  # which comes to it by then
+    # Longer than any controller waits for one, as far as a job file does not say more.
+    agent_stopped_s: float = 60.0  # an agent that stands stopped is ended by its fork server
     backend_end_s: float = 20.0  # its agents end, then Ray lets go of everything
     second_fork_server_s: float = 10.0  # training has lasted so long before a second one is started
     fork_server_end_s: float = 2.0  # it kills its workers, then leaves
+    exit_look_s: float = 0.02  # and has it as a rule at once: no diagnosis waits for longer
     exit_status_s: float = 1.0  # a process that has closed its line has a status
     status_fresh_s: float = 2.5  # status.json of a living controller changes within
 
@@ -146,6 +149,7 @@ class Deadlines:
     poll_every_s: float = 0.2  # where a file is all there is to look at
     placement_every_s: float = 0.05  # whether Ray has given what it told to be free
     lease_renew_s: float = 1.0  # a controller says that it lives
+    agent_look_every_s: float = 1.0  # a fork server looks whether its agent stands stopped
     adoption_every_s: float = 0.0005  # a process between fork server and worker ends
     exit_poll_every_s: float = 0.02  # a system without pidfd
     acknowledged_every_s: float = 0.002  # whether the other end's system has got a packet
@@ -164,6 +168,9 @@ class Deadlines:
 DEADLINES = Deadlines()
 """The defaults."""
 
+LEAST_SILENCE_S = 2 * DEADLINES.ping_every_s
+"""A living agent answers a ping, so that no shorter `agent_silence_s` can be set."""
+
 SETTABLE = {
     "agents_join_s": "longest wait for an agent's first message after its start",
     "path_s": "longest try of a path between two machines, 64 KiB included, before the first step",
@@ -173,13 +180,20 @@ SETTABLE = {
     "fingerprint_s": "longest wait for the probes of every device",
     "rendezvous_s": "longest wait for all workers of a generation to meet",
     "message_s": "longest wait of a worker for a peer's tensors",
-    "hang_s": "a worker that waits for nobody and stands still so long is ended, at the soonest",
+    "hang_s": (
+        "a worker that waits for nobody and stands still so long is ended, at the soonest, and so "
+        "is an agent that is not heard while nobody is seen to train"
+    ),
     "warm_up_s": "the same in a generation's first steps",
     "build_s": "the same before its first step, while weights are read",
     "evaluation_s": "the same during an evaluation",
     "stall_warning_s": "progress that has not moved for so long is shown as a warning",
     "last_worker_s": "how long a worker may go on when another one has finished",
-    "agent_silence_s": "an agent that has not been heard for so long is lost",
+    "agent_silence_s": (
+        f"an agent that is not heard for so long is lost, {LEAST_SILENCE_S:g} at least: workers "
+        "train on without it meanwhile; hang_s where nobody is seen to train, as without other "
+        "agents"
+    ),
     "node_return_s": "how long a recovery waits for a lost node, or another that fits",
     "storage_wait_s": "how long a recovery tries again where storage fails every worker",
     "shared_file_s": "longest wait for a file in the run directory to be seen on another machine",
@@ -192,7 +206,5 @@ SETTABLE = {
 }
 """What a job file may set under `fault.deadlines`, and what each means to a user."""
 
-LEAST_SILENCE_S = 2 * DEADLINES.ping_every_s
-"""A living agent answers a ping, so that no shorter `agent_silence_s` can be set."""
 MOST_S = 7 * 24 * 3600.0
 """No longer limit can be set: a week."""

@@ -5,6 +5,7 @@ root/step-000060.g2       committed; the name above was taken by another generat
 root/pending/3/step-000060.g2   being written, or left by a fault: never a checkpoint
 root/pending/3/trash-...    being deleted; 3: of the third controller (`gate`)
 root/set-aside/1/step-000080   committed; the run went on from an earlier one by somebody's wish
+root/set-aside/2/step-000040.damaged   it is not as it was written
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 MANIFEST = "manifest.json"
 PENDING = "pending"
 SET_ASIDE = "set-aside"
+DAMAGED = ".damaged"
 MODEL = "model"
 INDEX_FILE = f"{MODEL}/model.safetensors.index.json"
 _STEP = re.compile(r"step-(\d{6,})(?:\.g(\d+))?")

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from dougong.checkpoint.commit import Additions, commit
 from dougong.checkpoint.directories import (
+    DAMAGED,
     MANIFEST,
     SET_ASIDE,
     CheckpointPlace,
@@ -35,13 +36,16 @@ __all__ = [
     "Additions",
     "CheckpointPart",
     "Pruned",
+    "RejectedCheckpoint",
     "VerifyResult",
     "clear",
     "commit",
     "expected_tensors",
     "newest_valid",
     "open_gate",
+    "none_is_valid",
     "prune",
+    "reject",
     "set_aside",
     "steps_in",
     "valid_one_of",
@@ -81,6 +85,19 @@ def valid_one_of(root: Path, step: int, threads: int = 2) -> Path:
     raise CheckpointError(f"{root}: no checkpoint of step {step}; there are: {steps_in(root)}")
 
 
+def none_is_valid(root: Path, rejected: Sequence[str]) -> CheckpointError:
+    """Why a run whose checkpoints are all damaged, or gone, does not begin anew by itself."""
+    run = root.parent
+    what = "the checkpoints that the run had are gone"
+    if rejected:
+        names = ", ".join(rejected)
+        what = f"no checkpoint is valid ({names}; `dougong verify {run}` says what is wrong)"
+    return CheckpointError(
+        f"{root}: {what}; mend or mount the storage, then `dougong resume {run}`; or begin anew, "
+        f"with what is there set aside: `dougong resume {run} --from-scratch`"
+    )
+
+
 def steps_in(root: Path) -> str:
     """The steps of which there are checkpoints, in words."""
     steps = dict.fromkeys(place.step for place in reversed(list_committed(root)))
@@ -98,15 +115,71 @@ def set_aside(root: Path, checkpoints: Sequence[Path], fence: int = 0) -> Path:
     try:
         folder.mkdir(parents=True)
         for path in checkpoints:
-            passing = path
-            if fence:
-                passing = path.rename(gate_of(root, fence) / f"{ASIDE}{path.name}")
-            passing.rename(folder / path.name)
+            _move_aside(root, path, folder / path.name, fence)
         sync_directory(folder)
         sync_directory(root)
     except OSError as error:
         raise storage_error(folder, error) from error
     return folder
+
+
+def _move_aside(root: Path, path: Path, target: Path, fence: int) -> None:
+    # Through the gate: where another controller has followed this one, nothing is moved.
+    if fence:
+        path = path.rename(gate_of(root, fence) / f"{ASIDE}{target.name}")
+    path.rename(target)
+
+
+@dataclass(frozen=True)
+class RejectedCheckpoint:
+    """One that is not as it was written, or (`is_unread`) cannot be read now. `aside`: where it
+    lies since; None where it was left where it was."""
+
+    name: str
+    reason: str
+    aside: Path | None = None
+    is_unread: bool = False
+
+    @property
+    def is_left(self) -> bool:
+        """Whether it lies there, damaged, for good."""
+        return self.aside is None and not self.is_unread
+
+
+def reject(
+    root: Path, results: Sequence[VerifyResult], fence: int = 0, moves: bool = True
+) -> tuple[RejectedCheckpoint, ...]:
+    """What is told of checkpoints that are not valid. With `moves`, what is damaged is moved to a
+    new folder, with a name that says so: nobody takes it for a checkpoint again, and none is ever
+    deleted.
+
+    What could not be read may be valid, and stays; so does what is a link or holds somebody's
+    files, and what storage does not move: then the reason says that.
+    """
+    folder = next_folder(root / SET_ASIDE)
+    told = []
+    for result in results:
+        path, reason, aside = result.directory, str(result), None
+        if moves and not result.is_unread:
+            left, aside = _try_aside(root, path, folder / f"{path.name}{DAMAGED}", fence)
+            reason += f"; left there: {left}" if left else ""
+        told.append(RejectedCheckpoint(path.name, reason, aside, result.is_unread))
+    return tuple(told)
+
+
+def _try_aside(root: Path, path: Path, target: Path, fence: int) -> tuple[str, Path | None]:
+    """Why it stays, empty where it does not; and where it lies then."""
+    try:
+        foreign = _foreign_in(path)
+        if foreign:
+            return foreign, None
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _move_aside(root, path, target, fence)
+        sync_directory(target.parent)
+        sync_directory(root)
+    except OSError as error:
+        return str(storage_error(path, error)), None
+    return "", target
 
 
 @dataclass(frozen=True)
@@ -156,11 +229,8 @@ def prune(
     if not fence:
         gate_of(root, fence).mkdir(exist_ok=True)
     gate = gate_of(root, fence)
-    left = [_remove(gate, path) for path in removed]
-    gone = tuple(path for path, reason in zip(removed, left, strict=True) if not reason)
-    told = [(path.name, why) for path, why in zip(removed, left, strict=True) if why]
-    told += _empty_trash(gate)
-    return Pruned(tuple(kept), gone, tuple(invalid), tuple(told))
+    gone, left = _remove_all(gate, removed)
+    return Pruned(tuple(kept), tuple(gone), tuple(invalid), tuple(left))
 
 
 def clear(root: Path, generation: int = 0, fence: int = 0) -> list[tuple[str, str]]:
@@ -171,12 +241,20 @@ def clear(root: Path, generation: int = 0, fence: int = 0) -> list[tuple[str, st
     Raises OSError where the storage is not to be read.
     """
     gate = gate_of(root, fence)
-    left = []
-    for path in _stale(list_pending(root, fence), generation, ()):
+    _, left = _remove_all(gate, _stale(list_pending(root, fence), generation, ()))
+    return left
+
+
+def _remove_all(gate: Path, paths: Iterable[Path]) -> tuple[list[Path], list[tuple[str, str]]]:
+    """Delete these, and what lies in the trash; those that are gone, and what is left, and why."""
+    gone, left = [], []
+    for path in paths:
         reason = _remove(gate, path)
         if reason:
             left.append((path.name, reason))
-    return left + _empty_trash(gate)
+        else:
+            gone.append(path)
+    return gone, left + _empty_trash(gate)
 
 
 def _remove(gate: Path, path: Path) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from dougong.cli.options import JobFile, Overrides
+from dougong.job.fault_rules import doubts
 from dougong.job.reference import json_schema
 from dougong.tools.job_check import load_whole_job, unchecked_model
 
@@ -21,7 +22,8 @@ def check(
 ) -> None:
     """Check a job file and say every mistake at once, with its line. Starts nothing.
 
-    The model is looked at as well: its family and keys, its folder, its tokenizer.
+    The model is looked at as well: its family and keys, its folder, its tokenizer. What is
+    allowed and may not be meant is a warning.
 
     Exit status 0: the file is good; 2: it is not.
 
@@ -32,6 +34,8 @@ def check(
         sys.stdout.write(resolved.to_yaml(comments=True))
     else:
         print(f"{file}: good: {resolved.summary()}")
+        for text in doubts(resolved.job):
+            print(f"warning: {text}")
         unchecked = unchecked_model()
         if unchecked:
             print(f"note: {unchecked}")

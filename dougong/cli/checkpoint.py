@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -9,12 +11,14 @@ from typing import Annotated
 import typer
 
 from dougong.checkpoint import export as writing
-from dougong.checkpoint.directories import list_committed, step_of
+from dougong.checkpoint.directories import DAMAGED, SET_ASIDE, list_committed, step_of
 from dougong.checkpoint.verify import VerifyResult
 from dougong.checkpoint.verify import verify as verify_checkpoint
 from dougong.cli.options import RunPath
 from dougong.errors import CheckpointError
+from dougong.launcher.client import read_status
 from dougong.records.directory import RunDir
+from dougong.ui.next_step import next_step, program
 
 
 class Precision(str, Enum):
@@ -36,6 +40,8 @@ def verify(
     Example: dougong verify runs/quickstart/checkpoints/step-000060
     """
     results = [verify_checkpoint(path) for path in _checkpoints_of(directory)]
+    for path in _set_aside_as_damaged(directory):
+        typer.echo(f"note: {path}: was damaged when the run looked for a checkpoint", err=True)
     for result in results:
         if result.ok:
             typer.echo(str(result))
@@ -44,7 +50,41 @@ def verify(
         for problem in result.problems:
             typer.echo(f"  {problem}", err=True)
     if not all(result.ok for result in results):
+        typer.echo(f"next: {_after(directory, results)}", err=True)
         raise typer.Exit(1)
+
+
+def _after(directory: Path, results: Sequence[VerifyResult]) -> str:
+    """What to type where not all are valid."""
+    words = f"dougong verify {shlex.quote(str(directory))}"
+    bad = [result for result in results if not result.ok]
+    if all(result.is_unread for result in bad):
+        return f"mend or mount the storage, then: {words}"
+    run = _run_of(results[0].directory)
+    if run is None:
+        return f"put a whole copy in its place, then: {words}"
+    status, events = read_status(run), run.read_events()
+    named = shlex.quote(str(run.path))
+    is_any_valid = any(
+        verify_checkpoint(place.path).ok for place in list_committed(run.checkpoints)
+    )
+    if is_any_valid or (not status.has_ended and status.state != "LOST"):
+        return str(next_step(run.path, status.state.lower(), events))
+    resume = f"{program(events)} resume {named} --from-scratch"
+    return f"put a whole copy in its place, or begin anew, with what is there set aside: {resume}"
+
+
+def _run_of(checkpoint: Path) -> RunDir | None:
+    """The run whose checkpoint it is; None for a folder of its own."""
+    run = RunDir(checkpoint.absolute().parent.parent)
+    is_its = checkpoint.absolute().parent == run.checkpoints and run.events_file.is_file()
+    return run if is_its else None
+
+
+def _set_aside_as_damaged(directory: Path) -> list[Path]:
+    """Of a run, those that it found to be damaged, and goes on without."""
+    root = directory if list_committed(directory) else directory / "checkpoints"
+    return sorted(root.glob(f"{SET_ASIDE}/*/*{DAMAGED}"))
 
 
 def export(

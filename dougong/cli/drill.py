@@ -71,7 +71,7 @@ def drill(
     if run_dir is None:
         _on_small_job(Proof(folder, seed, has_lab=lab), count, dry_run)
         return
-    drills = RunDrills(RunDir.open(run_dir))
+    drills = RunDrills(RunDir.open(run_dir), tell=lambda text: typer.echo(f"  {text}"))
     if fault is None:
         planned = list(drills.draw(seed, count))
     else:

@@ -15,6 +15,7 @@ from dougong.accelerators.registry import get_accelerator
 from dougong.cli.options import JobFile, Overrides
 from dougong.cli.tables import plain_table, print_table
 from dougong.control.processes import memory_bytes
+from dougong.job.fault_rules import doubts
 from dougong.job.load import placed
 from dougong.job.schema import Island, Job
 from dougong.launcher.agent.facts import absent_devices, memory_of
@@ -58,7 +59,7 @@ def plan(file: JobFile, override: Overrides = None) -> None:
         *memory_lines(job, made, states, [part.total for part in snapshots]),
         *environment_lines(job, width),
         f"data: {data}",
-        *remark_lines(told + absent_devices(job.islands) + left_out),
+        *remark_lines(told + absent_devices(job.islands) + left_out + _doubts(job)),
     ):
         typer.echo(line)
     print_traffic(job, model, made)
@@ -193,6 +194,10 @@ def _memory_line(island: Island, needed: Sequence[int], kept: int) -> str:
         f"warning: {island.name}: {what} {size(most)} {of_what}, a machine like this one has "
         f"{size(there)}: a run there is refused"
     )
+
+
+def _doubts(job: Job) -> Remarks:
+    return Remarks(warnings=tuple(doubts(job)))
 
 
 def remark_lines(told: Remarks) -> Iterator[str]:

@@ -17,15 +17,18 @@ from dougong.cli.options import RunPath
 from dougong.cli.tables import plain_table, print_table
 from dougong.deadlines import DEADLINES, Deadlines
 from dougong.errors import LaunchError
-from dougong.launcher.client import LogReader, follow, how_to_end, look_at, silence_words
+from dougong.launcher.beside import silence_words, stopped_command, what_follows
+from dougong.launcher.client import LogReader, follow, look_at
 from dougong.launcher.client import stop as stop_run
 from dougong.launcher.presence import Presence
 from dougong.records.directory import RunDir
+from dougong.records.events import Event
 from dougong.records.jsonl import encode
 from dougong.records.rebuilt_status import known_status
 from dougong.records.status import RunStatus, WorkerState
+from dougong.ui.account import with_account
 from dougong.ui.formatting import ranges, site_experts, worker_list
-from dougong.ui.next_step import next_step, program
+from dougong.ui.next_step import GOES_ON, next_step, program
 from dougong.ui.standing import Standing, find_standing
 from dougong.ui.stop_words import how_it_stopped
 
@@ -55,21 +58,40 @@ def standing_of(run: RunDir, deadlines: Deadlines = DEADLINES) -> Standing:
     """Where a run stands now."""
     # The record is read after the status, so that it has come at least as far.
     status, presence = look_at(run, deadlines)
+    if presence is None or status.goodput is None:
+        status = with_account(run, status)
     events, rows = run.read_events(), run.read_last_metrics()
     present = {place.path.name for place in list_committed(run.checkpoints)}
-    command = str(next_step(run.path, status.state.lower(), events))
+    command = _next_command(run, status, events)
     now = datetime.now(timezone.utc)
     found = find_standing(status, rows, events, present, command, now)
+    known = run.read_controller()
+    if presence is Presence.ALIVE:
+        return dataclasses.replace(found, remark=stopped_command(known) or found.remark)
     if presence is not Presence.SILENT:
         return found
-    known = run.read_controller()
-    resume = f"{program(events)} resume {shlex.quote(str(run.path))}"
+    resume = f"{program(events)} resume {_quoted(run)}"
     return dataclasses.replace(
         found,
         eta_s=None,
         remark=silence_words(known),
-        next_command=f"{how_to_end(known)}, then: {resume}",
+        next_command=what_follows(known, resume, deadlines),
     )
+
+
+def _next_command(run: RunDir, status: RunStatus, events: Sequence[Event]) -> str:
+    """What is worth typing when one has just seen where the run stands: not the same again."""
+    state = status.state.lower()
+    following = str(next_step(run.path, state, events))
+    if state not in GOES_ON or following != f"{program(events)} status {_quoted(run)}":
+        return following
+    # A second `stop` asks for nothing new, and waits for the end.
+    words = "stop" if state == "stopping" else "logs --follow"
+    return f"{program(events)} {words} {_quoted(run)}"
+
+
+def _quoted(run: RunDir) -> str:
+    return shlex.quote(str(run.path))
 
 
 def logs(
@@ -168,7 +190,9 @@ def _now(worker: WorkerState) -> str:
     if not worker.alive:
         return "ended"
     at = f"{worker.phase} of step {worker.step}"
-    return at if worker.health in ("", "running") else f"{at}, {worker.health}"
+    told = () if worker.health in ("", "running") else (worker.health,)
+    drill = (f"{worker.ordered} is ordered for its next step",) if worker.ordered else ()
+    return ", ".join((at, *told, *drill))
 
 
 def workers_table(status: RunStatus) -> Table:

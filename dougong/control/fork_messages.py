@@ -15,12 +15,13 @@ from dougong.deadlines import Deadlines
 class StartServer:
     """Import these modules; ServerReady or ServerBroken comes back. One of the form
     `module:function` is called, too, with `model_types`. `adopts`: the agent takes over what is
-    forked, so that it outlives the fork server."""
+    forked, so that it outlives the fork server. `agent`: its name."""
 
     modules: tuple[str, ...]
     deadlines: Deadlines
     adopts: bool = False
     model_types: tuple[str, ...] = ()
+    agent: str = ""
     kind: Literal["start_server"] = "start_server"
 
 

@@ -41,7 +41,7 @@ from dougong.control.fork_messages import (
 )
 from dougong.control.handshake import Challenge, Hello, Welcome
 from dougong.control.path_messages import Hearing, PathsOpen, PathsTried, TryPaths
-from dougong.control.progress import WorkerProgress, WorkerSigns
+from dougong.control.progress import ForkServerSigns, WorkerProgress, WorkerSigns
 from dougong.control.tasks import Task, TrainTask
 from dougong.control.worker_messages import StoreReply, WorkerMessage
 from dougong.errors import DougongError, LaunchError
@@ -165,11 +165,11 @@ class AgentReady:
 @dataclass(frozen=True)
 class ForkServerReplaced:
     """A fork server has ended, and another one forks from now on; no worker has ended with it.
-    `has_hung`: it was ended, since it did nothing."""
+    `hung`: how it was when it was ended, since it did nothing; None: it has ended by itself."""
 
     text: str
     fork_server_pid: int
-    has_hung: bool = False
+    hung: ForkServerSigns | None = None
     kind: Literal["fork_server_replaced"] = "fork_server_replaced"
 
 
@@ -187,13 +187,14 @@ class AgentFailed:
 @dataclass(frozen=True)
 class Heartbeat:
     """Ten times a second: the progress of the generation's workers on this agent, and the signs of
-    life of their processes; what the agent hears of others."""
+    life of their processes and of its fork server; what the agent hears of others."""
 
     generation: int
     sequence: int
     progress: dict[str, WorkerProgress]
     signs: dict[str, WorkerSigns] = field(default_factory=dict)
     hearing: Hearing = field(default_factory=Hearing)
+    fork_server: ForkServerSigns = field(default_factory=ForkServerSigns)
     kind: Literal["heartbeat"] = "heartbeat"
 
 

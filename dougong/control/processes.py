@@ -35,6 +35,23 @@ def name_process(name: str) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_NAME, name.encode(), 0, 0, 0)
 
 
+def title_process(title: str) -> None:
+    """What this process is called by `ps` in place of its command line, as far as that has room,
+    and in short by `top`. Children that are forked have the same title. Linux alone."""
+    name_process(title)
+    try:
+        stat = Path("/proc/self/stat").read_text()
+    except OSError:
+        return
+    # proc(5): fields 48 and 49 of all, 46 and 47 after the name; 0 where the system does not tell.
+    start, end = map(int, stat.rpartition(")")[2].split()[45:47])
+    room = end - start
+    if start > 0 and room > 1:
+        text = title.encode()[: room - 2]
+        # The system takes what stands there for a title where its last byte is not 0.
+        ctypes.memmove(start, text + bytes(room - len(text) - 1) + b".", room)
+
+
 def adopt_orphans() -> bool:
     """From now on this process is the parent of everything that its descendants leave without one.
     False where the system cannot do that: Linux alone can."""
@@ -72,6 +89,12 @@ def signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
+
+
+def end_words(code: int) -> str:
+    """How a process has ended, by its exit status, which is negative for a signal: such as `was
+    ended by SIGKILL`, or `ended with status 3`."""
+    return f"was ended by {signal_name(-code)}" if code < 0 else f"ended with status {code}"
 
 
 def process_exists(pid: int) -> bool:

@@ -49,12 +49,24 @@ class WorkerProgress:
 class WorkerSigns:
     """Of one process. `state`: as /proc has it (`R`, `S`, `D`, `T`; empty where it has none), for
     `state_s` seconds by now; `still_s`: so long its vector has not moved; `silent_s`: so long its
-    pulse has not been felt."""
+    pulse has not been felt. `ordered`: the fault of a drill that it has been told to do, and has
+    not begun; empty: none."""
 
     state: str = ""
     state_s: float = 0.0
     still_s: float = 0.0
     silent_s: float = 0.0
+    ordered: str = ""
+
+
+@dataclass(frozen=True)
+class ForkServerSigns:
+    """Of an agent's fork server. `owes`: what it does not do that it should, in words, for
+    `since_s` seconds by now; empty: nothing. `state`: of its process, as /proc has it."""
+
+    owes: str = ""
+    since_s: float = 0.0
+    state: str = ""
 
 
 @dataclass(frozen=True)
@@ -147,6 +159,12 @@ class ProgressVector:
             return None
         for_s = self._view[_FAULT_MS] / _MS_OF_A_SECOND
         return OrderedFault(FAULTS[number - 1].name, for_s or None)
+
+    @property
+    def ordered(self) -> str:
+        """The fault that was ordered and is not taken; empty: none."""
+        number = self._view[_FAULT]
+        return FAULTS[number - 1].name if number else ""
 
     @property
     def stop_requested(self) -> bool:

@@ -110,6 +110,8 @@ _SIGNALS: Mapping[str, signal.Signals] = MappingProxyType(
         "pause": signal.SIGSTOP,
         "kill_controller": signal.SIGKILL,
         "stop_controller": signal.SIGSTOP,
+        "kill_fork_server": signal.SIGKILL,
+        "stop_fork_server": signal.SIGSTOP,
     }
 )
 

@@ -11,11 +11,12 @@ says how long it has to last before anything is done.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-from dougong.control.progress import WorkerSigns
+from dougong.control.progress import ForkServerSigns, WorkerSigns
 from dougong.deadlines import DEADLINES, Deadlines
 from dougong.fault.culprit import Culprit
 from dougong.fault.stillness import WAIT, StillTimes
@@ -30,8 +31,8 @@ _NAMED = 6
 
 
 class Sign(IntEnum):
-    """Why something is suspected, the surest first; the first three, and a device, are no
-    workers."""
+    """Why something is suspected, the surest first; the first three, a device and a fork server are
+    no workers."""
 
     NODE = 0
     LINK = 1
@@ -42,6 +43,7 @@ class Sign(IntEnum):
     STILL = 6
     CIRCLE = 7
     DEVICE = 8
+    FORK_SERVER = 9
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,28 @@ def suspicions(
 ) -> tuple[Suspicion, ...]:
     """All suspicions against workers, the surest first and of equal ones the oldest."""
     return _Judgement({view.name: view for view in views}, times, deadlines).all()
+
+
+def of_fork_server(agent: str, signs: ForkServerSigns, deadlines: Deadlines) -> Suspicion | None:
+    """What is suspected of an agent's fork server. It is never due here: the agent that sees it
+    gives it up itself, and another one takes over."""
+    least_s = DEADLINES.state_seen_s if signs.state in _STOPPED else deadlines.suspect_s
+    if not signs.owes or signs.since_s <= least_s:
+        return None
+    return Suspicion(
+        Culprit("fork_server", agent),
+        Sign.FORK_SERVER,
+        signs.owes.removeprefix("was "),
+        signs.since_s,
+        math.inf,
+        deadlines.words("hang_s"),
+        fork_server_facts(signs),
+    )
+
+
+def fork_server_facts(signs: ForkServerSigns) -> tuple[str, ...]:
+    """What was seen of a fork server that does nothing, each one fact in words."""
+    return (f"process state {signs.state} for {signs.since_s:.1f} s",)
 
 
 def waits_for(view: WorkerView) -> str:

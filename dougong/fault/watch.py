@@ -44,6 +44,10 @@ class HealthWatch:
         self.times.begin_generation()
         self._present.clear()
 
+    def forget(self, culprit: Culprit) -> None:
+        """It has failed, and somebody else has acted on it: it does not go on."""
+        self._present.pop(culprit, None)
+
     def look(
         self, views: Sequence[WorkerView], others: Sequence[Suspicion], deadlines: Deadlines
     ) -> Noticed:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from pydantic.fields import FieldInfo
@@ -17,6 +17,8 @@ from dougong.job.yaml.scalars import write_flow
 
 _BEGIN = "<!-- tables: written by schema/update.py -->"
 _END = "<!-- end of tables -->"
+_BOUNDS = {"gt": "above", "ge": "at least", "le": "at most"}
+"""Those of pydantic's that are told: `lt` is there for what a machine can hold."""
 _PLAIN_TYPES = {
     bool: "true or false",
     int: "whole number",
@@ -110,7 +112,7 @@ def _type_of(info: FieldInfo) -> str:
         words = [_type_name(part) for part in typing.get_args(info.annotation) if _is_word(part)]
         shape = "list of mappings" if takes_list(info) else "mapping"
         return " or ".join([shape, *words])
-    return _type_name(info.annotation)
+    return _type_name(info.annotation) + _bounds(info.metadata)
 
 
 def _is_word(part: Any) -> bool:
@@ -126,10 +128,22 @@ def _type_name(annotation: Any) -> str:
     if origin is tuple:
         return f"list of {len(parts)} numbers"
     if origin is typing.Annotated:
-        return _type_name(parts[0])
+        return _type_name(parts[0]) + _bounds(annotation.__metadata__)
     if origin in (typing.Union, types.UnionType):
         return " or ".join(_type_name(part) for part in parts)
     return _PLAIN_TYPES[origin or annotation]
+
+
+def _bounds(marks: Iterable[Any]) -> str:
+    """Between what a number may be, such as `, at least 4, at most 604800`; empty where nothing
+    but the machine bounds it."""
+    words = ""
+    for mark in marks:
+        for bound in mark.metadata if isinstance(mark, FieldInfo) else (mark,):
+            for name, word in _BOUNDS.items():
+                number = getattr(bound, name, None)
+                words += "" if number is None else f", {word} {number:.12g}"
+    return words
 
 
 def _as_written(word: Any) -> str:

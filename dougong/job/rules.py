@@ -2,8 +2,8 @@
 the knob to turn.
 
 A rule looks only at the sections it names, so that it can be asked about a job whose other sections
-are wrong. Those about islands are in `layout_rules`, those about files in `file_rules`, those about
-tokenizers in `tokenizer_rules`.
+are wrong. Those about islands are in `layout_rules`, those about faults in `fault_rules`, those
+about files in `file_rules`, those about tokenizers in `tokenizer_rules`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from dougong.job.fault_rules import FAULT_RULES
 from dougong.job.file_rules import FILE_RULES
 from dougong.job.layout_rules import LAYOUT_RULES
 from dougong.job.rule import EXPERT_COUNT_KEYS, SOURCES, Breach, Rule, counts, model_config
@@ -120,4 +121,5 @@ _RULES = (
     *FILE_RULES,
     *TOKENIZER_RULES,
     *LAYOUT_RULES,
+    *FAULT_RULES,
 )

@@ -13,11 +13,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr
 
 from dougong.deadlines import DEADLINES, Deadlines
-from dougong.job.deadline_keys import DeadlineKeys
 from dougong.job.drills.drill import DrillList
 from dougong.job.emulate.emulation import Emulate
 from dougong.job.fault.actions import Actions
 from dougong.job.fault.classes import ByClass
+from dougong.job.fault.deadline_keys import DeadlineKeys
 from dougong.job.fault.quarantine import QuarantineKeys
 from dougong.job.fault.snapshots import Snapshots
 from dougong.job.optimizers.declaration import OptimizerConfig

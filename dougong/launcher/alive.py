@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from dougong.deadlines import DEADLINES, Deadlines
 from dougong.errors import AliveError
-from dougong.launcher.client import how_to_end, silence_words
+from dougong.launcher.beside import silence_words, what_follows
 from dougong.launcher.presence import Presence, look
 from dougong.records.directory import RunDir
 from dougong.records.lease import Lease, take_lease
@@ -39,7 +39,7 @@ def become_controller(
     except AliveError as error:
         if found is not Presence.SILENT or known is None:
             raise
-        # It renews its lease, so that it is not stopped, and says nothing.
+        follows = what_follows(known, "this command again")
         raise AliveError(
-            f"{run_dir.path}: this run is alive: {silence_words(known)}; {how_to_end(known)}"
+            f"{run_dir.path}: this run is alive: {silence_words(known)}; {follows}"
         ) from error

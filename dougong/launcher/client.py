@@ -11,13 +11,14 @@ from pathlib import Path
 from dougong.control.messages import OrderDrill, Ping, StopRun
 from dougong.deadlines import DEADLINES, Deadlines
 from dougong.errors import LaunchError
+from dougong.launcher.beside import controller_words, silence_words, what_follows
 from dougong.launcher.presence import Presence, ask, is_out_of_reach, look, storage_words
 from dougong.records.directory import RunDir
 from dougong.records.events import RunCreated, RunEnded
 from dougong.records.finished import as_finished
 from dougong.records.lease import see_newest
 from dougong.records.rebuilt_status import known_status
-from dougong.records.status import ControllerAddress, RunStatus
+from dougong.records.status import RunStatus
 from dougong.ui.next_step import next_step
 from dougong.ui.stop_words import StopWatch, awaited_words
 
@@ -136,13 +137,11 @@ def why_it_cannot_stop(run_dir: RunDir, found: Presence) -> str:
     """Why nobody can be asked, how far the run has come, and what to type next."""
     path, known = run_dir.path, run_dir.read_controller()
     status, _ = known_status(run_dir)
-    who = _controller_words(known)
+    who = controller_words(known)
     match found:
         case Presence.SILENT:
-            return (
-                f"{path}: {silence_words(known)}; {how_to_end(known)}, then go on with: dougong "
-                f"resume {path}"
-            )
+            follows = what_follows(known, f"dougong resume {path}")
+            return f"{path}: {silence_words(known)}, so that it cannot be asked; {follows}"
         case Presence.UNKNOWN:
             return (
                 f"{path}: {who} cannot be reached from here; type this command there, or, when "
@@ -155,23 +154,6 @@ def why_it_cannot_stop(run_dir: RunDir, found: Presence) -> str:
                 f"{path}: lost {place}: {who} is gone, so that there is nothing to stop\n"
                 f"next: {following}"
             )
-
-
-def silence_words(known: ControllerAddress | None) -> str:
-    """That a controller does not answer, as a part of a sentence."""
-    return f"{_controller_words(known)} is there and does not answer: it is stopped or hangs"
-
-
-def _controller_words(known: ControllerAddress | None) -> str:
-    who = "its controller"
-    return who if known is None else f"{who} (process {known.pid} on {known.machine})"
-
-
-def how_to_end(known: ControllerAddress | None) -> str:
-    """What ends a controller that does not answer, as a part of a sentence."""
-    if known is None:
-        return "end it"
-    return f"`kill -CONT {known.pid}` on {known.machine} wakes it, `kill -9 {known.pid}` ends it"
 
 
 @dataclass

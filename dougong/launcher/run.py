@@ -23,6 +23,7 @@ from dougong.errors import (
     SupersededError,
     WorkerError,
 )
+from dougong.job.fault_rules import doubts
 from dougong.job.load import KEPT, ResolvedJob, load_job, placed
 from dougong.job.schema import Job
 from dougong.launcher.alive import become_controller, refuse_if_alive
@@ -42,13 +43,13 @@ from dougong.launcher.controller.inbound.inbox import Inbox
 from dougong.launcher.controller.inbound.items import SuccessorFound
 from dougong.launcher.controller.states import Outcome
 from dougong.launcher.decay import bent_rate, with_decay_end
-from dougong.launcher.kept.agents import Keeping
+from dougong.launcher.kept.keeping import Keeping
 from dougong.launcher.ports import with_ports
 from dougong.launcher.signals import signals_into
 from dougong.launcher.sources import known_sources
 from dougong.launcher.supervisor import ControllerDeath
 from dougong.launcher.take_over import take_over
-from dougong.planner.resume import changes_of_bits, check_resume
+from dougong.planner.resume import changes_of_bits, check_lift, check_resume
 from dougong.records.claim import Claim, claim
 from dougong.records.directory import RunDir
 from dougong.records.events import (
@@ -177,8 +178,12 @@ def resume_run(
         _refuse_other(before.job, after.job, run_dir, request)
         resume_point = take_over(run_dir, request.chosen)
         _refuse_if_done(run_dir, resume_point, after.job.steps)
+        check_lift(after.job.fault.quarantine.lift, resume_point.quarantined)
         bent = bent_rate(before.job, after.job, resume_point.step + 1)
         resume_point = _with_changes(resume_point, before.job, after.job)
+        if follows is not None:
+            died = (follows.fault_at, follows.noticed_at)
+            resume_point = dataclasses.replace(resume_point, died=died)
         job = with_ports(after.job)
         launch = Launch(
             job, run_dir, lease, resume_point, after.to_yaml(), warning=bent, follows=follows
@@ -201,6 +206,7 @@ def end_lost_run(path: Path, death: ControllerDeath) -> int:
             step=status.step,
             cause=f"{diagnosis.cause}; {death.in_vain}",
             node=diagnosis.culprit.node,
+            culprit=diagnosis.culprit,
             failure=diagnosis.kind,
         )
         run_dir.append_event(ended)
@@ -208,9 +214,8 @@ def end_lost_run(path: Path, death: ControllerDeath) -> int:
         run_dir.write_status(status.model_copy(update={"state": "FAILED", "workers": dead}))
         error = WorkerError(f"{diagnosis}; {death.in_vain}")
         outcome = Outcome("FAILED", 1, error, diagnosis, generation)
-        with contextlib.suppress(DougongError):
-            write_report(run_dir)
-        print(_closing_words(outcome, run_dir), flush=True)
+        report, why_none = _report_line(run_dir)
+        print("\n".join((_closing_words(outcome, run_dir), report or why_none)), flush=True)
     raise _last_words(outcome, run_dir)
 
 
@@ -317,13 +322,15 @@ def _tell_start(launch: Launch, options: Options, recorder: Recorder) -> None:
     notes = (choice.note, *launch.notes) if choice.note else launch.notes
     for text in notes:
         recorder.record(NoteTaken(generation=generation, text=text))
+    for text in doubts(launch.job, is_new=generation == 1):
+        recorder.record(WarningRaised(generation=generation, text=text))
     if launch.warning is not None:
         recorder.record(WarningRaised(generation=generation, text=launch.warning))
 
 
 def _backend(run_dir: RunDir, options: Options, deadlines: Deadlines, inbox: Inbox) -> Backend:
     if options.ray:
-        return ProcessBackend(options.choice, deadlines, run_dir, inbox.put)
+        return ProcessBackend(options.choice, deadlines, run_dir, inbox.put, options.keeping)
     return Local(run_dir, deadlines, options.keeping)
 
 
@@ -336,17 +343,22 @@ def _summary(outcome: Outcome, run_dir: RunDir, recorder: Recorder, limit_s: flo
     if not run_dir.job_file.is_file():
         # What is left of its record would read as that of a run that has not begun.
         return f"{outcome.state.lower()}: {run_dir.path}: the run directory is gone"
-    if left:
-        return _with_unwritten(_closing_words(outcome, run_dir), left)
+    words = _with_unwritten(_closing_words(outcome, run_dir), left)
+    report, why_none = _report_line(run_dir)
+    if why_none:
+        recorder.record(WarningRaised(generation=outcome.generation, text=why_none))
+    return f"{words}\n{report}" if report else words
+
+
+def _report_line(run_dir: RunDir) -> tuple[str, str]:
+    """Draw the report: where it is, or why there is none. The run is over and recorded: a page that
+    cannot be drawn must not change its outcome."""
     try:
-        report = write_report(run_dir)
+        return f"report: {write_report(run_dir)}", ""
+    except DougongError as error:
+        return "", f"no report: {error}"
     except Exception as error:
-        # The run is over and recorded: a page that cannot be drawn must not change its outcome.
-        of_ours = isinstance(error, DougongError)
-        text = f"no report: {error}" if of_ours else f"no report: {type(error).__name__}: {error}"
-        recorder.record(WarningRaised(generation=outcome.generation, text=text))
-        return _closing_words(outcome, run_dir)
-    return f"{_closing_words(outcome, run_dir)}\nreport: {report}"
+        return "", f"no report: {type(error).__name__}: {error}"
 
 
 def _with_unwritten(words: str, left: Sequence[Trouble]) -> str:

@@ -9,7 +9,8 @@ the system kills the child.
 A child that is killed, crashes, runs out of memory or leaves without having ended its lease is
 dead; so is one that stands stopped (SIGSTOP) for `controller_silence_s`: by then its agents have
 ended their workers, and it is killed before another follows it. One that a debugger holds is left
-alone, and one whose storage stalls is not stopped.
+alone, and one whose storage stalls is not stopped. A command that is stopped itself supervises
+nobody, and says so when it goes on.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from dougong.control.processes import count_oom_kills, die_with_parent, signal_name
+from dougong.control.processes import count_oom_kills, die_with_parent, signal_name, title_process
 from dougong.deadlines import DEADLINES, Deadlines
 from dougong.errors import DougongError, StorageError
 from dougong.fault.culprit import Culprit
 from dougong.fault.diagnosis import Diagnosis, FailureKind
-from dougong.launcher.kept.agents import Keeping
+from dougong.launcher.kept.keeping import Keeping
 from dougong.launcher.signals import asking, hear_passed_on, pass_on
 from dougong.records.directory import RunDir
 from dougong.records.lease import see_newest
@@ -45,11 +46,18 @@ _SHOW_CURSOR = "\x1b[?25h"
 @dataclass(frozen=True)
 class ControllerDeath:
     """A controller that has died. `fence`: the number of its lease; `in_vain`: why no other one
-    follows it, empty where one does."""
+    follows it, empty where one does. `noticed_at`: by this machine's monotonic clock; since the
+    fault itself it was the diagnosis' latency."""
 
     fence: int
     diagnosis: Diagnosis
     in_vain: str = ""
+    noticed_at: float = 0.0
+
+    @property
+    def fault_at(self) -> float:
+        """When it was."""
+        return self.noticed_at - (self.diagnosis.latency_s or 0.0)
 
 
 Attempt = Callable[[], int]
@@ -59,14 +67,15 @@ Attempt = Callable[[], int]
 @dataclass
 class _WatchedProcess:
     """The present child. `stopped_s`: for how long it has stood stopped, as far as we have looked,
-    and `is_given_up`: we have killed it for that; `oom_kills`: of our control group before it
-    began."""
+    and `is_given_up`: we have killed it for that; `unwatched_s`: for so long nobody had looked
+    before the last look; `oom_kills`: of our control group before it began."""
 
     pid: int
     oom_kills: int | None
     is_stopped: bool = False
     stopped_s: float = 0.0
     is_given_up: bool = False
+    unwatched_s: float = 0.0
 
 
 class Supervisor:
@@ -111,6 +120,7 @@ class Supervisor:
             return _WatchedProcess(pid, oom_kills)
         die_with_parent(parent)
         os.setpgid(0, 0)
+        title_process(f"dougong controller of {self._run.path}")
         signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # it writes from behind the parent
         hear_passed_on()
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
@@ -118,18 +128,33 @@ class Supervisor:
 
     def _attend(self, child: _WatchedProcess, keeping: Keeping) -> int:
         """Until the child has ended; its status as the system has it."""
-        wanted = {*asking(), signal.SIGCHLD}
+        asked = asking()
         while True:
             looked_at = time.monotonic()
-            heard = signal.sigtimedwait(wanted, self._deadlines.poll_every_s)
-            if heard is not None and heard.si_signo != signal.SIGCHLD:
+            heard = signal.sigtimedwait({*asked, signal.SIGCHLD}, self._deadlines.poll_every_s)
+            looked_s = time.monotonic() - looked_at
+            # A process that goes on after a stop may hear of a signal of number 0.
+            if heard is not None and heard.si_signo in asked:
                 self._stop = heard.si_signo
                 pass_on(child.pid, heard.si_signo)
             status = _look(child)
+            self._note_own_stop(child, looked_s, status)
             keeping.collect()
             if status is not None:
                 return status
-            self._note_stopped(child, time.monotonic() - looked_at)
+            self._note_stopped(child, looked_s)
+
+    def _note_own_stop(self, child: _WatchedProcess, looked_s: float, status: int | None) -> None:
+        """Whoever types `fg` wants to know what has become of the run."""
+        child.unwatched_s = looked_s if looked_s > self._deadlines.hang_s else 0.0
+        if not child.unwatched_s:
+            return
+        meanwhile = "its run went on"
+        if status is not None:
+            meanwhile = f"its controller has ended meanwhile: {_words(child, status)[1]}"
+        elif child.is_stopped:
+            meanwhile = "its controller is stopped"
+        _say(f"this command was stopped, or held up, for {looked_s:.0f} s; {meanwhile}")
 
     def _note_stopped(self, child: _WatchedProcess, looked_s: float) -> None:
         # No more than two looks at a time: where we were held up ourselves, such as with the whole
@@ -163,7 +188,7 @@ class Supervisor:
         )
         if sys.stdout.isatty():
             print(_SHOW_CURSOR, flush=True)
-        return ControllerDeath(holder.fence, diagnosis, self._why_in_vain())
+        return ControllerDeath(holder.fence, diagnosis, self._why_in_vain(), time.monotonic())
 
     def _why_in_vain(self) -> str:
         """Why no other controller follows; empty where one does."""
@@ -229,6 +254,16 @@ def _exit_status(status: int) -> int:
 
 def _words(child: _WatchedProcess, status: int) -> tuple[FailureKind, str, tuple[str, ...]]:
     """Class, cause, and what was seen."""
+    kind, cause, seen = _words_of_end(child, status)
+    if child.unwatched_s:
+        looked = (
+            f"nobody had looked for {child.unwatched_s:.0f} s: the command beside it was stopped"
+        )
+        seen = (*seen, looked)
+    return kind, cause, seen
+
+
+def _words_of_end(child: _WatchedProcess, status: int) -> tuple[FailureKind, str, tuple[str, ...]]:
     if not os.WIFSIGNALED(status):
         code = os.WEXITSTATUS(status)
         return "crash", f"left with status {code} before the run's end", ()

@@ -14,6 +14,7 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from dougong.errors import JobError
+from dougong.fault.quarantine import QuarantinedDevice
 from dougong.job.schema import Job
 from dougong.job.section import Section, mark_of, section_for, sections_of
 from dougong.job.yaml.scalars import write_flow
@@ -154,3 +155,15 @@ def _changeable(section: type[Section], path: str) -> Iterator[str]:
             continue
         for inner in sections_of(field):
             yield from _changeable(inner, f"{path}{name}.")
+
+
+def check_lift(lifted: Sequence[str], quarantined: Sequence[QuarantinedDevice]) -> None:
+    """JobError where a device is to be used again that was never left out in this run."""
+    known = [device.key for device in quarantined]
+    unknown = [key for key in lifted if key not in known]
+    if unknown:
+        there = f"there are: {', '.join(dict.fromkeys(known))}" if known else "there is none"
+        raise JobError(
+            f"fault.quarantine.lift: no device {', '.join(unknown)} is in quarantine in this run; "
+            f"{there}; give a key as `dougong status` has it"
+        )

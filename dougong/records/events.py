@@ -260,11 +260,12 @@ class CheckpointFailed(RunEvent):
 
 
 class CheckpointRejected(RunEvent):
-    """A checkpoint that does not hold what was written."""
+    """A checkpoint that does not hold what was written. `aside`: where it lies since."""
 
     kind: Literal["checkpoint_rejected"] = "checkpoint_rejected"
     directory: str
     reason: str
+    aside: str = ""
 
 
 class CheckpointsSetAside(RunEvent):

@@ -15,9 +15,10 @@ from dougong.records.events import (
     RunEnded,
     StateChanged,
     StateRestored,
-    WorkerDied,
 )
+from dougong.records.finished import finish_before
 from dougong.records.lease import newest_fence
+from dougong.records.metrics import MetricsRow
 from dougong.records.status import STATES, RunStatus
 from dougong.records.unsaved import unsaved_words
 
@@ -49,7 +50,8 @@ def _is_followed(run_dir: RunDir, status: RunStatus) -> bool:
 
 
 def rebuild_status(run_dir: RunDir) -> RunStatus:
-    """As status.json would say it, but for the workers; empty where nothing has been recorded."""
+    """As status.json would say it, but for the workers and what faults have cost; empty where
+    nothing has been recorded."""
     events = run_dir.read_events()
     if not events:
         return RunStatus()
@@ -59,9 +61,8 @@ def rebuild_status(run_dir: RunDir) -> RunStatus:
         job=_name(events) or str(job.get("job", "")),
         state=_state(events),
         generation=max(event.generation for event in events),
-        step=_step(run_dir, events),
+        step=last_step(events, run_dir.read_last_metrics()),
         steps=steps if type(steps) is int else 0,
-        recoveries=sum(isinstance(event, WorkerDied) for event in events),
         unsaved=unsaved_words(events),
     )
 
@@ -94,14 +95,16 @@ def _state(events: Sequence[Event]) -> str:
     return "STARTING"
 
 
-def _step(run_dir: RunDir, events: Sequence[Event]) -> int:
-    """The last step done: of an end its own, else that of the last row, where no generation has
-    begun since at an earlier one."""
+def last_step(events: Sequence[Event], rows: Sequence[MetricsRow]) -> int:
+    """The last step that counts: that of an end its own, else that of the last row, where no
+    generation has begun since at an earlier one. `rows`: the last ones, in order."""
+    finish = finish_before(events)
+    if finish is not None:
+        return finish.step
     for event in reversed(events):
         if isinstance(event, RunEnded):
             return event.step
         if isinstance(event, GenerationStarted | StateRestored):
-            rows = run_dir.read_last_metrics()
             own = [row["step"] for row in rows if row.get("generation") == event.generation]
-            return own[-1] if own else event.step
-    return 0
+            return int(own[-1]) if own else event.step
+    return int(rows[-1]["step"]) if rows else 0

@@ -19,7 +19,8 @@ STATES = ("STARTING", "RUNNING", "STOPPING", "RECOVERING", "GROWING", *FINAL_STA
 class WorkerState(BaseModel):
     """One worker of the present generation. `lanes`: numbers. `experts`: site by site, the numbers
     of its experts. `health`: how it is, in a few words: running, for whom it waits, or what is
-    suspected of it."""
+    suspected of it. `ordered`: the fault of a drill that it is to do to itself as its next step
+    begins; empty: none."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -34,6 +35,7 @@ class WorkerState(BaseModel):
     step: int = 0
     phase: str = ""
     health: str = ""
+    ordered: str = ""
 
     @field_validator("experts", mode="before")
     @classmethod
@@ -56,13 +58,14 @@ class StillWorker(BaseModel):
 class Goodput(BaseModel):
     """Where a run's time went. `parts`: seconds by part, as `ui.goodput.meter` names them, which
     are all of the time since the run began, up to `until` (ISO 8601, UTC); `under_way_s`: what of
-    it is taken for training, of a step that is not done; `steps_again`: how many steps had to be
-    computed again."""
+    it is taken for training, of a step that is not done; `steps_lost`: how many steps that were
+    done had to be given up, `steps_again`: how many of them have been computed again."""
 
     model_config = ConfigDict(frozen=True)
 
     parts: dict[str, float] = {}
     under_way_s: float = 0.0
+    steps_lost: int = 0
     steps_again: int = 0
     until: str = ""
 
@@ -92,7 +95,8 @@ class ControllerProcess(BaseModel):
 
 class ControllerAddress(BaseModel):
     """How a client of this user reaches the controller. `token`: proves to it that
-    the client may; `machine`: its name, for a `host` that is a loopback."""
+    the client may; `machine`: its name, for a `host` that is a loopback; `beside`: the process of
+    the command that follows it, None where none does."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -101,18 +105,20 @@ class ControllerAddress(BaseModel):
     pid: int
     token: str = Field(repr=False)
     machine: str
+    beside: int | None = None
 
 
 class RunStatus(BaseModel):
-    """The run. `step`: the last one that is done; `recoveries`: failures so far; `phase`: what a
-    start or a recovery is at, since `phase_s` seconds, empty while it trains; `waiting`: what it
-    waits for there, where that is not of its own making; `unsaved`: since when there is no
-    checkpoint and why, empty where the newest one was committed; `fence`: the number of the
-    controller that wrote it; `ray`: what of Ray is gone, which is needed to find a node alone;
-    `storage`: what cannot be written now, since when, and what is kept in memory; `suspects`: what
-    seems to hold up the run, one line each; `reserve`: the same of agents that stand by, and of
-    workers that the run does without; `quarantine`: devices that are used no more; `goodput`: None
-    in what an earlier release wrote."""
+    """The run. `step`: the last one that is done; `recoveries`: failures so far, of all its
+    controllers; `phase`: what a start or a recovery is at, since `phase_s` seconds, empty while
+    it trains; `waiting`: what it waits for there, where that is not of its own making; `unsaved`:
+    since when there is no checkpoint and why, empty where the newest one was committed; `fence`:
+    the number of the controller that wrote it; `ray`: what of Ray is gone, which is needed to
+    find a node alone; `storage`: what cannot be written now, since when, and what is kept in
+    memory; `suspects`: what seems to hold up the run, one line each; `reserve`: the same of
+    agents that stand by, and of workers that the run does without; `quarantine`: devices that are
+    used no more; `goodput`: None in what an earlier release wrote, and until an earlier record is
+    read."""
 
     model_config = ConfigDict(frozen=True)
 

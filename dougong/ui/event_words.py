@@ -18,6 +18,7 @@ from dougong.records.event.reserve import (
 from dougong.records.events import (
     Event,
     GenerationStarted,
+    Recovered,
     StepGivenUp,
     StepSkipped,
     StepsRecomputed,
@@ -25,9 +26,15 @@ from dougong.records.events import (
     StorageTroubled,
 )
 from dougong.storage.trouble import Trouble
-from dougong.ui.formatting import duration, plural, step_range, worker_list
+from dougong.ui.formatting import duration, plural, size, step_range, worker_list
 
 _WINDOWS_NAMED = 6
+_TIERS = {
+    "own": "own memory",
+    "peer": "a peer's memory",
+    "disk": "local disk",
+    "checkpoint": "the checkpoint",
+}
 _MEASURES = {
     "restart": "restart the worker",
     "replace_by_spare": "replace by a spare",
@@ -186,3 +193,20 @@ def skipped_words(event: StepSkipped) -> str:
         more = len(event.windows) - _WINDOWS_NAMED
         text += f", not finite on windows {shown}" + (f" and {more} more" if more > 0 else "")
     return text
+
+
+def tier_words(tiers: Mapping[str, int]) -> str:
+    """How many bytes came from where, such as `own memory 12 MB, a peer's memory 6 MB`."""
+    return ", ".join(f"{_TIERS.get(name, name)} {size(count)}" for name, count in tiers.items())
+
+
+def recovered_words(event: Recovered) -> str:
+    """From where it went on, and what took how long."""
+    tiers = f" ({tier_words(event.tiers)})" if event.tiers else ""
+    start = f"went on from step {event.step}{tiers}" if event.step else "began anew"
+    told = [("noticed", event.noticed_s), ("decided", event.decided_s), ("left", event.left_s)]
+    told += [("begun", event.begun_s), ("first step", event.first_step_s)]
+    times = ", ".join(f"{name} {seconds:.3f} s" for name, seconds in told)
+    kept, forked = plural(len(event.kept), "worker"), len(event.forked)
+    text = f"recovered from the failure of generation {event.failed}: {start}; {times} after the"
+    return f"{text} fault; {kept} kept, {forked} forked"

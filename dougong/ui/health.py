@@ -44,14 +44,21 @@ def goodput_words(goodput: Goodput) -> str:
     to be computed again; empty before any time went by."""
     if goodput.share is None:
         return ""
-    again = goodput.steps_again
     words = f"{percent(goodput.share)} of {duration(goodput.wall_s)}"
-    if again:
-        words += f", {plural(again, 'step')} computed again"
+    if goodput.steps_lost or goodput.steps_again:
+        words += f", {lost_words(goodput)}"
     rest = {part: goodput.parts.get(part, 0.0) / goodput.wall_s for part in PARTS[1:]}
     largest = sorted(rest, key=lambda part: -rest[part])[:_SHOWN_PARTS]
     told = [f"{WORDS[p]} {percent(rest[p])}" for p in largest if rest[p] >= _LEAST_SHARE]
     return f"{words} ({', '.join(told)})" if told else words
+
+
+def lost_words(goodput: Goodput) -> str:
+    """How many steps were lost, and how many of them are done again."""
+    lost, again = goodput.steps_lost, goodput.steps_again
+    if lost > again:
+        return f"{plural(lost, 'step')} lost, {again} of them computed again"
+    return f"{plural(again, 'step')} computed again" if again else "no step lost"
 
 
 def percent(share: float) -> str:

@@ -40,7 +40,7 @@ from dougong.records.events import (
 from dougong.records.finished import as_finished, vain_resume
 from dougong.records.machine import Machine
 from dougong.records.metrics import REPORTED, MetricsRow, split_rows
-from dougong.records.rebuilt_status import rebuild_status
+from dougong.records.rebuilt_status import last_step, rebuild_status
 from dougong.records.status import Goodput, RunStatus, WorkerState
 from dougong.records.unsaved import unsaved_words
 from dougong.ui.formatting import count, duration, loss, plural, step_range
@@ -48,7 +48,7 @@ from dougong.ui.goodput.course import Course
 from dougong.ui.goodput.meter import course_of
 from dougong.ui.health import percent
 from dougong.ui.next_step import next_step, typed
-from dougong.ui.recoveries import Recovery, find_recoveries
+from dougong.ui.recoveries import Recovery, find_recoveries, num_failures
 from dougong.ui.sentences import failure_words
 
 _END_STATES = ("finished", "stopped", "failed")
@@ -97,28 +97,24 @@ class History:
     """All of a run. `rows` are the present history; `rewound` are the stretches that later
     generations went over again.
 
-    `state`: in small letters, `lost` when the controller is gone without a word. `classes`: worker
-    -> class of its device's arithmetic, as last found. `course`: where the run's time went, stretch
+    `state`: in small letters, `lost` when the controller is gone without a word. `last_step`: the
+    last one that counts, 0 before the first. `course`: where the run's time went, stretch
     by stretch; `moments`: the run's time at each event.
     """
 
     path: Path
-    job_name: str
     job_text: str
     state: str
     failure: RunFailure | None
     steps: int
-    duration_s: float
     rows: list[MetricsRow]
     rewound: list[list[MetricsRow]]
     recoveries: list[Recovery]
     checkpoints: list[CheckpointRecord]
     events: list[Event]
     plan: Plan | None
-    machine: Machine
-    agents: Sequence[StartedAgent]
-    classes: dict[str, str]
     workers: Sequence[WorkerState]
+    last_step: int
     goodput: Goodput = field(default_factory=Goodput)
     course: Course = field(default_factory=Course)
     moments: Sequence[float] = ()
@@ -130,9 +126,28 @@ class History:
         return "\n".join(typed(event.command) for event in created if event.command)
 
     @property
-    def last_step(self) -> int:
-        """The last step of the present history; 0 before the first."""
-        return int(self.rows[-1]["step"]) if self.rows else 0
+    def job_name(self) -> str:
+        """As its last controller has it; before the first, that of its directory."""
+        created = _last(self.events, RunCreated)
+        return "" if created is None else created.job or self.path.name
+
+    @property
+    def machine(self) -> Machine:
+        """The newest controller's; nothing is known of it before the first."""
+        created = _last(self.events, RunCreated)
+        return Machine() if created is None else created.machine
+
+    @property
+    def agents(self) -> Sequence[StartedAgent]:
+        """Those that were started last."""
+        started = _last(self.events, AgentsStarted)
+        return () if started is None else started.agents
+
+    @property
+    def classes(self) -> dict[str, str]:
+        """Worker -> class of its device's arithmetic, as last found."""
+        taken = _last(self.events, FingerprintsTaken)
+        return {} if taken is None else taken.classes
 
     @property
     def num_skipped(self) -> int:
@@ -167,35 +182,39 @@ def read_history(run_dir: RunDir) -> History:
     """Read all of a run. RecordError when a file of it is broken."""
     events, rows = run_dir.read_events(), run_dir.read_metrics(REPORTED)
     status = _read_status(run_dir, events)
-    # What no event has said yet is empty.
-    created = _last(events, RunCreated) or RunCreated(generation=0, job=status.job)
-    started = _last(events, AgentsStarted) or AgentsStarted(generation=0, agents=())
-    taken = _last(events, FingerprintsTaken) or FingerprintsTaken(generation=0, classes={})
     state = status.state.lower()
-    live, rewound = split_rows(rows)
+    last = last_step(events, rows)
+    live, rewound = _counted(rows, last)
     goodput, course, moments = course_of(events, rows)
     return History(
         path=run_dir.path,
-        job_name=created.job or run_dir.path.name,
         job_text=run_dir.read_job(),
         state=state,
         failure=_failure(events) if state == "failed" else None,
         steps=status.steps,
-        duration_s=goodput.wall_s - goodput.parts["down"],
         rows=live,
         rewound=rewound,
-        recoveries=find_recoveries(events, rows),
+        recoveries=find_recoveries(events, rows, is_lost=state == "lost"),
         checkpoints=find_checkpoints(events, run_dir.checkpoints),
         events=events,
         plan=run_dir.read_plan(),
-        machine=created.machine,
-        agents=started.agents,
-        classes=taken.classes,
         workers=status.workers,
+        last_step=last,
         goodput=goodput,
         course=course,
         moments=moments,
     )
+
+
+def _counted(
+    rows: Sequence[MetricsRow], last: int
+) -> tuple[list[MetricsRow], list[list[MetricsRow]]]:
+    """As `split_rows`; what lies beyond the last step is lost too, where nobody has computed it
+    again yet."""
+    live, rewound = split_rows(rows)
+    beyond = [row for row in live if row["step"] > last]
+    kept = live[: len(live) - len(beyond)]
+    return kept, [*rewound, beyond] if beyond else rewound
 
 
 def find_checkpoints(events: Sequence[Event], directory: Path) -> list[CheckpointRecord]:
@@ -207,7 +226,8 @@ def find_checkpoints(events: Sequence[Event], directory: Path) -> list[Checkpoin
             case CheckpointCommitted():
                 found.append(_record_of(event, (directory / event.directory).is_dir()))
             case CheckpointRejected(directory=name, reason=reason):
-                found = [_changed(record, (name,), rejected=reason) for record in found]
+                lies = {"present": False, "aside": event.aside} if event.aside else {}
+                found = [_changed(record, (name,), rejected=reason, **lies) for record in found]
             case CheckpointsSetAside(names=names, folder=folder):
                 found = [_changed(r, names, present=False, aside=folder) for r in found]
     return found
@@ -243,36 +263,28 @@ def closing_words(run_dir: RunDir, state: str | None = None, says_next: bool = T
 
 def _numbers(history: History) -> list[str]:
     """What came of the run, piece by piece."""
-    ended = _last(history.events, RunEnded)
-    # A generation may have begun at an earlier step than the last that an older one had done.
-    said = ended is not None and ended.kind == history.state
-    step = ended.step if ended is not None and said else history.last_step
-    rows = [row for row in history.rows if row["step"] <= step]
-    where = f"{history.state} at step {step}/{history.steps}"
+    rows, failures = history.rows, num_failures(history.recoveries)
     parts = [
-        f"{history.job_name}: {where}",
-        f"{count(sum(row['tokens'] for row in rows))} tokens",
+        f"{history.job_name}: {history.state} at step {history.last_step}/{history.steps}",
+        f"{count(history.tokens)} tokens",
         _time_words(history),
+        f"loss {loss(rows[-1]['loss'])}" if rows else "",
+        plural(failures, "failure") if failures else "",
+        f"{plural(history.num_skipped, 'step')} skipped" if history.num_skipped else "",
+        recomputed_words(history.recomputed) if history.recomputed else "",
+        unsaved_words(history.events),
     ]
-    if rows:
-        parts.append(f"loss {loss(rows[-1]['loss'])}")
-    if history.recoveries:
-        parts.append(plural(len(history.recoveries), "failure"))
-    if history.num_skipped:
-        parts.append(f"{plural(history.num_skipped, 'step')} skipped")
-    if history.recomputed:
-        parts.append(recomputed_words(history.recomputed))
-    unsaved = unsaved_words(history.events)
-    if unsaved:
-        parts.append(unsaved)
-    return parts
+    return [part for part in parts if part]
 
 
 def _time_words(history: History) -> str:
-    """How long, and how much of it in steps that count."""
-    share = history.goodput.share if history.rows else None
-    words = duration(history.duration_s)
-    return words if share is None else f"{words} (goodput {percent(share)})"
+    """How long, and how much of it in steps that count, as everywhere: of that, too, in which
+    nobody led the run."""
+    goodput = history.goodput
+    share = goodput.share if history.rows else None
+    if share is None:
+        return duration(goodput.wall_s)
+    return f"{duration(goodput.wall_s)} (goodput {percent(share)})"
 
 
 def recomputed_words(events: Sequence[StepsRecomputed]) -> str:

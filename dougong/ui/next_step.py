@@ -21,7 +21,8 @@ from dougong.records.events import (
 )
 from dougong.records.finished import finish_before
 
-_GOES_ON = ("starting", "running", "recovering", "stopping")
+GOES_ON = ("starting", "running", "recovering", "growing", "stopping")
+"""States of a run that lives, in small letters."""
 MISTAKES = ("data", "model")
 """Classes of failure that come again until somebody has mended the job or its files."""
 _MEND = "mend what it names"
@@ -57,7 +58,7 @@ def next_step(path: Path, state: str, events: Sequence[Event]) -> NextStep:
     dougong, directory = program(events), shlex.quote(str(path))
     if _is_gone(path, events):
         return NextStep(f"{dougong} status {directory}", _PUT_BACK)
-    if state in _GOES_ON:
+    if state in GOES_ON:
         return NextStep(f"{dougong} status {directory}")
     if state == "finished" or finish_before(events) is not None:
         return NextStep(f"{dougong} export {directory} OUT")
@@ -68,7 +69,12 @@ def _again(path: Path, events: Sequence[Event], verify: str, resume: str) -> Nex
     """What a run that has ended before its last step needs: one of two commands, or the one that
     began it."""
     names = {place.path.name for place in list_committed(RunDir(path).checkpoints)}
-    rejected = {event.directory for event in events if isinstance(event, CheckpointRejected)}
+    rejected = set()
+    for event in events:
+        if isinstance(event, CheckpointRejected):
+            rejected.add(event.directory)
+        elif isinstance(event, CheckpointCommitted):
+            rejected.discard(event.directory)  # the name of one that was set aside
     if names and names <= rejected:
         return NextStep(verify)
     # What was committed once is not taken for nothing, even where it is gone.

@@ -6,26 +6,23 @@ that waited for storage would not hear its agents.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 import time
 from collections.abc import Callable
-from datetime import datetime, timezone
 from functools import partial
 
 from dougong.deadlines import DEADLINES, Deadlines
-from dougong.errors import DougongError
 from dougong.records.directory import RunDir
 from dougong.records.event.storage import storage_event
 from dougong.records.events import Event
 from dougong.records.metrics import MetricsRow
-from dougong.records.status import ControllerProcess, Goodput, RunStatus
+from dougong.records.status import ControllerProcess, RunStatus
 from dougong.storage.trouble import Trouble
 from dougong.storage.watch import TroubleWatch
 from dougong.storage.writer import PieceKind, StorageWriter
+from dougong.ui.account import LiveAccount
 from dougong.ui.event_words import OpenTroubles
-from dougong.ui.goodput.meter import GoodputMeter
 from dougong.ui.tensorboard_files import TensorBoardFiles
 from dougong.ui.view import View
 
@@ -63,14 +60,14 @@ class Recorder:
         self._writers = (self._records, self._curves)
         self._watches = [TroubleWatch(writer) for writer in self._writers]
         self._open = OpenTroubles()
-        self._meter = _meter_of(run_dir)
+        self._account = LiveAccount(run_dir)
 
     def record(self, event: Event) -> Event:
         """Write an event down and show it; it comes back with its clocks."""
         stamped = self.run_dir.stamp(event)
         self._generation = max(self._generation, event.generation)
         self._open.note(stamped)
-        self._meter.note(stamped)
+        self._account.take(stamped)
         self._records.put(_EVENTS, partial(self.run_dir.write_event, stamped))
         self.view.event(stamped)
         return stamped
@@ -78,7 +75,7 @@ class Recorder:
     def step(self, row: MetricsRow) -> None:
         """A step is done."""
         stamped = self.run_dir.stamp_row(row)
-        self._meter.step(stamped)
+        self._account.take(stamped)
         self._records.put(_METRICS, partial(self.run_dir.write_row, stamped), _ROW_BYTES)
         if self._tensorboard is not None:
             self._curves.put(_POINTS, partial(self._tensorboard.step, stamped), _ROW_BYTES)
@@ -86,20 +83,14 @@ class Recorder:
 
     def set_status(self, status: RunStatus) -> None:
         """Replace status.json, signed by this process; the screen shows it, too."""
-        goodput = self.goodput()
-        news = {"controller": self._process, "storage": self.storage_words(), "goodput": goodput}
-        signed = status.model_copy(update=news)
+        news = {"controller": self._process, "storage": self.storage_words()}
+        signed = self._account.sign(status.model_copy(update=news))
         self.view.status(signed)
         self._records.put(_STATUS, partial(self.run_dir.write_status, signed))
 
     def storage_words(self) -> str:
         """What cannot be written now, and for how long; empty for nothing."""
         return self._open.words(time.monotonic())
-
-    def goodput(self) -> Goodput:
-        """Where the run's time went, up to now."""
-        until = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
-        return self._meter.so_far(time.monotonic()).model_copy(update={"until": until})
 
     def keep(self, name: str, write: Callable[[], None]) -> None:
         """Have a file written that only its newest text counts of. `name`: in words."""
@@ -130,15 +121,3 @@ class Recorder:
         if self._tensorboard is not None and self._curves.trouble() is None:
             self._tensorboard.abandon()
         self.view.close(summary)
-
-
-def _meter_of(run_dir: RunDir) -> GoodputMeter:
-    """One that goes on where the run's last controller has left it; a new one where that cannot be
-    read, or is of an earlier release."""
-    meter = GoodputMeter()
-    with contextlib.suppress(DougongError):
-        status = run_dir.read_status()
-        if status is not None and status.goodput is not None:
-            events, rows = run_dir.read_events(), run_dir.read_last_metrics()
-            meter.go_on_from(status.goodput, events, rows)
-    return meter

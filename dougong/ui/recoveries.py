@@ -29,19 +29,22 @@ from dougong.records.events import (
 )
 from dougong.records.metrics import MetricsRow
 
+GONE = "gone"
+"""The class of a controller's failure of which nobody has seen more."""
+
 
 @dataclass(frozen=True)
 class Recovery:
-    """One failure and what followed. Seconds are None as long as (or because) that part did not
-    happen.
+    """One failure, of a worker or another part of the run or of a controller, and what followed.
+    Seconds are None as long as (or because) that part did not happen.
 
     generation: the one that the failure ended. step: the last one that it had done.
     noticed_s: from the fault to its notice, known for drills. restart_s: from the notice to the
     start of the next generation; of that, waited_s: for nodes or storage. reload_s: from there to
-    the end of its first step. lost_steps: how many steps were trained again. moved: workers that
-    are on other nodes since. `detail`: a traceback, or the worker's last lines. `drill`: the fault
-    that was rehearsed; empty where none was. `index`: which of the events is its first sign,
-    `named_at` the diagnosis, `over_at` the first step after it (None: there is none).
+    the end of its first step. lost_steps: how many steps that were done were lost by it. moved:
+    workers that are on other nodes since. `detail`: a traceback, or the worker's last lines.
+    `drill`: the fault that was rehearsed; empty where none was. `index`: which of the events is its
+    first sign, `named_at` the diagnosis, `over_at` the first step after it (None: there is none).
     `memory_step`: the newest step that a worker held in memory, from which, or from one before it,
     the next generation went on; `over`: the break-down that the controller has told; `is_ignored`:
     nothing had to be done; `decided`: what was done, as in `fault.replacement.Measure`, one
@@ -86,30 +89,81 @@ class Recovery:
         return (self.noticed_s or 0.0) + self.restart_s + self.reload_s
 
 
-def find_recoveries(events: Sequence[Event], rows: Sequence[MetricsRow]) -> list[Recovery]:
-    """One entry for each generation that a failure ended, in order; the first failure of a
-    generation is its cause."""
-    reader = _Reader(rows)
+def find_recoveries(
+    events: Sequence[Event], rows: Sequence[MetricsRow], is_lost: bool = False
+) -> list[Recovery]:
+    """One entry for each generation that a failure ended, and for each controller that died, in
+    order; the first failure of a generation is its cause. `is_lost`: the last controller is gone
+    without a word."""
+    reader = RecoveryReader(rows)
     for event in events:
         reader.take(event)
+    if is_lost:
+        reader.note_lost()
     return reader.recoveries
 
 
-class _Reader:
+def num_failures(recoveries: Sequence[Recovery]) -> int:
+    """How many failures a run has had: what ended nothing is none."""
+    return sum(not recovery.is_ignored for recovery in recoveries)
+
+
+class RecoveryReader:
     """Follows a run's events. The newest recovery is open from its failure until the next
     generation's first step, or until the controller ends."""
 
-    def __init__(self, rows: Sequence[MetricsRow]) -> None:
+    def __init__(self, rows: Sequence[MetricsRow] = ()) -> None:
         self.recoveries: list[Recovery] = []
         self._rows = rows
         self._drill: DrillFired | None = None
-        self._failure: WorkerDied | FailureDiagnosed | None = None
+        self._failure: WorkerDied | FailureDiagnosed | RunCreated | None = None
         self._restart: GenerationStarted | None = None
         self._waiting: Waiting | None = None
         self._index = -1
+        self._life_at = 0  # the first event of the present controller
+        self._last: Event | None = None
+        self._is_led = False  # a controller has begun and has not told its end
 
     def take(self, event: Event) -> None:
+        """The next one."""
         self._index += 1
+        if isinstance(event, RunCreated) and self._index:
+            self._begin_life(event)
+        self._follow(event)
+        if isinstance(event, RunCreated | RunEnded):
+            self._is_led = isinstance(event, RunCreated)
+        self._last = event
+
+    def note_lost(self) -> None:
+        """Nobody leads the run any more."""
+        if self._last is not None and self._is_led:
+            self._close()
+            self._take_gone(self._last, self._index)
+
+    def _begin_life(self, created: RunCreated) -> None:
+        """Another controller leads the run. The one before that has left no word of its end died,
+        whether the new one says how or not."""
+        self._drill = None
+        self._close()
+        self._life_at = self._index
+        if self._last is not None and self._is_led:
+            self._take_gone(self._last, self._index)
+            self._failure = created
+
+    def _take_gone(self, last: Event, index: int) -> None:
+        culprit = Culprit("controller", str(last.fence or ""))
+        gone = Recovery(
+            generation=last.generation,
+            culprit=culprit,
+            failure=GONE,
+            cause="it left no word of its end",
+            wall=last.wall,
+            step=self._last_step(last.generation),
+            index=index,
+        )
+        self.recoveries.append(gone)
+
+    def _follow(self, event: Event) -> None:
         match event:
             case DrillFired() if _may_be_named(event):
                 self._drill = event
@@ -132,7 +186,7 @@ class _Reader:
                 self._take_first_step(event)
             case Recovered():
                 self._take_over(event)
-            case RunCreated() | RunEnded():
+            case RunEnded():
                 self._drill = None
                 self._close()
             case _:
@@ -153,8 +207,20 @@ class _Reader:
     def _take_failure(self, event: WorkerDied | FailureDiagnosed) -> None:
         # What dies after the first one of its generation, dies of it: only its diagnosis is news.
         # A controller's death is told by the next one, and is no consequence of anything.
-        alike = [known.generation for known in self.recoveries if not known.is_ignored]
-        if event.generation not in alike or event.who.kind == "controller":
+        if event.who.kind == "controller" and self._tells_of_gone(event):
+            assert isinstance(event, FailureDiagnosed)
+            self._improve(
+                generation=event.generation,
+                culprit=event.who,
+                failure=event.failure,
+                cause=event.cause,
+                detail=event.detail.rstrip(),
+                wall=event.wall,
+                index=self._index,
+                named_at=self._index,
+            )
+            self._failure = event
+        elif self._is_first(event) or event.who.kind == "controller":
             self.recoveries.append(self._begin(event))
             self._failure, self._restart, self._drill = event, None, None
             if isinstance(event, FailureDiagnosed):
@@ -168,6 +234,21 @@ class _Reader:
                 named_at=self._index,
             )
 
+    def _tells_of_gone(self, event: WorkerDied | FailureDiagnosed) -> bool:
+        """Whether it names the controller whose end has been noticed so far."""
+        if not self.recoveries or self._newest.failure != GONE:
+            return False
+        known = self._newest.culprit.name  # an earlier release's controllers have no numbers
+        return self._newest.index == self._life_at and known in ("", event.who.name)
+
+    def _is_first(self, event: WorkerDied | FailureDiagnosed) -> bool:
+        """Whether nothing else has ended its generation before."""
+        for known in self.recoveries:
+            is_of_life = known.index >= self._life_at and known.culprit.kind != "controller"
+            if is_of_life and not known.is_ignored and known.generation == event.generation:
+                return False
+        return True
+
     def _end_wait(self, event: AgentsStarted | GenerationStarted) -> None:
         if self._failure is not None and self._waiting is not None:
             waited_s = _seconds(self._waiting, event) + (self._newest.waited_s or 0.0)
@@ -178,7 +259,7 @@ class _Reader:
         failure = self._failure
         # A generation may fail before its first step: then the next one restarts for both, and the
         # newest recovery is the one that it ends.
-        if failure is not None and event.generation > failure.generation:
+        if failure is not None and event.generation > self._newest.generation:
             self._restart = event
             held = event.step if event.in_memory else None
             self._improve(

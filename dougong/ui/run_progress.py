@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field, replace
 
+from dougong.fault.culprit import Culprit
 from dougong.parallel.plan import Plan
 from dougong.records.events import (
     AgentsStarted,
@@ -31,6 +32,7 @@ from dougong.records.status import Goodput, RunStatus, WorkerState
 from dougong.records.unsaved import commit_words
 from dougong.ui.event_words import OpenTroubles, measure_words
 from dougong.ui.formatting import duration
+from dougong.ui.recoveries import RecoveryReader, num_failures
 from dougong.ui.sentences import PHASES, failure_words
 
 _STATES_WITHOUT_PACE = ("recovering", "growing", "finished", "stopped", "failed")
@@ -63,7 +65,8 @@ class RunProgress:
     and since when. `suspects`: what seems to hold up the run, and why. `shares`: the part of all
     lanes that each island runs. `arrivals`: when the last steps came. `unsaved`: since when there
     is no checkpoint and why, empty where the newest one was committed; `storage`: what cannot be
-    written. `workers`, `goodput` and `reserve`: as the newest status says.
+    written. `workers`, `goodput`, `told_failures` and `reserve`: as the newest status says;
+    `recoveries`: those of this controller.
     """
 
     job_name: str
@@ -76,7 +79,8 @@ class RunProgress:
     checkpoint: NewestCheckpoint | None = None
     unsaved: str = ""
     storage: OpenTroubles = field(default_factory=OpenTroubles)
-    failures: int = 0
+    told_failures: int = 0
+    recoveries: RecoveryReader = field(default_factory=RecoveryReader)
     fault: LastFault | None = None
     workers: tuple[WorkerState, ...] = ()
     goodput: Goodput | None = None
@@ -109,13 +113,12 @@ class RunProgress:
     def take_status(self, status: RunStatus) -> None:
         """What the run's status says beside its events."""
         self.workers, self.goodput = status.workers, status.goodput
-        self.reserve = status.reserve
+        self.reserve, self.told_failures = status.reserve, status.recoveries
 
     def note(self, event: Event, now: float) -> None:
-        """What an event changes: the newest checkpoint, the pace, the number of failures, the
-        state."""
+        """What an event changes: the newest checkpoint, the pace, the last fault, the state."""
         self.generation = max(self.generation, event.generation)
-        self.failures += isinstance(event, FailureDiagnosed)
+        self.recoveries.take(event)
         self._note_course(event, now)
         self._note_suspects(event)
         self._note_fault(event, now)
@@ -128,6 +131,8 @@ class RunProgress:
                 self.suspects[str(culprit)] = why
             case SuspicionEnded(culprit=culprit):
                 self.suspects.pop(str(culprit), None)
+            case FailureDiagnosed(culprit=Culprit(kind="fork_server" | "controller")):
+                self.suspects.pop(str(event.who), None)  # no generation has ended with it
             case FailureDiagnosed() | GenerationStarted() | RunEnded():
                 self.suspects.clear()
 
@@ -180,6 +185,11 @@ class RunProgress:
                 self.checkpoint = None
             case _:
                 pass
+
+    @property
+    def failures(self) -> int:
+        """Of all the run's controllers, as far as that is known."""
+        return max(num_failures(self.recoveries.recoveries), self.told_failures)
 
     def phase_words(self, now: float) -> str:
         """What a start or a recovery is at, and how long; empty while none is under way."""

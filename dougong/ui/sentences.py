@@ -58,8 +58,10 @@ from dougong.ui.event_words import (
     given_up_words,
     healed_words,
     measure_words,
+    recovered_words,
     reserve_words,
     skipped_words,
+    tier_words,
     trouble_words,
 )
 from dougong.ui.formatting import (
@@ -73,14 +75,6 @@ from dougong.ui.formatting import (
 Level = Literal["quiet", "info", "good", "warning", "error"]
 
 _END_LEVELS: Mapping[str, Level] = {"finished": "good", "stopped": "warning", "failed": "error"}
-
-
-_TIERS = {
-    "own": "own memory",
-    "peer": "a peer's memory",
-    "disk": "local disk",
-    "checkpoint": "the checkpoint",
-}
 
 
 @dataclass(frozen=True)
@@ -209,11 +203,6 @@ def _(event: StateRestored) -> Sentence:
     return Sentence(level, f"state of step {event.step} is there{where}")
 
 
-def tier_words(tiers: Mapping[str, int]) -> str:
-    """How many bytes came from where, such as `own memory 12 MB, a peer's memory 6 MB`."""
-    return ", ".join(f"{_TIERS.get(name, name)} {size(count)}" for name, count in tiers.items())
-
-
 @describe.register
 def _(event: SurvivorLost) -> Sentence:
     words = failure_words(event.failure, event.cause)
@@ -223,12 +212,7 @@ def _(event: SurvivorLost) -> Sentence:
 
 @describe.register
 def _(event: Recovered) -> Sentence:
-    told = [("noticed", event.noticed_s), ("decided", event.decided_s), ("left", event.left_s)]
-    told += [("begun", event.begun_s), ("first step", event.first_step_s)]
-    times = ", ".join(f"{name} {seconds:.3f} s" for name, seconds in told)
-    kept, forked = plural(len(event.kept), "worker"), len(event.forked)
-    text = f"recovered from the failure of generation {event.failed}: {times} after the fault"
-    return Sentence("good", f"{text}; {kept} kept, {forked} forked")
+    return Sentence("good", recovered_words(event))
 
 
 @describe.register
@@ -328,7 +312,8 @@ def _(event: CheckpointFailed) -> Sentence:
 
 @describe.register
 def _(event: CheckpointRejected) -> Sentence:
-    return Sentence("error", f"checkpoint {event.directory} rejected: {event.reason}")
+    aside = f"; set aside as {event.aside}, not deleted" if event.aside else ""
+    return Sentence("error", f"checkpoint {event.directory} rejected: {event.reason}{aside}")
 
 
 @describe.register

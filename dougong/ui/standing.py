@@ -17,7 +17,7 @@ from dougong.records.events import (
     CheckpointRejected,
     CheckpointsSetAside,
     Event,
-    FailureDiagnosed,
+    FirstStep,
     GenerationStarted,
     Recovered,
     RecoveryDecided,
@@ -27,7 +27,7 @@ from dougong.records.metrics import MetricsRow
 from dougong.records.status import RunStatus
 from dougong.ui.formatting import count, duration, loss, plural
 from dougong.ui.health import goodput_words
-from dougong.ui.recoveries import parts_of
+from dougong.ui.recoveries import Recovery, find_recoveries, parts_of
 from dougong.ui.sentences import describe, failure_words
 
 _LOOKED_AT = 20
@@ -49,17 +49,19 @@ class LastCheckpoint:
 @dataclass(frozen=True)
 class NewestFault:
     """The newest failure that was named. `age_s`: since then; `decided`: what was done about it, in
-    words, and why; empty while nothing is."""
+    words, and why; empty while nothing is; `outcome`: what became of it, empty while nothing
+    has."""
 
     who: str
     what: str
     generation: int
     age_s: float
     decided: str = ""
+    outcome: str = ""
 
     def __str__(self) -> str:
         text = f"last fault: {duration(self.age_s)} ago, {self.who}: {self.what}"
-        return f"{text}; {self.decided}" if self.decided else text
+        return "; ".join(words for words in (text, self.decided, self.outcome) if words)
 
 
 @dataclass(frozen=True)
@@ -68,9 +70,9 @@ class Standing:
 
     `since_step_s`: since the last step's row was written; `usual_step_s`: from row to row of late;
     `quiet`: the pause is longer than usual. `has_lost_all`: checkpoints were committed, and none of
-    them counts any more. `fault`: the newest; `recovered`: the break-down of the last recovery.
-    `remark`: what else has
-    to be known, empty for nothing. `next_command`: what to type next.
+    them counts any more. `fault`: the newest; `recovered`: the break-down of the recovery from it,
+    where it is over. `remark`: what else has to be known, empty for nothing. `next_command`: what
+    to type next.
     """
 
     status: RunStatus
@@ -179,47 +181,75 @@ def find_standing(
     the checkpoints that are there; `now`: with its zone."""
     rows = _of_now(status, rows)
     newest = rows[-1] if rows else {}
-    pauses = _pauses_s(rows)
-    since = _age_s(newest.get("wall", ""), now)
-    usual, eta, quiet = median(pauses) if pauses else None, None, False
+    pace = _pace(status, rows, now)
     committed = _committed(events)
     there = [event for event in committed if event.directory in present]
-    trains = status.state in ("RUNNING", "STOPPING") and not status.phase
-    if trains and usual is not None and since is not None:
-        quiet = since > max(_USUAL_TIMES * max(pauses), DEADLINES.quiet_s)
-        eta = None if quiet else _left_s(status, usual, since)
+    fault = _last_failure(status, events)
     return Standing(
         status=status,
         loss=newest.get("loss"),
         tokens_per_s=newest.get("tokens_per_s"),
-        eta_s=eta,
-        since_step_s=since,
-        usual_step_s=usual,
-        quiet=quiet,
+        eta_s=pace.eta_s,
+        since_step_s=pace.since_s,
+        usual_step_s=pace.usual_s,
+        quiet=pace.quiet,
         checkpoint=_newest(there, now),
         has_lost_all=bool(committed) and not there,
         next_command=next_command,
-        recovered=_last_recovery(events),
-        fault=_last_fault(events, now),
+        recovered=None if fault is None else fault.over,
+        fault=None if fault is None else _fault_of(fault, events, now),
         remark=vain_resume(events) if status.state == "FINISHED" else "",
     )
 
 
-def _last_recovery(events: Sequence[Event]) -> Recovered | None:
-    return next((event for event in reversed(events) if isinstance(event, Recovered)), None)
+@dataclass(frozen=True)
+class _Pace:
+    """As in `Standing`."""
+
+    since_s: float | None
+    usual_s: float | None
+    eta_s: float | None = None
+    quiet: bool = False
 
 
-def _last_fault(events: Sequence[Event], now: datetime) -> NewestFault | None:
+def _pace(status: RunStatus, rows: Sequence[MetricsRow], now: datetime) -> _Pace:
+    pauses = _pauses_s(rows)
+    since = _age_s(rows[-1].get("wall", ""), now) if rows else None
+    usual = median(pauses) if pauses else None
+    trains = status.state in ("RUNNING", "STOPPING") and not status.phase
+    if not trains or usual is None or since is None:
+        return _Pace(since, usual)
+    if since > max(_USUAL_TIMES * max(pauses), DEADLINES.quiet_s):
+        return _Pace(since, usual, quiet=True)
+    return _Pace(since, usual, _left_s(status, usual, since))
+
+
+def _last_failure(status: RunStatus, events: Sequence[Event]) -> Recovery | None:
+    """The newest one, and what followed."""
+    found = find_recoveries(events, (), is_lost=status.state == "LOST")
+    return found[-1] if found else None
+
+
+def _fault_of(failure: Recovery, events: Sequence[Event], now: datetime) -> NewestFault:
     decided = ""
-    for event in reversed(events):
-        match event:
-            case RecoveryDecided() if event.is_of_fault and not decided:
-                decided = describe(event).text
-            case FailureDiagnosed():
-                what = failure_words(event.failure, event.cause)
-                age_s = _age_s(event.wall, now) or 0.0
-                return NewestFault(str(event.who), what, event.generation, age_s, decided)
-    return None
+    for event in events[failure.index :]:
+        if isinstance(event, RecoveryDecided) and event.is_of_fault:
+            decided = describe(event).text
+    what = failure_words(failure.failure, failure.cause)
+    age_s = _age_s(failure.wall, now) or 0.0
+    return NewestFault(
+        failure.place, what, failure.generation, age_s, decided, _outcome(failure, events)
+    )
+
+
+def _outcome(failure: Recovery, events: Sequence[Event]) -> str:
+    """What became of it; empty while nothing has."""
+    if failure.over is not None:
+        return f"training again at step {failure.over.step + 1}"
+    first = None if failure.over_at is None else events[failure.over_at]
+    if isinstance(first, FirstStep):
+        return f"training again at step {first.step}"
+    return "nothing ended by it" if failure.is_ignored else ""
 
 
 def _words_on(over: Recovered) -> str:

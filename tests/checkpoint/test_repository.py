@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import subprocess
@@ -11,7 +12,8 @@ from typing import Any
 import pytest
 from dougong.checkpoint.directories import list_committed, list_pending
 from dougong.checkpoint.manifest import Manifest
-from dougong.checkpoint.repository import newest_valid, prune, set_aside, valid_one_of, verify
+from dougong.checkpoint.repository import newest_valid, prune, reject, set_aside, valid_one_of, verify
+from dougong.checkpoint.verify import Defect
 from dougong.errors import CheckpointError
 from tests.checkpoint.crash import run_dying
 from tests.checkpoint.saving import make_not_finite, save, tiny_model
@@ -276,3 +278,36 @@ def test_what_cannot_be_moved_is_named(tmp_path: Path) -> None:
     (tmp_path / "set-aside").write_text("a file")
     with pytest.raises(CheckpointError, match="set-aside"):
         set_aside(tmp_path, [tmp_path / "step-000020"])
+
+
+def test_what_is_damaged_gets_a_name_that_says_so(one: Path, tmp_path: Path) -> None:
+    path = place(one, tmp_path, 20)
+    damage(path)
+    (told,) = reject(tmp_path, [verify(path)])
+    assert told.aside == tmp_path / "set-aside" / "1" / "step-000020.damaged"
+    assert told.aside.is_dir() and not path.exists() and not told.is_left
+    assert list_committed(tmp_path) == [] == list_committed(told.aside.parent)
+
+
+def test_somebodys_files_and_what_cannot_be_moved_stay(one: Path, tmp_path: Path) -> None:
+    paths = [place(one, tmp_path, step) for step in (20, 40, 60)]
+    for path in paths:
+        damage(path)
+    (paths[0] / "notes.txt").write_text("mine")
+    (paths[1] / "mine").symlink_to(tmp_path)
+    (tmp_path / "set-aside").write_text("a file")
+    told = reject(tmp_path, [verify(path) for path in paths])
+    assert [one.aside for one in told] == [None] * 3 and all(one.is_left for one in told)
+    assert "left there: holds notes.txt, which is no checkpoint's" in told[0].reason
+    assert "left there: holds mine, a link" in told[1].reason
+    assert "set-aside: " in told[2].reason or "Not a directory" in told[2].reason
+    assert all(path.is_dir() for path in paths)
+
+
+def test_what_cannot_be_read_now_is_not_damaged(one: Path, tmp_path: Path) -> None:
+    path = place(one, tmp_path, 20)
+    result = verify(path)
+    refused = Defect("manifest.json", "", "readable", "it", "Input/output error", is_unread=True)
+    (told,) = reject(tmp_path, [dataclasses.replace(result, problems=(refused,))])
+    assert (told.aside, told.is_unread, told.is_left) == (None, True, False)
+    assert path.is_dir()

@@ -12,6 +12,7 @@ import typer
 from dougong.cli.checkpoint import export, verify
 from dougong.errors import DougongError
 from dougong.records.directory import RunDir
+from dougong.records.events import RunCreated
 from tests.checkpoint.saving import save, tiny_model
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner, Result
@@ -64,6 +65,23 @@ def test_verify_names_the_damage(run: RunDir) -> None:
     assert "model/model-rank00000.safetensors: model." in result.output
     (run.checkpoints / "step-000020/manifest.json").unlink()
     assert dougong("verify", run.checkpoints / "step-000020").exit_code == 1
+
+
+def test_verify_says_what_to_type_next(run: RunDir, tmp_path: Path) -> None:
+    """Where one is valid the run goes on from it; where none is, only anew, or from a copy."""
+    run.append_event(RunCreated(generation=1, job="test", command=("dougong", "run", "job.yaml")))
+    names = sorted(place.name for place in run.checkpoints.glob("step-*"))
+    spoil(run.checkpoints / names[-1])
+    assert f"next: dougong resume {run.path}" in dougong("verify", run.path).stderr.splitlines()
+    for name in names[:-1]:
+        spoil(run.checkpoints / name)
+    alone = dougong("verify", run.checkpoints / names[-1]).stderr
+    assert alone.splitlines()[-1].endswith(f"dougong resume {run.path} --from-scratch")
+    (run.checkpoints / names[0]).rename(tmp_path / "copy")
+    assert "put a whole copy in its place, then: dougong verify" in dougong("verify", tmp_path / "copy").stderr
+    aside = run.checkpoints / "set-aside" / "1" / f"{names[0]}.damaged"
+    aside.mkdir(parents=True)
+    assert f"note: {aside}: was damaged" in dougong("verify", run.path).stderr
 
 
 def test_verify_what_is_neither(tmp_path: Path) -> None:

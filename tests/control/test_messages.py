@@ -72,7 +72,7 @@ EXAMPLES: tuple[Message, ...] = (
     wire.TryPaths(2, (END, dataclasses.replace(END, interface=None, mtu=None))),
     wire.PathsTried(2, (PathResult("west", 20001, "too_large", "timed out"),)),
     wire.AgentReady(4711),
-    wire.ForkServerReplaced("fork server (pid 3) ended with status -9", 4),
+    wire.ForkServerReplaced("fork server (pid 3) was ended by SIGKILL", 4),
     wire.AgentFailed("no module named 'x'\nline two", is_preempted=True),
     wire.Heartbeat(3, 12, {"east/0": WorkerProgress(9, 4, "backward", 17)}),
     wire.DevicesRead({"cuda:0": DeviceReading(0, "GPU-1", (XID,), 1, 2, 3, True, ("power",), 71)}),

@@ -161,3 +161,22 @@ def test_a_zombie_does_not_live() -> None:
     wait_for(lambda: not processes.process_exists(child.pid), "it has ended, though nobody has reaped it", 10)
     child.wait()
     assert not processes.process_exists(child.pid)
+
+
+@pytest.mark.parametrize("title", ["dougong worker east/0", "dougong " + 400 * "x"])
+def test_a_process_has_its_title_in_place_of_its_command_line(title: str) -> None:
+    """As long as there is room for it; its environment stays."""
+    code = f"from dougong.control.processes import title_process; title_process({title!r}); print(); input()"
+    words = [sys.executable, "-c", code]
+    environment = {**os.environ, "MARK_OF_TITLE": "here"}
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(words, env=environment, stdin=pipe, stdout=pipe)
+    assert process.stdin is not None and process.stdout is not None
+    process.stdout.readline()
+    shown = Path(f"/proc/{process.pid}/cmdline").read_bytes()
+    assert shown.startswith(title.encode()[:100]) and len(shown.rstrip(b"\0")) <= len(title)
+    assert b"-c" not in shown and b"MARK" not in shown
+    assert Path(f"/proc/{process.pid}/comm").read_text().strip() == title[:15].strip()
+    assert b"MARK_OF_TITLE=here" in Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0")
+    process.communicate(b"\n")
+    assert process.returncode == 0

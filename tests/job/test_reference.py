@@ -49,7 +49,7 @@ def test_an_editor_refuses_what_we_refuse(change: dict[str, Any]) -> None:
 def test_the_tables_hold_every_key() -> None:
     lines, schema = tables().splitlines(), json.loads(json_schema())
     assert "## `data.validation`" in lines
-    assert "| `lanes` | whole number | `1` | logical | stays | " in "\n".join(lines)
+    assert "| `lanes` | whole number, above 0 | `1` | logical | stays | " in "\n".join(lines)
     keys = sum(len(part["properties"]) for part in (schema, *schema["$defs"].values()))
     assert sum(line.startswith("| `") for line in lines) == keys
 
@@ -59,8 +59,8 @@ def test_each_choice_has_a_table() -> None:
     assert "## `shape`, name: round" in lines and "## `shape`, name: square" in lines
     assert "| `shape` | mapping | its defaults | logical | by its keys | the shape |" in lines
     assert "| `load` | whole number | `0` | logical | may change: it is put on anew | what it carries |" in lines
-    assert "| `side` | number | `1.0` | physical | may change | of the square |" in lines
-    assert "| `radius` | number | `1.0` | logical | stays | of the wheel |" in lines
+    assert "| `side` | number, at least 0 | `1.0` | physical | may change | of the square |" in lines
+    assert "| `radius` | number, at least 0 | `1.0` | logical | stays | of the wheel |" in lines
 
 
 def test_the_page_s_commands_run() -> None:
@@ -70,3 +70,9 @@ def test_the_page_s_commands_run() -> None:
         command = [sys.executable, "-m", *shlex.split(line)]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, (line, done.stderr)
+
+
+def test_a_number_s_bounds_are_told() -> None:
+    page = PAGE.read_text()
+    assert "| `agent_silence_s` | number, at least 4, at most 604800 or null |" in page
+    assert "| `workers` | whole number, above 0 |" in page

@@ -67,7 +67,7 @@ def begin(cluster: Cluster, name: str, **changes: Any) -> tuple[HostProcess, Hos
 
 
 def agent_of(host: Host) -> int:
-    (agent,) = (pid for pid, words in host.processes().items() if "dougong.launcher.agent.detached" in words)
+    (agent,) = (pid for pid, words in host.processes().items() if "dougong agent " in words)
     return agent
 
 

@@ -31,7 +31,7 @@ def test_one_that_renews_its_lease_and_does_not_answer_is_named_with_what_ends_i
     with socket.create_server(("127.0.0.1", 0)) as silent, held(run_dir) as written:
         host, port = silent.getsockname()
         written.write_controller(address(host, port, socket.gethostname()))
-        with pytest.raises(AliveError, match=r"is alive: .*77.*does not answer.*`kill -9 77` ends it") as caught:
+        with pytest.raises(AliveError, match=r"is alive: .*77.*`kill -9 77` ends it, then: this command") as caught:
             become_controller(run_dir, deadlines=QUICK)
     assert caught.value.exit_status == 3
 

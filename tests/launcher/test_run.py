@@ -220,7 +220,7 @@ def test_nothing_survives_a_kill(tmp_path: Path, victim: str) -> None:
     if victim == "driver":
         run.process.kill()
     else:
-        pids = [pid for pid, words in run.processes().items() if "dougong.launcher.kept.serve" in words]
+        pids = [pid for pid, words in run.processes().items() if "dougong agent " in words]
         os.kill(min(pids), signal.SIGKILL)
     status = run.finish()
     assert status == (-signal.SIGKILL if victim == "driver" else 1)
@@ -312,7 +312,10 @@ def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path: Path) -> None:
     (rejected,) = run.events("checkpoint_rejected")[:1]
     assert rejected["directory"] == "step-000020"
     assert "toy-1.json" in rejected["reason"]
+    aside = run.run_dir.checkpoints / "set-aside" / "1" / "step-000020.damaged"
+    assert rejected["aside"] == str(aside) and (aside / "model" / "toy-1.json").read_bytes() == data
     assert run.events("generation_started")[-1]["resume"] == "step-000015"
+    assert verify(run.run_dir.checkpoints / "step-000020").ok, "computed again, and saved under its own name"
 
 
 def test_what_workers_print_is_kept_and_its_alarms_are_shown(tmp_path: Path) -> None:

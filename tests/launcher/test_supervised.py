@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
+from dougong.cli.watch import standing_of
 from dougong.records.lease import see_newest
+from dougong.ui.formatting import duration
+from dougong.ui.health import lost_words, percent
+from dougong.ui.history import closing_words
+from dougong.ui.report.page import write_report
 from tests.launcher.toyrun import ToyRun, toy_job, wait_for
 
 BESIDE = ("--beside",)
@@ -37,6 +43,9 @@ def test_a_killed_controller_is_followed_by_another_that_ends_the_run(tmp_path: 
     )  # fmt: skip
     assert diagnosis["cause"] == "signal 9 (SIGKILL)"
     assert [event["fence"] for event in run.events("created")] == [1, 2]
+    (recovered,) = run.events("recovered")
+    assert (recovered["failed"], recovered["step"], list(recovered["tiers"])) == (1, 5, ["checkpoint"])
+    assert 0 < recovered["left_s"] <= recovered["begun_s"] <= recovered["formed_s"] <= recovered["first_step_s"]
     assert [event["resume"] for event in run.events("generation_started")] == [None, "step-000005"]
     before, after = run.events("agents_started")  # they have gone over, with their fork servers
     assert [agent["pid"] for agent in before["agents"]] == [agent["pid"] for agent in after["agents"]]
@@ -136,6 +145,34 @@ def test_one_that_is_stopped_and_followed_ends_with_a_sentence_when_it_goes_on(t
 
 
 @pytest.mark.slow
+def test_a_command_or_a_controller_that_is_stopped_for_a_while_costs_nothing_and_is_told(tmp_path: Path) -> None:
+    run = ToyRun(tmp_path / "run", toy_job(step_s=0.05, steps=100_000), BESIDE).start()
+    run.await_step(3)
+    controller = controller_of(run, 1)
+    workers = wait_for(lambda: len(run.worker_pids()) == 2 and run.worker_pids(), "status.json names both")
+    os.kill(run.process.pid, signal.SIGSTOP)
+    remark = wait_for(lambda: standing_of(run.run_dir).remark, "the command is seen to be stopped")
+    assert f"(process {run.process.pid}) is stopped: training goes on" in remark
+    assert f"`kill -CONT {run.process.pid}`" in remark
+    time.sleep(3.5)
+    run.await_step(run.run_dir.read_metrics()[-1]["step"] + 20)
+    os.kill(run.process.pid, signal.SIGCONT)
+    wait_for(lambda: "this command was stopped, or held up, for " in run.text(), "it says so")
+    assert "its run went on" in run.text() and not standing_of(run.run_dir).remark
+    os.kill(controller, signal.SIGSTOP)
+    found = standing_of(run.run_dir)
+    assert found.remark.endswith("is stopped") and found.next_command.startswith("wait: when it has been stopped")
+    time.sleep(4.0)
+    os.kill(controller, signal.SIGCONT)
+    (diagnosis,) = wait_for(lambda: run.events("diagnosis"), "the controller tells that it was stopped")
+    assert (diagnosis["class"], diagnosis["culprit"]["kind"]) == ("hang", "controller") and diagnosis["latency_s"] > 4
+    (decision,) = wait_for(lambda: run.events("decision"), "nothing is done")
+    assert decision["action"] == "ignore" and run.worker_pids() == workers
+    run.process.terminate()
+    assert run.finish() == 143 and len(run.events("generation_started")) == 1
+
+
+@pytest.mark.slow
 def test_a_stopped_controller_is_killed_by_its_command_and_followed(tmp_path: Path) -> None:
     run = ToyRun(tmp_path / "run", toy_job(step_s=0.3, steps=40), BESIDE).start()
     run.await_step(6)
@@ -145,3 +182,46 @@ def test_a_stopped_controller_is_killed_by_its_command_and_followed(tmp_path: Pa
     assert (diagnosis["class"], diagnosis["culprit"]["kind"]) == ("hang", "controller")
     assert diagnosis["latency_s"] >= 20
     assert diagnosis["cause"].startswith("stopped for 2"), "and the signal that ended it is evidence"
+
+
+@pytest.mark.slow
+def test_status_screen_last_words_and_report_tell_the_same_of_what_faults_have_cost(tmp_path: Path) -> None:
+    """A worker dies, then its controller; it is stopped, resumed, lost with its command and resumed again."""
+    faults = [{"do": "kill", "worker": "east/1", "step": 8}]
+    job = toy_job(step_s=0.05, steps=40, faults=faults, memory=True)
+    run = ToyRun(tmp_path / "run", job, BESIDE).start()
+    run.await_step(12)
+    os.kill(controller_of(run, 1), signal.SIGKILL)
+    run.await_step(18)
+    os.kill(run.process.pid, signal.SIGINT)
+    assert run.finish() == 130
+    assert "recovered from the failure of generation 2: went on from step 10 (the checkpoint" in run.text()
+    agree(run, 2)
+    lost = ToyRun(run.path, job, BESIDE).start("resume")
+    lost.await_step(28)
+    os.killpg(lost.process.pid, signal.SIGKILL)
+    lost.finish()
+    agree(lost, 3)
+    last = ToyRun(run.path, job, BESIDE).start("resume")
+    assert last.finish() == 0, last.text()
+    agree(last, 3)
+
+
+def agree(run: ToyRun, failures: int) -> None:
+    """What four places tell of a run that nobody leads now."""
+    found = standing_of(run.run_dir)
+    goodput = found.status.goodput
+    assert goodput is not None and goodput.share is not None
+    share, whole = percent(goodput.share), duration(goodput.wall_s)
+    words = closing_words(run.run_dir)
+    assert f"{whole} (goodput {share})" in words and f"{failures} failures" in words
+    if found.status.state != "LOST":
+        assert words.partition("\n")[0] in run.text(), "as on its screen"
+    assert f"goodput {share} of {whole}, {lost_words(goodput)}" in "\n".join(found.lines())
+    page = " ".join(write_report(run.run_dir).read_text().split())
+    assert f'Goodput {share} <span class="unit">of {whole}, {lost_words(goodput)}</span>' in page
+    assert f'Failures</div> <div class="value">{failures}</div>' in page
+    assert found.status.recoveries == failures
+    fault = found.fault
+    assert fault is not None and fault.who.startswith("controller")
+    assert ("training again at step" in fault.outcome) is (found.status.state != "LOST")

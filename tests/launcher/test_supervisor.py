@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import faulthandler
 import os
+import re
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -108,6 +110,42 @@ def test_one_that_is_stopped_for_a_while_goes_on(tmp_path: Path) -> None:
         return 5 if os.getppid() == parent else 6
 
     assert told(tmp_path, holding(tmp_path, nap)) == (5, "")
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_a_command_that_was_stopped_says_what_has_become_of_its_run(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], dies: bool
+) -> None:
+    def work() -> int:
+        command = os.getppid()
+        os.kill(command, signal.SIGSTOP)
+        time.sleep(0.4)
+        if dies and os.fork():
+            os.kill(os.getpid(), signal.SIGKILL)  # the other one wakes the command
+        time.sleep(0.3)
+        os.kill(command, signal.SIGCONT)
+        if dies:
+            os._exit(0)
+        return 0
+
+    command = os.fork()
+    if command == 0:
+        quick = dataclasses.replace(QUICK, hang_s=0.3)
+
+        def follow(death: ControllerDeath) -> int:
+            (tmp_path / "told").write_text("; ".join(death.diagnosis.evidence))
+            return 0
+
+        os._exit(Supervisor(tmp_path, quick).run(holding(tmp_path, work), follow))
+    ended = os.waitpid(command, 0)[1]
+    said = re.sub("[0-9]+ s", "1 s", capfd.readouterr().err)
+    assert ended == 0, said
+    assert "this command was stopped, or held up, for 1 s; its " in said
+    if not dies:
+        assert said.endswith("its run went on\n")
+        return
+    assert said.endswith("its controller has ended meanwhile: signal 9 (SIGKILL)\n")
+    assert (tmp_path / "told").read_text().startswith("nobody had looked for ")
 
 
 def test_after_so_many_deaths_without_a_step_the_next_is_told_to_end_the_run(tmp_path: Path) -> None:

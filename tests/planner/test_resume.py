@@ -6,9 +6,18 @@ from typing import Any
 
 import pytest
 from dougong.errors import JobError
+from dougong.fault.quarantine import QuarantinedDevice
 from dougong.job.schema import Job
 from dougong.job.section import Section, mark_of, sections_of
-from dougong.planner.resume import changeable_keys, changes, changes_of_bits, check_resume, identity, may_change
+from dougong.planner.resume import (
+    changeable_keys,
+    changes,
+    changes_of_bits,
+    check_lift,
+    check_resume,
+    identity,
+    may_change,
+)
 from tests.launcher.toyrun import toy_job
 
 VALIDATION = {"fraction": 0.1, "every": 10, "batches": 2}
@@ -142,3 +151,13 @@ def test_changeable_keys_are_whole_sections_where_they_can_be() -> None:
     keys = changeable_keys()
     assert "fault" in keys and "fault.max_restarts" not in keys
     assert "data.validation.every" in keys and "data" not in keys
+
+
+def test_a_device_that_was_never_left_out_cannot_be_used_again() -> None:
+    known = [QuarantinedDevice("cuda", "GPU-1", "node0", "Xid 79")]
+    check_lift(["GPU-1"], known)
+    check_lift([], [])
+    with pytest.raises(JobError, match="no device GPU-2 is in quarantine in this run; there are: GPU-1; give a key"):
+        check_lift(["GPU-1", "GPU-2"], known)
+    with pytest.raises(JobError, match="there is none; give a key"):
+        check_lift(["GPU-1"], [])

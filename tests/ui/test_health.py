@@ -37,8 +37,7 @@ def test_goodput_names_what_the_rest_went_to() -> None:
     parts = {"training": 90.0, "again": 5.0, "start": 3.0, "leaving": 1.0, "restoring": 0.9, "between": 0.1}
     words = goodput_words(Goodput(parts=parts, steps_again=9))
     assert words == (
-        "90.0 % of 1:40, 9 steps computed again (steps computed again 5.0 %, start-up 3.0 %, "
-        "leaving broken generations 1.0 %)"
+        "90.0 % of 1:40, 9 steps computed again (lost steps 5.0 %, start-up 3.0 %, leaving broken generations 1.0 %)"
     )
     assert goodput_words(Goodput()) == ""
 

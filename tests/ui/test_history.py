@@ -44,7 +44,7 @@ def test_a_finished_run(tmp_path: Path) -> None:
     assert [[row["step"] for row in stretch] for stretch in history.rewound] == [list(range(21, 30))]
     assert history.command == "dougong run examples/quickstart.yaml"
     assert history.machine.cpu == "Example CPU @ 2.60GHz"
-    assert history.duration_s == pytest.approx(history.events[-1].monotonic_s - history.events[0].monotonic_s)
+    assert history.goodput.wall_s == pytest.approx(history.events[-1].monotonic_s - history.events[0].monotonic_s)
     assert history.plan is not None and len(history.plan.workers) == 2
 
 
@@ -114,7 +114,7 @@ def test_time_between_sittings_is_not_the_runs(tmp_path: Path) -> None:
     recorder.train(2, 21, 60)
     recorder.event("finished", 2, step=60)
     history = read_history(recorder.run)
-    assert history.duration_s == pytest.approx(first + recorder.seconds - 5.0)
+    assert history.goodput.wall_s == pytest.approx(first + recorder.seconds - 5.0)
     assert (history.state, history.recoveries) == ("finished", [])
     assert history.command == "dougong run examples/quickstart.yaml\ndougong resume run"
 

@@ -60,7 +60,7 @@ def test_a_recovery_tells_what_was_waited_for_and_which_workers_moved() -> None:
     (one,) = recovery.moved
     assert (one.worker, one.before, one.now) == ("west/0", "node1", "node2")
     (row,) = recovery_rows([recovery])
-    assert row.outcome == "resumed from step-000003, 0 steps rewound; waited 12 s for a node; west/0: node1 -> node2"
+    assert row.outcome == "resumed from step-000003, 0 steps lost; waited 12 s for a node; west/0: node1 -> node2"
 
 
 def event(kind: str, at: float, generation: int = 1, **fields: Any) -> Event:
@@ -89,7 +89,7 @@ def test_a_recovery_from_memory_tells_its_parts_and_its_tiers() -> None:
     names = ["noticed", "decided", "left", "prepared", "formed", "state", "first step"]
     assert [part.name for part in row.parts] == names
     assert sum(part.seconds for part in row.parts) == pytest.approx(0.3)
-    assert row.outcome == "went on from step 4 (a peer's memory 1.0 MiB), 0 steps rewound; 1 worker kept, 1 forked"
+    assert row.outcome == "went on from step 4 (a peer's memory 1.0 MiB), 0 steps lost; 1 worker kept, 1 forked"
 
 
 def test_what_ended_nothing_hides_no_later_failure() -> None:

@@ -101,8 +101,8 @@ EVENTS: list[tuple[dict[str, Any], str, str]] = [
             "step": 27,
         },
         "good",
-        "recovered from the failure of generation 1: noticed 0.020 s, decided 0.021 s, left 0.050 s, begun 0.051 s, "
-        "first step 0.300 s after the fault; 2 workers kept, 1 forked",
+        "recovered from the failure of generation 1: went on from step 27; noticed 0.020 s, decided 0.021 s, "
+        "left 0.050 s, begun 0.051 s, first step 0.300 s after the fault; 2 workers kept, 1 forked",
     ),
     (
         {"kind": "checkpoints_set_aside", "step": 20, "names": ["step-000040", "step-000060"], "folder": "aside/1"},

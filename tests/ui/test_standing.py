@@ -105,13 +105,13 @@ def test_goodput_and_the_last_fault_are_said_to_people_and_programs() -> None:
     told = FailureDiagnosed(generation=1, worker="east/1", failure="crash", cause="SIGKILL", wall=wall(5.0))
     found = at(9.0, status=RUNNING.model_copy(update={"goodput": goodput}), events=(told,))
     assert found.lines()[-2:] == [
-        "goodput 90.0 % of 1:40, 9 steps computed again (steps computed again 10.0 %)",
+        "goodput 90.0 % of 1:40, 9 steps computed again (lost steps 10.0 %)",
         "last fault: 4.0 s ago, east/1: crash: SIGKILL",
     ]
     told_json = found.to_json()
     assert (told_json["goodput"]["share"], told_json["goodput"]["wall_s"]) == (0.9, 100.0)
     assert told_json["goodput"]["parts"] == goodput.parts
-    fault = {"who": "east/1", "what": "crash: SIGKILL", "generation": 1, "age_s": 4.0, "decided": ""}
+    fault = {"who": "east/1", "what": "crash: SIGKILL", "generation": 1, "age_s": 4.0, "decided": "", "outcome": ""}
     assert told_json["last_fault"] == fault
     assert (at(9.0).to_json()["goodput"], at(9.0).to_json()["last_fault"]) == (None, None)
 

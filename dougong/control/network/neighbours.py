@@ -54,11 +54,12 @@ class Neighbours:
     dumb."""
 
     def __init__(self, name: str, address: tuple[str, int], token: str) -> None:
-        self._name, self._key = name, token.encode()
+        self._name, self._place, self._key = name, address, token.encode()
         self._lock = threading.Lock()
         self._peers: dict[str, _Peer] = {}
         self._is_closed = threading.Event()
-        self._number = 0
+        # A later life of this name, on this machine, counts on from beyond an earlier one.
+        self._number = int(1000 * time.monotonic())
         family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self._socket = socket.socket(family, socket.SOCK_DGRAM)
         self._socket.setblocking(False)
@@ -134,14 +135,21 @@ class Neighbours:
         with contextlib.suppress(ValueError, KeyError, TypeError):
             said = json.loads(body)
             peer = self._peers.get(said["name"])
+            if peer is None or tuple(said["place"]) != peer.address:
+                return  # of one who had the name before, and is back from where nobody heard it
             # A number that has been heard may have been kept by somebody, and sent again.
-            if peer is not None and said["number"] > peer.number:
+            if said["number"] > peer.number:
                 peer.number, peer.silent_s = said["number"], 0.0
                 peer.lost = tuple(map(str, said["lost"]))
 
     def _speak(self) -> None:
         self._number += 1
-        said = {"name": self._name, "number": self._number, "lost": sorted(self._lost())}
+        said = {
+            "name": self._name,
+            "place": self._place,
+            "number": self._number,
+            "lost": sorted(self._lost()),
+        }
         body = json.dumps(said).encode()
         for peer in self._peers.values():
             with contextlib.suppress(OSError):  # no way there: its silence says so

@@ -200,6 +200,13 @@ _AGENTS = (
         must_be_named=False,
     ),
     NamedFault(
+        "stop_fork_server",
+        "SIGSTOP to the fork server of a worker; another one takes over",
+        "fork_server",
+        "hang",
+        FORK_SERVER,
+    ),
+    NamedFault(
         "zombie_return",
         "an agent is stopped until it is replaced, and goes on: nothing that it says counts",
         "agent",

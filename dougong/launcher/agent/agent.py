@@ -1,8 +1,7 @@
 """An agent: one per island and node. Forks the island's workers there, sees them end, carries their
 progress, messages and output to the controller.
 
-The same function serves an agent of this machine (`launcher.kept.serve`) and one that `detached`
-starts. All happens in one thread, which
+`launcher.kept.serve` calls it for one controller after the other. All happens in one thread, which
 returns when the controller says so or is gone; no worker outlives it.
 """
 
@@ -48,6 +47,7 @@ from dougong.control.messages import (
 )
 from dougong.control.path_messages import TryPaths
 from dougong.control.processes import adopt_orphans, count_oom_kills, interface_of
+from dougong.control.progress import ForkServerSigns
 from dougong.control.worker_messages import StorageTold, WorkerLeft, WorkerMessage
 from dougong.errors import DougongError, PreemptedError
 from dougong.launcher.agent.child import Child, read_messages
@@ -92,7 +92,8 @@ def serve_run(settings: AgentSettings, loaded: LoadedServer | None = None) -> bo
         agent.serve()
     except DougongError as error:
         is_preempted = isinstance(error, PreemptedError)
-        controller.send(AgentFailed(str(error), is_preempted=is_preempted))
+        with contextlib.suppress(OSError):  # it is gone at the same time
+            controller.send(AgentFailed(str(error), is_preempted=is_preempted))
         raise
     finally:
         agent.close()
@@ -177,7 +178,8 @@ class Agent:
         if self._devices is not None:
             self._devices.close()
         # What it has been asked for and has not answered would reach the next controller.
-        may_stay = self._is_lost and self._adopted is not None and not self._workers.unforked
+        may_stay = self._is_lost and self._settings.is_followed
+        may_stay &= self._adopted is not None and not self._workers.unforked
         self._fork_servers.close(self._deadlines, self._loaded if may_stay else None)
         for child in self._workers.all:
             child.read_output(1024)
@@ -214,8 +216,9 @@ class Agent:
         progress = {child.worker: child.vector.read() for child in children}
         now = time.monotonic()
         signs = {child.worker: child.look(progress[child.worker], now) for child in children}
+        hearing, fork_server = self._paths.hearing, self._fork_servers.signs
         self._controller.send(
-            Heartbeat(self._generation, self._num_heartbeats, progress, signs, self._paths.hearing)
+            Heartbeat(self._generation, self._num_heartbeats, progress, signs, hearing, fork_server)
         )
         news = self._log_watch.look()
         if news is not None:
@@ -277,12 +280,12 @@ class Agent:
             case _:
                 self._print(f"the fork server sent {message.kind}, which is not for an agent")
 
-    def _on_replaced(self, why: str, has_hung: bool) -> None:
+    def _on_replaced(self, why: str, hung: ForkServerSigns | None) -> None:
         """Nothing has failed but what it was about to fork; all workers live."""
         for child in self._workers.unforked:
             text = f"{why}, before it had forked this worker"
             self._forget(self._workers.note_not_forked(child, text))
-        self._controller.send(ForkServerReplaced(why, self._fork_servers.pid, has_hung))
+        self._controller.send(ForkServerReplaced(why, self._fork_servers.pid, hung))
 
     def _fail(self, text: str, what: Literal["agent", "fork_server"] = "agent") -> None:
         self._controller.send(AgentFailed(text, what))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import queue
 import socket
@@ -183,7 +184,8 @@ class Child:
     def look(self, progress: WorkerProgress, now: float) -> WorkerSigns:
         """Signs of life of the process, of which `progress` was just read."""
         state = "" if self.pid is None else process_state(self.pid)
-        return self._watch.look(progress, state, now)
+        signs = self._watch.look(progress, state, now)
+        return dataclasses.replace(signs, ordered=self.vector.ordered)
 
     def close(self) -> None:
         self.closed = True

@@ -14,7 +14,7 @@ from dougong.accelerators.registry import get_accelerator
 from dougong.accelerators.telemetry.reading import Telemetry
 from dougong.control.environment import read_visible_devices
 from dougong.control.messages import DevicesRead, encode
-from dougong.control.processes import die_with_parent, name_process
+from dougong.control.processes import die_with_parent, title_process
 from dougong.deadlines import DEADLINES
 from dougong.errors import DeviceError
 
@@ -23,7 +23,7 @@ def main(arguments: list[str]) -> int:
     """0: nothing tells of these devices."""
     kind, line, parent = arguments
     die_with_parent(int(parent))
-    name_process("dougong-devices")
+    title_process("dougong devices")
     with socket.socket(fileno=int(line)) as agent:
         try:
             return _serve(get_accelerator(kind), agent)

@@ -15,9 +15,11 @@ from dougong.control.channel import Channel
 from dougong.control.environment import child_environment
 from dougong.control.fork_messages import ForkRequest, KillRequest, SignalRequest, StartServer
 from dougong.control.messages import encode
-from dougong.control.processes import process_state
+from dougong.control.processes import end_words, process_state
+from dougong.control.progress import ForkServerSigns
 from dougong.errors import LaunchError
 from dougong.launcher.agent.fork_server import LENGTH
+from dougong.launcher.agent.signs import LONGEST_LOOK
 
 _STOPPED = ("T", "t")
 """States of a process that is stopped, by a signal or by a debugger."""
@@ -27,7 +29,8 @@ class ForkServer:
     """One fork server process. `channel` yields its answers: ServerReady or ServerBroken once,
     Forked or ForkFailed for every request, ChildExited for every end where nobody adopts.
     `is_ready`: it has imported everything, as whoever reads its answers has noted. `beginning`:
-    with what it was started; `num_asked`: forks that it has not answered yet."""
+    with what it was started; `num_asked`: forks that it has not answered yet; `hung`: how it was
+    when it was given up, None where it was not."""
 
     def __init__(
         self,
@@ -38,6 +41,9 @@ class ForkServer:
         """`start`: the first request; who `adopts`, is this process."""
         self.is_ready = False
         self.num_asked = 0
+        self.hung: ForkServerSigns | None = None
+        self.signs = ForkServerSigns()
+        self._looked_at: float | None = None
         self._given_up = ""
         self.beginning = (dict(variables), start, cwd)
         self._deadlines = deadlines = start.deadlines
@@ -59,20 +65,27 @@ class ForkServer:
         self._send(request, fds)
         self.num_asked += 1
 
-    @property
-    def was_given_up(self) -> bool:
-        return bool(self._given_up)
+    def look(self, now: float) -> ForkServerSigns:
+        """How it is, seen again and again: it stands stopped, or has not answered all that it was
+        asked. `now`: monotonic seconds."""
+        state, before = process_state(self.pid), self.signs
+        owes = "has not answered" if self.num_asked and self.is_ready else ""
+        if state in _STOPPED:
+            owes = "was stopped"
+        passed_s = 0.0
+        if self._looked_at is not None and owes == before.owes:
+            # Who looks late was held up himself, as a rule together with what he looks at.
+            passed_s = min(now - self._looked_at, LONGEST_LOOK * self._deadlines.heartbeat_every_s)
+        self._looked_at = now
+        since_s = before.since_s + passed_s if owes and owes == before.owes else 0.0
+        self.signs = ForkServerSigns(owes, since_s, state)
+        return self.signs
 
-    def owes(self) -> str:
-        """What it does not do now that it should, in words: it stands stopped, or has not answered
-        all that it was asked. Empty: nothing."""
-        if process_state(self.pid) in _STOPPED:
-            return "was stopped"
-        return "has not answered" if self.num_asked else ""
-
-    def give_up(self, why: str) -> None:
-        """SIGKILL it: its channel ends, and `exit_text` says why."""
-        self._given_up = why
+    def give_up(self) -> None:
+        """SIGKILL it, for what it owes: its channel ends, and `exit_text` says why."""
+        self.hung = self.signs
+        limit = self._deadlines.words("hang_s")
+        self._given_up = f"{self.signs.owes}, and was given up after {limit}"
         self._process.kill()
 
     def kill(self, pid: int) -> None:
@@ -101,7 +114,7 @@ class ForkServer:
             status = self._process.wait(self._deadlines.exit_status_s)
         except subprocess.TimeoutExpired:
             return f"fork server (pid {self.pid}) closed its connection"
-        return f"fork server (pid {self.pid}) ended with status {status}"
+        return f"fork server (pid {self.pid}) {end_words(status)}"
 
     def _send(
         self,

@@ -40,9 +40,19 @@ from dougong.control.fork_messages import (
     StartServer,
 )
 from dougong.control.messages import Message, ProtocolError, decode, encode
-from dougong.control.processes import die_with_parent, kill_group, open_pidfd
+from dougong.control.processes import (
+    die_with_parent,
+    kill_group,
+    open_pidfd,
+    process_state,
+    title_process,
+)
 from dougong.launcher.agent.worker_process import run_child
 
+TITLE = "dougong fork-server"
+"""With which the title of its process begins."""
+STANDS_BY = "(stands by)"
+"""And ends, as long as it has forked nobody."""
 LENGTH = struct.Struct("!I")
 _NUM_FDS = 3
 
@@ -83,6 +93,9 @@ class Zygote:
         """`agent`: its process id."""
         self._requests = requests
         self._agent, self._is_adopted = agent, start.adopts
+        self._title = f"{TITLE} {start.agent}"
+        self._has_forked = False
+        self._agent_stopped_s = 0.0
         self._deadlines = start.deadlines
         self._selector = selectors.DefaultSelector()
         self._selector.register(requests.socket, selectors.EVENT_READ)
@@ -91,7 +104,9 @@ class Zygote:
     def serve(self) -> None:
         try:
             while True:
+                looked_at = time.monotonic()
                 ready = {key.fileobj for key, _ in self._selector.select(self._poll_s())}
+                self._look_at_agent(time.monotonic() - looked_at)
                 if self._requests.socket in ready:
                     self._answer()
                 self._reap()
@@ -101,10 +116,24 @@ class Zygote:
             for pid in self._children:
                 kill_group(pid)
 
-    def _poll_s(self) -> float | None:
-        """How long to sleep: for ever where every child's end wakes us."""
+    def _poll_s(self) -> float:
+        """How long to sleep: until the next look where every child's end wakes us."""
         without_pidfd = any(fd is None for fd in self._children.values())
-        return self._deadlines.exit_poll_every_s if without_pidfd else None
+        every_s = self._deadlines.agent_look_every_s
+        return self._deadlines.exit_poll_every_s if without_pidfd else every_s
+
+    def _look_at_agent(self, passed_s: float) -> None:
+        """An agent that stands stopped for so long has been given up by its controller, or has lost
+        it, and cannot see either. Who started it may be dead, so that nobody else would end it. All
+        that it has ends with it."""
+        if process_state(self._agent) != "T":
+            self._agent_stopped_s = 0.0
+            return
+        # Who looks late was stopped himself, as when somebody stops all there is for a while.
+        self._agent_stopped_s += min(passed_s, 2 * self._deadlines.agent_look_every_s)
+        limit_s = max(self._deadlines.agent_stopped_s, self._deadlines.agent_silence_s)
+        if self._agent_stopped_s > limit_s and os.getppid() == self._agent:
+            os.kill(self._agent, signal.SIGKILL)
 
     def _answer(self) -> None:
         match self._requests.read():
@@ -120,6 +149,9 @@ class Zygote:
                 raise ProtocolError(f"agent: {message.kind} is not for a fork server")
 
     def _fork(self, request: ForkRequest, fds: list[int]) -> None:
+        if not self._has_forked:
+            self._has_forked = True
+            title_process(self._title)
         fork = self._fork_orphan if self._is_adopted else self._fork_child
         try:
             pid = fork(request, fds)
@@ -239,6 +271,7 @@ def main() -> None:
     requests = Requests(socket.socket(fileno=int(sys.argv[1])))
     start, _ = requests.read()
     assert isinstance(start, StartServer), "the agent's first request"
+    title_process(f"{TITLE} {start.agent} {STANDS_BY}")
     try:
         for name in start.modules:
             _load(name, start.model_types)

@@ -25,11 +25,11 @@ from dougong.control.fork_messages import (
 )
 from dougong.control.messages import Message
 from dougong.control.processes import kill_group, open_pidfd
+from dougong.control.progress import ForkServerSigns
 from dougong.deadlines import Deadlines
 from dougong.errors import LaunchError
 from dougong.launcher.agent.child import read_messages
 from dougong.launcher.agent.fork_client import ForkServer
-from dougong.launcher.agent.signs import LONGEST_LOOK
 
 _MOST_UNREADY = 3
 """So many in a row end before they are ready: a further one would, too."""
@@ -124,8 +124,8 @@ class LoadedServer:
 
 class ForkServers:
     """What an agent asks to fork. `note(message)`: the one that forks has said something;
-    `replaced(why, has_hung)`: it has ended, or was ended, and the other one forks from now on;
-    `failed(why)`: there is none that could.
+    `replaced(why, hung)`: it has ended, or was ended as it hung, and the other one forks from now
+    on; `failed(why)`: there is none that could.
 
     `start`: begins one. `adopted`: the processes, None where their parent is the fork server.
     """
@@ -136,7 +136,7 @@ class ForkServers:
         adopted: AdoptedProcesses | None,
         selector: selectors.BaseSelector,
         note: Callable[[Message], None],
-        replaced: Callable[[str, bool], None],
+        replaced: Callable[[str, ForkServerSigns | None], None],
         failed: Callable[[str], None],
     ) -> None:
         self._start, self._adopted, self._selector = start, adopted, selector
@@ -146,13 +146,17 @@ class ForkServers:
         self._active = self._begin()
         self._standby: ForkServer | None = None
         self._trains_since: float | None = None
-        self._looked_at: float | None = None
-        self._owes_s = 0.0
 
     @property
     def pid(self) -> int:
         """Of the one that forks."""
         return self._active.pid
+
+    @property
+    def signs(self) -> ForkServerSigns:
+        """How the one that forks is. Nobody needs the one that stands by: what becomes of that is
+        in our log."""
+        return self._active.signs
 
     def fork(self, request: ForkRequest, fds: Sequence[int]) -> None:
         """Ask for one worker. The caller still owns the descriptors."""
@@ -183,17 +187,13 @@ class ForkServers:
             self._stand_by()
 
     def _watch(self, now: float, deadlines: Deadlines) -> None:
-        """A fork server that hangs is as good as lost: it would hold up whoever needs a worker."""
-        active, since = self._active, self._looked_at
-        self._looked_at = now
-        owes = active.owes() if self._adopted is not None and active.is_ready else ""
-        if not owes or since is None:
-            self._owes_s = 0.0
-            return
-        self._owes_s += min(now - since, LONGEST_LOOK * deadlines.heartbeat_every_s)
-        if self._owes_s > deadlines.hang_s:
-            self._owes_s = 0.0
-            active.give_up(f"{owes}, and was given up after {deadlines.words('hang_s')}")
+        """A fork server that hangs is as good as lost: it would hold up whoever needs a worker.
+        One that is the workers' parent would take them with it."""
+        for server in (self._active, self._standby):
+            if self._adopted is None or server is None or server.hung is not None:
+                continue
+            if server.look(now).since_s > deadlines.hang_s:
+                server.give_up()
 
     def tell_ready(self) -> None:
         """Say so of one that was ready before."""
@@ -280,7 +280,7 @@ class ForkServers:
             self._failed(f"{why}; {error}")
             return
         self._standby = None
-        self._replaced(why, lost.was_given_up)
+        self._replaced(why, lost.hung)
 
 
 def _print(text: str) -> None:

@@ -25,7 +25,7 @@ def inflict_on(message: InflictFault, children: Sequence[Child], fork_servers: F
         case "agent":
             _inflict_on_self(fault.name, for_s)
         case "fork_server":
-            os.kill(fork_servers.pid, signal.SIGKILL)
+            _signal(fork_servers.pid, signal_for(fault.name) or signal.SIGKILL, for_s)
         case _:
             for child in children:
                 if child.worker == message.worker and child.pid is not None:
@@ -33,12 +33,14 @@ def inflict_on(message: InflictFault, children: Sequence[Child], fork_servers: F
 
 
 def _inflict_on_self(name: str, for_s: float | None) -> None:
-    me = os.getpid()
-    if name == "kill_agent":
-        os.kill(me, signal.SIGKILL)
-    if for_s is not None:
-        go_on_later(me, for_s)
-    os.kill(me, signal.SIGSTOP)
+    number = signal.SIGKILL if name == "kill_agent" else signal.SIGSTOP
+    _signal(os.getpid(), number, for_s)
+
+
+def _signal(pid: int, number: signal.Signals, for_s: float | None) -> None:
+    if number == signal.SIGSTOP and for_s is not None:
+        go_on_later(pid, for_s)
+    os.kill(pid, number)
 
 
 def _inflict_on_worker(

@@ -20,7 +20,8 @@ class AgentSettings:
     `model_types`: whose source it looks at; `files`: of the job, which it looks for.
     `preload`: what the fork server loads, as `StartServer` says. `cwd`: the driver's directory,
     taken if it exists here. `parent`: the process whose death ends ours; None: its controller's
-    silence alone. `ray_node`: where Ray has placed it. `ports`: what it and its workers listen on;
+    silence alone. `is_followed`: another controller may follow this one, for which it then waits.
+    `ray_node`: where Ray has placed it. `ports`: what it and its workers listen on;
     None: the system chooses. `fence`: the number of its controller. `avoided`: keys of devices that
     it leaves out.
     """
@@ -42,12 +43,13 @@ class AgentSettings:
     deadlines: Deadlines = DEADLINES
     ports: Ports | None = None
     fence: int = 0
+    is_followed: bool = False
     ray_node: str | None = None
     avoided: tuple[str, ...] = ()
 
     def fork_server(self, adopts: bool) -> StartServer:
         """What a fork server is told at its start."""
-        return StartServer(self.preload, self.deadlines, adopts, self.model_types)
+        return StartServer(self.preload, self.deadlines, adopts, self.model_types, self.name)
 
     def to_json(self) -> str:
         """One line."""

@@ -23,6 +23,7 @@ from typing import Any, NoReturn
 from dougong.control.channel import Channel
 from dougong.control.fork_messages import ForkRequest
 from dougong.control.messages import JoinGeneration
+from dougong.control.processes import title_process
 from dougong.control.progress import OrderedFault, ProgressVector
 from dougong.control.run_sources import changed_files
 from dougong.control.tasks import FingerprintTask, InspectTask, TrainTask
@@ -116,6 +117,7 @@ def run_child(request: ForkRequest, fds: list[int], deadlines: Deadlines) -> NoR
     """The life of a forked process: take over the descriptors (socket, log, vector), run the task,
     report its result or its error, end. A training worker that loses its peers goes on as a worker
     of the next generation."""
+    title_process(title_of(request))
     sock, log, vector = fds
     _take_over_output(log)
     line = WorkerLine(Channel(socket.socket(fileno=sock), "agent", deadlines), deadlines)
@@ -128,6 +130,13 @@ def run_child(request: ForkRequest, fds: list[int], deadlines: Deadlines) -> NoR
         sys.stderr.flush()
     # No exit handlers: they belong to the zygote, and a library's may wait for a dead peer.
     os._exit(code)
+
+
+def title_of(request: ForkRequest) -> str:
+    """By which `ps` shows a worker, or a child that looks at something in its name."""
+    task = request.task
+    what = "worker" if isinstance(task, TrainTask) else task.task
+    return f"dougong {what} {request.worker}"
 
 
 class _End(Enum):

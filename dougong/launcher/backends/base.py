@@ -74,5 +74,17 @@ class Backend(Protocol):
         """The agents that have ended by now, in their present life, and why: the last line that
         each has said. Never waits."""
 
+    def how_ended(self, name: str) -> str:
+        """How the process of this agent, whose connection has just ended, has ended, where that is
+        known here at once; else nothing. May be called from any thread."""
+
     def close(self) -> None:
         """End every agent that is left, and a `start` that still waits for room."""
+
+
+class LastingBackend(Backend, Protocol):
+    """One whose agents may go over from one controller to the next."""
+
+    def hand_over(self) -> None:
+        """All that it has is an earlier controller's from now on: the next `start` takes over the
+        agents that wait and are wanted as they are, and ends the others."""

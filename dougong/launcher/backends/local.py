@@ -21,7 +21,7 @@ from dougong.errors import LaunchError
 from dougong.launcher.agent.facts import count_devices, seen_keys
 from dougong.launcher.agent.settings import AgentSettings
 from dougong.launcher.backends.base import SettingsOf, Tell
-from dougong.launcher.kept.agents import AgentProcess, Keeping
+from dougong.launcher.kept.keeping import Keeping, KeptProcess
 from dougong.planner.nodes import Node
 from dougong.planner.placement import AgentSpec
 from dougong.records.directory import RunDir
@@ -44,7 +44,7 @@ class Local:
         self._run_dir = run_dir
         self._deadlines = deadlines
         self._keeping = keeping
-        self._processes: dict[str, AgentProcess] = {}
+        self._processes: dict[str, KeptProcess] = {}
         self._turn = threading.Lock()  # for whoever changes them
         self._is_closed = False
 
@@ -80,27 +80,27 @@ class Local:
         if self._keeping is not None:
             self._keeping.keep(agent)
 
-    def _taken_over(self, settings: AgentSettings) -> AgentProcess | None:
+    def _taken_over(self, settings: AgentSettings) -> KeptProcess | None:
         """The agent of the controller before, if it lives and takes these settings."""
         agent = None if self._keeping is None else self._keeping.take(settings.name)
         if agent is None:
             return None
         try:
-            agent.give(settings, is_last=False)
+            _give(agent, settings)
         except OSError:
             agent.kill(self._deadlines)
             agent.close()
             return None
         return agent
 
-    def _new(self, settings: AgentSettings) -> AgentProcess:
+    def _new(self, settings: AgentSettings) -> KeptProcess:
         log_file = self.log_file(settings.name)
         log_file.parent.mkdir(parents=True, exist_ok=True)
         with log_file.open("ab") as log:
             agent = _spawn(settings.name, log)
         # Not on the command line: the settings hold the token. One that has ended already says so.
         with contextlib.suppress(OSError):
-            agent.give(settings, is_last=self._keeping is None)
+            _give(agent, settings)
         return agent
 
     def log_file(self, name: str) -> Path:
@@ -112,9 +112,19 @@ class Local:
         for name, process in self._processes.items():
             words = process.exit_words()
             if words is not None:
-                last_words = "" if process.ended_well else self._last_words(name)
+                last_words = "" if process.status == 0 else self._last_words(name)
                 ended[name] = f"{words}{last_words}"
         return ended
+
+    def how_ended(self, name: str) -> str:
+        process = self._processes.get(name)
+        if process is None:
+            return ""
+        try:
+            has_ended = process.wait(self._deadlines.exit_look_s)
+            return (process.exit_words() or "") if has_ended else ""
+        except (OSError, ValueError):  # it is being let go of meanwhile, in another thread
+            return ""
 
     def _last_words(self, name: str) -> str:
         last = last_line(self.log_file(name))
@@ -135,7 +145,7 @@ class Local:
                 process.kill(self._deadlines)
 
 
-def _spawn(name: str, log: IO[bytes]) -> AgentProcess:
+def _spawn(name: str, log: IO[bytes]) -> KeptProcess:
     ours, theirs = socket.socketpair()
     with theirs:
         process = subprocess.Popen(
@@ -146,4 +156,10 @@ def _spawn(name: str, log: IO[bytes]) -> AgentProcess:
             env=child_environment({}),
             start_new_session=True,
         )
-    return AgentProcess.of(name, process, ours)
+    return KeptProcess.of(name, process, ours)
+
+
+def _give(agent: KeptProcess, settings: AgentSettings) -> None:
+    """What it is to serve. OSError when it is gone."""
+    assert agent.line is not None
+    agent.line.sendall(settings.to_json().encode() + b"\n")

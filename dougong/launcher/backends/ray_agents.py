@@ -18,9 +18,9 @@ from typing import Any
 from dougong.accelerators.registry import get_accelerator
 from dougong.deadlines import Deadlines
 from dougong.errors import DougongError, LaunchError, NoRoomError
-from dougong.launcher.agent.detached import DetachedAgent
 from dougong.launcher.agent.settings import AgentSettings
 from dougong.launcher.backends.base import SettingsOf, Tell
+from dougong.launcher.kept.detached import DetachedAgent
 from dougong.planner.placement import AgentSpec
 from dougong.records.directory import RunDir
 
@@ -31,18 +31,14 @@ workers share the machine."""
 
 class AgentActor:
     """The Ray actor: it starts an agent with the devices that Ray has given to it, and holds them
-    as long as the agent lives. The agent outlives it where Ray is gone."""
+    as long as the agent lives, and the line to it. The agent outlives it where Ray is gone."""
 
     def __init__(self) -> None:
         self._agent: DetachedAgent | None = None
 
     def serve(self, settings_json: str) -> None:
         """Returns when the agent has ended and none of its processes is left."""
-        import ray
-
-        node = ray.get_runtime_context().get_node_id()
-        settings = replace(AgentSettings.from_json(settings_json), ray_node=node)
-        self._agent = DetachedAgent(settings)
+        self._agent = DetachedAgent(_placed_here(settings_json))
         end = self._agent.wait()
         if end.error:
             raise LaunchError(end.error)
@@ -51,10 +47,22 @@ class AgentActor:
             # that.
             os._exit(1)
 
+    def go_on(self, settings_json: str, within_s: float) -> bool:
+        """Have the agent serve the next controller, as `DetachedAgent.go_on`."""
+        settings = _placed_here(settings_json)
+        return self._agent is not None and self._agent.go_on(settings, within_s)
+
     def end(self) -> None:
         """Kill the agent, which may be stopped: Ray would end its actor alone."""
         if self._agent is not None:
             self._agent.kill()
+
+
+def _placed_here(settings_json: str) -> AgentSettings:
+    import ray
+
+    node = ray.get_runtime_context().get_node_id()
+    return replace(AgentSettings.from_json(settings_json), ray_node=node)
 
 
 @dataclass(frozen=True)
@@ -62,6 +70,7 @@ class _ActorLife:
     """An agent from one start to its end. `serving`: Ray's reference to what it returns; `group`:
     the placement group that holds its devices, None where it has none."""
 
+    spec: AgentSpec
     actor: Any
     serving: Any
     group: Any
@@ -75,6 +84,7 @@ class RayAgents:
         self._deadlines = deadlines
         self._run_dir = run_dir
         self._lives: dict[str, _ActorLife] = {}
+        self._handed_over: dict[str, _ActorLife] = {}  # an earlier controller's
         self._ended_lives: list[_ActorLife] = []  # what these hold is yet to be given back
         self._ends: dict[str, str] = {}
         self._is_closing = threading.Event()
@@ -82,20 +92,26 @@ class RayAgents:
     @property
     def groups(self) -> set[str]:
         """Ids of the placement groups that are this run's."""
-        lives = (*self._lives.values(), *self._ended_lives)
-        return {life.group.id.hex() for life in lives if life.group is not None}
+        return {life.group.id.hex() for life in self._all if life.group is not None}
+
+    @property
+    def _all(self) -> list[_ActorLife]:
+        return [*self._lives.values(), *self._handed_over.values(), *self._ended_lives]
 
     def start(self, specs: Sequence[AgentSpec], settings_of: SettingsOf, tell: Tell) -> None:
         """As `Backend.start`."""
         self.end([spec.name for spec in specs])
         groups: dict[str, Any] = {}
         try:
-            for spec in specs:
+            self._take_over(specs, settings_of)
+            self.give_back()  # what earlier agents held may be asked for now
+            new_specs = [spec for spec in specs if spec.name not in self._lives]
+            for spec in new_specs:
                 if devices_asked(spec):
                     groups[spec.name] = _placement_group(spec)
-            self._await_room(specs, groups, tell)
+            self._await_room(new_specs, groups, tell)
             share_of = _cpu_shares()
-            for spec in specs:
+            for spec in new_specs:
                 group, share = groups.get(spec.name), share_of(str(spec.node))
                 self._lives[spec.name] = _begin(spec, group, share, settings_of(spec))
         except BaseException:  # whatever it is, what was reserved must not stay so
@@ -103,6 +119,36 @@ class RayAgents:
             _remove(group for name, group in groups.items() if name not in begun)
             self.end([spec.name for spec in specs])
             raise
+
+    def hand_over(self) -> None:
+        """As `LastingBackend.hand_over`."""
+        self._handed_over |= self._lives
+        self._lives, self._ends = {}, {}
+
+    def _take_over(self, specs: Sequence[AgentSpec], settings_of: SettingsOf) -> None:
+        """Of an earlier controller's agents, have those go on that wait and are to be what they
+        were; the others are ended."""
+        import ray
+
+        wanted = {spec.name: spec for spec in specs}
+        limit_s = self._deadlines.agent_waits_s
+        asked = {}
+        for name, life in self._handed_over.items():
+            if wanted.get(name) == life.spec:
+                settings = settings_of(life.spec).to_json()
+                asked[life.actor.go_on.remote(settings, limit_s)] = name
+        answers: list[Any] = []
+        if asked:
+            answer_s = limit_s + self._deadlines.exit_status_s
+            answers, _ = ray.wait(list(asked), num_returns=len(asked), timeout=answer_s)
+        for name in [asked[answer] for answer in answers if _is_true(answer)]:
+            self._lives[name] = self._handed_over.pop(name)
+        self._end_handed_over()
+
+    def _end_handed_over(self) -> None:
+        lives, self._handed_over = list(self._handed_over.values()), {}
+        self._kill(lives)
+        self._ended_lives += lives
 
     def end(self, names: Sequence[str]) -> None:
         """As `Backend.end`."""
@@ -159,6 +205,7 @@ class RayAgents:
         """Wait shortly for the agents to end by themselves; have those killed that do not."""
         import ray
 
+        self._end_handed_over()
         lives = {life.serving: life for life in self._lives.values()}
         if lives:
             limit_s = self._deadlines.agent_end_s
@@ -167,7 +214,7 @@ class RayAgents:
 
     def give_all_back(self) -> None:
         """Give the places of all agents back, which have ended."""
-        _remove(life.group for life in (*self._lives.values(), *self._ended_lives))
+        _remove(life.group for life in self._all)
 
     def _await_room(
         self, specs: Sequence[AgentSpec], groups: Mapping[str, Any], tell: Tell
@@ -256,6 +303,16 @@ def _words(spec: AgentSpec) -> str:
     return asked or "a process"
 
 
+def _is_true(answer: Any) -> bool:
+    """What an actor has answered; not so where it has failed."""
+    import ray
+
+    try:
+        return bool(ray.get(answer))
+    except Exception:  # Ray raises many
+        return False
+
+
 def _placement_group(spec: AgentSpec) -> Any:
     import ray
 
@@ -280,10 +337,10 @@ def _begin(spec: AgentSpec, group: Any, share: float, settings: AgentSettings) -
     import ray
 
     actor_class: Any = ray.remote(AgentActor)
-    # Two calls at a time: an agent is ended while it serves.
-    options = {"max_restarts": 0, "max_concurrency": 2, **_placed(spec, group, share)}
+    # Three calls at a time: an agent is told to go on, and ended, while it serves.
+    options = {"max_restarts": 0, "max_concurrency": 3, **_placed(spec, group, share)}
     actor = actor_class.options(**options).remote()
-    return _ActorLife(actor, actor.serve.remote(settings.to_json()), group)
+    return _ActorLife(spec, actor, actor.serve.remote(settings.to_json()), group)
 
 
 def _placed(spec: AgentSpec, group: Any, share: float) -> dict[str, Any]:

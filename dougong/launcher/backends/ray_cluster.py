@@ -125,6 +125,11 @@ class RayBackend:
         with self._turn:
             return self._agents.ended()
 
+    def hand_over(self) -> None:
+        """As `LastingBackend.hand_over`."""
+        with self._turn:
+            self._agents.hand_over()
+
     def _refuse_silence(self) -> None:
         """LaunchError when the cluster's head does not answer: Ray's own calls would wait for it
         for a minute."""
@@ -138,6 +143,9 @@ class RayBackend:
         except LaunchError:
             return False
         return True
+
+    def how_ended(self, name: str) -> str:
+        return ""  # its node may be any: what Ray knows of it comes later
 
     def close(self) -> None:
         """Wait shortly for the agents to end by themselves, then let go of Ray (an embedded one

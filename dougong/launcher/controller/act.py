@@ -60,7 +60,7 @@ from dougong.launcher.controller.actions import (
 from dougong.launcher.controller.checkpoints import CheckpointManager, RunOrigin
 from dougong.launcher.controller.config import ControllerConfig
 from dougong.launcher.controller.facts import RunFacts
-from dougong.launcher.controller.inbound.connections import Connections
+from dougong.launcher.controller.inbound.connections import Connections, KnownElsewhere
 from dougong.launcher.controller.inbound.inbox import Background, Inbox
 from dougong.launcher.controller.inbound.items import (
     AgentsEnded,
@@ -222,7 +222,7 @@ class Actor:
             config.token,
             config.deadlines,
             read_ports(config.job.ports),
-            self._trouble_of,
+            KnownElsewhere(self._trouble_of, self._backend.how_ended),
         )
         self._connections.number(config.fence)
         reached_at, port = self._connections.address
@@ -232,6 +232,7 @@ class Actor:
             pid=os.getpid(),
             token=config.token,
             machine=socket.gethostname(),
+            beside=os.getppid() if config.is_followed else None,
         )
         self._run_dir.write_controller(address)
 

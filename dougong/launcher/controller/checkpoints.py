@@ -175,17 +175,25 @@ class CheckpointManager:
         results: list[repository.VerifyResult] = []
         found = repository.newest_valid(self.root, results.append)
         refusal = None
-        rejected = [(result.directory.name, str(result)) for result in results]
         # A run that has had checkpoints is not begun anew because its storage is ill.
-        if found is None and (rejected or self.resume_point.has_committed):
-            refusal = none_is_valid(self.root, rejected)
-            if not rejected or any(result.is_unread for result in results):
+        if found is None and (results or self.resume_point.has_committed):
+            refusal = repository.none_is_valid(
+                self.root, [result.directory.name for result in results]
+            )
+            if not results or any(result.is_unread for result in results):
                 return FoundCheckpoint(None, refusal=refusal, is_away=True)
         warnings = self._accept(found, origin)
-        news = tuple((name, reason) for name, reason in rejected if name not in self._told)
-        # What could not be read may be valid: it is looked at again.
-        self._told.update(result.directory.name for result in results if not result.is_unread)
-        return FoundCheckpoint(found, news, warnings, refusal=refusal)
+        return FoundCheckpoint(found, self._reject(results, found), warnings, refusal=refusal)
+
+    def _reject(
+        self, results: Sequence[repository.VerifyResult], found: Path | None
+    ) -> tuple[repository.RejectedCheckpoint, ...]:
+        """What is news of those that are not valid. Where a run is refused for them they stay."""
+        told = repository.reject(self.root, results, self.fence, moves=found is not None)
+        news = tuple(one for one in told if one.name not in self._told)
+        # What could not be read is looked at again, and the name of what was moved is another's.
+        self._told.update(one.name for one in told if one.is_left)
+        return news
 
     def _accept(self, found: Path | None, origin: RunOrigin) -> tuple[str, ...]:
         """Warnings about going on from this one. Raises why that must not be."""
@@ -272,19 +280,6 @@ class CheckpointManager:
             "versions": package_versions(),
             "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
-
-
-def none_is_valid(root: Path, rejected: Sequence[tuple[str, str]]) -> CheckpointError:
-    """Why a run whose checkpoints are all damaged, or gone, does not begin anew by itself."""
-    run = root.parent
-    what = "the checkpoints that the run had are gone"
-    if rejected:
-        names = ", ".join(name for name, _ in rejected)
-        what = f"no checkpoint is valid ({names}; `dougong verify {run}` says what is wrong)"
-    return CheckpointError(
-        f"{root}: {what}; mend or mount the storage, then `dougong resume {run}`; or begin anew, "
-        f"with what is there set aside: `dougong resume {run} --from-scratch`"
-    )
 
 
 def _size_of(directory: Path) -> int:

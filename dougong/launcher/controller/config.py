@@ -63,7 +63,8 @@ class ResumePoint:
     but a loss. `chosen`: the step whose checkpoint somebody asked for, 0 for the beginning; None:
     the newest valid one. `changed`: keys that this resume gives other values and that may change
     bits; `same_since`: the first generation since the last such change, whose bits all later ones
-    must give again.
+    must give again. `died`: when the controller before had died, and when that was noticed, by this
+    machine's monotonic clock, where the run goes on by itself.
     """
 
     generation: int = 1
@@ -75,6 +76,7 @@ class ResumePoint:
     same_since: int = 1
     quarantined: tuple[QuarantinedDevice, ...] = ()
     skipped: frozenset[int] = frozenset()
+    died: tuple[float, float] | None = None
 
     @property
     def last_generation(self) -> int:
@@ -141,6 +143,7 @@ class ControllerConfig:
             preload=self.entries.preload,
             cwd=self.cwd,
             fence=self.fence,
+            is_followed=self.is_followed,
             deadlines=self.deadlines,
             ports=read_ports(self.job.ports),
             avoided=spec.avoided,

@@ -7,6 +7,7 @@ itself.
 
 from __future__ import annotations
 
+import socket
 import time
 from typing import Literal
 
@@ -18,6 +19,7 @@ from dougong.errors import (
     StorageError,
     SupersededError,
 )
+from dougong.fault.culprit import Culprit
 from dougong.fault.diagnosis import FailureKind, mistake_in
 from dougong.launcher.agent.facts import software_here
 from dougong.launcher.backends.base import Backend
@@ -33,7 +35,11 @@ from dougong.launcher.controller.inbound.items import (
     Committed,
 )
 from dougong.launcher.controller.observe import observe, observe_time
-from dougong.launcher.controller.observe_health import health_words, suspect_words
+from dougong.launcher.controller.observe_health import (
+    health_words,
+    suspect_words,
+    tell_own_pause,
+)
 from dougong.launcher.controller.reserve import Reserve
 from dougong.launcher.controller.states import (
     Ended,
@@ -67,6 +73,9 @@ class Controller:
         self._inbox = inbox
         self.recorder = recorder
         self._facts = RunFacts.at(config.resume_point, config.job.fault.quarantine.lift)
+        point = config.resume_point
+        if point.died is not None:
+            self._facts.recoveries.follow(point.generation - 1, *point.died, time.monotonic())
         self._actor = Actor(config, self._facts, inbox, backend, recorder)
         self._policy = RunPolicy(
             config.job,
@@ -79,9 +88,10 @@ class Controller:
             backend.may_grow,
             config.is_followed,
         )
+        self._myself = Culprit("controller", str(config.fence), socket.gethostname())
         self._phases = StartPhases(backend.phase, config.takes_fingerprints)
         self._state: State = Starting(Stage.BACKEND, time.monotonic())
-        self._ticked_at = 0.0
+        self._ticked_at = time.monotonic()
         self._status_at = 0.0
 
     def run(self) -> Outcome:
@@ -156,7 +166,9 @@ class Controller:
             self._act_on(news)
         # Heartbeats come by the hundred; what depends on time is looked at once in a tick.
         if now - self._ticked_at >= deadlines.tick_every_s:
-            self._ticked_at = now
+            paused_s, self._ticked_at = now - self._ticked_at, now
+            if paused_s > deadlines.hang_s:
+                self._act_on(tell_own_pause(self._myself, self._facts.number, paused_s, deadlines))
             self._act_on(observe_time(self._facts, now, deadlines))
             self.recorder.tick()
         if now - self._status_at >= deadlines.status_every_s:

@@ -34,6 +34,7 @@ from dougong.launcher.controller.departure import (
     is_settled,
     lose_withdrawn,
     put_aside,
+    refused_last_save,
     who_leaves,
     with_device,
     without_last_save,
@@ -201,7 +202,10 @@ def _train(facts: RunFacts, state: State, policy: RunPolicy, now: float) -> tupl
         return AskToStop(number), Enter(Stopping(number, facts.stop, now))
     if isinstance(state, Stopping) and not generation.all_rest:
         return _give_up_step(facts, generation, state, policy, now)
-    return Reserve(facts, policy, now).next_actions(state, generation)
+    told: tuple[Action, ...] = ()
+    if facts.step >= policy.job.steps:
+        told = refused_last_save(facts, generation, policy)
+    return told or Reserve(facts, policy, now).next_actions(state, generation)
 
 
 def _give_up_step(
@@ -214,8 +218,7 @@ def _give_up_step(
     limit = limit_of_stop(phases, facts.checkpoints.num_open > 0)
     moved_at = max((status.moved_at for status in living), default=state.since)
     if now - max(moved_at, state.since) <= getattr(deadlines, limit):
-        is_saving = "checkpoint" in phases and facts.checkpoints.has_refused(facts.step)
-        return without_last_save(facts, policy) if is_saving else ()
+        return refused_last_save(facts, generation, policy)
     given_up = events.StepGivenUp(
         generation=generation.number,
         limit=deadlines.words(limit),

@@ -175,6 +175,17 @@ def without_checkpoint(
     return (Record(Waiting(generation=facts.number, text=text)),)
 
 
+def refused_last_save(
+    facts: RunFacts, generation: Generation, policy: RunPolicy
+) -> tuple[Action, ...]:
+    """What is told, once, while workers try again to save the step that is their last; nothing
+    where storage takes it."""
+    is_saving = any(status.phase == "checkpoint" for status in generation.living)
+    if not (is_saving and facts.checkpoints.has_refused(facts.step)):
+        return ()
+    return without_last_save(facts, policy)
+
+
 def without_last_save(facts: RunFacts, policy: RunPolicy) -> tuple[Action, ...]:
     """Say once what the end of a run waits for whose last save storage has refused, and how it ends
     sooner."""

@@ -150,7 +150,8 @@ def _why_too_many(order: OrderDrill, facts: RunFacts, policy: RunPolicy, now: fl
     """Why a drill that is refused for nothing else would end the run."""
     fault, most = known_fault(order.fault), policy.job.fault.max_restarts
     spent = Budget(now, facts.checkpoints.committed_at).spent(facts.history)
-    if fault is None or not fault.must_be_named or spent < most:
+    ends_none = fault is None or not fault.must_be_named or fault.target == "fork_server"
+    if ends_none or spent < most:
         return None
     return (
         f"fault.max_restarts is {most} and they are used up: this would end the run; raise it "

@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from dougong.accelerators.registry import get_accelerator
 from dougong.checkpoint.directories import step_of
@@ -73,15 +74,20 @@ def warning(facts: RunFacts, text: str, *workers: str) -> Record:
     return Record(events.WarningRaised(generation=facts.number, text=text, workers=workers))
 
 
-def rejected(facts: RunFacts, directory: str, reason: str) -> Record:
-    """A damaged checkpoint as an event."""
-    event = events.CheckpointRejected(generation=facts.number, directory=directory, reason=reason)
+def rejected(facts: RunFacts, directory: str, reason: str, aside: Path | None = None) -> Record:
+    """A damaged checkpoint as an event. `aside`: where it lies since."""
+    event = events.CheckpointRejected(
+        generation=facts.number,
+        directory=directory,
+        reason=reason,
+        aside="" if aside is None else str(aside),
+    )
     return Record(event)
 
 
 def remarks_on(facts: RunFacts, found: FoundCheckpoint) -> list[Record]:
     """What is told of a search for a checkpoint."""
-    damaged = [rejected(facts, name, reason) for name, reason in found.rejected]
+    damaged = [rejected(facts, one.name, one.reason, one.aside) for one in found.rejected]
     return damaged + [warning(facts, text) for text in found.warnings]
 
 

@@ -24,11 +24,13 @@ from dougong.control.messages import (
 )
 from dougong.control.path_messages import CONTROLLER, PathsOpen, PathsTried
 from dougong.control.processes import signal_name
+from dougong.control.progress import ForkServerSigns
 from dougong.control.worker_messages import StorageTold
 from dougong.deadlines import Deadlines
 from dougong.errors import DougongError, LaunchError, StorageError
 from dougong.fault.culprit import Culprit
 from dougong.fault.observation import AgentLost
+from dougong.fault.suspicion import fork_server_facts
 from dougong.launcher.backends.base import RayNews
 from dougong.launcher.controller.actions import (
     AdoptChannel,
@@ -329,8 +331,8 @@ def _observe_message(
         case AgentFailed(text, what, is_preempted):
             culprit = Culprit(what, handle.spec.name)
             facts.lose_by(handle, AgentLost(culprit, text, (), is_preempted=is_preempted), now)
-        case Heartbeat(hearing=hearing):
-            handle.hearing = hearing
+        case Heartbeat(hearing=hearing, fork_server=fork_server):
+            handle.hearing, handle.fork_server = hearing, fork_server
             return observe_process(facts, message, now)
         case DevicesRead():
             return observe_devices(facts, handle, message, now)
@@ -351,14 +353,18 @@ def _observe_replaced(
     facts: RunFacts, handle: AgentHandle, replaced: ForkServerReplaced
 ) -> tuple[News, ...]:
     """A fork server has ended, and no worker with it: named like any fault, and nothing is done."""
-    name = handle.spec.name
+    name, hung = handle.spec.name, replaced.hung
     node = facts.agents.node_of_agent(handle, "")
+    facts.health.forget(Culprit("fork_server", name))
+    handle.fork_server = ForkServerSigns()
     diagnosed = events.FailureDiagnosed(
         generation=facts.number,
         node=node,
         culprit=Culprit("fork_server", name, node),
-        failure="hang" if replaced.has_hung else "crash",
+        failure="crash" if hung is None else "hang",
         cause=replaced.text,
+        evidence=() if hung is None else fork_server_facts(hung),
+        latency_s=None if hung is None else round(hung.since_s, 3),
     )
     decided = events.RecoveryDecided(
         generation=facts.number,

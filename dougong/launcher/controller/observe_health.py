@@ -13,7 +13,7 @@ from dougong.fault.devices import unusable
 from dougong.fault.liveness import silence_reason
 from dougong.fault.observation import AgentLost, LinkCut
 from dougong.fault.reach import Reach
-from dougong.fault.suspicion import Suspicion, WorkerView
+from dougong.fault.suspicion import Suspicion, WorkerView, of_fork_server
 from dougong.fault.watch import Noticed
 from dougong.launcher.controller.actions import Record, TryMachine
 from dougong.launcher.controller.facts import RunFacts
@@ -49,7 +49,8 @@ def observe_health(facts: RunFacts, now: float, deadlines: Deadlines) -> tuple[R
     views = generation.views(now)
     found = _reach(facts, views, now, deadlines).suspicions()
     of_devices = facts.devices.watch.suspicions(now)
-    noticed = facts.health.look(views, (*found, *of_devices), deadlines)
+    of_servers = _of_fork_servers(facts, now, deadlines)
+    noticed = facts.health.look(views, (*found, *of_devices, *of_servers), deadlines)
     for due in noticed.due:
         if due.agents:
             _lose(facts, due, now)
@@ -112,6 +113,15 @@ def _reach(facts: RunFacts, views: Sequence[WorkerView], now: float, deadlines: 
     return Reach(agents, hearings, here, still_s, deadlines)
 
 
+def _of_fork_servers(facts: RunFacts, now: float, deadlines: Deadlines) -> Iterator[Suspicion]:
+    for handle in facts.agents.living:
+        # Of an agent that is not heard, all that is known is old.
+        if facts.agents.silent_s(handle, now) <= DEADLINES.agent_mute_s:
+            found = of_fork_server(handle.spec.name, handle.fork_server, deadlines)
+            if found is not None:
+                yield found
+
+
 def _lose(facts: RunFacts, due: Suspicion, now: float) -> None:
     """The agents that a suspicion gives up are lost."""
     reason = f"{due.why}, and was given up after {due.limit}"
@@ -139,11 +149,31 @@ def _news(facts: RunFacts, noticed: Noticed) -> list[Record]:
 
 def _placed(facts: RunFacts, culprit: Culprit) -> Culprit:
     """With its machine, where that is one of several."""
-    if culprit.kind == "agent":
+    if culprit.kind in ("agent", "fork_server"):
         node = facts.agents.node_of_agent(facts.agents[culprit.name], "")
         return replace(culprit, node=node)
     worker = culprit.worker
     return replace(culprit, node=facts.agents.node_of(worker, "")) if worker else culprit
+
+
+def tell_own_pause(
+    myself: Culprit, number: int, paused_s: float, deadlines: Deadlines
+) -> tuple[Record, ...]:
+    """A controller that has done nothing for longer than anybody else may has hung, and goes on:
+    whoever looks at the run wants to know why nothing was told meanwhile. `number`: of the
+    generation."""
+    diagnosed = events.FailureDiagnosed(
+        generation=number,
+        node=myself.node,
+        culprit=myself,
+        failure="hang",
+        cause=f"did nothing for {paused_s:.1f} s: it was stopped, or its machine was held up",
+        latency_s=round(paused_s, 3),
+    )
+    limit = deadlines.words("controller_silence_s")
+    reason = f"it goes on; agents bear its silence for {limit}"
+    decided = events.RecoveryDecided(generation=number, action="ignore", reason=reason)
+    return (Record(diagnosed), Record(decided))
 
 
 def suspect_words(facts: RunFacts) -> tuple[str, ...]:

@@ -158,9 +158,12 @@ class Reserve:
             lines.append(f"{handle.spec.name} on {self.facts.machine_of(handle)} {does}")
         serving = [handle.spec for handle in agents.serving]
         islands = self.policy.job.islands if serving else ()
-        covered = {handle.spec.island for handle in agents.standing}
-        bare = [one.name for one in islands if one.spares and one.name not in covered]
-        lines += [f"spares: none stands by for {name}" for name in bare]
+        standing = [handle.spec.island for handle in agents.standing]
+        for island in islands:
+            there = standing.count(island.name)
+            if there < island.spares:
+                many = f"{there} of {island.spares} stand" if there else "none stands"
+                lines.append(f"spares: {many} by for {island.name}")
         missing = missing_workers(islands, serving)
         if missing:
             lines.append(f"goes on without {worker_list(missing)}, until there is a node")

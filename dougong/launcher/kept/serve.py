@@ -1,64 +1,86 @@
-"""The process of an agent of this machine: it serves one controller after the other.
+"""The process of an agent: it serves one controller after the other.
 
-Its settings come as a line of JSON on standard input. Where its controller is gone and somebody
-holds the other end of that line, it ends all workers, keeps its fork server, and waits for the next
-controller's.
+Where its controller is gone and another may follow, it ends all workers, keeps its fork server, and
+waits for the next one's settings, as long as somebody holds the other end of its line.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
-import select
 import signal
 import sys
+from types import FrameType
 
-from dougong.control.processes import die_with_parent
-from dougong.deadlines import Deadlines
-from dougong.errors import DougongError
+from dougong.control.processes import die_with_parent, name_process, title_process
+from dougong.deadlines import DEADLINES
+from dougong.errors import DougongError, PreemptedError
 from dougong.launcher.agent.agent import serve_run
 from dougong.launcher.agent.fork_servers import LoadedServer
 from dougong.launcher.agent.settings import AgentSettings
-from dougong.launcher.kept.agents import WAITS
+from dougong.launcher.kept.line import WAITS, AgentEnd, StarterLine
 
-_LINE = 0
+DETACHED = "detached"
+_NAME = "ray::dougong"
+"""What `ray stop` ends has such a name: who takes Ray from a machine takes its agents too."""
 
 
 def main() -> None:
-    """`python -m dougong.launcher.kept.serve`"""
-    settings = AgentSettings.from_json(sys.stdin.readline())
+    """`python -m dougong.launcher.kept.serve [detached]`"""
+    line = StarterLine()
+    settings = line.await_settings(DEADLINES)
+    if settings is None:
+        sys.exit("nobody says what this agent is to serve")
+    title_process(f"dougong agent {settings.name}")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the controller decides, also about Ctrl-C
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    if settings.parent is not None:
-        die_with_parent(settings.parent)
+    if DETACHED in sys.argv:
+        _detach(line)
+    else:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if settings.parent is not None:
+            die_with_parent(settings.parent)
+    end = _serve_all(settings, line)
+    line.say(f"{end.to_json()}\n".encode())
+    sys.exit(0 if end.by_controller else 1)
+
+
+def _serve_all(settings: AgentSettings, line: StarterLine) -> AgentEnd:
+    """One controller after the other; how the last one's time has ended."""
     loaded = LoadedServer()
+    following: AgentSettings | None = settings
+    by_controller = False
     try:
-        status = 0 if _serve_all(settings, loaded) else 1
+        while following is not None:
+            settings = following
+            by_controller = serve_run(settings, loaded)
+            following = _await_next(settings, line) if loaded.is_kept else None
+    except DougongError as error:
+        print(f"agent {settings.name}: {error}", file=sys.stderr, flush=True)
+        return AgentEnd(False, str(error))
     finally:
         loaded.close()
-    sys.exit(status)
+    return AgentEnd(by_controller)
 
 
-def _serve_all(settings: AgentSettings, loaded: LoadedServer) -> bool:
-    """One controller after the other; whether the last one has ended this agent."""
-    while True:
-        try:
-            ended_by_controller = serve_run(settings, loaded)
-        except DougongError as error:
-            sys.exit(f"agent {settings.name}: {error}")
-        following = _await_settings(settings.deadlines) if loaded.is_kept else None
-        if following is None:
-            return ended_by_controller
-        settings = following
+def _await_next(settings: AgentSettings, line: StarterLine) -> AgentSettings | None:
+    line.say(WAITS)
+    return line.await_settings(settings.deadlines)
 
 
-def _await_settings(deadlines: Deadlines) -> AgentSettings | None:
-    """Those of the next controller; None: there is none."""
-    with contextlib.suppress(OSError):  # nobody holds the other end: the next look says so
-        os.write(_LINE, WAITS)
-    ready, _, _ = select.select([_LINE], [], [], deadlines.next_controller_s)
-    line = sys.stdin.readline() if ready else ""
-    return AgentSettings.from_json(line) if line else None
+def _detach(line: StarterLine) -> None:
+    """Go on in a process that its starter's end does not touch: forked twice, in a session of its
+    own. The starter is told its number."""
+    if os.fork():
+        os._exit(0)
+    os.setsid()
+    name_process(_NAME)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _end_by_signal)
+    line.say(f"{os.getpid()}\n".encode())
+
+
+def _end_by_signal(number: int, frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_IGN)  # once is enough: its workers are ended now
+    raise PreemptedError("SIGTERM: this machine is taken from the run, as by `ray stop`")
 
 
 if __name__ == "__main__":

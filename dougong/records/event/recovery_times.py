@@ -76,6 +76,12 @@ class OpenRecoveries:
         fault_at = noticed_at if drill_at is None else drill_at
         self.times.append(RecoveryTimes(failed, fault_at, noticed_at, now))
 
+    def follow(self, failed: int, fault_at: float, noticed_at: float, now: float) -> None:
+        """Begin with the recovery from the death of the controller before, which was leading the
+        generation `failed`: its workers have ended with it."""
+        self.begin(failed, noticed_at, fault_at, noticed_at)
+        self.note_left(now)
+
     def note_left(self, now: float) -> None:
         """Nobody is in the broken generation any more."""
         for times in self.times:

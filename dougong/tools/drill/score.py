@@ -18,6 +18,7 @@ from dougong.records.events import (
     RayChanged,
     Recovered,
     Suspected,
+    SuspicionEnded,
 )
 
 
@@ -182,7 +183,7 @@ def _verdict(
     assert fault is not None, "faults come from the table"
     first = own[0] if own else None
     if first is None:
-        is_right = is_hidden or not fault.must_be_named
+        is_right = is_hidden or not fault.must_be_named or _went_on(one, fault, events)
     else:
         is_right = all(_fits(one, named) for named in own)
     recovered = None if first is None else _recovery(first, events)
@@ -201,6 +202,15 @@ def _verdict(
         recovered_s=_recovered_s(one, first, events),
         tier="" if recovered is None else _tier(recovered),
     )
+
+
+def _went_on(one: Struck, fault: NamedFault, events: Sequence[Event]) -> bool:
+    """Whether it was suspected, and was over before anything was done: it was short."""
+    if fault.kind != "hang":
+        return False
+    ended = (event for event in events if isinstance(event, SuspicionEnded))
+    of_it = (event for event in ended if event.culprit.kind in fault.culprits)
+    return any(event.monotonic_s >= one.at and _is_of(event.culprit, one) for event in of_it)
 
 
 def _suspected(

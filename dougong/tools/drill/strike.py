@@ -16,12 +16,11 @@ import psutil
 from dougong.control.processes import process_exists
 from dougong.fault.self_inflicted import go_on_later, signal_for
 from dougong.job.drills.vocabulary import known_fault
+from dougong.launcher.agent.fork_server import STANDS_BY, TITLE
 from dougong.records.directory import RunDir
 from dougong.testing import MemoryGroup
 from dougong.tools.drill.schedule import PlannedFault
 from dougong.tools.drill.score import Struck
-
-_FORK_SERVER = "dougong.launcher.agent.fork_server"
 
 
 def strike(run_dir: RunDir, fault: PlannedFault) -> Struck | None:
@@ -89,10 +88,13 @@ def _victim(run_dir: RunDir, worker: str, target: str) -> int | None:
         agent = psutil.Process(pid).parent()
         if agent is None or target == "agent":
             return None if agent is None else agent.pid
+        found = {}
         for child in agent.children():
+            title = " ".join(child.cmdline())
             # A worker looks like the fork server of which it is a copy, but leads no session.
-            if _FORK_SERVER in child.cmdline() and os.getsid(child.pid) == child.pid:
-                return int(child.pid)
+            if title.startswith(TITLE) and os.getsid(child.pid) == child.pid:
+                found[STANDS_BY in title] = int(child.pid)
+        return found.get(False, found.get(True))
     except (psutil.Error, OSError):
         pass  # it has just ended
     return None

@@ -5,7 +5,7 @@ its end and a resume where somebody had stopped it, or it was finished. All of i
 these, so that they sum to the whole:
 
     training     steps that count, by worker 0's own clock
-    again        steps that were computed again later, and those under way when a fault came
+    again        steps that were lost, and those under way when a fault came
     validation   the loss on held-out data
     saving       checkpoints that held up the workers, and the last one at the end
     between      what lies between two steps besides
@@ -42,14 +42,14 @@ from dougong.records.events import (
     StateRestored,
     Waiting,
 )
-from dougong.records.metrics import MetricsRow, live_rows
+from dougong.records.metrics import MetricsRow
 from dougong.records.status import Goodput
 from dougong.ui.goodput.course import Course, Part
 
 PARTS: tuple[Part, ...] = get_args(Part)
 WORDS: dict[Part, str] = {
     "training": "training",
-    "again": "steps computed again",
+    "again": "lost steps",
     "validation": "validation",
     "saving": "saving",
     "between": "between steps",
@@ -99,23 +99,9 @@ class GoodputMeter:
         self._before_wait: Part = "start"
         self._steps: deque[_Step] = deque(maxlen=_MOST_STEPS)
         self._usual: deque[float] = deque(maxlen=_USUAL_STEPS)
-        self._num_again = 0
-
-    def go_on_from(
-        self, earlier: Goodput, events: Sequence[Event], rows: Iterable[MetricsRow]
-    ) -> None:
-        """Begin where another meter had come to. `events`: of the run so far; `rows`: the last
-        ones, whose steps may have to be computed again."""
-        for part in PARTS:
-            self._parts[part] = earlier.parts.get(part, 0.0)
-        self._parts["training"] -= earlier.under_way_s
-        self._parts["again"] += earlier.under_way_s  # it was never done
-        self._num_again, self._wall = earlier.steps_again, earlier.until
-        ends = [event for event in events if isinstance(event, RunEnded | GenerationStarted)]
-        last = ends[-1] if ends else None
-        self._is_over = isinstance(last, RunEnded) and last.kind != "failed"
-        for row in live_rows(rows):
-            self._steps.append(_Step(row["step"], _seconds(row, "step_s"), 0.0))
+        self._fence = 0  # whose items they are
+        self._highest = 0  # the highest step that was ever done
+        self._num_lost = self._num_again = 0
 
     @property
     def run_s(self) -> float:
@@ -134,8 +120,12 @@ class GoodputMeter:
             parts["training"] += under_way
             parts["noticing" if self._part == "between" else self._part] += ahead - under_way
         told: dict[str, float] = {part: round(seconds, 6) for part, seconds in parts.items()}
-        under_way = round(under_way, 6)
-        return Goodput(parts=told, under_way_s=under_way, steps_again=self._num_again)
+        return Goodput(
+            parts=told,
+            under_way_s=round(under_way, 6),
+            steps_lost=self._num_lost,
+            steps_again=self._num_again,
+        )
 
     def step(self, row: MetricsRow) -> None:
         """A step is done."""
@@ -144,6 +134,8 @@ class GoodputMeter:
         if self._part is None:
             return
         self._rewind(row["step"] - 1)
+        self._num_again += row["step"] <= self._highest
+        self._highest = max(row["step"], self._highest)
         if row.get("generation", 1) < self._generation:
             self._take_late(row)
         else:
@@ -167,7 +159,8 @@ class GoodputMeter:
 
     def note(self, event: Event) -> None:
         """Something happened."""
-        if isinstance(event, RunCreated) or event.monotonic_s < self._clock_s:
+        is_anothers = event.fence != self._fence or event.monotonic_s < self._clock_s
+        if isinstance(event, RunCreated) or is_anothers:
             self._begin_life(event)
         self._clock_s, self._wall = event.monotonic_s, event.wall or self._wall
         if self._part is not None:
@@ -215,7 +208,7 @@ class GoodputMeter:
         if self._wall and event.wall and not self._is_over:
             gone = read_wall(event.wall) - read_wall(self._wall)
             self._add("down", max(gone.total_seconds(), 0.0))
-        self._part, self._at = "start", event.monotonic_s
+        self._part, self._at, self._fence = "start", event.monotonic_s, event.fence
         self._is_over = self._recovers = False
 
     def _break(self, at: float) -> None:
@@ -248,13 +241,13 @@ class GoodputMeter:
         self._part = None
 
     def _rewind(self, step: int) -> None:
-        """Later steps are computed again."""
+        """Later steps are lost."""
         begun_s = None
         while self._steps and self._steps[-1].number > step:
             lost = self._steps.pop()
             self._parts["training"] -= lost.seconds
             self._parts["again"] += lost.seconds
-            self._num_again += 1
+            self._num_lost += 1
             begun_s = lost.begun_s
         if begun_s is not None and self._course is not None:
             self._course.repaint(begun_s)

@@ -10,20 +10,15 @@ from dougong.fault.culprit import Culprit
 from dougong.records.events import (
     DrillFired,
     FailureDiagnosed,
-    FirstStep,
     GenerationStarted,
     RunCreated,
-    RunEnded,
     Suspected,
     SuspicionEnded,
 )
-from dougong.ui.event_words import measure_words
-from dougong.ui.recoveries import Recovery
+from dougong.ui.event_words import measure_words, tier_words
+from dougong.ui.recoveries import GONE, Recovery
 from dougong.ui.report.fault_row import FaultRow, Look, Story, is_same
-from dougong.ui.sentences import tier_words
 
-_TOLD_WITHIN = 20
-"""Events: the next controller names the death of the one before among its first."""
 _ROUNDING = 1e-3
 
 
@@ -37,6 +32,7 @@ def failures(story: Story) -> Iterator[FaultRow]:
         yield replace(
             story.row(recovery.index, recovery.failure.replace("_", " "), recovery.place),
             run_s=began_s,
+            wall=story.wall_at(recovery.index, began_s),
             text=recovery.cause,
             drill=_drill(story, recovery),
             outcome=outcome,
@@ -45,7 +41,7 @@ def failures(story: Story) -> Iterator[FaultRow]:
             suspected_s=suspected_s,
             acted_s=max(named_s - began_s, 0.0),
             recovered_s=None if over_at is None else story.moments[over_at] - began_s,
-            steps_again=_steps_again(recovery),
+            steps_lost=_steps_lost(recovery),
             tier=_tier(recovery),
         )
 
@@ -57,8 +53,7 @@ def _named_at(recovery: Recovery) -> int:
 def _beginning(story: Story, recovery: Recovery) -> tuple[float, float | None]:
     """When the fault was, in the run's time, and after how long it was first suspected."""
     if recovery.culprit.kind == "controller":
-        # The next one tells it: when the last was heard of is what is known.
-        return _died_s(story, recovery.index), None
+        return _died_s(story, recovery), None
     suspect, drill = _suspicion_of(story, recovery), _drill_of(story, recovery)
     if suspect is not None:
         at, seen = suspect
@@ -90,18 +85,30 @@ def _suspicion_of(story: Story, recovery: Recovery) -> tuple[float, Suspected] |
 def _drill(story: Story, recovery: Recovery) -> str:
     """Which one it was; a controller's was fired in the life of the controller before."""
     if recovery.culprit.kind == "controller":
-        return story.drill_on(recovery.culprit, recovery.index)
-    return recovery.drill
+        # What another controller tells first comes after that one's own beginning.
+        return story.drill_on(recovery.culprit, recovery.index + (recovery.failure == GONE))
+    if not recovery.drill:
+        return ""
+    fired, culprit = _fired(story, recovery), recovery.culprit
+    if fired is None or culprit.kind != "worker" or culprit.name == fired[1].worker:
+        return recovery.drill
+    return f"{recovery.drill} on {fired[1].worker}"
 
 
 def _drill_of(story: Story, recovery: Recovery) -> float | None:
     """When it was rehearsed, if it was."""
-    if not recovery.drill:
+    fired = _fired(story, recovery) if recovery.drill else None
+    if fired is None:
         return None
+    story.told.add(fired[0])
+    return story.moments[fired[0]]
+
+
+def _fired(story: Story, recovery: Recovery) -> tuple[int, DrillFired] | None:
+    """Its drill: which of the events it is."""
     for earlier, event in story.before(recovery.index):
         if isinstance(event, DrillFired) and event.action == recovery.drill:
-            story.told.add(earlier)
-            return story.moments[earlier]
+            return earlier, event
     return None
 
 
@@ -110,6 +117,8 @@ def _outcome(story: Story, recovery: Recovery) -> tuple[str, Look]:
         return "nothing ended by it", "mild"
     if recovery.over_at is not None:
         return "trained again", "fault"
+    if recovery.failure == GONE and not _is_followed(story, recovery):
+        return "nobody leads the run", "open"
     later = [other for other in story.history.recoveries if other.index > recovery.index]
     if any(not other.is_ignored for other in later):
         return "another fault came before the next step", "fault"
@@ -120,7 +129,7 @@ def _outcome(story: Story, recovery: Recovery) -> tuple[str, Look]:
     return ("the run ended by it" if story.has_ended else "not over yet"), "open"
 
 
-def _steps_again(recovery: Recovery) -> int | None:
+def _steps_lost(recovery: Recovery) -> int | None:
     if recovery.is_ignored:
         return 0
     if recovery.lost_steps is None and recovery.over is not None:
@@ -142,64 +151,17 @@ def _tier(recovery: Recovery) -> str:
 # Controllers
 
 
-def lost_controllers(story: Story) -> Iterator[FaultRow]:
-    """Those that have left no word of their end, and were not named by the next one."""
-    recoveries = story.history.recoveries
-    named = {one.named_at for one in recoveries if one.culprit.kind == "controller"}
-    for index, event in enumerate(story.events):
-        if not isinstance(event, RunCreated) or _follows_an_end(story, index):
-            continue
-        if named.isdisjoint(range(index, index + _TOLD_WITHIN)):
-            yield _gone(story, index)
-    if story.history.state == "lost" and story.events:
-        row = story.row(len(story.events) - 1, "gone", "the controller")
-        yield replace(row, outcome="nobody leads the run", look="open")
+def _is_followed(story: Story, recovery: Recovery) -> bool:
+    """Whether another controller has told of this one's end."""
+    return recovery.failure != GONE or isinstance(story.events[recovery.index], RunCreated)
 
 
-def _gone(story: Story, index: int) -> FaultRow:
-    """The one before the controller that begins here."""
-    fence = story.events[index - 1].fence
-    row = story.row(index - 1, "gone", f"controller {fence}" if fence else "the controller")
-    died_s = _died_s(story, index)
-    drill = story.drill_on(Culprit("controller", str(fence or "")), index + 1)
-    acted_s = story.moments[index] - died_s
-    row = replace(row, run_s=died_s, acted_s=acted_s, drill=drill, look="fault")
-    for later, event in story.after(index):
-        match event:
-            case GenerationStarted():
-                row = replace(row, tier=event.resume or "the beginning")
-            case FirstStep():
-                over_s = story.moments[later] - died_s
-                again = max(_step_before(story, event) - event.step + 1, 0)
-                return replace(row, outcome="trained again", recovered_s=over_s, steps_again=again)
-            case RunCreated():
-                break
-    return replace(row, outcome="the run was resumed")
-
-
-def _died_s(story: Story, index: int) -> float:
-    """When the controller before the one that has written this was last heard of."""
-    begun_s = story.moments[index]
+def _died_s(story: Story, recovery: Recovery) -> float:
+    """When a controller that died was last heard of: that is what is known."""
+    told_s = story.moments[recovery.index]
+    if not _is_followed(story, recovery):
+        return told_s
     for one in reversed(story.history.course.stretches):
-        if one.part == "down" and one.end_s <= begun_s + _ROUNDING:
+        if one.part == "down" and one.end_s <= told_s + _ROUNDING:
             return one.start_s
-    return begun_s
-
-
-def _follows_an_end(story: Story, index: int) -> bool:
-    """Whether the controller before the one that begins here has written its end, or is none."""
-    for _, event in story.before(index):
-        if isinstance(event, RunEnded):
-            return True
-        if isinstance(event, RunCreated):
-            return False
-    return True
-
-
-def _step_before(story: Story, first: FirstStep) -> int:
-    """The highest step that an earlier generation had done."""
-    rows = list(story.history.rows)
-    for stretch in story.history.rewound:
-        rows += stretch
-    steps = [row["step"] for row in rows if row["generation"] < first.generation]
-    return max(steps, default=0)
+    return told_s

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Literal
 
 from dougong.fault.culprit import Culprit
 from dougong.job.drills.vocabulary import known_fault
+from dougong.records.event.base import read_wall
 from dougong.records.events import DrillFired, Event, GenerationStarted, RunCreated, RunEnded
 from dougong.ui.formatting import worker_list
 from dougong.ui.history import History
@@ -21,7 +23,7 @@ _ENDED = ("finished", "stopped", "failed", "lost")
 class FaultRow:
     """One fault. `index`: the event that has told it first; `run_s`: when it was, in the run's
     time; `text`: what was seen of it; `decided`: what was done, in words. Seconds are None where
-    nobody has seen that, or it did not happen. `steps_again`: None where no step could be lost;
+    nobody has seen that, or it did not happen. `steps_lost`: None where no step could be lost;
     `tier`: where the next generation's state came from; `others`: who was suspected at the same
     time."""
 
@@ -38,7 +40,7 @@ class FaultRow:
     suspected_s: float | None = None
     acted_s: float | None = None
     recovered_s: float | None = None
-    steps_again: int | None = None
+    steps_lost: int | None = None
     tier: str = ""
     others: tuple[str, ...] = ()
 
@@ -67,6 +69,15 @@ class Story:
     def row(self, index: int, what: str, who: str) -> FaultRow:
         """A fault that this event tells first."""
         return FaultRow(index, self.moments[index], self.events[index].wall, what, who)
+
+    def wall_at(self, index: int, run_s: float) -> str:
+        """The time of day at this moment of the run's time, by that of an event; empty where that
+        has none."""
+        wall = self.events[index].wall
+        if not wall:
+            return ""
+        earlier = timedelta(seconds=self.moments[index] - run_s)
+        return (read_wall(wall) - earlier).isoformat(timespec="milliseconds")
 
     def after(self, index: int) -> Iterator[tuple[int, Event]]:
         """The later events, in order, with their indices."""

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from dougong.ui.history import History
 from dougong.ui.report import disturbances
-from dougong.ui.report.failures import failures, lost_controllers
+from dougong.ui.report.failures import failures
 from dougong.ui.report.fault_row import FaultRow, Story
 
 _ONE_STILLNESS = 1.0
@@ -29,7 +29,6 @@ def fault_rows(history: History) -> list[FaultRow]:
     suspected = list(disturbances.suspicions(story))
     rows = [
         *_with_others(failed, suspected),
-        *lost_controllers(story),
         *disturbances.troubles(story),
         *disturbances.unsaved(story),
         *disturbances.ray(story),

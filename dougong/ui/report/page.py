@@ -17,7 +17,7 @@ from markupsafe import Markup
 from dougong import __version__
 from dougong.records.directory import RunDir
 from dougong.ui import formatting
-from dougong.ui.health import percent
+from dougong.ui.health import lost_words, percent
 from dougong.ui.history import History, read_history
 from dougong.ui.next_step import next_step
 from dougong.ui.report import rows
@@ -89,6 +89,7 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters["duration"] = formatting.duration
+    environment.filters["lost"] = lost_words
     environment.filters["moment"] = formatting.moment
     environment.filters["percent"] = percent
     environment.filters["plural"] = formatting.plural

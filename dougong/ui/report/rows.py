@@ -23,10 +23,11 @@ from dougong.records.events import (
 from dougong.records.machine import Machine
 from dougong.records.status import WorkerState
 from dougong.records.unsaved import unsaved_words
+from dougong.ui.event_words import tier_words
 from dougong.ui.formatting import duration, plural, ranges, site_experts, size, spans
 from dougong.ui.history import History
 from dougong.ui.recoveries import Recovery, parts_of
-from dougong.ui.sentences import Level, describe, moves, tier_words
+from dougong.ui.sentences import Level, describe, moves
 
 
 @dataclass(frozen=True)
@@ -251,7 +252,7 @@ def _outcome(recovery: Recovery) -> str:
         return "nothing ended by it, and training went on"
     if recovery.memory_step is not None:
         start = f"went on from {_state_words(recovery)}"
-    words = [f"{start}, {plural(recovery.lost_steps or 0, 'step')} rewound"]
+    words = [f"{start}, {plural(recovery.lost_steps or 0, 'step')} lost"]
     if recovery.over is not None:
         kept = plural(len(recovery.over.kept), "worker")
         words.append(f"{kept} kept, {len(recovery.over.forked)} forked")

@@ -10,8 +10,9 @@ from statistics import median
 
 from dougong.records.directory import RunDir
 from dougong.ui.formatting import count, duration, loss, plural
-from dougong.ui.health import percent
+from dougong.ui.health import lost_words, percent
 from dougong.ui.history import History, recomputed_words
+from dougong.ui.recoveries import num_failures
 
 _TAIL_LINES = 20
 _TAIL_BYTES = 16384
@@ -38,7 +39,7 @@ class LogTail:
 
 def summary_cards(history: History) -> list[SummaryCard]:
     """Steps, loss, speed, time, goodput, failures; without a step, what there is of them."""
-    time = SummaryCard("Time", duration(history.duration_s), _start_words(history))
+    time = SummaryCard("Time", duration(history.goodput.wall_s), _start_words(history))
     failures = SummaryCard("Failures", str(_num_failures(history)), _recovery_words(history))
     if not history.rows:
         return [_steps_card(history), time, failures]
@@ -100,15 +101,13 @@ def _speed_card(history: History) -> SummaryCard:
 
 def _goodput_card(history: History) -> SummaryCard:
     share = history.goodput.share
-    again = plural(history.goodput.steps_again, "step")
-    return SummaryCard(
-        "Goodput", "–" if share is None else percent(share), f"{again} computed again"
-    )
+    value = "–" if share is None else percent(share)
+    return SummaryCard("Goodput", value, lost_words(history.goodput))
 
 
 def _num_failures(history: History) -> int:
-    """Those of workers; of a run that failed without one of them, its own."""
-    return len(history.recoveries) or int(history.failure is not None)
+    """As everywhere; of a run that failed without one of them, its own."""
+    return num_failures(history.recoveries) or int(history.failure is not None)
 
 
 def _recovery_words(history: History) -> str:
@@ -116,9 +115,9 @@ def _recovery_words(history: History) -> str:
         return "none" if history.failure is None else "the run's own"
     if all(recovery.total_s is None for recovery in history.recoveries):
         return "no step came after"
-    rewound = sum(len(stretch) for stretch in history.rewound)
+    lost = plural(history.goodput.steps_lost, "step")
     seconds = sum(recovery.total_s or 0.0 for recovery in history.recoveries)
-    words = f"{plural(rewound, 'step')} rewound, {duration(seconds)} to recover"
+    words = f"{lost} lost, {duration(seconds)} to recover"
     if history.recomputed:
         words += f"; {recomputed_words(history.recomputed)}"
     return words

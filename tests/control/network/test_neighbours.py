@@ -55,6 +55,24 @@ def test_a_strangers_words_are_not_heard() -> None:
     a.close()
 
 
+def test_who_had_the_name_before_and_comes_back_is_not_taken_for_the_one_that_has_it_now() -> None:
+    """An agent whose cable was out speaks again, when another one has its name: that one is heard, and missed."""
+    ours, before, now = end("a"), end("b"), end("b")
+    a = Neighbours("a", (ours.host, ours.port), TOKEN)
+    old = Neighbours("b", (before.host, before.port), TOKEN)
+    old.know([ours])
+    a.know([now])
+    time.sleep(0.5)
+    assert a.hearing == Hearing(), "the former one was heard"
+    new = Neighbours("b", (now.host, now.port), TOKEN)
+    new.know([ours])
+    wait_for(lambda: a.hearing == Hearing(("b",)), "a hears the new one", 5)
+    new.close()
+    wait_for(lambda: set(a.hearing.lost) == {"b"}, "a misses it, though the former one speaks", 5)
+    for one in (a, old):
+        one.close()
+
+
 def test_a_port_that_cannot_be_had_makes_a_machine_deaf_and_nothing_else() -> None:
     taken = end("a")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as holder:

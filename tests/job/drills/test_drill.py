@@ -61,7 +61,7 @@ def test_the_word_and_the_list_are_read_and_written(tmp_path: Path) -> None:
          "drill.0.on: no worker is called 'east/7'; name one of east/0, east/1, or remove the drill"),
         ("[{at_step: 1, fault: segfault, on: east/0, for_s: 3.0}]",
          "drill.0.for_s: segfault does not last; remove it, or choose one that does: stop, hold_interpreter, pause, "
-         "slow_cpu, stop_agent, zombie_return, stop_controller"),
+         "slow_cpu, stop_agent, stop_fork_server, zombie_return, stop_controller"),
         ("forbidden", "drill: must be a list of faults, or `allowed` (got 'forbidden'): faults to rehearse; `allowed`: "
          "by `dougong drill RUN` alone"),
     ],

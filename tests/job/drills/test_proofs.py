@@ -43,6 +43,7 @@ PROOFS = {
     "kill_agent": SURVIVORS,
     "stop_agent": HERE,
     "kill_fork_server": "launcher/test_run.py::test_the_loss_of_a_fork_server_is_named_and_ends_nothing",
+    "stop_fork_server": "launcher/test_hangs.py::test_a_stopped_fork_server_is_suspected_given_up_and_named",
     "zombie_return": HERE,
     "kill_node": "lab/test_nodes.py::test_a_node_that_died_hard_is_taken_by_its_new_id",
     "kill_raylet": "lab/test_head.py::test_a_raylet_that_is_killed_costs_nothing_until_its_agent_is_lost",

@@ -43,7 +43,7 @@ def test_devices_are_named_as_workers_know_them(
 
 def test_it_ends_where_there_is_nothing_to_read_and_where_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dougong.launcher.agent.device_reader.die_with_parent", lambda parent: None)
-    monkeypatch.setattr("dougong.launcher.agent.device_reader.name_process", lambda name: None)
+    monkeypatch.setattr("dougong.launcher.agent.device_reader.title_process", lambda title: None)
     ours, theirs = socket.socketpair()
     assert main(["cpu", str(theirs.detach()), "1"]) == 0
     ours.close()

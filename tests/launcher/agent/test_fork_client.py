@@ -143,4 +143,4 @@ def test_one_that_ends_before_it_is_told_anything_says_so_by_its_channel(monkeyp
     with started() as server:
         with pytest.raises((EOFError, ConnectionError)):
             server.channel.receive(15)
-        assert server.exit_text() == f"fork server (pid {server.pid}) ended with status -9"
+        assert server.exit_text() == f"fork server (pid {server.pid}) was ended by SIGKILL"

@@ -214,3 +214,29 @@ def test_without_pidfd_it_sees_exits_too(tmp_path: Path, monkeypatch: pytest.Mon
         child.close()
     finally:
         raw.close()
+
+
+AGENT = """
+import os, time
+from dougong.control.fork_messages import StartServer
+from dougong.deadlines import Deadlines
+from dougong.launcher.agent.fork_client import ForkServer
+limits = Deadlines(agent_stopped_s=0.3, agent_silence_s=0.1, agent_look_every_s=0.05)
+server = ForkServer({}, StartServer(("json",), limits, adopts=True, agent="east"), None)
+server.channel.receive(60)
+print(server.pid, flush=True)
+time.sleep(100)
+"""
+
+
+def test_an_agent_that_stands_stopped_for_long_is_ended_with_all_that_it_has() -> None:
+    """Whoever started it may be dead, and knows nothing of it."""
+    agent = subprocess.Popen([sys.executable, "-c", AGENT], stdout=subprocess.PIPE, text=True)
+    assert agent.stdout is not None
+    server = int(agent.stdout.readline())
+    title = Path(f"/proc/{server}/cmdline").read_bytes().rstrip(b"\0")
+    assert title == b"dougong fork-server east (stands by)"
+    os.kill(agent.pid, signal.SIGSTOP)
+    assert agent.wait(20) == -signal.SIGKILL
+    wait_for(lambda: not process_exists(server), "its fork server ends with it", 10)
+    agent.stdout.close()

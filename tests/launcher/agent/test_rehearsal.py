@@ -55,6 +55,7 @@ def test_signals_go_to_the_worker_through_the_fork_server(child: Child, fault: s
 def test_what_only_the_worker_can_do_waits_in_its_vector(child: Child) -> None:
     server: Any = Server(1)
     inflict_on(InflictFault(3, "east/1", "hold_interpreter", 2.0), [child], server)
+    assert child.vector.ordered == child.look(child.vector.read(), 0.0).ordered == "hold_interpreter"
     assert server.signals == [] and child.vector.take_fault() == OrderedFault("hold_interpreter", 2.0)
 
 
@@ -66,9 +67,12 @@ def test_a_worker_that_has_ended_meanwhile_is_nobodys(child: Child) -> None:
     assert server.signals == []
 
 
-def test_a_fork_server_is_killed(child: Child) -> None:
+def test_a_fork_server_is_stopped_and_killed(child: Child) -> None:
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])
     server: Any = Server(process.pid)
+    inflict_on(InflictFault(3, "east/1", "stop_fork_server"), [child], server)
+    _, status = os.waitpid(process.pid, os.WUNTRACED)
+    assert os.WIFSTOPPED(status)
     inflict_on(InflictFault(3, "east/1", "kill_fork_server"), [child], server)
     assert process.wait(10) == -signal.SIGKILL
 

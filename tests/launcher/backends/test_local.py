@@ -90,7 +90,7 @@ def test_an_agents_last_words_say_why_it_ended(launch: Launch) -> None:
     launch.backend.start([EAST], launch.settings_of, silence)
     assert launch.backend.close() is None
     reason = launch.backend.ended()["east"]
-    assert reason.startswith("its process ended with status ")
+    assert reason.startswith("its process ")
     log = launch.run_dir.log_file(0, "agent-east/0")
     assert launch.backend.log_file("east") == log
     assert log.exists()
@@ -106,13 +106,22 @@ def test_an_agent_that_is_started_again_leaves_no_older_self(launch: Launch) -> 
     assert process_exists(second)
 
 
+def test_how_an_agent_was_ended_is_known_at_once(launch: Launch) -> None:
+    launch.backend.start([EAST], launch.settings_of, silence)
+    pid, _ = launch.joined()
+    assert launch.backend.how_ended("east") == launch.backend.how_ended("west") == "", "it lives; there is none"
+    os.kill(pid, signal.SIGKILL)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    assert launch.backend.how_ended("east") == "its process was ended by SIGKILL"
+
+
 def test_closing_ends_also_an_agent_that_does_not_end_by_itself(launch: Launch) -> None:
     launch.backend.start([EAST], launch.settings_of, silence)
     pid, _ = launch.joined()
     os.kill(pid, signal.SIGSTOP)
     launch.backend.close()
     assert not process_exists(pid)
-    assert launch.backend.ended()["east"] == "its process ended with status -9"
+    assert launch.backend.ended()["east"] == "its process was ended by SIGKILL"
 
 
 def test_nothing_is_started_once_the_run_has_ended(launch: Launch) -> None:

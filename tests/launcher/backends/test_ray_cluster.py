@@ -194,3 +194,19 @@ def test_a_job_over_two_nodes_with_a_token(tmp_path: Path, cluster: Cluster) -> 
     refused = ToyRun(tmp_path / "refused", greedy, flags, cluster.environment).start()
     assert refused.finish(150) == 1
     assert "asks for 5 npu workers, one device each, but only 4 devices are free" in refused.text()
+
+
+@pytest.mark.slow
+def test_agents_of_a_cluster_go_over_to_the_next_controller(tmp_path: Path, cluster: Cluster) -> None:
+    run = ToyRun(
+        tmp_path / "run", toy_job(islands=PINNED, step_s=0.2, steps=40, batch={"lanes": 3}),
+        ["--address", cluster.address, "--beside"], {**cluster.environment, "HOME": str(tmp_path)},
+    ).start()  # fmt: skip
+    run.await_step(7)
+    known = run.run_dir.read_controller()
+    assert known is not None
+    os.kill(known.pid, signal.SIGKILL)
+    assert run.finish(150) == 0, run.text()
+    before, after = ({a["agent"]: a["pid"] for a in event["agents"]} for event in run.events("agents_started"))
+    assert sorted(before) == ["east", "west"] and before == after
+    assert not run.events("ray")

@@ -59,6 +59,9 @@ class Knowing(NoNodes):
     def start(self, specs: Sequence[AgentSpec], settings_of: SettingsOf, tell: Tell) -> None:
         tell("2 NPU on beta")
 
+    def how_ended(self, name: str) -> str:
+        return ""
+
     def ended(self) -> dict[str, str]:
         return {"west": "its process ended with status 9"}
 

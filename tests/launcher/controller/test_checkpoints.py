@@ -203,7 +203,12 @@ def test_the_newest_valid_one_is_found(
     damage(checkpoints.root)
     found = find(checkpoints, inbox)
     assert found.directory == checkpoints.root / name
-    assert [directory for directory, _ in found.rejected] == ["step-000010"] * rejected
+    assert [one.name for one in found.rejected] == ["step-000010"] * rejected
+    aside = checkpoints.root / "set-aside" / "1" / "step-000010.damaged"
+    assert [one.aside for one in found.rejected] == [aside] * rejected and aside.is_dir() is bool(rejected)
+    commit(checkpoints, inbox, 15)
+    again = commit(checkpoints, inbox, 20)
+    assert again.directory == checkpoints.root / "step-000020" and aside.is_dir() is bool(rejected)
 
 
 def test_nothing_is_found_where_there_is_nothing(checkpoints: CheckpointManager, inbox: Inbox) -> None:
@@ -233,8 +238,8 @@ def test_where_all_are_damaged_nothing_begins_anew(checkpoints: CheckpointManage
     text, run = str(found.refusal), checkpoints.root.parent
     assert f"no checkpoint is valid (step-000010, step-000005; `dougong verify {run}` says" in text
     assert f"`dougong resume {run} --from-scratch`" in text
-    assert [name for name, _ in found.rejected] == ["step-000010", "step-000005"]
-    assert all("east-0.json" in reason for _, reason in found.rejected)
+    assert [one.name for one in found.rejected] == ["step-000010", "step-000005"]
+    assert all("east-0.json" in one.reason for one in found.rejected)
     assert left(checkpoints.root) == ["step-000005", "step-000010"]
     # In a recovery of the controller that has written them it is the same, and the damage is not told twice.
     assert find(checkpoints, inbox).refusal is not None

@@ -61,6 +61,9 @@ class NoNodes:
     def end(self, names: Sequence[str]) -> None:
         pass
 
+    def how_ended(self, name: str) -> str:
+        return ""
+
     def ended(self) -> dict[str, str]:
         return {}
 

@@ -197,6 +197,19 @@ def test_a_last_save_that_is_refused_is_told_at_once_with_the_way_out(given: lis
     assert (made.outcome.state, made.outcome.status) == ("STOPPED", 130)
 
 
+def test_a_part_of_the_last_checkpoint_that_is_refused_is_told_before_anybody_asks() -> None:
+    """A run that is finishing: nobody has stopped it, and its workers try again."""
+    made = running().play([part(name, 5) for name in ALL], committed(5))
+    last = made.policy.job.steps
+    saves = [moves(name, 2, last, "checkpoint") for name in ALL]
+    made.play(step(last), saves, worker("west/0", SaveFailed(last, "full")))
+    text = made.event("waiting").text
+    assert text == made.facts.awaited and text.startswith(f"storage, for the last checkpoint (step {last}); tries")
+    assert "Ctrl-C twice or `dougong stop /run --now` ends the run without it (step-000005 is kept)" in text
+    made.play(Passes(0.6))
+    assert made.kinds().count("waiting") == 1 and not isinstance(made.state, Ended)
+
+
 def test_a_save_that_was_refused_before_the_last_step_is_not_waited_for() -> None:
     made = running().play([part(name, 5) for name in ALL], committed(5), step(10))
     made.play(worker("west/0", SaveFailed(10, "full")), IN_STEP_12, SIGINT, SAVES_12)

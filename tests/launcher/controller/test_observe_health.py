@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 
 import pytest
-from dougong.control.messages import Heartbeat
+from dougong.control.messages import ForkServerReplaced, Heartbeat
 from dougong.control.path_messages import CONTROLLER, Hearing
-from dougong.control.progress import WorkerProgress, WorkerSigns
+from dougong.control.progress import ForkServerSigns, WorkerProgress, WorkerSigns
 from dougong.launcher.controller.inbound.items import MachineTried
-from dougong.launcher.controller.observe_health import health_words
+from dougong.launcher.controller.observe_health import health_words, suspect_words
 from tests.launcher.controller.machine import ALL, START, Machine, Passes, Says, Step, agent_of, machine, step
 
 STOPPED = WorkerSigns("T", 0.0, 0.0, 0.0)
@@ -121,6 +121,36 @@ def test_a_pause_of_an_agent_is_taken_back() -> None:
     made.play(Passes(0.5))
     assert made.kinds() == ["suspect", "suspect_cleared"]
     assert made.states == []
+
+
+def holds_up_nobody(sequence: int, server: ForkServerSigns) -> Says:
+    """A heartbeat of west, whose workers train on."""
+    progress = {"west/0": WorkerProgress(sequence, 9, "forward", 0, sequence)}
+    return Says("west", Heartbeat(1, sequence, progress, {"west/0": WorkerSigns("R")}, fork_server=server))
+
+
+def test_a_stopped_fork_server_is_suspected_and_taken_back_when_it_goes_on() -> None:
+    made = warm().play(holds_up_nobody(6, ForkServerSigns("was stopped", 0.2, "T")), Passes(0.1))
+    suspect = made.event("suspect")
+    assert (str(suspect.culprit), suspect.why) == ("fork server of agent west on there", "stopped")
+    assert suspect.evidence == ("process state T for 0.2 s",) and "fault.deadlines.hang_s" in suspect.limit
+    assert suspect_words(made.facts) == ("fork server of agent west on there: stopped for 0.2 s",)
+    assert health_words(made.facts, made.now)["west/0"] == "running"
+    made.play(holds_up_nobody(7, ForkServerSigns("was stopped", 9.9, "T")), Passes(0.1))
+    assert made.kinds() == ["suspect"] and made.states == [], "its agent acts on it"
+    made.play(holds_up_nobody(8, ForkServerSigns()), Passes(0.1))
+    assert made.kinds() == ["suspect", "suspect_cleared"]
+
+
+def test_a_fork_server_that_is_given_up_is_named_with_what_was_seen_and_nothing_is_done() -> None:
+    hung = ForkServerSigns("was stopped", 3.04, "T")
+    made = warm().play(holds_up_nobody(6, ForkServerSigns("was stopped", 0.2, "T")), Passes(0.1))
+    made.play(Says("west", ForkServerReplaced("fork server (pid 3) was stopped", 4, hung)), Passes(0.1))
+    assert made.kinds() == ["suspect", "diagnosis", "decision"], "it does not go on"
+    diagnosis, decision = made.event("diagnosis"), made.event("decision")
+    assert (str(diagnosis.culprit), diagnosis.failure) == ("fork server of agent west on there", "hang")
+    assert (diagnosis.evidence, diagnosis.latency_s) == (("process state T for 3.0 s",), 3.04)
+    assert decision.action == "ignore" and made.states == []
 
 
 def test_a_controller_that_was_stopped_judges_nobody_by_what_it_has_not_read() -> None:

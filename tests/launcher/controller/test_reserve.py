@@ -160,6 +160,14 @@ def test_status_says_who_stands_by_and_that_nobody_does_any_more(played: list[An
     assert Reserve(none_asked.facts, none_asked.policy, none_asked.now).words() == ()
 
 
+def test_status_says_how_many_of_several_spares_are_left() -> None:
+    made = trained(spares=2).play(comes("west-spare-2", "node2"))
+    assert not any(line.startswith("spares:") for line in Reserve(made.facts, made.policy, made.now).words())
+    made.play(Leaves("west-spare-2"))
+    told = Reserve(made.facts, made.policy, made.now).words()
+    assert told == ("west-spare-1 on node2 stands by", "spares: 1 of 2 stand by for west")
+
+
 def test_what_survivors_hold_in_memory_is_enough() -> None:
     made = trained().play(Leaves("west"), holds("east/0", "east/1"))
     assert made.state == Running(2)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from dougong.checkpoint.repository import RejectedCheckpoint
 from dougong.control.messages import AgentReady, Challenge, Heartbeat, OutputLine, WorkerForked
 from dougong.control.progress import WorkerProgress
 from dougong.control.worker_messages import DrillAnnounced, ModelFound, UpdateSkipped, WorkerWarning
@@ -78,7 +79,7 @@ def recovered(*alive: str, generation: int = 1, checkpoint: int | None = 5) -> l
 
 
 NO_VALID_ONE = CheckpointError("/run/checkpoints: no checkpoint is valid")
-NONE_IS_VALID = FoundCheckpoint(None, (("step-000005", "torn"),), refusal=NO_VALID_ONE)
+NONE_IS_VALID = FoundCheckpoint(None, (RejectedCheckpoint("step-000005", "torn"),), refusal=NO_VALID_ONE)
 LAST_PARTS = [part(name, 20) for name in ALL]
 AGAIN = [exits("east/1", -9), *killed("east/0", "west/0"), found(5, _6="aa", _7="bb")]
 """Generation 2 begins after step 5; generation 1 has recorded two steps more."""

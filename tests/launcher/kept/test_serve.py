@@ -15,7 +15,7 @@ from dougong.control.processes import process_exists
 from dougong.deadlines import DEADLINES
 from dougong.launcher.agent.settings import AgentSettings
 from dougong.launcher.backends.local import Local
-from dougong.launcher.kept.agents import Keeping
+from dougong.launcher.kept.keeping import Keeping
 from dougong.planner.placement import AgentSpec
 from dougong.records.directory import RunDir
 
@@ -38,6 +38,7 @@ class Life:
             "run_dir": str(folder),
             "preload": ("json",),
             "cwd": str(folder),
+            "is_followed": True,
         }
         self.backend = Local(RunDir(folder), DEADLINES, keeping)
         self.backend.start([EAST], lambda spec: AgentSettings(spec.name, **(given | settings)), lambda text: None)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
 from dougong.errors import LaunchError
 from dougong.tools.drill.on_run import RunDrills
 from dougong.tools.drill.schedule import PlannedFault
-from tests.launcher.toyrun import ToyRun, toy_job
+from tests.launcher.toyrun import ToyRun, toy_job, wait_for
 
 
 def test_a_run_that_allows_it_is_drilled_and_goes_on(tmp_path: Path) -> None:
@@ -25,6 +27,23 @@ def test_a_run_that_allows_it_is_drilled_and_goes_on(tmp_path: Path) -> None:
     with pytest.raises(LaunchError, match="no worker is called 'west/0'"):
         drills.rehearse(PlannedFault("kill", "west/0", after_s=0.0))
     assert [event["by_command"] for event in run.events("drill")] == [True, True]
+    run.process.terminate()
+    assert run.finish() == 143
+
+
+@pytest.mark.slow
+def test_what_a_worker_cannot_take_is_told_as_ordered_and_not_as_done(tmp_path: Path) -> None:
+    """It is stopped when the order comes, and is given up with what it was to do."""
+    run = ToyRun(tmp_path / "run", toy_job(drill="allowed", steps=100_000, step_s=0.05)).start()
+    run.await_step(2)
+    told: list[str] = []
+    drills = RunDrills(run.run_dir, tell=told.append)
+    pid = wait_for(lambda: run.worker_pids().get("east/1"), "its number")
+    os.kill(pid, signal.SIGSTOP)
+    with pytest.raises(LaunchError, match=r"raise was ordered and not done: east/1 does it as its next step begins"):
+        drills.rehearse(PlannedFault("raise", "east/1", after_s=0.0))
+    (text,) = told
+    assert text.startswith("ordered: east/1 does it as its next step begins, and is in ")
     run.process.terminate()
     assert run.finish() == 143
 

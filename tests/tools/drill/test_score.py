@@ -7,12 +7,25 @@ from typing import Any
 import pytest
 from dougong.fault.culprit import Culprit, CulpritKind
 from dougong.records.event.storage import StorageTroubled
-from dougong.records.events import DrillFired, Event, FailureDiagnosed, FirstStep, Recovered, Suspected
+from dougong.records.events import (
+    DrillFired,
+    Event,
+    FailureDiagnosed,
+    FirstStep,
+    Recovered,
+    Suspected,
+    SuspicionEnded,
+)
 from dougong.tools.drill.score import Struck, drills_of, judge
 
 
 def at(event: Event, seconds: float) -> Event:
     return event.model_copy(update={"monotonic_s": seconds})
+
+
+def goes_on(seconds: float, kind: CulpritKind, name: str) -> Event:
+    """It was suspected, and it was nothing."""
+    return at(SuspicionEnded(generation=1, culprit=Culprit(kind, name), seconds=0.5), seconds)
 
 
 def named(seconds: float, kind: str, culprit: CulpritKind, name: str, generation: int = 1) -> Event:
@@ -58,6 +71,12 @@ KILL, STOP, PAUSE = Struck("kill", "a/0", 10.0), Struck("stop", "a/0", 10.0), St
         (PAUSE, None, True),
         (PAUSE, named(14, "hang", "worker", "a/0"), False),
         (Struck("kill_fork_server", "a/0", 10.0), None, True),
+        (Struck("stop_fork_server", "a/0", 10.0), None, False),
+        (Struck("stop_fork_server", "a/0", 10.0), named(13, "hang", "fork_server", "a"), True),
+        (Struck("stop_fork_server", "a/0", 10.0), goes_on(11, "fork_server", "a"), True),
+        (Struck("stop_fork_server", "a/0", 10.0), goes_on(11, "worker", "a/0"), False),
+        (STOP, goes_on(11, "worker", "b/0"), False),
+        (KILL, goes_on(11, "worker", "a/0"), False),
     ],
 )
 def test_a_diagnosis_is_right_or_wrong(struck: Struck, event: Event | None, is_right: bool) -> None:

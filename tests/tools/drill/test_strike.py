@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from dougong.launcher.agent.fork_server import STANDS_BY, TITLE
 from dougong.records.directory import RunDir
 from dougong.records.status import RunStatus, WorkerState
 from dougong.tools.drill.schedule import PlannedFault
@@ -55,3 +56,21 @@ def test_a_run_without_memory_of_its_own_has_none_to_exhaust(tmp_path: Path, vic
     assert memory.exhaust(run_of(tmp_path, victim.pid), "east/0") is None
     memory.close()
     assert victim.poll() is None
+
+
+def test_of_fork_servers_the_one_that_forks_is_struck_first(tmp_path: Path, victim: subprocess.Popen[bytes]) -> None:
+    """The worker's parent, here this process, has both."""
+    code = (
+        "import sys; from dougong.control.processes import title_process; title_process(sys.argv[1]); print(); input()"
+    )
+    pipe, servers = subprocess.PIPE, []
+    for title in (f"{TITLE} east {STANDS_BY}", f"{TITLE} east"):
+        words = [sys.executable, "-c", code, title]
+        servers.append(subprocess.Popen(words, stdin=pipe, stdout=pipe, start_new_session=True))
+        assert servers[-1].stdout is not None and servers[-1].stdout.readline()
+    run = run_of(tmp_path, victim.pid)
+    for server in reversed(servers):
+        struck = strike(run, PlannedFault("kill_fork_server", "east/0", after_s=0.0))
+        assert struck is not None and server.wait(30) == -signal.SIGKILL
+        server.communicate()
+    assert strike(run, PlannedFault("stop_fork_server", "east/0", after_s=0.0)) is None

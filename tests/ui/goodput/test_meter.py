@@ -163,7 +163,10 @@ def test_a_resume_from_a_checkpoint_takes_steps_back() -> None:
     record.fence = 2
     record.begin(200, 2, step=1)
     found = of(record)
-    assert (found.steps_again, found.parts["again"], found.parts["training"]) == (2, 2.0, 1.0)
+    assert (found.steps_lost, found.steps_again) == (2, 0), "they are computed again later, or never"
+    assert (found.parts["again"], found.parts["training"]) == (2.0, 1.0)
+    record.row(2, 210, 2)
+    assert (of(record).steps_lost, of(record).steps_again) == (2, 1)
 
 
 def test_a_step_under_way_is_training_for_as_long_as_is_usual() -> None:
@@ -184,7 +187,7 @@ def test_a_record_sums_to_its_whole_time(make: Any, tmp_path: Path) -> None:
     whole = events[-1].monotonic_s - events[0].monotonic_s
     assert moments[-1] == pytest.approx(whole)
     assert found.wall_s == pytest.approx(max(whole, rows[-1]["monotonic_s"] - events[0].monotonic_s))
-    assert found.steps_again == len(rows) - len(run.latest_metrics())
+    assert found.steps_lost == len(rows) - len(run.latest_metrics())
     again_s = sum(one.end_s - one.start_s for one in course.stretches if one.part == "again")
     assert again_s >= found.parts["again"] - 1e-6 > 0
 

@@ -25,7 +25,7 @@ def test_a_hang_counts_from_the_beginning_of_what_was_suspected(tmp_path: Path) 
     (row,) = rows(recorder)
     assert [row.suspected_s, row.acted_s, row.recovered_s] == pytest.approx([0.3, 3.0, 3.53])
     assert row.tier == "own memory 2.0 KiB, a peer's memory 1.0 KiB"
-    assert (row.steps_again, row.also) == (0, "also suspected: east/0")
+    assert (row.steps_lost, row.also) == (0, "also suspected: east/0")
 
 
 def test_those_who_are_suspected_together_are_one_row(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def test_the_page_is_self_contained_and_whole(make: Callable[[Path], RunDir], tm
 
 def test_a_finished_run_has_every_section(tmp_path: Path) -> None:
     words = page_of(finished_run(tmp_path / "run")).words
-    for expected in ("quickstart finished", "60 / 60", "2.0852", "245,760", "9 steps rewound",
+    for expected in ("quickstart finished", "60 / 60", "2.0852", "245,760", "9 steps lost",
                      "Failures and recoveries", "killed by signal 9 (SIGKILL), as rehearsed",
                      "noticed 4 ms", "resumed from step-000020",
                      "Experts of 16", "8–15", "Lanes of 4", "step-000040", "37.2 MiB", "read back and compared",
@@ -109,7 +109,7 @@ def test_torn_last_lines_cost_those_lines_alone(tmp_path: Path) -> None:
     for file in (run.events_file, run.metrics_file):
         file.write_bytes(file.read_bytes()[:-9])
     words = page_of(run).words
-    assert "9 steps computed again" in words
+    assert "9 steps lost, 4 of them computed again" in words
     assert "not over yet" in words, "the line that is torn told the first step after the fault"
 
 

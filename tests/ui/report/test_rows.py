@@ -24,7 +24,7 @@ def test_bars_of_recoveries_are_on_one_scale(tmp_path: Path) -> None:
     first, last = rows.recovery_rows(read_history(failed_run(tmp_path / "run")).recoveries)
     assert sum(part.width for part in first.parts) == pytest.approx(100)
     assert [part.name for part in first.parts] == ["noticed", "new generation", "first step"]
-    assert first.outcome == "started again from the beginning, 24 steps rewound"
+    assert first.outcome == "started again from the beginning, 24 steps lost"
     assert (last.parts, last.outcome) == ((), "")
 
 

@@ -18,7 +18,7 @@ def test_the_cards_of_a_finished_run(tmp_path: Path) -> None:
     assert cards["Final loss"].value == "2.0852"
     assert cards["Tokens/s"].more == "245,760 tokens, 4,096 a step"
     assert (cards["Goodput"].value, cards["Goodput"].more) == ("76.9 %", "9 steps computed again")
-    assert (cards["Failures"].value, cards["Failures"].more) == ("1", "9 steps rewound, 0.84 s to recover")
+    assert (cards["Failures"].value, cards["Failures"].more) == ("1", "9 steps lost, 0.84 s to recover")
 
 
 def test_a_run_without_a_step_has_no_card_of_what_it_does_not_have(tmp_path: Path) -> None:
@@ -54,3 +54,18 @@ def test_a_run_that_failed_before_it_had_workers_has_failed_once(tmp_path: Path)
     run.append_event(RunEnded(kind="failed", generation=0, step=0, cause="no such data", failure="data"))
     cards = {card.label: card for card in summary_cards(read_history(run))}
     assert (cards["Failures"].value, cards["Failures"].more) == ("1", "the run's own")
+
+
+def test_the_steps_are_those_that_count(tmp_path: Path) -> None:
+    """A generation that has begun at an earlier step has lost what lies beyond, though nobody has computed it again."""
+    recorder = Recorder(tmp_path / "run")
+    recorder.start()
+    recorder.generation(1)
+    recorder.train(1, 1, 29)
+    recorder.kill(1, "east/1", 30)
+    recorder.generation(2, "step-000020", 20)
+    history = read_history(recorder.run)
+    cards = {card.label: card for card in summary_cards(history)}
+    assert (cards["Steps"].value, cards["Steps"].more) == ("20 / 60", "33 %")
+    assert cards["Goodput"].more == "9 steps lost, 0 of them computed again"
+    assert history.tokens == 20 * 4096 and [len(stretch) for stretch in history.rewound] == [9]

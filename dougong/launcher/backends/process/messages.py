@@ -1,6 +1,6 @@
 """What the controller's side of a backend and the process that does its work say to each other.
 
-controller -> process   BackendSetup once; OpenCall, NodesCall, StartCall, EndCall, EndedCall;
+controller -> process   BackendSetup first; OpenCall, NodesCall, StartCall, EndCall, EndedCall;
                         CloseCall, at any time
 process -> controller   for each call one answer with its number, or an ErrorAnswer; Awaiting in
                         between; RayNoticed at any time
@@ -8,7 +8,7 @@ process -> controller   for each call one answer with its number, or an ErrorAns
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
@@ -29,20 +29,25 @@ from dougong.planner.placement import AgentSpec
 class BackendSetup:
     """Which backend the process is to serve. `entry`: `module:function`, which makes one of the
     choice, the limits, the run's directory and what hears of news; `parent`: whose death ends the
-    process; `command`: the words that a person has typed, for errors that tell how to type them."""
+    process, None: that nobody hands it another line; `command`: the words that a person has typed,
+    for errors that tell how to type them."""
 
     entry: str
     choice: RayChoice
     deadlines: Deadlines
     run_dir: str | None
-    parent: int
+    parent: int | None
     command: tuple[str, ...]
     kind: Literal["setup"] = "setup"
+
+    def serves_as(self, other: BackendSetup) -> bool:
+        """Whether one process can be both: the backends would be the same."""
+        return replace(self, parent=other.parent, command=other.command) == other
 
 
 @dataclass(frozen=True)
 class OpenCall:
-    """`Backend.open`."""
+    """`Backend.open`, or `LastingBackend.hand_over` where it is open."""
 
     number: int
     kind: Literal["open"] = "open"

@@ -2,7 +2,8 @@
 
 The controller is no driver of Ray. Ray ends its drivers when its head is gone; that is the end of
 this process then, and a training that needs no backend at that moment goes on. Whoever needs it
-again begins another one.
+again begins another one. The controller's own end is none of this process's where another follows:
+that one takes it over, with Ray and the agents.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from dougong.control.processes import signal_name
 from dougong.deadlines import Deadlines
 from dougong.errors import LaunchError
 from dougong.launcher.backends.base import RayNews, RayPart, SettingsOf, Tell, TellNews
-from dougong.launcher.backends.process.line import BackendLine
+from dougong.launcher.backends.process.handover import hand_line
 from dougong.launcher.backends.process.messages import (
     Answer,
     Awaiting,
@@ -46,12 +47,15 @@ from dougong.launcher.backends.process.messages import (
 from dougong.launcher.backends.process.unheld import without_unheld
 from dougong.launcher.backends.ray_choice import RayChoice
 from dougong.launcher.backends.ray_head import find_head
+from dougong.launcher.kept.keeping import Keeping, KeptProcess
 from dougong.planner.nodes import Node
 from dougong.planner.placement import AgentSpec
 from dougong.records.directory import RunDir
 from dougong.records.events import Phase
 
 RAY = "dougong.launcher.backends.process.ray_watch:WatchedRay"
+_NAME = "backend"
+"""By which a command keeps its process."""
 
 
 class BackendLostError(LaunchError):
@@ -60,7 +64,8 @@ class BackendLostError(LaunchError):
 
 class ProcessBackend:
     """`choice`, `run_dir`: as for `RayBackend`. `tell`: hears, from a thread of our own, that a
-    part of Ray is gone or there again. `entry`: as in `BackendSetup`."""
+    part of Ray is gone or there again. `keeping`: with the command beside the controller, where
+    another controller would follow it. `entry`: as in `BackendSetup`."""
 
     phase: Phase = "Ray"
     shared_devices = False
@@ -71,12 +76,14 @@ class ProcessBackend:
         deadlines: Deadlines,
         run_dir: RunDir | None,
         tell: TellNews,
+        keeping: Keeping | None = None,
         entry: str = RAY,
     ) -> None:
         self._choice = choice
         self._deadlines = deadlines
         self._run_dir = run_dir
         self._tell = tell
+        self._keeping = keeping
         self._lost: RayPart | None = None  # the part whose loss was told last
         self._entry = entry
         self._started: dict[str, AgentSpec] = {}
@@ -126,6 +133,9 @@ class ProcessBackend:
         assert isinstance(answer, EndedAnswer)
         return answer.reasons
 
+    def how_ended(self, name: str) -> str:
+        return ""  # its node may be any: what Ray knows of it comes later
+
     def close(self) -> None:
         with self._turn:
             self._is_closed = True
@@ -150,24 +160,45 @@ class ProcessBackend:
         """A process, the first one or in the place of one that has ended; its backend's address."""
         if self._choice.address is not None:
             find_head(self._choice, self._deadlines)  # while it is awaited nothing is begun
-        run_dir = None if self._run_dir is None else str(self._run_dir.path)
-        command = tuple(sys.argv)
-        setup = BackendSetup(
-            self._entry, self._choice, self._deadlines, run_dir, os.getpid(), command
-        )
-        with self._turn:
-            if self._is_closed:
-                raise LaunchError("the run ended before its backend was open")
-            process = self._process = BackendProcess(setup, self._note)
-        try:
-            answer = process.ask(OpenCall(self._next), "backend_open_s")
-        except LaunchError:
-            process.kill()  # it is of no use, and the next try begins another
-            raise
-        assert isinstance(answer, OpenAnswer)
+        host = self._take_over() or self._opened(_spawn(), "backend_open_s")
         self._unheld = dict(self._started)
         if self._lost is not None:
             self._note(RayNews(self._lost, False, "Ray answers again"))
+        return host
+
+    def _take_over(self) -> str:
+        """The process of the controller before, where it lives, waits and serves the same; its
+        backend's address, empty where another process must be begun."""
+        kept = None if self._keeping is None else self._keeping.take(_NAME)
+        if kept is None:
+            return ""
+        try:
+            return self._opened(kept, "agent_waits_s")
+        except LaunchError:
+            return ""
+
+    def _opened(self, kept: KeptProcess, limit: str) -> str:
+        """Have a process open its backend; its address. LaunchError where that fails: the process
+        is of no use then, and has been ended."""
+        run_dir = None if self._run_dir is None else str(self._run_dir.path)
+        parent = os.getpid() if self._keeping is None else None
+        setup = BackendSetup(
+            self._entry, self._choice, self._deadlines, run_dir, parent, tuple(sys.argv)
+        )
+        process = BackendProcess(kept, setup, self._note)
+        with self._turn:
+            is_closed = self._is_closed
+            self._process = process
+        try:
+            if is_closed:
+                raise LaunchError("the run ended before its backend was open")
+            if self._keeping is not None:
+                self._keeping.keep(kept)
+            answer = process.ask(OpenCall(self._next), limit)
+        except LaunchError:
+            process.kill()
+            raise
+        assert isinstance(answer, OpenAnswer)
         return answer.host
 
     def _note(self, news: RayNews) -> None:
@@ -183,19 +214,16 @@ class BackendProcess:
     """One such process from its beginning to its end. `lost`: why it has ended, None while it
     lives."""
 
-    def __init__(self, setup: BackendSetup, tell_news: TellNews) -> None:
-        """LaunchError when it cannot be started."""
+    def __init__(self, process: KeptProcess, setup: BackendSetup, tell_news: TellNews) -> None:
         self.lost: str | None = None
         self._deadlines = setup.deadlines
         self._tell_news = tell_news
         self._tell: Tell = _say_nothing
-        self._is_closing = False
+        self._is_open = self._is_closing = False
         self._waiting: dict[int, futures.Future[Answer]] = {}
         self._turn = threading.Lock()  # for `lost` and those who wait
-        ours, theirs = socket.socketpair()
-        with theirs:
-            self._process = _spawn(theirs.fileno())
-        self._line = BackendLine(ours, setup.deadlines.send_s)
+        self._process = process
+        self._line = hand_line(process, setup.deadlines)
         self._send(setup)
         threading.Thread(target=self._read, name="dougong-answers", daemon=True).start()
 
@@ -241,8 +269,7 @@ class BackendProcess:
         self._is_closing = True
         with self._turn:
             self.lost = self.lost or f"{self.name} was ended"
-        self._process.kill()
-        self._process.wait(self._deadlines.kill_s)
+        self._process.kill(self._deadlines)
 
     def _send(self, message: BackendMessage) -> None:
         with contextlib.suppress(OSError):  # the reader hears of the end, and tells who waits
@@ -262,6 +289,7 @@ class BackendProcess:
             case RayNoticed(news):
                 self._tell_news(news)
             case OpenAnswer() | NodesAnswer() | EndedAnswer() | DoneAnswer() | ErrorAnswer():
+                self._is_open |= isinstance(message, OpenAnswer)
                 waiting = self._waiting.pop(message.number, None)
                 if waiting is not None:  # None: it came too late
                     waiting.set_result(message)
@@ -275,15 +303,17 @@ class BackendProcess:
             waiting, self._waiting = list(self._waiting.values()), {}
         for answer in waiting:
             answer.set_exception(BackendLostError(why))
-        if not self._is_closing:
+        if self._is_open and not self._is_closing:  # whoever opens it is told already
             text = f"{why}; Ray may give to others what it held for agents"
             self._tell_news(RayNews("driver", True, text))
 
     def _words_of_end(self, error: Exception) -> str:
-        try:
-            status = self._process.wait(self._deadlines.exit_status_s)
-        except subprocess.TimeoutExpired:
+        if not self._process.wait(self._deadlines.exit_status_s):
+            self._process.kill(self._deadlines)  # else it would wait for another controller
             return f"{self.name} has closed its line: {error}"
+        status = self._process.status
+        if status is None:
+            return f"{self.name} has ended"  # whose child it is hears more
         if status < 0:
             return f"{self.name} was ended by {signal_name(-status)}"
         return f"{self.name} ended with status {status}"
@@ -293,15 +323,20 @@ def _say_nothing(text: str) -> None:
     """Nobody waits any more."""
 
 
-def _spawn(line: int) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "dougong.launcher.backends.process.serve", str(line)]
+def _spawn() -> KeptProcess:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    line = str(theirs.fileno())
+    command = [sys.executable, "-m", "dougong.launcher.backends.process.serve", line]
     try:
-        return subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            env=child_environment({}),
-            pass_fds=[line],
-            start_new_session=True,  # Ctrl-C is for the controller
-        )
+        with theirs:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                env=child_environment({}),
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,  # Ctrl-C is for the controller
+            )
     except OSError as error:
+        ours.close()
         raise LaunchError(f"cannot start {command[0]}: {error}") from error
+    return KeptProcess.of(_NAME, process, ours)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from dougong.control.channel import Channel
 from dougong.control.handshake import AgentFacts
 from dougong.control.path_messages import Hearing, PathEnd
+from dougong.control.progress import ForkServerSigns
 from dougong.deadlines import DEADLINES, Deadlines
 from dougong.fault.observation import AgentLost, LinkCut
 from dougong.fault.reach import AgentView
@@ -25,9 +26,9 @@ class AgentHandle:
     `failure`: that as one of the run; `is_dropped`: whether its connection has been closed since.
     `left`: how its connection ended before it was ready, and when (monotonic seconds), while its
     backend may yet know why. `hearing`: what it hears of other machines; `answers`: whether its own
-    takes connections, as tried last, `tried_at`. `begun_at`: when its start was ordered (monotonic
-    seconds); `is_asked`: of one that stands by, its devices are being probed; `can_serve`: it can
-    take a place at once."""
+    takes connections, as tried last, `tried_at`. `fork_server`: how that is. `begun_at`: when its
+    start was ordered (monotonic seconds); `is_asked`: of one that stands by, its devices are being
+    probed; `can_serve`: it can take a place at once."""
 
     spec: AgentSpec
     facts: AgentFacts | None = None
@@ -42,6 +43,7 @@ class AgentHandle:
     hearing: Hearing = field(default_factory=Hearing)
     answers: bool | None = None
     tried_at: float = -math.inf
+    fork_server: ForkServerSigns = field(default_factory=ForkServerSigns)
     begun_at: float = 0.0
     is_asked: bool = False
     can_serve: bool = False

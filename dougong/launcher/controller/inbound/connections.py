@@ -8,6 +8,7 @@ import dataclasses
 import threading
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from dougong.addresses import Ports
 from dougong.control.channel import Channel, Server
@@ -31,10 +32,18 @@ from dougong.launcher.controller.inbound.items import (
 )
 
 
+@dataclass(frozen=True)
+class KnownElsewhere:
+    """What is asked about an agent in the thread of its connection. `trouble_of`: what is wrong
+    with the run directory on its machine, which may take its time; `how_ended`: as in `Backend`."""
+
+    trouble_of: Callable[[AgentFacts], FolderTrouble | None] = lambda facts: facts.trouble
+    how_ended: Callable[[str], str] = lambda agent: ""
+
+
 class Connections:
     """Listens on `host`. An agent that has proved itself becomes an `AgentJoined`; it is sent
-    messages once it is adopted. `trouble_of`: what is wrong with the run directory on an agent's
-    machine; it is asked in the thread of the agent's connection, and may take its time."""
+    messages once it is adopted."""
 
     def __init__(
         self,
@@ -43,10 +52,10 @@ class Connections:
         token: str,
         deadlines: Deadlines,
         ports: Ports | None = None,
-        trouble_of: Callable[[AgentFacts], FolderTrouble | None] = lambda facts: facts.trouble,
+        known: KnownElsewhere | None = None,
     ) -> None:
         self._inbox = inbox
-        self._trouble_of = trouble_of
+        self._known = known or KnownElsewhere()
         self._deadlines = deadlines
         self._channels: dict[str, Channel] = {}
         self._closed = threading.Event()
@@ -141,7 +150,7 @@ class Connections:
     def _on_peer(self, hello: Hello, channel: Channel) -> None:
         if hello.agent is not None:
             clock_ahead_s = hello.wall_s - time.time()
-            trouble = self._trouble_of(hello.agent)
+            trouble = self._known.trouble_of(hello.agent)
             facts = dataclasses.replace(hello.agent, trouble=trouble)
             self._listen(AgentJoined(facts, channel, clock_ahead_s))
             return
@@ -161,9 +170,13 @@ class Connections:
             while True:
                 self._receive(agent, channel)
         except EOFError:
-            self._inbox.put(AgentLeft(agent, channel, "its connection ended"))
+            self._note_end(agent, channel, "its connection ended")
         except (OSError, ValueError) as error:  # ValueError: closed by our own side meanwhile
-            self._inbox.put(AgentLeft(agent, channel, f"its connection broke: {error}"))
+            self._note_end(agent, channel, f"its connection broke ({error})")
+
+    def _note_end(self, agent: str, channel: Channel, words: str) -> None:
+        how = self._known.how_ended(agent)
+        self._inbox.put(AgentLeft(agent, channel, f"{words}: {how}" if how else words))
 
     def _receive(self, agent: str, channel: Channel) -> None:
         try:

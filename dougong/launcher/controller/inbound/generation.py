@@ -123,6 +123,7 @@ class WorkerStatus:
             step=self.step,
             phase=self.phase,
             health=health,
+            ordered=self.signs.ordered,
         )
 
 

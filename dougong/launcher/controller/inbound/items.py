@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dougong.checkpoint.repository import RejectedCheckpoint
 from dougong.control.channel import Channel
 from dougong.control.handshake import AgentFacts
 from dougong.control.messages import Message, OrderDrill
@@ -171,14 +172,14 @@ class Awaited:
 @dataclass(frozen=True)
 class FoundCheckpoint:
     """What a generation starts from (`directory` None: the beginning), and what was newer but not
-    valid: (name, reason). `moved`: checkpoints that were set aside, by somebody's wish, in the
+    valid. `moved`: checkpoints that were set aside, by somebody's wish, in the
     folder `aside`. `refusal`: why no generation may start; `is_away`: as storage does not give the
     checkpoints now, and may give them later. `recorded`: what earlier generations have recorded of
     the steps after it. `in_memory`: workers hold a newer state in memory, and the directory has not
     been read."""
 
     directory: Path | None
-    rejected: tuple[tuple[str, str], ...] = ()
+    rejected: tuple[RejectedCheckpoint, ...] = ()
     warnings: tuple[str, ...] = ()
     moved: tuple[str, ...] = ()
     aside: Path | None = None

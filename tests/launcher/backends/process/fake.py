@@ -11,7 +11,7 @@ from pathlib import Path
 
 from dougong.deadlines import Deadlines
 from dougong.errors import CheckpointError, LaunchError, NoRoomError
-from dougong.launcher.backends.base import Backend, RayNews, SettingsOf, Tell, TellNews
+from dougong.launcher.backends.base import LastingBackend, RayNews, SettingsOf, Tell, TellNews
 from dougong.launcher.backends.ray_choice import OWN_RAY, RayChoice
 from dougong.launcher.backends.submission import submission
 from dougong.planner.nodes import Node
@@ -54,6 +54,9 @@ class Fake:
             case "hangs":
                 (self._folder / "hangs").touch()
                 time.sleep(600)
+            case "waits":
+                while (self._folder / "wait").exists():
+                    time.sleep(0.01)
             case "outsider":
                 raise LaunchError(submission("http://10.0.0.1:8265", None))
             case "loses its head":
@@ -74,14 +77,20 @@ class Fake:
     def end(self, names: Sequence[str]) -> None:
         self._started = [name for name in self._started if name not in names]
 
+    def how_ended(self, name: str) -> str:
+        return ""
+
     def ended(self) -> dict[str, str]:
         return {name: f"{name} ended" for name in self._started}
+
+    def hand_over(self) -> None:
+        self._started = [f"{name} before" for name in self._started]
 
     def close(self) -> None:
         (self._folder / "closed").touch()
 
 
-def make(choice: RayChoice, deadlines: Deadlines, run_dir: RunDir | None, tell: TellNews) -> Backend:
+def make(choice: RayChoice, deadlines: Deadlines, run_dir: RunDir | None, tell: TellNews) -> LastingBackend:
     """The entry."""
     assert run_dir is not None and choice == OWN_RAY
     return Fake(run_dir.path, tell)

@@ -20,6 +20,7 @@ from dougong.launcher.backends.base import RayNews
 from dougong.launcher.backends.process.proxy import BackendLostError, ProcessBackend
 from dougong.launcher.backends.ray_choice import OWN_RAY, joining
 from dougong.launcher.backends.submission import submission
+from dougong.launcher.kept.keeping import Keeping
 from dougong.planner.placement import AgentSpec
 from dougong.records.directory import RunDir
 from tests.launcher.backends.process.fake import ENTRY
@@ -32,12 +33,12 @@ SETTINGS = AgentSettings("east", "east", "cpu", 1, True, ("127.0.0.1", 7), "secr
 class Launch:
     """The backend, what was told of its process's end, and what was said to be awaited."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, keeping: Keeping | None = None) -> None:
         self.folder = folder
         self.news: Queue[RayNews] = Queue()
         self.awaited: list[str] = []
-        limits = dataclasses.replace(DEADLINES, backend_call_s=20, backend_end_s=20)
-        self.backend = ProcessBackend(OWN_RAY, limits, RunDir(folder), self.news.put, ENTRY)
+        limits = dataclasses.replace(DEADLINES, backend_call_s=20, backend_end_s=20, agent_waits_s=2)
+        self.backend = ProcessBackend(OWN_RAY, limits, RunDir(folder), self.news.put, keeping, ENTRY)
 
     def start(self) -> None:
         self.backend.start([EAST], lambda spec: SETTINGS, self.awaited.append)
@@ -162,7 +163,7 @@ def test_one_that_does_not_open_is_tried_anew(launch: Launch) -> None:
 def test_a_cluster_whose_head_is_away_costs_no_process(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = "{}:{}".format(*taken.getsockname())
-    backend = ProcessBackend(joining(address), DEADLINES, RunDir(tmp_path), print, "nowhere:to_be_found")
+    backend = ProcessBackend(joining(address), DEADLINES, RunDir(tmp_path), print, entry="nowhere:to_be_found")
     with pytest.raises(LaunchError, match="nobody answers"):
         backend.open()
     assert backend.may_grow
@@ -171,9 +172,76 @@ def test_a_cluster_whose_head_is_away_costs_no_process(tmp_path: Path) -> None:
 
 def test_the_limit_of_a_call_is_named(tmp_path: Path) -> None:
     limits = dataclasses.replace(DEADLINES, backend_call_s=0.1, backend_end_s=0.1)
-    backend = ProcessBackend(OWN_RAY, limits, RunDir(tmp_path), print, ENTRY)
+    backend = ProcessBackend(OWN_RAY, limits, RunDir(tmp_path), print, entry=ENTRY)
     backend.open()
     with pytest.raises(BackendLostError, match=r"does not answer: waited 0\.1 s"):
         backend.nodes(["hangs"])
     backend.close()
+    assert not process_exists(int((tmp_path / "opened-1").read_text()))
+
+
+def dead_controller(folder: Path, keeping: Keeping, *kinds: str) -> None:
+    """One that has opened its backend, started an agent, and asked for these nodes; then it was killed."""
+    pid = os.fork()
+    if not pid:
+        try:
+            launch = Launch(folder, keeping)
+            launch.backend.open()
+            launch.start()
+            if kinds:
+                threading.Thread(target=launch.backend.nodes, args=(kinds,)).start()
+                wait_for((folder / "hangs").exists, "the call is under way", 20)
+        finally:
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(pid, 0)
+    keeping.collect()
+
+
+@pytest.fixture
+def keeping() -> Iterator[Keeping]:
+    made = Keeping(dataclasses.replace(DEADLINES, agent_end_s=10.0))
+    yield made
+    made.close()
+
+
+def test_the_next_controller_takes_the_process_over(tmp_path: Path, keeping: Keeping) -> None:
+    dead_controller(tmp_path, keeping)
+    launch = Launch(tmp_path, keeping)
+    assert launch.backend.open() == "10.0.0.1"
+    assert launch.backend.ended() == {"east before": "east before ended"}
+    process = launch.pid()
+    assert process_exists(process) and not (tmp_path / "opened-2").exists()
+    os.kill(process, signal.SIGKILL)
+    assert launch.news.get(timeout=10).text.startswith(f"the process that speaks with Ray (pid {process}) has ended")
+    assert launch.backend.nodes(["npu"]) and launch.pid(2) != process
+    launch.backend.close()
+
+
+@pytest.mark.slow
+def test_a_process_at_which_a_call_hangs_is_ended_and_another_begun(tmp_path: Path, keeping: Keeping) -> None:
+    dead_controller(tmp_path, keeping, "hangs")
+    launch = Launch(tmp_path, keeping)
+    assert launch.backend.open() == "10.0.0.2"
+    assert not process_exists(launch.pid(1)) and launch.news.empty()
+    launch.backend.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_one_that_is_dead_or_stopped_by_then_is_none_to_take_over(
+    tmp_path: Path, keeping: Keeping, number: signal.Signals
+) -> None:
+    dead_controller(tmp_path, keeping)
+    launch = Launch(tmp_path, keeping)
+    os.kill(launch.pid(), number)
+    assert launch.backend.open() == "10.0.0.2"
+    assert not process_exists(launch.pid(1)) and launch.news.empty()
+    launch.backend.close()
+
+
+@pytest.mark.slow
+def test_with_the_command_it_ends(tmp_path: Path) -> None:
+    keeping = Keeping(DEADLINES)
+    dead_controller(tmp_path, keeping)
+    keeping.close()
     assert not process_exists(int((tmp_path / "opened-1").read_text()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -11,7 +12,7 @@ from dougong.control.channel import Channel, connect
 from dougong.control.handshake import AgentFacts, FolderTrouble
 from dougong.control.messages import AgentReady, EndAgent, KillWorkers, Message, Ping, StopRun
 from dougong.deadlines import Deadlines
-from dougong.launcher.controller.inbound.connections import Connections
+from dougong.launcher.controller.inbound.connections import Connections, KnownElsewhere
 from dougong.launcher.controller.inbound.inbox import Inbox
 from dougong.launcher.controller.inbound.items import (
     AgentJoined,
@@ -64,11 +65,26 @@ def next_but_pings(channel: Channel) -> Message:
 def test_an_agent_s_run_directory_is_looked_at_before_it_joins(inbox: Inbox) -> None:
     """And how its clock goes."""
     trouble = FolderTrouble("/run", "unanswered")
-    made = Connections(inbox, "127.0.0.1", "secret", LIMITS, trouble_of=lambda facts: trouble)
+    made = Connections(inbox, "127.0.0.1", "secret", LIMITS, known=KnownElsewhere(lambda facts: trouble))
     connect(made.address, "secret", EAST, LIMITS)
     joined = take(inbox)
     assert isinstance(joined, AgentJoined) and joined.facts == replace(EAST, trouble=trouble)
     assert abs(joined.clock_ahead_s) < 60
+    made.close()
+
+
+@pytest.mark.parametrize("has_unread", [False, True])
+def test_how_an_agents_process_ended_is_told_with_its_connection(inbox: Inbox, has_unread: bool) -> None:
+    known = KnownElsewhere(how_ended=lambda agent: f"the process of {agent} was ended by SIGKILL")
+    made = Connections(inbox, "127.0.0.1", "secret", LIMITS, known=known)
+    agent = join(made, inbox)
+    if has_unread:  # as the system tells it then, its connection has broken
+        made.send("east", KillWorkers(1))
+        wait_for(lambda: select.select([agent], [], [], 0)[0], "it is there")
+    agent.close()
+    left = take(inbox)
+    assert isinstance(left, AgentLeft) and left.reason.startswith("its connection ")
+    assert left.reason.endswith(": the process of east was ended by SIGKILL")
     made.close()
 
 

@@ -29,6 +29,9 @@ class Played:
             raise LaunchError("the head is silent\nand more")
         return [NODE]
 
+    def how_ended(self, name: str) -> str:
+        return ""
+
     def ended(self) -> dict[str, str]:
         return {"east-spare-1": "no such program"}
 

@@ -1,10 +1,11 @@
-"""Agents of this machine that outlive their controller, with all that their fork servers have
-loaded, which takes longer than anything else in a start.
+"""Processes of this machine that outlive their controller: its agents, with all that their fork
+servers have loaded, which takes longer than anything else in a start; or the process that speaks
+with Ray, with the actors that hold the agents.
 
 A controller dies with what it holds; so the command beside it (`launcher.supervisor`) holds, of
-every agent, the other end of the line by which it is given its settings. The controller that
-follows gives it new ones. An agent ends when nobody holds that end any more, when a controller says
-so, or when no other follows its own.
+each, the other end of the line by which it is told what to serve. The controller that follows tells
+it anew. Such a process ends when nobody holds that end any more, when a controller says so, or when
+no other follows its own.
 """
 
 from __future__ import annotations
@@ -18,18 +19,15 @@ import subprocess
 import time
 from dataclasses import dataclass
 
-from dougong.control.processes import open_pidfd
+from dougong.control.processes import end_words, open_pidfd
 from dougong.deadlines import Deadlines
-from dougong.launcher.agent.settings import AgentSettings
-
-WAITS = b"."
-"""An agent says so on its line when its controller is gone and nothing of it is left."""
+from dougong.launcher.kept.line import WAITS
 
 
 @dataclass
-class AgentProcess:
-    """An agent of this machine. `line`: by which it is given settings, closed where it is to have
-    no other controller; `process`: where it is a child of ours."""
+class KeptProcess:
+    """One such process. `line`: by which it is told what to serve; `process`: where it is a child
+    of ours."""
 
     name: str
     pid: int
@@ -38,39 +36,29 @@ class AgentProcess:
     process: subprocess.Popen[bytes] | None = None
 
     @staticmethod
-    def of(name: str, process: subprocess.Popen[bytes], line: socket.socket) -> AgentProcess:
+    def of(name: str, process: subprocess.Popen[bytes], line: socket.socket) -> KeptProcess:
         """One that has just been started."""
-        return AgentProcess(name, process.pid, open_pidfd(process.pid), line, process)
-
-    def give(self, settings: AgentSettings, is_last: bool) -> None:
-        """What it is to serve. `is_last`: no controller follows this one. OSError when it is
-        gone."""
-        assert self.line is not None
-        self.line.sendall(settings.to_json().encode() + b"\n")
-        if is_last:
-            self.line.close()
-            self.line = None
+        return KeptProcess(name, process.pid, open_pidfd(process.pid), line, process)
 
     def waits(self, within_s: float) -> bool:
-        """Whether it has said, or says by then, that it can be given settings."""
+        """Whether it has said, or says by then, that it can serve another controller."""
         if self.line is None or self.pidfd is None or self.exit_words() is not None:
             return False
         try:
             ready, _, _ = select.select([self.line], [], [], within_s)
-            return bool(ready) and self.line.recv(1) == WAITS
+            return bool(ready) and self.line.recv(len(WAITS)) == WAITS
         except OSError:
             return False
 
     @property
-    def ended_well(self) -> bool:
-        """Whether it is known to have ended as it was told to."""
-        return self.process is not None and self.process.poll() == 0
+    def status(self) -> int | None:
+        """Of its exit, negative for a signal; None while it lives, or where we are not told."""
+        return None if self.process is None else self.process.poll()
 
     def exit_words(self) -> str | None:
         """How it has ended; None: it lives."""
         if self.process is not None:
-            status = self.process.poll()
-            return None if status is None else f"its process ended with status {status}"
+            return None if self.status is None else f"its process {end_words(self.status)}"
         return "its process ended" if self._await_end(0.0) else None
 
     def wait(self, within_s: float) -> bool:
@@ -90,7 +78,7 @@ class AgentProcess:
                 self.line.shutdown(socket.SHUT_RDWR)
 
     def kill(self, deadlines: Deadlines) -> None:
-        """SIGKILL: it, its fork servers and its workers. No error when it has ended."""
+        """SIGKILL: it, and what ends with it. No error when it has ended."""
         with contextlib.suppress(ProcessLookupError):
             if self.process is not None:
                 self.process.kill()
@@ -107,15 +95,16 @@ class AgentProcess:
         self.line = self.pidfd = None
 
     def _await_end(self, within_s: float) -> bool:
-        if self.pidfd is None:
+        pidfd = self.pidfd
+        if pidfd is None:
             return True  # it has been let go of
-        ready, _, _ = select.select([self.pidfd], [], [], within_s)
+        ready, _, _ = select.select([pidfd], [], [], within_s)
         return bool(ready)
 
 
 class Keeping:
-    """What a command and its controllers, which it forks, have in common: the agents that the next
-    controller may take over.
+    """What a command and its controllers, which it forks, have in common: the processes that the
+    next controller may take over, by their names.
 
     `keep` and `take` are the controller's, `collect` and `close` the command's.
     """
@@ -125,31 +114,31 @@ class Keeping:
         self._ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._ours.setblocking(False)
         self._theirs.setblocking(False)
-        self._agents: dict[str, AgentProcess] = {}
+        self._kept: dict[str, KeptProcess] = {}
 
-    def keep(self, agent: AgentProcess) -> None:
+    def keep(self, process: KeptProcess) -> None:
         """Have the command hold it, too. Where that cannot be, it ends with its controller."""
-        if agent.line is None or agent.pidfd is None:
+        if process.line is None or process.pidfd is None:
             return
-        words = f"{agent.pid} {agent.name}".encode()
+        words = f"{process.pid} {process.name}".encode()
         with contextlib.suppress(OSError):
-            socket.send_fds(self._theirs, [words], [agent.line.fileno(), agent.pidfd])
+            socket.send_fds(self._theirs, [words], [process.line.fileno(), process.pidfd])
 
-    def take(self, name: str) -> AgentProcess | None:
-        """The agent of this name that an earlier controller had, if it waits for another. One that
+    def take(self, name: str) -> KeptProcess | None:
+        """The one of this name that an earlier controller had, if it waits for another. One that
         does not is ended."""
-        agent = self._agents.pop(name, None)
-        if agent is None:
+        process = self._kept.pop(name, None)
+        if process is None:
             return None
-        if agent.waits(self._deadlines.agent_waits_s):
-            return agent
-        self._end(agent)
+        if process.waits(self._deadlines.agent_waits_s):
+            return process
+        self._end(process)
         return None
 
     def end_rest(self) -> None:
         """Whom an earlier controller had and this one does not want."""
-        for name in list(self._agents):
-            self._end(self._agents.pop(name))
+        for name in list(self._kept):
+            self._end(self._kept.pop(name))
 
     def collect(self) -> None:
         """Take in what the controller has sent, and let go of those that have ended."""
@@ -159,24 +148,24 @@ class Keeping:
             except OSError:  # there is no more
                 return
             pid, _, name = words.decode().partition(" ")
-            for other in list(self._agents.values()):
+            for other in list(self._kept.values()):
                 if other.name == name or other.exit_words() is not None:
-                    self._agents.pop(other.name).close()
-            self._agents[name] = AgentProcess(name, int(pid), pidfd, socket.socket(fileno=line))
+                    self._kept.pop(other.name).close()
+            self._kept[name] = KeptProcess(name, int(pid), pidfd, socket.socket(fileno=line))
 
     def close(self) -> None:
-        """No controller follows any more: those agents that have not ended by themselves are
+        """No controller follows any more: those that have not ended by themselves are
         killed."""
         self.collect()
         until = time.monotonic() + self._deadlines.agent_end_s
-        for agent in self._agents.values():
-            agent.hang_up()
-        for name in list(self._agents):
-            self._agents[name].wait(max(0.0, until - time.monotonic()))
-            self._end(self._agents.pop(name))
+        for process in self._kept.values():
+            process.hang_up()
+        for name in list(self._kept):
+            self._kept[name].wait(max(0.0, until - time.monotonic()))
+            self._end(self._kept.pop(name))
         self._ours.close()
         self._theirs.close()
 
-    def _end(self, agent: AgentProcess) -> None:
-        agent.kill(self._deadlines)
-        agent.close()
+    def _end(self, process: KeptProcess) -> None:
+        process.kill(self._deadlines)
+        process.close()

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from queue import Queue
@@ -19,14 +20,15 @@ from dougong.control.messages import AgentFailed, AgentReady, EndAgent, Message
 from dougong.control.processes import process_exists
 from dougong.deadlines import DEADLINES
 from dougong.errors import LaunchError
-from dougong.launcher.agent.detached import AgentEnd, DetachedAgent
 from dougong.launcher.agent.settings import AgentSettings
+from dougong.launcher.kept.detached import DetachedAgent
+from dougong.launcher.kept.line import AgentEnd
 from dougong.records.directory import RunDir
 from tests.launcher.toyrun import ROOT, wait_for
 
 STARTER = """
 import os, sys
-from dougong.launcher.agent.detached import DetachedAgent
+from dougong.launcher.kept.detached import DetachedAgent
 from dougong.launcher.agent.settings import AgentSettings
 agent = DetachedAgent(AgentSettings.from_json(sys.stdin.readline()))
 print(agent.pid, flush=True)
@@ -80,7 +82,8 @@ def test_it_outlives_its_starter_and_ends_with_its_controller(play: Play, way: s
         cwd=ROOT,
     )
     assert process.stdin is not None and process.stdout is not None
-    process.stdin.write(play.settings.to_json() + "\n")
+    settings = dataclasses.replace(play.settings, is_followed=way == "killed")  # nobody can tell it of a follower
+    process.stdin.write(settings.to_json() + "\n")
     process.stdin.flush()
     pid = int(process.stdout.readline())
     hello, channel = play.joined()
@@ -141,5 +144,45 @@ def test_where_the_run_directory_is_not_no_folder_is_made(play: Play, tmp_path: 
     agent = DetachedAgent(dataclasses.replace(play.settings, run_dir=str(elsewhere)))
     _, channel = play.joined()
     channel.send(EndAgent())
-    assert agent.wait().by_controller
+    assert agent.wait() == AgentEnd(by_controller=True)
     assert not elsewhere.exists()
+
+
+def loaded(play: Play) -> tuple[int, Channel]:
+    """Its fork server, which has loaded all, and its line."""
+    _, channel = play.joined()
+    ready = until(channel, AgentReady)
+    assert isinstance(ready, AgentReady)
+    return ready.fork_server_pid, channel
+
+
+@pytest.mark.slow
+def test_one_that_is_followed_waits_for_the_next_controller_with_its_fork_server(play: Play) -> None:
+    settings = dataclasses.replace(play.settings, is_followed=True)
+    agent = DetachedAgent(settings)
+    ends: Queue[AgentEnd] = Queue()
+    threading.Thread(target=lambda: ends.put(agent.wait())).start()
+    fork_server, channel = loaded(play)
+    assert not agent.go_on(settings, 0.1), "it serves this one"
+    channel.close()
+    assert agent.go_on(settings, 20.0)
+    after, channel = loaded(play)
+    assert after == fork_server
+    channel.send(EndAgent())
+    assert ends.get(timeout=20) == AgentEnd(by_controller=True)
+    assert not process_exists(fork_server)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["it is taken away", "nobody comes"])
+def test_one_that_waits_does_not_do_so_for_ever(play: Play, way: str) -> None:
+    limits = dataclasses.replace(play.settings.deadlines, next_controller_s=1.0 if way == "nobody comes" else 600.0)
+    agent = DetachedAgent(dataclasses.replace(play.settings, is_followed=True, deadlines=limits))
+    fork_server, channel = loaded(play)
+    channel.close()
+    if way == "it is taken away":
+        wait_for(lambda: "the controller is gone" in play.run_dir.agent_log("east").read_text(), "its loss", 20)
+        os.kill(agent.pid, signal.SIGTERM)
+    end = agent.wait()
+    assert not end.by_controller and ("SIGTERM: this machine is taken" in end.error) == (way == "it is taken away")
+    wait_for(lambda: not process_exists(agent.pid) and not process_exists(fork_server), "their end", 20)

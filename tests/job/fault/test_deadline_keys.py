@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 from dougong.deadlines import DEADLINES, SETTABLE
-from dougong.job.deadline_keys import DeadlineKeys
+from dougong.job.fault.deadline_keys import DeadlineKeys
 from dougong.job.schema import Fault
 
 

@@ -1,0 +1,58 @@
+"""The line between an agent and whoever has started it: the agent's standard input, used both ways.
+
+starter -> agent   AgentSettings, one line of JSON for each controller
+agent -> starter   WAITS after each controller that is gone; AgentEnd before it ends
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import sys
+from dataclasses import dataclass
+
+from pydantic import TypeAdapter
+
+from dougong.deadlines import Deadlines
+from dougong.launcher.agent.settings import AgentSettings
+
+WAITS = b".\n"
+"""The controller is gone, nothing of it is left, and another one may be served."""
+_FD = 0
+
+
+@dataclass(frozen=True)
+class AgentEnd:
+    """How an agent has ended. `by_controller`: by its controller's word; `error`: what went wrong,
+    empty where nothing did."""
+
+    by_controller: bool
+    error: str = ""
+
+    def to_json(self) -> str:
+        """One line."""
+        return TypeAdapter(AgentEnd).dump_json(self).decode()
+
+    @staticmethod
+    def from_json(text: str) -> AgentEnd:
+        """The reverse of `to_json`; pydantic's ValidationError for anything else."""
+        return TypeAdapter(AgentEnd).validate_json(text)
+
+
+class StarterLine:
+    """The agent's end."""
+
+    def await_settings(self, deadlines: Deadlines) -> AgentSettings | None:
+        """Those of the next controller; None: there is none, or it does not come in time."""
+        ready, _, _ = select.select([_FD], [], [], deadlines.next_controller_s)
+        try:
+            line = sys.stdin.readline() if ready else ""
+        except OSError:  # who held the other end has ended before it had read all
+            return None
+        return AgentSettings.from_json(line) if line else None
+
+    def say(self, words: bytes) -> None:
+        """No error when nobody holds the other end: whoever reads next is told."""
+        with contextlib.suppress(OSError):
+            os.write(_FD, words)
