@@ -51,9 +51,7 @@ class Vendors:
 
     def dougong(self, *words: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "dougong", *words]
-        return subprocess.run(
-            command, cwd=ROOT, env=self._environment, capture_output=True, text=True, timeout=LIMIT_S
-        )
+        return subprocess.run(command, cwd=ROOT, env=self._environment, capture_output=True, text=True, timeout=LIMIT_S)
 
 
 @pytest.fixture(scope="module")

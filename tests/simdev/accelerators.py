@@ -39,10 +39,9 @@ class SimulatedDevice(Accelerator):
 
     def open(self, index: int, deterministic: bool = True) -> torch.device:
         import torch
-
         from tests.simdev import plugin
 
-        if plugin.VENDOR != self.name:
+        if self.name != plugin.VENDOR:
             raise DeviceError(f"accelerator {self.name}: this process has opened a device of {plugin.VENDOR}")
         if index >= plugin.native.device_count():
             raise DeviceError(f"accelerator {self.name}: no device {index}")
@@ -56,6 +55,8 @@ class SimulatedDevice(Accelerator):
 
 
 class SimA(SimulatedDevice):
+    """As exact as a processor."""
+
     name = "sima"
     resource = "SIMA"
     backend = "simaccl"

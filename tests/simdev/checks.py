@@ -1,6 +1,6 @@
 """What the simulated device must do, one function each; run together in a process of a vendor's own.
 
-    SIMDEV_VENDOR=sima python -m tests.simdev.checks
+SIMDEV_VENDOR=sima python -m tests.simdev.checks
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import traceback
 
 import pytest
 import torch
-
 from tests.simdev import plugin
 
 DEVICE = torch.device(plugin.VENDOR, 0)

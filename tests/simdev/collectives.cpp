@@ -201,7 +201,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   register_hooks();
   m.def("device_count", [] { return settings().num_devices; });
   m.def("current_device", [] { return static_cast<int>(current_device()); });
-  m.def("set_device", [](int index) { set_current_device(static_cast<c10::DeviceIndex>(index)); });
+  m.def("set_device", [](int index) { enter_device(static_cast<c10::DeviceIndex>(index)); });
   m.def("default_generator", [](int index) { return generator_of(static_cast<c10::DeviceIndex>(index)); });
   m.def("counts", &all_counts);
   m.def("forget_counts", &forget_counts);

@@ -1,4 +1,4 @@
-"""What a vendor's plug-in package does when it is imported: `torch.device("sima")`, `torch.sima`, the library `simaccl`.
+"""What a vendor's plug-in package does when it is imported: `torch.device("sima")`, `torch.sima`, `simaccl`.
 
 The vendor is that of the environment (`SIMDEV_VENDOR`); a process has one.
 """
@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-
 from tests.simdev import build
 
 VENDOR = os.environ.get("SIMDEV_VENDOR", "sima")

@@ -40,7 +40,8 @@ bool has_defect(const char* name);
 c10::DeviceIndex current_device();
 void set_current_device(c10::DeviceIndex index);
 void check_index(c10::DeviceIndex index);
-bool has_entered();                       // whether this thread has chosen a device
+void enter_device(c10::DeviceIndex index);  // the same, by a program's own word
+bool has_entered();                       // whether this thread has done so
 c10::Stream current_stream(c10::DeviceIndex index);
 
 // memory.cpp

@@ -100,6 +100,10 @@ void check_index(c10::DeviceIndex index) {
 void set_current_device(c10::DeviceIndex index) {
   check_index(index);
   device_of_thread = has_defect("set_device_ignored") ? device_of_thread : index;
+}
+
+void enter_device(c10::DeviceIndex index) {
+  set_current_device(index);
   thread_has_entered = true;
 }
 
@@ -312,7 +316,7 @@ struct Hooks final : at::PrivateUse1HooksInterface {
   bool hasPrimaryContext(c10::DeviceIndex) const override { return true; }
   void init() const override {}
   c10::DeviceIndex deviceCount() const override { return static_cast<c10::DeviceIndex>(settings().num_devices); }
-  void setCurrentDevice(c10::DeviceIndex index) const override { set_current_device(index); }
+  void setCurrentDevice(c10::DeviceIndex index) const override { enter_device(index); }
   c10::DeviceIndex getCurrentDevice() const override { return current_device(); }
   c10::DeviceIndex exchangeDevice(c10::DeviceIndex index) const override {
     const auto before = current_device();
