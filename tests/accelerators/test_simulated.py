@@ -15,6 +15,8 @@ from dougong.records.events import FailureDiagnosed
 from tests.families import SMALLEST
 from tests.simdev.accelerators import ROOT, offer
 
+pytestmark = pytest.mark.simulated
+
 STEPS = 4
 LIMIT_S = 300
 Rows = list[tuple[int, float, float]]
