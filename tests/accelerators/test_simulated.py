@@ -87,7 +87,7 @@ def test_attention_on_one_vendor_and_experts_on_the_other(vendors: Vendors, refe
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "tolerance"), [("sima", 1e-6), ("simb", 1e-3)])
+@pytest.mark.parametrize(("kind", "tolerance"), [("sima", 1e-6), ("simb", 1e-3), ("simnpu", 1e-5)])
 def test_a_vendor_alone(kind: str, tolerance: float, vendors: Vendors, reference: Rows) -> None:
     close(rows_of(vendors.run(kind, [island(kind, workers=2)])), reference, tolerance)
 

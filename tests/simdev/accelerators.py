@@ -1,6 +1,6 @@
-"""Two vendors of simulated devices, as their packages would offer them to dougong.
+"""Two vendors of simulated devices, and Ascend's, as their packages would offer them to dougong.
 
-`offer` installs both as anybody's accelerator is installed: every process that finds the folder knows them.
+`offer` installs them as anybody's accelerator is installed: every process that finds the folder knows them.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from dougong.accelerators.base import Accelerator, switch_on_determinism, thread_environment, visible_count
+from dougong.accelerators.npu import Npu
 from dougong.errors import DeviceError
 
 if TYPE_CHECKING:
     import torch
 
 ROOT = Path(__file__).resolve().parents[2]
+_NPU = Path(__file__).with_name("npu")
 
 
 class SimulatedDevice(Accelerator):
@@ -73,12 +75,31 @@ class SimB(SimulatedDevice):
     settings: ClassVar = {"SIMDEV_ROUNDING": "tf32"}
 
 
+class SimNpu(Npu):
+    """Ascend's own file, whose plug-in is the one in `npu/`: its code runs with real numbers."""
+
+    name = "simnpu"
+    resource = "SIMNPU"
+    num_devices: ClassVar[int] = 2
+
+    def device_count(self, visible: str | None = None) -> int | None:
+        return visible_count(self.num_devices, visible)
+
+    def worker_environment(self, threads: int, deterministic: bool = True) -> dict[str, str]:
+        variables = super().worker_environment(threads, deterministic)
+        return variables | {"SIMDEV_DEVICES": str(self.num_devices)}
+
+
 def offer(folder: Path) -> dict[str, str]:
-    """Install both there; the environment for processes that are to find them."""
+    """Install all there; the environment for processes that are to find them."""
     info = folder / "simulated_devices-1.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: simulated-devices\nVersion: 1.0\n")
     here = "tests.simdev.accelerators"
-    lines = ["[dougong.accelerators]", f"sima = {here}:SimA", f"simb = {here}:SimB"]
+    lines = ["[dougong.accelerators]", f"sima = {here}:SimA", f"simb = {here}:SimB", f"simnpu = {here}:SimNpu"]
     (info / "entry_points.txt").write_text("\n".join(lines) + "\n")
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(folder)]), "OMP_WAIT_POLICY": "PASSIVE"}
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(folder), str(_NPU)]),
+        "OMP_WAIT_POLICY": "PASSIVE",
+    }
