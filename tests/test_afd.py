@@ -33,9 +33,10 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[float, float]]
     ("changes", "experts"),
     [
         ((), [[()] * 3, [()] * 3, [range(8)] * 3, [range(8, 16)] * 3]),
-        (
+        pytest.param(
             ("offload=3", "islands.west.workers=1", "islands.east.speed.attention=1.0"),
             [[(0, 1), (0,), (0, 1)], [(2,), (1, 2), (2,)], [range(3, 16)] * 3],
+            marks=pytest.mark.slow,
         ),
     ],
     ids=["as it stands", "offload"],

@@ -17,6 +17,7 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, timeout=200)
 
 
+@pytest.mark.slow
 def test_one_worker_is_compared_with_a_plain_loop() -> None:
     ended = run("benchmarks/step.py", "--size", "small", "--experts", "grouped_mm", "--steps", "2")
     assert ended.returncode == 0, ended.stderr

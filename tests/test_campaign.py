@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from dougong.job.drills.vocabulary import FAULTS
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -47,5 +48,6 @@ def test_what_has_been_done_is_counted_and_what_is_wrong_is_told(tmp_path: Path)
             file.write(told)
         ended = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60)
         assert ended.returncode == status, ended.stderr
-    assert "2 of 168 injections, 1 of 56 rows, 1 right (50.0 %)" in ended.stdout
+    rows = len(FAULTS)
+    assert f"2 of {3 * rows} injections, 1 of {rows} rows, 1 right (50.0 %)" in ended.stdout
     assert "wrong: 1/kill/1 on both/0: hang of experts/0" in ended.stdout

@@ -114,7 +114,10 @@ def test_twenty_steps_give_one_workers_bits(roles: str) -> None:
         assert len({state for _, _, state in here[case]}) == STEPS, "every step changed something"
 
 
-@pytest.mark.parametrize(("family", "precision"), [("deepseek_v3", "float32"), ("gpt_oss", "bfloat16")])
+@pytest.mark.parametrize(
+    ("family", "precision"),
+    [("deepseek_v3", "float32"), pytest.param("gpt_oss", "bfloat16", marks=pytest.mark.slow)],
+)
 def test_stopped_anywhere_and_resumed_elsewhere(family: str, precision: str, tmp_path: Path) -> None:
     """Twice, at steps and onto workers drawn at random (from a seed)."""
     drawn = random.Random(f"{family} {precision}")

@@ -243,7 +243,12 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+AT_LENGTH = ("deepseek_v3 bias and global",)
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.slow if case in AT_LENGTH else ()) for case in CASES]
+)
 def test_balanced_training_has_the_same_bits_on_any_layout(case: str) -> None:
     """Also where a bias is kept in half precision by all but its owner."""
     job = make_job(case.split()[0], batch=WIDE, **CASES[case])

@@ -154,7 +154,7 @@ def loss_in_transformers(model: Any, job: Job, step: int) -> float:
     return sum(losses) / len(losses)
 
 
-@pytest.mark.parametrize("asked", ["east/0", "east/1"])
+@pytest.mark.parametrize("asked", ["east/0", pytest.param("east/1", marks=pytest.mark.slow)])
 def test_a_stop_ends_all_after_the_step_with_a_checkpoint(tmp_path: Path, asked: str) -> None:
     """Whichever worker hears of it, while it computes the step; and the run that goes on is the unbroken one."""
     job = trained_job(tmp_path, "qwen3_moe")

@@ -76,7 +76,7 @@ def planned(flows: list[Flow], kind: TrafficKind, source: int, target: int) -> f
     return sum(flow.between([source], [target]) for flow in flows if flow.kind is kind)
 
 
-@pytest.mark.parametrize("roles", ["BB", "AABE"])
+@pytest.mark.parametrize("roles", ["BB", pytest.param("AABE", marks=pytest.mark.slow)])
 def test_a_step_sends_what_was_planned(roles: str, tmp_path: Path) -> None:
     """Every token goes to every expert, so that routing decides nothing: to the byte, from each to each."""
     jobs = [job_of(case, choices=4) for case in CASES]
