@@ -87,7 +87,8 @@ class SimNpu(Npu):
 
     def worker_environment(self, threads: int, deterministic: bool = True) -> dict[str, str]:
         variables = super().worker_environment(threads, deterministic)
-        return variables | {"SIMDEV_DEVICES": str(self.num_devices)}
+        paths = os.pathsep.join([str(_NPU), os.environ.get("PYTHONPATH", "")])
+        return variables | {"SIMDEV_DEVICES": str(self.num_devices), "PYTHONPATH": paths}
 
 
 def offer(folder: Path) -> dict[str, str]:
@@ -100,6 +101,6 @@ def offer(folder: Path) -> dict[str, str]:
     (info / "entry_points.txt").write_text("\n".join(lines) + "\n")
     return {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(folder), str(_NPU)]),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(folder)]),
         "OMP_WAIT_POLICY": "PASSIVE",
     }

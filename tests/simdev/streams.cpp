@@ -170,12 +170,12 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
   c10::DeviceType type() const override { return DEVICE; }
   c10::Device exchangeDevice(c10::Device device) const override {
     const auto before = device_of_thread;
-    setDevice(device);
+    if (device.has_index()) set_current_device(device.index());
     return {DEVICE, before};
   }
   c10::Device getDevice() const override { return {DEVICE, device_of_thread}; }
-  void setDevice(c10::Device device) const override {
-    if (device.has_index()) set_current_device(device.index());
+  void setDevice(c10::Device device) const override {  // a program's word: guards exchange
+    if (device.has_index()) enter_device(device.index());
   }
   void uncheckedSetDevice(c10::Device device) const noexcept override {
     if (device.has_index()) device_of_thread = device.index();

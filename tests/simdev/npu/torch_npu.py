@@ -54,4 +54,10 @@ _library.define("npu_swiglu_backward(Tensor grad_output, Tensor self, int dim=-1
 for _function in (_grouped_matmul, _swiglu, _swiglu_backward):
     _library.impl(f"npu{_function.__name__}", _function, "PrivateUse1")
 
-__all__ = ["npu"]
+
+def npu_fusion_attention(*_: object, **__: object) -> None:
+    """transformers wants its name where there is a plug-in at all."""
+    raise NotImplementedError("npu_fusion_attention")
+
+
+__all__ = ["npu", "npu_fusion_attention"]
