@@ -72,6 +72,7 @@ from dougong.records.events import (
     FirstStep,
     RecoveryDecided,
     SpareShort,
+    SurvivorLost,
     Waiting,
 )
 from dougong.records.metrics import MetricsRow
@@ -339,6 +340,9 @@ class RunFacts:
                 self.error = None
             case LoseAgent(agent, reason):
                 self.lose(self.agents[agent], reason, now)
+                self.agents[agent].is_told = True
+            case Record(SurvivorLost(agent=agent)) if agent:
+                self.agents[agent].is_told = True
             case SeekNodes():
                 self.nodes = None
 
