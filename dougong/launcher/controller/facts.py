@@ -143,6 +143,7 @@ class RunFacts:
         facts = RunFacts(point.generation - 1, point.step, fired, point.step, point.same_since)
         facts.devices = DeviceFacts.of(point.quarantined, lifted)
         facts.skipped = set(point.skipped)
+        facts.history, facts.checkpoints.committed_at = list(point.failures), point.committed_at
         return facts
 
     def generation_of(self, number: int) -> Generation | None:
