@@ -291,9 +291,10 @@ class Acknowledged:
 
 @dataclass(frozen=True)
 class RequestRefused:
-    """A client's request will not be done."""
+    """A client's request will not be done. `is_for_now`: it may be, when the run trains again."""
 
     text: str
+    is_for_now: bool = False
     kind: Literal["request_refused"] = "request_refused"
 
 
