@@ -165,11 +165,13 @@ class AgentReady:
 @dataclass(frozen=True)
 class ForkServerReplaced:
     """A fork server has ended, and another one forks from now on; no worker has ended with it.
-    `hung`: how it was when it was ended, since it did nothing; None: it has ended by itself."""
+    `hung`: how it was when it was ended, since it did nothing; None: it has ended by itself.
+    `is_ready`: the other one stood by, and can fork at once."""
 
     text: str
     fork_server_pid: int
     hung: ForkServerSigns | None = None
+    is_ready: bool = True
     kind: Literal["fork_server_replaced"] = "fork_server_replaced"
 
 
