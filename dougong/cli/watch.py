@@ -16,11 +16,12 @@ from dougong.checkpoint.directories import list_committed
 from dougong.cli.options import RunPath
 from dougong.cli.tables import plain_table, print_table
 from dougong.deadlines import DEADLINES, Deadlines
-from dougong.errors import LaunchError
+from dougong.errors import LaunchError, RecordError
 from dougong.launcher.beside import silence_words, sleeping_command, stopped_command, what_follows
 from dougong.launcher.client import LogReader, follow, look_at
 from dougong.launcher.client import stop as stop_run
 from dougong.launcher.presence import Presence
+from dougong.records.damage import rows_note
 from dougong.records.directory import RunDir
 from dougong.records.events import Event
 from dougong.records.jsonl import encode
@@ -42,9 +43,8 @@ def status(
     """
     run = RunDir.open(run_dir)
     found = standing_of(run)
-    _, note = known_status(run)
-    if note:
-        typer.echo(f"note: {note}", err=True)
+    if found.note:
+        typer.echo(f"note: {found.note}", err=True)
     if as_json:
         typer.echo(json.dumps(encode(found.to_json()), indent=1))
         return
@@ -58,18 +58,31 @@ def standing_of(run: RunDir, deadlines: Deadlines = DEADLINES) -> Standing:
     """Where a run stands now."""
     # The record is read after the status, so that it has come at least as far.
     status, presence = look_at(run, deadlines)
+    faults: list[RecordError] = []
     if presence is None or status.goodput is None:
-        status = with_account(run, status)
-    events, rows = run.read_events(), run.read_last_metrics()
+        status = with_account(run, status, faults.append)
+    events, rows = run.read_events(), run.read_last_metrics(faults.append)
     present = {place.path.name for place in list_committed(run.checkpoints)}
     command = _next_command(run, status, events)
     now = datetime.now(timezone.utc)
     found = find_standing(status, rows, events, present, command, now)
+    found = dataclasses.replace(found, note=_damage(run, bool(faults)))
+    return _as_led(run, found, presence, events, deadlines)
+
+
+def _as_led(
+    run: RunDir,
+    found: Standing,
+    presence: Presence | None,
+    events: Sequence[Event],
+    deadlines: Deadlines,
+) -> Standing:
+    """With what there is to say of the controller."""
     known = run.read_controller()
     if presence is Presence.ALIVE:
         return dataclasses.replace(found, remark=stopped_command(known) or found.remark)
     if presence is not Presence.SILENT:
-        remark = sleeping_command(known) if status.state == "LOST" else ""
+        remark = sleeping_command(known) if found.status.state == "LOST" else ""
         return dataclasses.replace(found, remark=remark or found.remark)
     resume = f"{program(events)} resume {_quoted(run)}"
     return dataclasses.replace(
@@ -78,6 +91,17 @@ def standing_of(run: RunDir, deadlines: Deadlines = DEADLINES) -> Standing:
         remark=silence_words(known),
         next_command=what_follows(known, resume, deadlines),
     )
+
+
+def _damage(run: RunDir, has_faults: bool) -> str:
+    """What of the record is damaged, and told without it; empty for nothing. A long file is read
+    whole only where a row of it is."""
+    _, note = known_status(run)
+    faults: list[RecordError] = []
+    if has_faults:
+        for _ in run.stream_metrics(faults.append):
+            pass
+    return "; ".join(text for text in (note, rows_note(faults)) if text)
 
 
 def _next_command(run: RunDir, status: RunStatus, events: Sequence[Event]) -> str:

@@ -48,7 +48,7 @@ from dougong.launcher.ports import with_ports
 from dougong.launcher.signals import signals_into
 from dougong.launcher.sources import known_sources
 from dougong.launcher.supervisor import ControllerDeath
-from dougong.launcher.take_over import of_follower, take_over
+from dougong.launcher.take_over import beginning_words, of_follower, take_over
 from dougong.planner.resume import changes_of_bits, check_lift, check_resume
 from dougong.records.claim import Claim, claim
 from dougong.records.directory import RunDir
@@ -319,8 +319,9 @@ def _tell_start(launch: Launch, options: Options, recorder: Recorder) -> None:
     recorder.record(created)
     if launch.follows is not None:
         recorder.record(FailureDiagnosed.of(generation - 1, launch.follows.diagnosis, ()))
-    notes = (choice.note, *launch.notes) if choice.note else launch.notes
-    for text in notes:
+    begins = beginning_words(launch.resume_point) if launch.follows is None else ""
+    notes = (choice.note, *launch.notes, begins)
+    for text in filter(None, notes):
         recorder.record(NoteTaken(generation=generation, text=text))
     for text in doubts(launch.job, is_new=generation == 1):
         recorder.record(WarningRaised(generation=generation, text=text))

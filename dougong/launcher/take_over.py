@@ -12,7 +12,7 @@ from dougong.errors import CheckpointError
 from dougong.fault.diagnosis import Diagnosis, FailureKind
 from dougong.fault.drill import FiredDrill
 from dougong.fault.policy import PastFailure
-from dougong.launcher.controller.config import GENERATIONS, ResumePoint
+from dougong.launcher.controller.config import FROM_START, GENERATIONS, ResumePoint
 from dougong.launcher.controller.drills import fired_by
 from dougong.records.directory import RunDir
 from dougong.records.events import (
@@ -109,6 +109,14 @@ def _past_failure(event: FailureDiagnosed, has_stepped: bool) -> PastFailure:
     diagnosis = Diagnosis(event.who, kind, event.cause, event.detail)
     at_s = event.monotonic_s
     return PastFailure(event.generation, diagnosis, has_stepped, at_s=at_s)
+
+
+def beginning_words(point: ResumePoint) -> str:
+    """That a resume has nothing to go on from, and what it does; empty where that is not so, and
+    for a new run."""
+    if point.has_committed or point == FROM_START:
+        return ""
+    return "the run had committed no checkpoint, so that it starts from the beginning"
 
 
 def _skipped(events: Sequence[Event], same_since: int) -> frozenset[int]:

@@ -4,7 +4,7 @@ place, the fault and the next step."""
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -56,6 +56,23 @@ def read_model(path: Path, model: type[_Model], advice: str = _ANEW) -> _Model |
 def damaged(path: Path, fault: str, advice: str = _ANEW) -> RecordError:
     """The error of a file with a fault, and what to do about it."""
     return RecordError(f"{path}: {fault}; {advice}")
+
+
+OnFault = Callable[[RecordError], None]
+"""Who takes a line of a record that is damaged: it raises, or notes it and reads on."""
+
+
+def refuse(error: RecordError) -> None:
+    """Who reads on must say so."""
+    raise error
+
+
+def rows_note(faults: Sequence[RecordError]) -> str:
+    """What a reader tells who has left damaged lines of metrics.jsonl out; empty for none."""
+    if not faults:
+        return ""
+    more = f" (and {len(faults) - 1} more such)" if len(faults) > 1 else ""
+    return f"{faults[0]}{more}; what is told here is without it"
 
 
 def check_row(place: str, row: MetricsRow, needed: Sequence[str]) -> None:

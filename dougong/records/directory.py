@@ -12,22 +12,23 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
-from dougong.errors import LaunchError, PlanError, StorageError
+from dougong.errors import LaunchError, PlanError, RecordError, StorageError
 from dougong.parallel.plan import Plan
 from dougong.records.damage import (
+    OnFault,
     check_row,
     damaged,
     first_fault,
     parse_event,
     read_model,
     read_text,
+    refuse,
 )
 from dougong.records.events import Event, to_json
 from dougong.records.files import (
@@ -38,7 +39,14 @@ from dougong.records.files import (
     make_run_folder,
     replace_file,
 )
-from dougong.records.jsonl import JsonLines, Succession, decode_numbers, dumps
+from dougong.records.jsonl import (
+    JsonLines,
+    PlacedLine,
+    Succession,
+    decode_numbers,
+    dumps,
+    parse_line,
+)
 from dougong.records.lease import LEASES, newest_fence
 from dougong.records.metrics import MetricsRow, in_present_words, live_rows
 from dougong.records.status import ControllerAddress, RunStatus
@@ -291,40 +299,40 @@ class RunDir:
         with contextlib.suppress(OSError):
             self.address_file(self.fence).unlink()
 
-    def read_metrics(self, needed: Sequence[str] = ()) -> list[MetricsRow]:
+    def read_metrics(
+        self, needed: Sequence[str] = (), on_fault: OnFault = refuse
+    ) -> list[MetricsRow]:
         """All rows in the order written, rewound ones too. A torn last line is left out.
 
         `needed`: the keys that the caller reads of every row, besides `step`. RecordError names a
-        line that lacks one, or holds what is no row of a step.
+        line that lacks one, or holds what is no row of a step; where `on_fault` takes it, the line
+        is left out. So for the two below.
         """
-        return list(self._rows(self._metrics.read(), needed))
+        return list(self._rows(self._metrics.lines(), needed, on_fault))
 
-    def stream_metrics(self) -> Iterator[MetricsRow]:
+    def stream_metrics(self, on_fault: OnFault = refuse) -> Iterator[MetricsRow]:
         """As `read_metrics`, a row at a time, for a run of any length."""
-        yield from self._rows(self._metrics.stream(), ())
+        yield from self._rows(self._metrics.lines(), (), on_fault)
+
+    def read_last_metrics(self, on_fault: OnFault = refuse) -> list[MetricsRow]:
+        """The last rows written, some hundred of them at most, also of a run of a million steps."""
+        return list(self._rows(self._metrics.last_lines(_LAST_BYTES), (), on_fault))
 
     def _rows(
-        self, lines: Iterable[Mapping[str, Any]], needed: Sequence[str]
+        self, lines: Iterable[PlacedLine], needed: Sequence[str], on_fault: OnFault
     ) -> Iterator[MetricsRow]:
         succession = Succession()
-        for number, fields in enumerate(lines, 1):
-            if not succession.counts(fields):
+        for place, line in lines:
+            try:
+                fields = parse_line(place, line)
+                if not succession.counts(fields):
+                    continue
+                row = in_present_words(decode_numbers(fields))
+                check_row(place, row, needed)
+            except RecordError as error:
+                on_fault(error)
                 continue
-            row = in_present_words(decode_numbers(fields))
-            check_row(f"{self.metrics_file}:{number}", row, needed)
             yield row
-
-    def read_last_metrics(self) -> list[MetricsRow]:
-        """The last rows written, some hundred of them at most, also of a run of a million steps."""
-        rows = []
-        succession = Succession()
-        for fields in self._metrics.read_last(_LAST_BYTES):
-            if not succession.counts(fields):
-                continue
-            row = in_present_words(decode_numbers(fields))
-            check_row(f"{self.metrics_file}: a line near its end", row, ())
-            rows.append(row)
-        return rows
 
     def latest_metrics(self) -> list[MetricsRow]:
         """The rows of the run's present history, one a step: what a later generation rewound

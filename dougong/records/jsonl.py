@@ -16,6 +16,9 @@ from typing import Any
 from dougong.errors import RecordError, StorageError
 from dougong.records.files import ROOM, write_all
 
+PlacedLine = tuple[str, bytes]
+"""Where a line lies, such as `metrics.jsonl:7`, and what it is."""
+
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
@@ -55,12 +58,13 @@ class JsonLines:
         """
         # What stands after the last newline is still being written, or was torn.
         *whole, _ = self._bytes().split(b"\n")
-        return [_parse(f"{self.path}:{number}", line) for number, line in enumerate(whole, 1)]
+        return [parse_line(f"{self.path}:{number}", line) for number, line in enumerate(whole, 1)]
 
-    def read_last(self, most_bytes: int) -> list[dict[str, Any]]:
-        """As `read`, of the last bytes of a file that may be long."""
+    def last_lines(self, most_bytes: int) -> Iterator[PlacedLine]:
+        """As `lines`, of the last bytes of a file that may be long."""
         *whole, _ = self._bytes(most_bytes).split(b"\n")
-        return [_parse(f"{self.path}: a line near its end", line) for line in whole]
+        for line in whole:
+            yield f"{self.path}: a line near its end", line
 
     def _bytes(self, most_bytes: int | None = None) -> bytes:
         """The file; of its end only whole lines."""
@@ -77,13 +81,14 @@ class JsonLines:
             ) from error
         return data[data.find(b"\n") + 1 :] if first else data
 
-    def stream(self) -> Iterator[dict[str, Any]]:
-        """As `read`, a line at a time, for a file of any length."""
+    def lines(self) -> Iterator[PlacedLine]:
+        """All whole lines as they stand, for a file of any length; RecordError where it cannot be
+        read."""
         try:
             with self.path.open("rb") as file:
                 whole = (line for line in file if line.endswith(b"\n"))
                 for number, line in enumerate(whole, 1):
-                    yield _parse(f"{self.path}:{number}", line)
+                    yield f"{self.path}:{number}", line
         except FileNotFoundError:
             return
         except OSError as error:
@@ -109,7 +114,8 @@ class Succession:
         return fence in (0, self._newest)  # 0: of no controller, such as a line by hand
 
 
-def _parse(place: str, line: bytes) -> dict[str, Any]:
+def parse_line(place: str, line: bytes) -> dict[str, Any]:
+    """The JSON object of a line. RecordError for what is none."""
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:

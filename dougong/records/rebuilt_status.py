@@ -51,17 +51,18 @@ def _is_followed(run_dir: RunDir, status: RunStatus) -> bool:
 
 def rebuild_status(run_dir: RunDir) -> RunStatus:
     """As status.json would say it, but for the workers and what faults have cost; empty where
-    nothing has been recorded."""
+    nothing has been recorded. A damaged row is left out: whoever shows the rows tells it."""
     events = run_dir.read_events()
     if not events:
         return RunStatus()
     job = _job(run_dir)
     steps = job.get("steps")
+    rows = run_dir.read_last_metrics(lambda _: None)
     return RunStatus(
         job=_name(events) or str(job.get("job", "")),
         state=_state(events),
         generation=max(event.generation for event in events),
-        step=last_step(events, run_dir.read_last_metrics()),
+        step=last_step(events, rows),
         steps=steps if type(steps) is int else 0,
         unsaved=unsaved_words(events),
     )

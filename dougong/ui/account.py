@@ -12,7 +12,8 @@ import time
 from collections import deque
 from datetime import datetime, timezone
 
-from dougong.errors import DougongError
+from dougong.errors import DougongError, RecordError
+from dougong.records.damage import OnFault, refuse
 from dougong.records.directory import RunDir
 from dougong.records.event.base import read_wall
 from dougong.records.events import Event, RunEnded
@@ -106,16 +107,21 @@ class LiveAccount:
             self._account = account
 
 
-def with_account(run_dir: RunDir, status: RunStatus) -> RunStatus:
+def with_account(run_dir: RunDir, status: RunStatus, on_fault: OnFault = refuse) -> RunStatus:
     """A status without a controller beside it, with what the record gives. The last word of a
-    controller that has ended is that already."""
+    controller that has ended is that already. `on_fault`: who takes a damaged row, without which
+    nothing is reckoned."""
     if _is_last_word(run_dir, status):
         return status
-    signed = RunAccount.of(run_dir).sign(status)
+    try:
+        signed = RunAccount.of(run_dir).sign(status)
+    except RecordError as error:
+        on_fault(error)
+        signed = status  # its cost stays as it was told last
     if status.state != "LOST":
         return signed
     # Its controller has written rows since its last status.
-    step = last_step(run_dir.read_events(), run_dir.read_last_metrics())
+    step = last_step(run_dir.read_events(), run_dir.read_last_metrics(on_fault))
     return signed.model_copy(update={"step": step})
 
 

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dougong.control.processes import process_exists
+from dougong.errors import RecordError
 from dougong.fault.culprit import Culprit
 from dougong.parallel.plan import Plan
+from dougong.records.damage import rows_note
 from dougong.records.directory import RunDir
 from dougong.records.event.base import RunEvent
 from dougong.records.events import (
@@ -99,7 +101,8 @@ class History:
 
     `state`: in small letters, `lost` when the controller is gone without a word. `last_step`: the
     last one that counts, 0 before the first. `course`: where the run's time went, stretch
-    by stretch; `moments`: the run's time at each event.
+    by stretch; `moments`: the run's time at each event. `note`: which damaged rows were left
+    out.
     """
 
     path: Path
@@ -118,6 +121,7 @@ class History:
     goodput: Goodput = field(default_factory=Goodput)
     course: Course = field(default_factory=Course)
     moments: Sequence[float] = ()
+    note: str = ""
 
     @property
     def command(self) -> str:
@@ -179,8 +183,10 @@ class History:
 
 
 def read_history(run_dir: RunDir) -> History:
-    """Read all of a run. RecordError when a file of it is broken."""
-    events, rows = run_dir.read_events(), run_dir.read_metrics(REPORTED)
+    """Read all of a run. RecordError when a file of it is broken; a row of metrics.jsonl that is
+    damaged is left out."""
+    faults: list[RecordError] = []
+    events, rows = run_dir.read_events(), run_dir.read_metrics(REPORTED, faults.append)
     status = _read_status(run_dir, events)
     state = status.state.lower()
     last = last_step(events, rows)
@@ -203,6 +209,7 @@ def read_history(run_dir: RunDir) -> History:
         goodput=goodput,
         course=course,
         moments=moments,
+        note=rows_note(faults),
     )
 
 
@@ -247,7 +254,8 @@ def _record_of(event: CheckpointCommitted, present: bool) -> CheckpointRecord:
 
 
 def closing_words(run_dir: RunDir, state: str | None = None, says_next: bool = True) -> str:
-    """For the end of a run on the screen: what came of it, and in a second line what to type next.
+    """For the end of a run on the screen: what came of it, which rows were damaged, and in the last
+    line what to type next.
     `state`: as the controller knows it, whose record may lack the end; None: as the record says."""
     history = read_history(run_dir)
     refused = vain_resume(history.events) if history.state == "finished" else ""
@@ -255,6 +263,8 @@ def closing_words(run_dir: RunDir, state: str | None = None, says_next: bool = T
         history = replace(history, state=state)
     told = ["as before: the resume trained no step"] if refused else []
     words = ", ".join([*_numbers(history), *told])
+    if history.note:
+        words = f"{words}\nnote: {history.note}"
     if not says_next:
         return words
     following = next_step(history.path, history.state, history.events)

@@ -52,8 +52,9 @@ def next_step(path: Path, state: str, events: Sequence[Event]) -> NextStep:
     """The next step for the run in `path`. `state`: in small letters, `lost` when its controller
     is gone; `events`: all of the run's.
 
-    A run goes on from a checkpoint; without one there is nothing to resume, and the command that
-    began it begins it again in the same directory.
+    A run goes on from a checkpoint. One that has committed none starts from the beginning, by a
+    resume too; the command that began it does so in the same directory, with a job that has been
+    mended.
     """
     dougong, directory = program(events), shlex.quote(str(path))
     if _is_gone(path, events):

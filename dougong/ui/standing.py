@@ -71,8 +71,8 @@ class Standing:
     `since_step_s`: since the last step's row was written; `usual_step_s`: from row to row of late;
     `quiet`: the pause is longer than usual. `has_lost_all`: checkpoints were committed, and none of
     them counts any more. `fault`: the newest; `recovered`: the break-down of the recovery from it,
-    where it is over. `remark`: what else has to be known, empty for nothing. `next_command`: what
-    to type next.
+    where it is over. `remark`: what else has to be known, empty for nothing. `note`: what of the
+    record is damaged, and told without it; empty for nothing. `next_command`: what to type next.
     """
 
     status: RunStatus
@@ -86,6 +86,7 @@ class Standing:
     has_lost_all: bool
     next_command: str
     remark: str = ""
+    note: str = ""
     recovered: Recovered | None = None
     fault: NewestFault | None = None
 
@@ -105,6 +106,7 @@ class Standing:
             "last_fault": None if self.fault is None else asdict(self.fault),
             "recovered": None if self.recovered is None else dict(parts_of(self.recovered)),
             "remark": self.remark,
+            "note": self.note,
             "next": self.next_command,
         }
 

@@ -31,8 +31,6 @@ def test_it_draws_the_page_and_names_it(tmp_path: Path) -> None:
         ("status.json", b"\xff"),
         ("status.json", b'{"state": "WHATEVER"}'),
         ("job.yaml", b"\xff"),
-        ("metrics.jsonl", b'{"step": "x"}\n'),
-        ("metrics.jsonl", b'{"loss": 1.0}\n'),
         ("events.jsonl", b'{"kind": "created", "generation": 1, "job": "a", "wall": "yesterday"}\n'),
     ],
 )
@@ -47,3 +45,15 @@ def test_a_damaged_record_is_one_sentence_and_status_2(
     assert ended.value.code == 2 and said.out == ""
     assert said.err.startswith(str(run.path / name)) and said.err.count("\n") == 1
     assert not run.report_file.exists()
+
+
+def test_a_damaged_row_costs_the_page_that_row_and_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = finished_run(tmp_path / "run")
+    first, second, *others = run.metrics_file.read_text().splitlines()
+    run.metrics_file.write_text("\n".join([first, second[:-9], *others, ""]))
+    with pytest.raises(SystemExit) as ended:
+        main(["report", str(run.path)])
+    said = capsys.readouterr()
+    assert ended.value.code == 0 and said.out.strip() == str(run.report_file)
+    assert f"note: {run.metrics_file}:2: not JSON (" in said.err
+    assert "metrics.jsonl:2: not JSON (" in run.report_file.read_text()

@@ -89,6 +89,23 @@ def test_a_status_that_is_gone_or_damaged_is_told_from_the_other_files(tmp_path:
     assert result.stderr.startswith(f"note: {run.status_file}") and "the run's other files say" in result.stderr
 
 
+@pytest.mark.parametrize("damaged", [3, -1], ids=["early", "last"])
+def test_a_damaged_row_hides_neither_the_status_nor_itself(tmp_path: Path, damaged: int) -> None:
+    recorder = Recorder(tmp_path / "run")
+    recorder.start()
+    recorder.generation(1)
+    recorder.train(1, 1, 29)
+    file = recorder.run.metrics_file
+    lines = file.read_text().splitlines()
+    lines[damaged] = lines[damaged][:-9]
+    file.write_text("\n".join([*lines, ""]))
+    done = call(status, recorder.path)
+    assert done.exit_code == 0 and done.stdout.startswith(": lost, step ")
+    place = f"{file}:{range(1, 30)[damaged]}"
+    assert done.stderr.startswith(f"note: {place}: not JSON (") and "restore the line or delete it" in done.stderr
+    assert place in json.loads(call(status, recorder.path, "--json").stdout)["note"]
+
+
 def test_a_controller_that_does_not_answer_is_told_with_what_ends_it(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path / "run")
     recorder.start()

@@ -29,7 +29,7 @@ from dougong.launcher.run import (
     resume_run,
     start_run,
 )
-from dougong.launcher.take_over import of_follower, take_over
+from dougong.launcher.take_over import beginning_words, of_follower, take_over
 from dougong.records.directory import RunDir
 from dougong.records.events import (
     CheckpointCommitted,
@@ -90,6 +90,15 @@ def test_a_controller_that_follows_by_itself_counts_on() -> None:
     assert decision.reason == "recovery 3 of 3"
     one = Fault.model_validate({"per_hour": {"crash": 2}})
     assert decide(failure, one, facts.history, Budget(10.0)).reason == "fault.per_hour.crash is 2 and they are used up"
+
+
+def test_a_resume_without_a_checkpoint_says_that_it_begins(run_dir: RunDir) -> None:
+    assert beginning_words(take_over(run_dir)) == ""
+    run_dir.append_event(GenerationStarted(generation=1, step=0, workers=(), resume=None))
+    words = "the run had committed no checkpoint, so that it starts from the beginning"
+    assert beginning_words(take_over(run_dir)) == words
+    run_dir.append_event(committed(5))
+    assert beginning_words(take_over(run_dir)) == ""
 
 
 def skipped(generation: int, step: int) -> StepSkipped:

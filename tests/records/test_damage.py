@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from dougong.errors import RecordError
+from dougong.records.damage import rows_note
 from dougong.records.directory import RunDir
 from dougong.records.metrics import REPORTED
 from tests.ui.recorded import finished_run
@@ -139,3 +140,17 @@ def test_numbers_that_are_not_finite_are_no_damage(tmp_path: Path) -> None:
     run.append_metrics(row)
     assert run.read_metrics(REPORTED)[0]["of_another_release"] == [1]
     assert RunDir(tmp_path).read_metrics(["val_loss"])[0]["val_loss"] is None
+
+
+def test_damaged_rows_are_left_out_where_somebody_notes_them(run: RunDir) -> None:
+    first, second, *others = run.metrics_file.read_text().splitlines()
+    run.metrics_file.write_text("\n".join([first, second[:-9], '{"step": "x"}', *others, ""]))
+    faults: list[RecordError] = []
+    rows = run.read_metrics(REPORTED, faults.append)
+    assert [row["step"] for row in rows[:2]] == [1, 3] and len(rows) == 1 + len(others)
+    note = rows_note(faults)
+    assert note.startswith(f"{run.metrics_file}:2: not JSON (") and rows_note([]) == ""
+    assert note.endswith("; restore the line or delete it (and 1 more such); what is told here is without it")
+    assert list(run.stream_metrics(lambda _: None)) == rows
+    with pytest.raises(RecordError):
+        run.read_last_metrics()

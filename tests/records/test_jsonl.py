@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from dougong.errors import LaunchError, RecordError
-from dougong.records.jsonl import JsonLines, decode_numbers, dumps
+from dougong.records.jsonl import JsonLines, decode_numbers, dumps, parse_line
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -36,14 +36,14 @@ def test_what_is_appended_is_read(tmp_path: Path) -> None:
     assert lines.read() == JsonLines(lines.path).read() == [{"number": number} for number in range(3)]
 
 
-def test_a_stream_is_what_is_read_at_once(tmp_path: Path) -> None:
+def test_lines_with_their_places_are_what_is_read_at_once(tmp_path: Path) -> None:
     lines = JsonLines(tmp_path / "a.jsonl")
-    assert list(lines.stream()) == []
+    assert list(lines.lines()) == []
     lines.path.write_text('{"number": 1}\n{"number": 2}\n{"num')
-    assert list(lines.stream()) == lines.read() == [{"number": 1}, {"number": 2}]
+    assert [parse_line(*line) for line in lines.lines()] == lines.read() == [{"number": 1}, {"number": 2}]
     lines.path.write_text('{"number": 1}\n[]\n')
     with pytest.raises(RecordError, match="a.jsonl:2: holds a list"):
-        list(lines.stream())
+        [parse_line(*line) for line in lines.lines()]
 
 
 def test_half_a_line_on_a_full_disk_is_cut_off_by_the_next_append(tmp_path: Path) -> None:

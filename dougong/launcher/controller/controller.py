@@ -234,7 +234,8 @@ class Controller:
         again = facts.recomputation.end()
         if again is not None:
             self.recorder.record(again)
-        self.recorder.record(_ended(outcome, facts))
+        saved = facts.checkpoints.saved_step(self._config.resume_point.step)
+        self.recorder.record(_ended(outcome, facts, saved))
         self.set_state(Ended(outcome))
         self.recorder.keep("the address", self.recorder.run_dir.remove_controller)
         return outcome
@@ -247,15 +248,15 @@ class Controller:
                 self._act_on(observe(self._facts, item, time.monotonic()))
 
 
-def _ended(outcome: Outcome, facts: RunFacts) -> events.RunEnded:
-    """The run's last event but one."""
+def _ended(outcome: Outcome, facts: RunFacts, saved: int) -> events.RunEnded:
+    """The run's last event but one. `saved`: as there."""
     diagnosis = outcome.diagnosis
     cause = str(outcome.error) if outcome.error is not None else None
     return events.RunEnded(
         kind=_KINDS[outcome.state],
         generation=facts.number,
         step=facts.step,
-        saved=facts.checkpoints.newest_step,
+        saved=saved,
         cause=cause if diagnosis is None else diagnosis.cause,
         worker=None if diagnosis is None else diagnosis.culprit.worker or None,
         node="" if diagnosis is None else diagnosis.culprit.node,

@@ -56,7 +56,7 @@ def render(history: History, run_dir: RunDir) -> str:
         **_fault_values(history),
         recoveries=rows.recovery_rows(history.recoveries),
         starts=rows.start_rows(history.events),
-        warnings=rows.warning_words(history.events),
+        warnings=rows.warning_words(history.events, history.note),
         traffic=traffic_table(history),
         workers=rows.worker_rows(history, history.plan) if history.plan else [],
         shown_workers=_SHOWN_WORKERS,

@@ -147,13 +147,13 @@ def start_rows(events: Sequence[Event]) -> list[StartRow]:
     return [*rows, StartRow(f"{name}, no step", phases)] if phases else rows
 
 
-def warning_words(events: Sequence[Event]) -> list[str]:
+def warning_words(events: Sequence[Event], note: str = "") -> list[str]:
     """That the run is not saved, then every warning once, in the order of the first; how often,
-    where it came again."""
+    where it came again. `note`: which damaged rows the page does without, empty for none."""
     times: dict[str, int] = {}
-    unsaved = unsaved_words(events)
-    if unsaved:
-        times[unsaved] = 1  # first: it is what the reader must know
+    for first in (unsaved_words(events), note):
+        if first:
+            times[first] = 1  # it is what the reader must know
     for event in events:
         if isinstance(event, WarningRaised):
             text = describe(event).text

@@ -152,6 +152,8 @@ def test_a_signal_ends_a_start_that_hangs(run_dir: RunDir) -> None:
     outcome = ran(controller(run_dir, NoNodes(opens_in_s=2.0), inbox))
     assert (outcome.state, outcome.status) == ("STOPPED", 143)
     assert states_in_events(run_dir) == ["STARTING", "STOPPED"]
+    (ended,) = (event for event in run_dir.read_events() if isinstance(event, RunEnded))
+    assert (ended.saved, ended.num_unsaved) == (5, 0)  # the checkpoint is there, and nobody has looked yet
 
 
 def test_our_own_mistake_is_recorded_and_raised(run_dir: RunDir) -> None:

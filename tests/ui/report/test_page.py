@@ -207,8 +207,8 @@ def test_a_long_run_stays_a_small_page(tmp_path: Path) -> None:
 def test_an_old_page_is_there_until_the_new_one_is_whole(tmp_path: Path) -> None:
     run = finished_run(tmp_path / "run")
     before = write_report(run).read_text(encoding="utf-8")
-    run.metrics_file.write_text("{broken\n")
-    with pytest.raises(LaunchError, match=r"metrics\.jsonl:1"):
+    run.events_file.write_text("{broken\n")
+    with pytest.raises(LaunchError, match=r"events\.jsonl:1"):
         write_report(run)
     assert run.report_file.read_text(encoding="utf-8") == before
 

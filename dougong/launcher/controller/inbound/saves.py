@@ -48,8 +48,9 @@ class CheckpointFacts:
     `refused`: the newest one, where storage has refused it. `error`: how a run ends whose last
     save failed, and `failed`: as it was told; None where it did not. `parent`: name of the
     checkpoint that the next one follows, and `committed_at`: when this controller committed it
-    (monotonic seconds). `num_sought`: searches under way; `found`: the answer to the last one;
-    `away`: storage has not given it.
+    (monotonic seconds); `known`: the step of the newest that is there, as this controller has found
+    or committed it, 0 for none; None while it has done neither. `num_sought`: searches under way;
+    `found`: the answer to the last one; `away`: storage has not given it.
     """
 
     parts: dict[int, Parts] = field(default_factory=dict)
@@ -60,6 +61,7 @@ class CheckpointFacts:
     failed: CheckpointFailed | None = None
     parent: str | None = None
     committed_at: float | None = None
+    known: int | None = None
     num_sought: int = 0
     found: FoundCheckpoint | None = None
     away: StorageAway | None = None
@@ -113,6 +115,12 @@ class CheckpointFacts:
         """Of the checkpoint that a recovery would go on from; 0 for none."""
         return 0 if self.parent is None else step_of(Path(self.parent)) or 0
 
+    def saved_step(self, before: int) -> int:
+        """What a resume would go on from, 0 for the beginning. `before`: by the run's directory as
+        this controller began, which counts until a search has given an answer: one that was ended,
+        or that storage or damage has kept from one, has not found that there is none."""
+        return before if self.known is None else self.known
+
     @property
     def num_failed(self) -> int:
         """So many saves in a row have failed."""
@@ -143,6 +151,7 @@ class CheckpointFacts:
         if self.failed is None or committed.step >= self.failed.step:
             self.error = self.failed = None
         self.parent = committed.directory.name
+        self.known = self.newest_step
         return event
 
     def note_unsaved(
@@ -180,6 +189,8 @@ class CheckpointFacts:
         else:
             self.away = replace(self.away, at=now, tries=self.away.tries + 1)
         self.parent = found.directory.name if found.directory is not None else None
+        if found.refusal is None:
+            self.known = self.newest_step
 
     def _end_commit(self, step: int) -> Parts | None:
         self.num_open -= 1

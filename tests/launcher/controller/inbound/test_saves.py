@@ -104,3 +104,17 @@ def test_a_run_without_any_checkpoint_that_is_refused_again_and_again_is_in_vain
         assert not known.is_in_vain
         known.note_unsaved(SaveFailed(step, "disk full"), "east/0", 1)
     assert known.is_in_vain
+
+
+def test_what_is_saved_is_what_the_directory_held_until_a_search_has_answered() -> None:
+    known = CheckpointFacts()
+    assert known.saved_step(1500) == 1500 and known.saved_step(0) == 0
+    known.begin_search()
+    known.note_found(FoundCheckpoint(None, refusal=refused("unmounted"), is_away=True), 0.0)
+    assert known.saved_step(1500) == 1500  # it has not been found that there is none
+    known.note_found(FoundCheckpoint(Path("/run/checkpoints/step-001400")), 0.0)
+    assert known.saved_step(1500) == 1400
+    known.note_found(FoundCheckpoint(None, refusal=refused("unmounted"), is_away=True), 0.0)
+    assert known.saved_step(1500) == 1400
+    known.note_committed(committed(1600), 1, 0.0)
+    assert known.saved_step(1500) == 1600
