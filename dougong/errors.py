@@ -55,6 +55,10 @@ class LaunchError(DougongError):
     """Processes could not be started, reached or agreed with."""
 
 
+class NotNowError(LaunchError):
+    """A controller refuses what it will do when it trains again."""
+
+
 class AliveError(LaunchError):
     """A controller of the run lives, or may: a second one would spoil it. It is for the other to
     end, so the same command may succeed later."""

@@ -1,6 +1,7 @@
 """What every test shares: arithmetic as a worker's, no network, and GPU tests only where there is a GPU."""
 
 import os
+import shutil
 
 import pytest
 from dougong.accelerators.cpu import Cpu
@@ -20,6 +21,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         deselect(config, items, "gpu")
     if any(item.get_closest_marker("lab") for item in items) and what_is_missing() is not None:
         deselect(config, items, "lab")
+    if shutil.which("g++") is None:
+        deselect(config, items, "simulated")
 
 
 def deselect(config: pytest.Config, items: list[pytest.Item], mark: str) -> None:

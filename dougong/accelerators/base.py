@@ -202,6 +202,17 @@ def visible_readings(
     return {number: by_key[key] for number, (_, key) in enumerate(found)}
 
 
+def enter_device(device: torch.device) -> None:
+    """Have what this thread does from now on belong to the worker's device. Which one is current is
+    each thread's own: one that has chosen none is refused (ACL: 107002, context is empty) or opens
+    the first device beside the worker's (CUDA)."""
+    import torch
+
+    kind = torch.accelerator.current_accelerator()
+    if kind is not None and kind.type == device.type:
+        torch.accelerator.set_device_index(device.index or 0)
+
+
 def switch_on_determinism() -> None:
     """Deterministic forms of torch's operators on every device; one that has none warns and is
     named in the log."""

@@ -165,11 +165,13 @@ class AgentReady:
 @dataclass(frozen=True)
 class ForkServerReplaced:
     """A fork server has ended, and another one forks from now on; no worker has ended with it.
-    `hung`: how it was when it was ended, since it did nothing; None: it has ended by itself."""
+    `hung`: how it was when it was ended, since it did nothing; None: it has ended by itself.
+    `is_ready`: the other one stood by, and can fork at once."""
 
     text: str
     fork_server_pid: int
     hung: ForkServerSigns | None = None
+    is_ready: bool = True
     kind: Literal["fork_server_replaced"] = "fork_server_replaced"
 
 
@@ -291,9 +293,10 @@ class Acknowledged:
 
 @dataclass(frozen=True)
 class RequestRefused:
-    """A client's request will not be done."""
+    """A client's request will not be done. `is_for_now`: it may be, when the run trains again."""
 
     text: str
+    is_for_now: bool = False
     kind: Literal["request_refused"] = "request_refused"
 
 

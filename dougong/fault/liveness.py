@@ -11,9 +11,17 @@ _NAMED = 6
 """So many workers are named in one warning; of the others, how many there are."""
 
 
-def silence_reason(deadlines: Deadlines) -> str:
-    """Why a silent agent is lost."""
-    return f"no heartbeat for {deadlines.words('agent_silence_s')}: node down, or cut off"
+def silence_reason(deadlines: Deadlines, answers: bool | None) -> str:
+    """Why a silent agent is lost. `answers`: whether its machine takes connections; None: not
+    known."""
+    text = f"no heartbeat for {deadlines.words('agent_silence_s')}"
+    match answers:
+        case True:
+            return f"{text}, while its machine takes connections: stopped, or it does not answer"
+        case False:
+            return f"{text}, and its machine takes no connection: node down, or cut off"
+        case None:
+            return f"{text}: stopped, or its node is down or cut off"
 
 
 def stalled(moved_at: Mapping[str, float], now: float, deadlines: Deadlines) -> tuple[str, ...]:

@@ -92,6 +92,11 @@ def _snapshot_doubts(job: Job) -> Iterator[str]:
             f"fault.snapshots.replicas: {kept.replicas} copies, and a worker has {there}: so many "
             "are kept; lower it, or raise islands.*.workers"
         )
+    if kept.every > job.steps:
+        yield (
+            f"fault.snapshots.every: {kept.every}, and the job has {job.steps} steps: none is kept "
+            "in memory; lower it"
+        )
     if kept.local is not None:
         yield from _folder_doubts(Path(kept.local))
     if not kept.are_kept and not job.checkpoint.every:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import difflib
 import typing
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from dougong.job.drills.drill import UNKNOWN_FAULT
+from dougong.job.drills.drill import NOT_A_LIST, UNKNOWN_FAULT
 from dougong.job.lookup import field_at, places_of, section_at, value_at
 from dougong.job.schema import Job
 from dougong.job.section import PATTERNS, UNKNOWN_ACCELERATOR, names_that_know, takes_list
@@ -33,7 +33,7 @@ _KINDS = {
     "too_short": "must not be empty",
 }
 _SHAPES = ("model_type", "tuple_type")
-_WORDS = ("literal_error", UNKNOWN_ACCELERATOR, UNKNOWN_FAULT)
+_WORDS = ("literal_error", UNKNOWN_ACCELERATOR, UNKNOWN_FAULT, NOT_A_LIST)
 _SAME = {
     "gpu": "cuda",
     "nvidia": "cuda",
@@ -56,6 +56,8 @@ _OTHER_NAMES = {
 }
 """What other programs call our keys."""
 _MOST_CHARACTERS = 60
+_OF_KEY = "[key]"
+"""Pydantic adds it to the path of a mapping's key that is none of those that there are."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,8 @@ def explain(errors: Sequence[Error], data: Any) -> Iterator[Finding]:
             yield Finding(path, _unknown_key(path, misspelt[path], data), is_key=True)
         elif error["type"] == "missing" and path in meant:
             continue
+        elif path[-1:] == (_OF_KEY,):
+            yield replace(_wrong_or_missing(path[:-1], error, data), is_key=True)
         elif not _is_said_elsewhere(error, path):
             yield _wrong_or_missing(path, error, data)
 
@@ -98,7 +102,7 @@ def _without_branch(path: KeyPath, data: Any) -> KeyPath:
     """Where a field takes words or a number, pydantic adds to its path which of the two it
     tried."""
     field = field_at(path[:-1], data)
-    if field is None:
+    if field is None or typing.get_origin(field.annotation) is dict:
         return path
     kinds = {typing.get_origin(part) for part in typing.get_args(field.annotation)}
     return path[:-1] if {typing.Literal, typing.Annotated} <= kinds else path
@@ -228,7 +232,7 @@ def _is_quoted_number(kind: str, given: Any) -> bool:
 
 
 def _description(path: KeyPath, data: Any) -> str:
-    field = field_at(path, data)
+    field = field_at(path, data) or field_at(path[:-1], data)
     return field.description if field and field.description else "see docs/job-file.md"
 
 

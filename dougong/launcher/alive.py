@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 from dougong.deadlines import DEADLINES, Deadlines
-from dougong.errors import AliveError
+from dougong.errors import AliveError, RecordError, StorageError
 from dougong.launcher.beside import silence_words, what_follows
 from dougong.launcher.presence import Presence, look
 from dougong.records.directory import RunDir
@@ -35,7 +36,7 @@ def become_controller(
     found = refuse_if_alive(run_dir, deadlines)
     known = run_dir.read_controller()
     try:
-        return take_lease(run_dir.path, deadlines, takes_over, tell)
+        return take_lease(run_dir.path, deadlines, takes_over, tell, _highest_fence(run_dir))
     except AliveError as error:
         if found is not Presence.SILENT or known is None:
             raise
@@ -43,3 +44,11 @@ def become_controller(
         raise AliveError(
             f"{run_dir.path}: this run is alive: {silence_words(known)}; {follows}"
         ) from error
+
+
+def _highest_fence(run_dir: RunDir) -> int:
+    """The highest number of a controller in the run's record; 0: none, or it cannot be read, which
+    whoever needs it says."""
+    with contextlib.suppress(RecordError, StorageError):
+        return max((event.fence for event in run_dir.read_events()), default=0)
+    return 0

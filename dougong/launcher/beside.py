@@ -64,6 +64,17 @@ def stopped_command(known: ControllerAddress | None) -> str:
     )
 
 
+def sleeping_command(known: ControllerAddress | None) -> str:
+    """That the command beside a controller that is dead is stopped, and would follow it; empty
+    where it is not, or is on another machine."""
+    if known is None or known.beside is None or _state(known, known.beside) != STOPPED:
+        return ""
+    return (
+        f"the command that stood beside its controller (process {known.beside}) is stopped, and "
+        f"goes on with the run when it is woken: {_wake_words(known, known.beside)}"
+    )
+
+
 def _wake_words(known: ControllerAddress, command: int) -> str:
     return (
         f"`kill -CONT {command}` on {known.machine}, or `fg` in its terminal, wakes the command "

@@ -12,7 +12,7 @@ from enum import Enum
 from dougong.control.channel import UnreachableError, connect
 from dougong.control.messages import Acknowledged, OrderDrill, Ping, RequestRefused, StopRun
 from dougong.deadlines import DEADLINES, Deadlines
-from dougong.errors import LaunchError
+from dougong.errors import LaunchError, NotNowError
 from dougong.records.directory import RunDir
 from dougong.records.lease import LeaseSight, has_moved, see_newest
 from dougong.records.status import ControllerAddress
@@ -71,7 +71,8 @@ def ask(
     request: Ping | StopRun | OrderDrill,
     deadlines: Deadlines = DEADLINES,
 ) -> Acknowledged:
-    """Send the controller a request and have it acknowledged. LaunchError when nobody answers."""
+    """Send the controller a request and have it acknowledged. LaunchError when nobody answers, or
+    it refuses; NotNowError when it does so until it trains again."""
     path = run_dir.path
     channel = connect((known.host, known.port), known.token, None, deadlines)
     try:
@@ -82,7 +83,8 @@ def ask(
     finally:
         channel.close()
     if isinstance(answer, RequestRefused):
-        raise LaunchError(f"{path}: the controller refused: {answer.text}")
+        kind = NotNowError if answer.is_for_now else LaunchError
+        raise kind(f"{path}: the controller refused: {answer.text}")
     if not isinstance(answer, Acknowledged):
         raise LaunchError(f"{path}: the controller answered {request.kind} with {answer.kind}")
     return answer

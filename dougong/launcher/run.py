@@ -48,7 +48,7 @@ from dougong.launcher.ports import with_ports
 from dougong.launcher.signals import signals_into
 from dougong.launcher.sources import known_sources
 from dougong.launcher.supervisor import ControllerDeath
-from dougong.launcher.take_over import beginning_words, take_over
+from dougong.launcher.take_over import beginning_words, of_follower, take_over
 from dougong.planner.resume import changes_of_bits, check_lift, check_resume
 from dougong.records.claim import Claim, claim
 from dougong.records.directory import RunDir
@@ -183,7 +183,7 @@ def resume_run(
         resume_point = _with_changes(resume_point, before.job, after.job)
         if follows is not None:
             died = (follows.fault_at, follows.noticed_at)
-            resume_point = dataclasses.replace(resume_point, died=died)
+            resume_point = of_follower(resume_point, run_dir.read_events(), died)
         job = with_ports(after.job)
         launch = Launch(
             job, run_dir, lease, resume_point, after.to_yaml(), warning=bent, follows=follows

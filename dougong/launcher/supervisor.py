@@ -19,6 +19,7 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -34,7 +35,7 @@ from dougong.fault.diagnosis import Diagnosis, FailureKind
 from dougong.launcher.kept.keeping import Keeping
 from dougong.launcher.signals import asking, hear_passed_on, pass_on
 from dougong.records.directory import RunDir
-from dougong.records.lease import see_newest
+from dougong.records.lease import LeaseSight, see_newest
 
 MOST_IN_A_ROW = 3
 """So many deaths with no step between them are the end: the next one would die too."""
@@ -170,15 +171,14 @@ class Supervisor:
 
     def _death_of(self, child: _WatchedProcess, status: int) -> ControllerDeath | None:
         """None where it has come to its end, or had not begun, or was being stopped."""
-        try:
-            lease = see_newest(self._run.path)
-        except StorageError:
-            lease = None  # what cannot be read cannot be gone on with
+        is_killed = os.WIFSIGNALED(status)
+        lease = self._await_lease(status)
         holder = None if lease is None else lease.holder
         is_its = holder is not None and holder.is_here and holder.pid == child.pid
         if holder is None or not is_its or holder.ended or self._stop is not None:
-            if os.WIFSIGNALED(status):
-                _say(f"the controller was killed by {signal_name(os.WTERMSIG(status))}")
+            if is_killed:
+                following = "" if lease is None else f"; next: dougong status {self._run.path}"
+                _say(f"{_killed_words(status)}{following}")
             return None
         kind, cause, evidence = _words(child, status)
         culprit = Culprit("controller", str(holder.fence), holder.machine)
@@ -189,6 +189,28 @@ class Supervisor:
         if sys.stdout.isatty():
             print(_SHOW_CURSOR, flush=True)
         return ControllerDeath(holder.fence, diagnosis, self._why_in_vain(), time.monotonic())
+
+    def _await_lease(self, status: int) -> LeaseSight | None:
+        """The newest lease; of a run whose controller was killed as soon as its directory can be
+        read again. None: there is none, or it is not so in time, or we are stopped."""
+        path, until = self._run.path, time.monotonic() + self._deadlines.storage_wait_s
+        is_told = False
+        while True:
+            seen = _look_at_lease(path, self._deadlines)
+            is_over = not os.WIFSIGNALED(status) or time.monotonic() > until
+            if seen or is_over or self._stop is not None:
+                if is_told and not seen:
+                    _say(f"when {path} can be read again: dougong resume {path}")
+                return seen[0] if seen else None
+            if not is_told:
+                is_told = True
+                _say(
+                    f"{_killed_words(status)}, and {path} cannot be read: to go on, it is waited "
+                    f"for, {self._deadlines.storage_wait_s:g} s at most (Ctrl-C: not)"
+                )
+            heard = signal.sigtimedwait(asking(), self._deadlines.storage_retry_s)
+            if heard is not None and heard.si_signo in asking():
+                self._stop = heard.si_signo
 
     def _why_in_vain(self) -> str:
         """Why no other controller follows; empty where one does."""
@@ -208,6 +230,27 @@ class Supervisor:
             return self._run.metrics_file.stat().st_size
         except OSError:
             return 0
+
+
+def _look_at_lease(path: Path, deadlines: Deadlines) -> list[LeaseSight | None]:
+    """The newest lease, None where the run has none; empty where the storage does not say it in
+    time, or the run directory is not there."""
+    found: list[LeaseSight | None] = []
+
+    def look() -> None:
+        with contextlib.suppress(StorageError, OSError):
+            lease = see_newest(path)
+            if lease is not None or path.is_dir():
+                found.append(lease)
+
+    looks = threading.Thread(target=look, name="look at the lease", daemon=True)
+    looks.start()
+    looks.join(deadlines.status_fresh_s)
+    return list(found)
+
+
+def _killed_words(status: int) -> str:
+    return f"the controller was killed by {signal_name(os.WTERMSIG(status))}"
 
 
 def _following(follow: Callable[[ControllerDeath], int], death: ControllerDeath) -> Attempt:

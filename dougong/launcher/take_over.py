@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import cast
 
 from dougong.checkpoint.directories import list_committed
 from dougong.checkpoint.repository import steps_in
 from dougong.errors import CheckpointError
+from dougong.fault.diagnosis import Diagnosis, FailureKind
 from dougong.fault.drill import FiredDrill
+from dougong.fault.policy import PastFailure
 from dougong.launcher.controller.config import FROM_START, GENERATIONS, ResumePoint
 from dougong.launcher.controller.drills import fired_by
 from dougong.records.directory import RunDir
@@ -17,7 +21,9 @@ from dougong.records.events import (
     DeviceQuarantined,
     DrillFired,
     Event,
+    FailureDiagnosed,
     FirstStep,
+    RecoveryDecided,
     RunCreated,
     StepSkipped,
 )
@@ -61,6 +67,48 @@ def take_over(run_dir: RunDir, chosen: int | None = None) -> ResumePoint:
         quarantined=tuple(e.device for e in events if isinstance(e, DeviceQuarantined)),
         skipped=_skipped(events, same_since),
     )
+
+
+def of_follower(
+    point: ResumePoint, events: Sequence[Event], died: tuple[float, float]
+) -> ResumePoint:
+    """What a controller goes on with that follows a dead one by itself: nobody has looked, so that
+    the failures since the last typed command count for it too. `died`: as in `ResumePoint`.
+
+    Of what was raised the record does not say where, so that no failure is known again by that.
+    """
+    before: list[PastFailure] = []
+    failures: list[PastFailure] = []
+    stepped: set[int] = set()
+    committed_at = None
+    for event in events:
+        match event:
+            case RunCreated():
+                before, failures = failures, []
+            case FailureDiagnosed() if _tells_death_before(event):
+                failures = [*before, *failures]  # this controller's command was typed by nobody
+                before = []
+            case FailureDiagnosed():
+                failures.append(_past_failure(event, event.generation in stepped))
+            case RecoveryDecided(action="ignore") if failures:
+                failures.pop()
+            case FirstStep():
+                stepped.add(event.generation)
+            case CheckpointCommitted():
+                committed_at = event.monotonic_s
+    return replace(point, died=died, failures=tuple(failures), committed_at=committed_at)
+
+
+def _tells_death_before(event: FailureDiagnosed) -> bool:
+    """Whether a controller tells the death of the one that it follows, and no pause of its own."""
+    return event.who.kind == "controller" and event.who.name != str(event.fence)
+
+
+def _past_failure(event: FailureDiagnosed, has_stepped: bool) -> PastFailure:
+    kind = cast("FailureKind", event.failure)
+    diagnosis = Diagnosis(event.who, kind, event.cause, event.detail)
+    at_s = event.monotonic_s
+    return PastFailure(event.generation, diagnosis, has_stepped, at_s=at_s)
 
 
 def beginning_words(point: ResumePoint) -> str:

@@ -160,10 +160,12 @@ def take_lease(
     deadlines: Deadlines = DEADLINES,
     takes_over: bool = False,
     tell: Callable[[str], None] = lambda text: None,
+    beyond: int = 0,
 ) -> Lease:
     """Become the run's controller, before anything else is written there. `takes_over`: somebody
     knows that the one before is dead, and its lease need not run out. `tell`: is called with what
-    is waited for.
+    is waited for. `beyond`: the highest number in the run's record: where leases have been lost,
+    what is written by a lower one would be passed over.
 
     AliveError names the process that has the run, or was quicker; StorageError where nothing can be
     written.
@@ -171,7 +173,7 @@ def take_lease(
     before = see_newest(run)
     if before is not None and not before.is_past and not takes_over:
         _await_expiry(run, before, deadlines, tell)
-    fence = 1 if before is None else before.fence + 1
+    fence = max(beyond, 0 if before is None else before.fence) + 1
     folder, me = run / LEASES, Holder.here(fence)
     try:
         folder.mkdir(exist_ok=True)

@@ -8,7 +8,6 @@ from functools import singledispatch
 from typing import Literal
 
 from dougong.deadlines import DEADLINES
-from dougong.fault.culprit import Culprit
 from dougong.records.events import (
     AgentsStarted,
     CheckpointCommitted,
@@ -206,8 +205,8 @@ def _(event: StateRestored) -> Sentence:
 @describe.register
 def _(event: SurvivorLost) -> Sentence:
     words = failure_words(event.failure, event.cause)
-    who = Culprit("worker", event.worker, event.node)
-    return Sentence("error", f"worker {who} ended too before the next generation began: {words}")
+    who = f"worker {event.who}" if event.worker else str(event.who)
+    return Sentence("error", f"{who} ended too before the next generation began: {words}")
 
 
 @describe.register

@@ -37,7 +37,11 @@ def test_a_stop_waits_longer_for_storage_than_for_a_step() -> None:
 
 
 def test_reasons_name_the_time_and_the_key() -> None:
-    assert silence_reason(LIMITS) == "no heartbeat for 10 s (fault.deadlines.agent_silence_s): node down, or cut off"
+    silent = "no heartbeat for 10 s (fault.deadlines.agent_silence_s)"
+    assert silence_reason(LIMITS, None) == f"{silent}: stopped, or its node is down or cut off"
+    assert silence_reason(LIMITS, False) == f"{silent}, and its machine takes no connection: node down, or cut off"
+    takes = "while its machine takes connections: stopped, or it does not answer"
+    assert silence_reason(LIMITS, True) == f"{silent}, {takes}"
     assert late_reason(LIMITS) == "still at work 600 s (fault.deadlines.last_worker_s) after the first worker was done"
     assert stall_reason("forward", 7, LIMITS) == "no progress for 100 s, in forward of step 7"
     assert stall_reason("start", 0, LIMITS, "it waits") == "no progress for 100 s, in start of step 0: it waits"

@@ -46,6 +46,7 @@ def test_what_contradicts_itself_is_refused(tmp_path: Path, fault: str, line: st
         ({"fault": "{deadlines: {agent_silence_s: 30}}"}, "fault.deadlines.agent_silence_s: 30 s, and an agent ends"),
         ({"fault": "{deadlines: {warm_up_s: 2}}"}, "fault.deadlines.warm_up_s: 2 s, less than fault.deadlines.hang_s"),
         ({"fault": "{max_restarts: 0}"}, "fault.max_restarts: 0: the first failure ends the run; 1 or more go on"),
+        ({"fault": "{snapshots: {every: 1000000}}"}, "fault.snapshots.every: 1000000, and the job has "),
         ({"fault": "{per_hour: {crash: 0}}"}, "fault.per_hour.crash: 0: the first one ends the run"),
         ({"fault": "{max_skips: 5}"}, "fault.max_skips: counts only with fault.non_finite: skip"),
         ({"fault": "{actions: {device: restart}, quarantine: {after: 5}}"}, "fault.quarantine.after: "),

@@ -63,6 +63,13 @@ def test_texts(path: str, value: Any, text: str) -> None:
     assert list(told(with_value(tuple(path.split(".")), value)).values()) == [text]
 
 
+def test_a_mapping_by_class_names_the_class() -> None:
+    found = told(with_value(("fault", "per_hour"), {"crash": -1, "crsh": 1}))
+    number = "must be at least 0 (got -1): `max_restarts` of one class alone, such as `node_lost: 20`"
+    assert found["fault.per_hour.crash"] == number
+    assert found["fault.per_hour.crsh"].endswith("(got 'crsh'); did you mean 'crash'?")
+
+
 def test_items_of_lists() -> None:
     islands = [{"name": "east", "accelerator": "cpu", "worker": 2}, {"nam": "west", "accelerator": "ascend"}, 5]
     assert told(with_value(("islands",), islands)) == {

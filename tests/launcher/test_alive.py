@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 import socket
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from dougong.deadlines import DEADLINES
 from dougong.errors import AliveError
 from dougong.launcher.alive import become_controller
 from dougong.records.directory import RunDir
+from dougong.records.events import NoteTaken
 from dougong.records.status import ControllerAddress
 from tests.leases import held, left
 
@@ -51,3 +53,12 @@ def test_one_that_is_gone_is_followed_at_once(run_dir: RunDir) -> None:
         assert lease.fence == 2
         assert run_dir.read_controller() is None  # that of the first is no more asked
     assert os.listdir(run_dir.path / "lease").count("1.address") == 1  # it is not ours to remove
+
+
+def test_a_number_that_the_record_has_is_not_taken_again_where_leases_are_lost(run_dir: RunDir) -> None:
+    """Else all that the next controller writes would be passed over."""
+    with become_controller(run_dir, deadlines=QUICK) as lease:
+        run_dir.of_writer(lease.fence).append_event(NoteTaken(generation=1, text="written by it"))
+    shutil.rmtree(run_dir.path / "lease")
+    with become_controller(run_dir, deadlines=QUICK) as next_one:
+        assert next_one.fence == lease.fence + 1

@@ -59,6 +59,24 @@ def told(path: Path, begin: Callable[[], int]) -> tuple[int, str]:
     return status, said.read_text() if said.exists() else ""
 
 
+def test_a_run_directory_that_is_away_is_waited_for(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A mount that is gone for a moment when the controller dies: the next one goes on when it is back."""
+    path, away = tmp_path / "run", tmp_path / "away"
+    path.mkdir()
+
+    def die() -> int:
+        path.rename(away)
+        if os.fork() == 0:
+            time.sleep(1.0)
+            away.rename(path)
+            os._exit(0)
+        return by_signal(signal.SIGKILL)()
+
+    status, said = told(path, holding(path, die))
+    assert status == 42 and "SIGKILL" in said
+    assert f"the controller was killed by SIGKILL, and {path} cannot be read" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("status", [0, 3, 130])
 def test_the_end_of_a_controller_is_that_of_its_command(tmp_path: Path, status: int) -> None:
     assert told(tmp_path, holding(tmp_path, lambda: status)) == (status, "")

@@ -14,10 +14,14 @@ from dougong.control.channel import Server
 from dougong.control.messages import Acknowledged
 from dougong.deadlines import DEADLINES
 from dougong.errors import AliveError, CheckpointError, DougongError, JobError, LaunchError, StorageError
+from dougong.fault.culprit import Culprit
 from dougong.fault.drill import FiredDrill
+from dougong.fault.policy import Budget, decide
 from dougong.job.load import load_job
+from dougong.job.schema import Fault
 from dougong.launcher.alive import refuse_if_alive
 from dougong.launcher.controller.config import FROM_START, ResumePoint
+from dougong.launcher.controller.facts import RunFacts
 from dougong.launcher.presence import Presence
 from dougong.launcher.run import (
     Options,
@@ -25,15 +29,17 @@ from dougong.launcher.run import (
     resume_run,
     start_run,
 )
-from dougong.launcher.take_over import beginning_words, take_over
+from dougong.launcher.take_over import beginning_words, of_follower, take_over
 from dougong.records.directory import RunDir
 from dougong.records.events import (
     CheckpointCommitted,
     CheckpointsSetAside,
     DeviceQuarantined,
     DrillFired,
+    FailureDiagnosed,
     FirstStep,
     GenerationStarted,
+    RecoveryDecided,
     RunCreated,
     StepSkipped,
 )
@@ -57,6 +63,33 @@ def committed(step: int) -> CheckpointCommitted:
 
 def test_a_run_without_a_record_begins_at_its_beginning(run_dir: RunDir) -> None:
     assert take_over(run_dir) == FROM_START
+
+
+def failed(generation: int, kind: str, name: str, at: float) -> FailureDiagnosed:
+    culprit = Culprit(kind, name)  # type: ignore[arg-type]
+    return FailureDiagnosed(generation=generation, culprit=culprit, failure="crash", cause="SIGKILL", monotonic_s=at)
+
+
+def test_a_controller_that_follows_by_itself_counts_on() -> None:
+    """What failed before the last command that a person typed does not count, nor does what was ignored."""
+    typed, again = RunCreated(generation=1, job="toy"), RunCreated(generation=3, job="toy")
+    first, dead = failed(3, "worker", "east/1", 5.0), failed(3, "controller", "2", 8.0)
+    fork_server, own_pause = failed(3, "fork_server", "east", 6.0), failed(3, "controller", "0", 7.0)
+    ignore = RecoveryDecided(generation=3, action="ignore", reason="x")
+    record = [typed, failed(1, "worker", "east/0", 1.0), committed(5), again, FirstStep(generation=3, step=6), first,
+              fork_server, ignore, own_pause, ignore, RunCreated(generation=4, job="toy"),
+              dead, failed(4, "agent", "west", 9.0)]  # fmt: skip
+    point = of_follower(FROM_START, record, (8.0, 8.1))
+    assert [(past.generation, past.at_s, past.has_stepped) for past in point.failures] == [
+        (3, 5.0, True),
+        (4, 9.0, False),
+    ]
+    assert (point.died, point.committed_at) == ((8.0, 8.1), 0.0)
+    facts, failure = RunFacts.at(point), point.failures[-1]
+    decision = decide(failure, Fault(), facts.history, Budget(10.0, facts.checkpoints.committed_at))
+    assert decision.reason == "recovery 3 of 3"
+    one = Fault.model_validate({"per_hour": {"crash": 2}})
+    assert decide(failure, one, facts.history, Budget(10.0)).reason == "fault.per_hour.crash is 2 and they are used up"
 
 
 def test_a_resume_without_a_checkpoint_says_that_it_begins(run_dir: RunDir) -> None:

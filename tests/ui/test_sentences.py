@@ -88,6 +88,11 @@ EVENTS: list[tuple[dict[str, Any], str, str]] = [
         "worker east/1 ended too before the next generation began: crash: SIGKILL",
     ),
     (
+        {"kind": "survivor_lost", "agent": "east", "class": "crash", "cause": "its connection ended"},
+        "error",
+        "agent east ended too before the next generation began: crash: its connection ended",
+    ),
+    (
         {
             "kind": "recovered",
             "failed": 1,

@@ -25,6 +25,9 @@ NOT_ORDERED = "not_ordered"
 UNKNOWN_FAULT = "unknown_fault"
 """Pydantic's type of the error for a fault that the vocabulary does not have."""
 
+NOT_A_LIST = "drill_word"
+"""Pydantic's type of the error for a word in place of the list that is none."""
+
 
 def _orderable_fault(name: str) -> str:
     """The name, if it is a fault that a job file may order."""
@@ -114,7 +117,8 @@ def _validate(value: Any, handler: Any) -> Any:
     if not isinstance(value, str):
         return TypeAdapter(tuple[Drill, ...]).validate_python(value)
     if value != ALLOWED:
-        raise PydanticCustomError("drill_word", "must be a list of faults, or `allowed`")
+        words = {"expected": f"a list of faults or '{ALLOWED}'"}
+        raise PydanticCustomError(NOT_A_LIST, "a list of faults", words)
     return value
 
 

@@ -285,7 +285,8 @@ class Agent:
         for child in self._workers.unforked:
             text = f"{why}, before it had forked this worker"
             self._forget(self._workers.note_not_forked(child, text))
-        self._controller.send(ForkServerReplaced(why, self._fork_servers.pid, hung))
+        pid, is_ready = self._fork_servers.pid, self._fork_servers.can_fork
+        self._controller.send(ForkServerReplaced(why, pid, hung, is_ready))
 
     def _fail(self, text: str, what: Literal["agent", "fork_server"] = "agent") -> None:
         self._controller.send(AgentFailed(text, what))

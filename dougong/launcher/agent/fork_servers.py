@@ -153,6 +153,11 @@ class ForkServers:
         return self._active.pid
 
     @property
+    def can_fork(self) -> bool:
+        """Whether it can at once, rather than when it has imported what workers need."""
+        return self._active.is_ready
+
+    @property
     def signs(self) -> ForkServerSigns:
         """How the one that forks is. Nobody needs the one that stands by: what becomes of that is
         in our log."""

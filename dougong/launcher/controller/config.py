@@ -11,6 +11,7 @@ from dougong.control.run_sources import RunSources
 from dougong.deadlines import DEADLINES, Deadlines
 from dougong.errors import LaunchError
 from dougong.fault.drill import FiredDrill
+from dougong.fault.policy import PastFailure
 from dougong.fault.quarantine import QuarantinedDevice
 from dougong.job.schema import Job
 from dougong.launcher.agent.facts import files_of
@@ -64,7 +65,9 @@ class ResumePoint:
     the newest valid one. `changed`: keys that this resume gives other values and that may change
     bits; `same_since`: the first generation since the last such change, whose bits all later ones
     must give again. `died`: when the controller before had died, and when that was noticed, by this
-    machine's monotonic clock, where the run goes on by itself.
+    machine's monotonic clock, where the run goes on by itself; `failures`: those since somebody
+    typed a command, which count for it too, and `committed_at`: when a checkpoint was committed
+    last, by the same clock.
     """
 
     generation: int = 1
@@ -77,6 +80,8 @@ class ResumePoint:
     quarantined: tuple[QuarantinedDevice, ...] = ()
     skipped: frozenset[int] = frozenset()
     died: tuple[float, float] | None = None
+    failures: tuple[PastFailure, ...] = ()
+    committed_at: float | None = None
 
     @property
     def last_generation(self) -> int:

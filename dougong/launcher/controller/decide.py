@@ -35,6 +35,7 @@ from dougong.launcher.controller.departure import (
     lose_withdrawn,
     put_aside,
     refused_last_save,
+    tell_lost_agents,
     who_leaves,
     with_device,
     without_last_save,
@@ -87,7 +88,7 @@ def next_actions(
     broken = _broken_promise(facts, policy)
     if broken is not None:
         return _end(Outcome("FAILED", broken.exit_status, broken))
-    urgent = _keep_house(facts) or due_drills(facts, state, policy, now)
+    urgent = _keep_house(facts, state) or due_drills(facts, state, policy, now)
     urgent = urgent or Reserve(facts, policy, now).keep()
     if urgent:
         return urgent
@@ -122,9 +123,9 @@ def _broken_promise(facts: RunFacts, policy: RunPolicy) -> ReproducibilityError 
     )
 
 
-def _keep_house(facts: RunFacts) -> tuple[Action, ...]:
+def _keep_house(facts: RunFacts, state: State) -> tuple[Action, ...]:
     """What is due in every state: lost agents are let go, whole checkpoints committed."""
-    due: list[Action] = []
+    due: list[Action] = [*tell_lost_agents(facts, state)]
     for handle in (*facts.agents.lost, *facts.agents.fallen):
         if not handle.is_dropped:
             due.append(DropAgent(handle.spec.name))

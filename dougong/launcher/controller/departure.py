@@ -3,14 +3,14 @@ it any more, and from what the next one goes on. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from dougong.checkpoint.directories import step_of
 from dougong.deadlines import Deadlines
 from dougong.errors import LaunchError
 from dougong.fault.devices import blamed, may_be_the_device_s
-from dougong.fault.diagnosis import Diagnosis, first_failure
+from dougong.fault.diagnosis import Diagnosis, diagnose, first_failure
 from dougong.fault.policy import Decision, PastFailure, is_given_up, storage_pause_s
 from dougong.launcher.controller.actions import (
     Action,
@@ -27,7 +27,7 @@ from dougong.launcher.controller.inbound.generation import Generation, WorkerSta
 from dougong.launcher.controller.inbound.items import FoundCheckpoint
 from dougong.launcher.controller.looks import warning
 from dougong.launcher.controller.states import Recovering, Starting, State
-from dougong.records.events import DeviceQuarantined, Waiting
+from dougong.records.events import DeviceQuarantined, SurvivorLost, Waiting
 
 
 def who_leaves(generation: Generation, decision: Decision, ends: bool) -> tuple[str, ...]:
@@ -81,6 +81,29 @@ def lose_withdrawn(facts: RunFacts) -> tuple[LoseAgent, ...]:
     """Agents that must be laid out anew, since one of their devices is not used any more. By now
     their workers have left and copied what they hold."""
     return tuple(LoseAgent(name, why) for name, why in facts.devices.withdrawn.items())
+
+
+def tell_lost_agents(facts: RunFacts, state: State) -> Iterator[Record]:
+    """Agents that are gone besides what the diagnosis names, each once. Those that this recovery
+    has started are told with its search for a node."""
+    if not isinstance(state, Recovering):
+        return
+    named = None if state.diagnosis is None else state.diagnosis.culprit
+    for handle in facts.agents.lost:
+        if handle.is_told or handle.failure is None or handle.spec.name in state.restarted:
+            continue
+        found = diagnose(handle.failure)
+        culprit = found.culprit
+        if named is not None and (culprit.kind, culprit.name) == (named.kind, named.name):
+            continue
+        event = SurvivorLost(
+            generation=facts.number,
+            agent=handle.spec.name,
+            node=facts.agents.node_of_agent(handle, ""),
+            failure=found.kind,
+            cause=found.cause,
+        )
+        yield Record(event)
 
 
 @dataclass(frozen=True)

@@ -106,7 +106,8 @@ def _answers(facts: RunFacts, state: State, policy: RunPolicy, now: float) -> It
         if refusal is None:
             refusal = _why_too_many(order.message, facts, policy, now)
         if refusal is not None:
-            yield CloseChannel(order.channel, RequestRefused(refusal))
+            trains_later = policy.job.drill == ALLOWED and _training(facts, state) is None
+            yield CloseChannel(order.channel, RequestRefused(refusal, trains_later))
             return
         generation = _training(facts, state)
         assert generation is not None, "it would have been refused"

@@ -72,6 +72,7 @@ from dougong.records.events import (
     FirstStep,
     RecoveryDecided,
     SpareShort,
+    SurvivorLost,
     Waiting,
 )
 from dougong.records.metrics import MetricsRow
@@ -142,6 +143,7 @@ class RunFacts:
         facts = RunFacts(point.generation - 1, point.step, fired, point.step, point.same_since)
         facts.devices = DeviceFacts.of(point.quarantined, lifted)
         facts.skipped = set(point.skipped)
+        facts.history, facts.checkpoints.committed_at = list(point.failures), point.committed_at
         return facts
 
     def generation_of(self, number: int) -> Generation | None:
@@ -339,6 +341,9 @@ class RunFacts:
                 self.error = None
             case LoseAgent(agent, reason):
                 self.lose(self.agents[agent], reason, now)
+                self.agents[agent].is_told = True
+            case Record(SurvivorLost(agent=agent)) if agent:
+                self.agents[agent].is_told = True
             case SeekNodes():
                 self.nodes = None
 

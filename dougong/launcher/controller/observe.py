@@ -366,11 +366,10 @@ def _observe_replaced(
         evidence=() if hung is None else fork_server_facts(hung),
         latency_s=None if hung is None else round(hung.since_s, 3),
     )
-    decided = events.RecoveryDecided(
-        generation=facts.number,
-        action="ignore",
-        reason="another one forks from now on, and no worker has ended with it",
-    )
+    other = "another one forks from now on, and no worker has ended with it"
+    if not replaced.is_ready:
+        other = "no worker has ended with it; no other one stood by: a new one imports first"
+    decided = events.RecoveryDecided(generation=facts.number, action="ignore", reason=other)
     return (Record(diagnosed), Record(decided))
 
 

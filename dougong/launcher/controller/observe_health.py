@@ -28,7 +28,7 @@ def observe_agents(facts: RunFacts, now: float, deadlines: Deadlines) -> tuple[T
     facts.agents.note_look(now)
     for handle in facts.agents.silent(now, deadlines):
         agent = Culprit("agent", handle.spec.name)
-        lost = AgentLost(agent, silence_reason(deadlines), (), is_silent=True)
+        lost = AgentLost(agent, silence_reason(deadlines, handle.answers), (), is_silent=True)
         facts.lose_by(handle, lost, now)
     due = []
     for handle in facts.agents.living:

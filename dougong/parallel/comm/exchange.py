@@ -25,7 +25,7 @@ from dougong.parallel.comm.message import (
     make_head,
     make_room,
 )
-from dougong.parallel.comm.route import Transfer
+from dougong.parallel.comm.route import Transfer, UnderWay
 from dougong.parallel.comm.traffic import TrafficKind
 from dougong.parallel.comm.wait import PeerWait
 from dougong.parallel.comm.world import World
@@ -120,6 +120,15 @@ class Exchange:
             channel.close()
 
 
+@dataclass(frozen=True)
+class _Arrived:
+    """What has come. `under_way`: what the native library still has to bring; the messages' parts
+    hold nothing before that."""
+
+    messages: dict[int, TensorMessage]
+    under_way: UnderWay
+
+
 @dataclass
 class _Turn:
     """What is exchanged for one site and micro-batch, while it waits or is under way.
@@ -130,7 +139,7 @@ class _Turn:
     expected: Expected
     label: list[int]
     ready: Future[Messages] = field(default_factory=Future)
-    arrived: Future[dict[int, TensorMessage]] = field(default_factory=Future)
+    arrived: Future[_Arrived] = field(default_factory=Future)
 
 
 class _MessageChannel:
@@ -185,9 +194,8 @@ class _MessageChannel:
                 arrived = wait.for_future(turn.arrived)
                 # Here, and not in the channel's thread: the native library orders its work before
                 # what comes next on the stream of the thread that waits.
-                for message in arrived.values():
-                    wait.for_collective(message.works)
-            messages |= arrived
+                arrived.under_way.wait_for_native(wait)
+            messages |= arrived.messages
         if key in self._to_oneself:
             messages[self._world.rank] = self._to_oneself.pop(key)
         return dict(sorted(messages.items()))
@@ -203,7 +211,7 @@ class _MessageChannel:
         for turn in self._to_send.values():
             turn.ready.cancel()  # else the thread would wait for it for ever
 
-    def _exchange(self, turn: _Turn) -> dict[int, TensorMessage]:
+    def _exchange(self, turn: _Turn) -> _Arrived:
         """Heads both ways, then parts both ways. Runs in the channel's thread.
 
         A head tells how much memory its message needs; therefore all heads come before any part.
@@ -217,8 +225,7 @@ class _MessageChannel:
         for rank, head in heads.items():
             self._check_label(rank, label_of(head), turn)
             arriving[rank] = make_room(head, self._world.member.device)
-        self._exchange_parts(turn, messages, arriving)
-        return arriving
+        return _Arrived(arriving, self._exchange_parts(turn, messages, arriving))
 
     def _exchange_heads(self, turn: _Turn, messages: Messages) -> dict[int, Tensor]:
         heads = {}
@@ -234,16 +241,13 @@ class _MessageChannel:
             under_way.wait_for_host(wait)
         return heads
 
-    def _exchange_parts(
-        self, turn: _Turn, messages: Messages, arriving: Mapping[int, TensorMessage]
-    ) -> None:
+    def _exchange_parts(self, turn: _Turn, messages: Messages, arriving: Messages) -> UnderWay:
         wait = self._wait(turn)
         under_way = self._route.begin(self._parts(messages), self._parts(arriving), wait)
         with wait:
             under_way.wait_for_host(wait)
         under_way.land()
-        for message in arriving.values():
-            message.works = under_way.native
+        return under_way
 
     def _parts(self, messages: Messages) -> list[Transfer]:
         transfers = []

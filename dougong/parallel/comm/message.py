@@ -7,10 +7,9 @@ size before it comes. All heads are int64 and of one length.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 LABEL = ("generation", "step", "site", "microbatch", "message")
@@ -31,13 +30,9 @@ HEAD_BYTES = 8 * HEAD_NUMBERS
 
 @dataclass
 class TensorMessage:
-    """The parts of one message: at most four tensors of at most two dimensions.
-
-    `works`: what the native library has under way; the parts hold nothing before it is done.
-    """
+    """The parts of one message: at most four tensors of at most two dimensions."""
 
     parts: Sequence[Tensor]
-    works: Sequence[dist.Work] = field(default=(), repr=False)
 
     @property
     def num_bytes(self) -> int:

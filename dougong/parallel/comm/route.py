@@ -7,13 +7,14 @@ there before it leaves, and from there when it has arrived.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from dougong.parallel.comm.packing import as_bytes, pack, places, room_for
 from dougong.parallel.comm.wait import PeerWait, RankedWork
 
 
@@ -29,7 +30,7 @@ class Groups:
 @dataclass(frozen=True)
 class Transfer:
     """A tensor for `rank`, or the memory for one from it. Contiguous. `tag`: the same number at
-    both ends, by which gloo tells messages between two ranks apart."""
+    both ends, by which messages between two ranks are told apart."""
 
     rank: int
     tensor: Tensor
@@ -43,24 +44,33 @@ class Transfer:
 @dataclass
 class UnderWay:
     """Transfers that have begun. Their tensors may neither be read nor changed before they are
-    done: `host` and `native` waited for, and what `landings` hold copied to its place."""
+    done: `host` and `native` waited for, and what has landed in `host_landings` and
+    `native_landings` copied to its place. `sent`: buffers that must stay until then."""
 
     host: list[RankedWork] = field(default_factory=list)
     native: list[dist.Work] = field(default_factory=list)
-    landings: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    host_landings: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    native_landings: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    sent: list[Tensor] = field(default_factory=list)
 
     def wait_for_host(self, wait: PeerWait) -> None:
         """Until what goes through host memory has been sent or has arrived there."""
         wait.for_works(self.host)
 
     def wait_for_native(self, wait: PeerWait) -> None:
-        """Until the native library has done its part; on the stream of the thread that calls."""
+        """Until the native library has done its part, and what it has brought lies in its place; on
+        the stream of the thread that calls."""
         wait.for_collective(self.native)
+        _copy(self.native_landings)
 
     def land(self) -> None:
         """Copy what has arrived in host memory to where it belongs."""
-        for host, target in self.landings:
-            target.copy_(host)
+        _copy(self.host_landings)
+
+
+def _copy(landings: Sequence[tuple[Tensor, Tensor]]) -> None:
+    for landed, target in landings:
+        target.copy_(landed)
 
 
 @dataclass(frozen=True)
@@ -88,43 +98,64 @@ class Route:
         Every receive begins before any send, and nothing is waited for in between, so two workers
         that send to each other do not wait in a ring.
         """
-        begun, native = UnderWay(), list[dist.P2POp]()
+        begun = UnderWay()
+        arriving = self._by_peer(receives)
+        leaving = self._by_peer(sends)
         for transfer in receives:
-            self._receive(transfer, begun, native, wait)
+            self._receive(transfer, begun, wait)
         for transfer in sends:
-            self._send(transfer, begun, native, wait)
-        if native:
-            with wait.of(sorted({operation.peer for operation in native})):
-                begun.native += dist.batch_isend_irecv(native)
+            self._send(transfer, begun, wait)
+        if arriving or leaving:
+            self._begin_native(arriving, leaving, begun, wait)
         return begun
+
+    def _by_peer(self, transfers: Sequence[Transfer]) -> dict[int, list[Tensor]]:
+        """What goes by the native library, by the peer at the other end, in the order of tags: that
+        is the same at both ends."""
+        found: dict[int, list[Tensor]] = {}
+        for transfer in sorted(transfers, key=lambda one: one.tag):
+            if transfer.tensor.numel() and self.is_native(transfer.tensor, transfer.rank):
+                found.setdefault(transfer.rank, []).append(transfer.tensor)
+        return found
+
+    def _begin_native(
+        self,
+        arriving: Mapping[int, Sequence[Tensor]],
+        leaving: Mapping[int, Sequence[Tensor]],
+        begun: UnderWay,
+        wait: PeerWait,
+    ) -> None:
+        operations = []
+        for rank, tensors in arriving.items():
+            room = room_for(tensors)
+            operations.append(dist.P2POp(dist.irecv, room, rank, self.groups.native))
+            if len(tensors) > 1:
+                targets = map(as_bytes, tensors)
+                begun.native_landings += zip(places(room, tensors), targets, strict=True)
+        for rank, tensors in leaving.items():
+            buffer = pack(tensors)
+            operations.append(dist.P2POp(dist.isend, buffer, rank, self.groups.native))
+            begun.sent.append(buffer)
+        with wait.of(sorted({*arriving, *leaving})):
+            begun.native += dist.batch_isend_irecv(operations)
 
     # Only the library's own calls stand inside the wait. A copy from a device is where a fault of
     # an earlier kernel comes to light, which no peer has brought about.
 
-    def _receive(
-        self, transfer: Transfer, begun: UnderWay, native: list[dist.P2POp], wait: PeerWait
-    ) -> None:
+    def _receive(self, transfer: Transfer, begun: UnderWay, wait: PeerWait) -> None:
         tensor, rank = transfer.tensor, transfer.rank
-        if not tensor.numel():
-            return
-        if self.is_native(tensor, rank):
-            native.append(dist.P2POp(dist.irecv, tensor, rank, self.groups.native))
+        if not tensor.numel() or self.is_native(tensor, rank):
             return
         landing = host_memory(tensor)
         with wait.of([rank]):
             work = dist.irecv(landing, rank, self.groups.gloo, transfer.tag)
         begun.host.append((rank, _begun(work)))
         if landing is not tensor:
-            begun.landings.append((landing, tensor))
+            begun.host_landings.append((landing, tensor))
 
-    def _send(
-        self, transfer: Transfer, begun: UnderWay, native: list[dist.P2POp], wait: PeerWait
-    ) -> None:
+    def _send(self, transfer: Transfer, begun: UnderWay, wait: PeerWait) -> None:
         tensor, rank = transfer.tensor, transfer.rank
-        if not tensor.numel():
-            return
-        if self.is_native(tensor, rank):
-            native.append(dist.P2POp(dist.isend, tensor, rank, self.groups.native))
+        if not tensor.numel() or self.is_native(tensor, rank):
             return
         host = tensor.cpu()  # itself, where it lies there already
         with wait.of([rank]):

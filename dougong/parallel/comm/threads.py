@@ -15,6 +15,10 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
+import torch
+
+from dougong.accelerators.base import enter_device
+
 T = TypeVar("T")
 
 
@@ -63,8 +67,10 @@ class Waits:
 class MessageThread:
     """Does one thing after another. What raises there is raised by its future."""
 
-    def __init__(self, name: str) -> None:
-        self._pool = ThreadPoolExecutor(1, name)
+    def __init__(self, name: str, device: torch.device | None = None) -> None:
+        """`device`: the worker's, which the thread enters first."""
+        begins = (enter_device, (device,)) if device is not None else (None, ())
+        self._pool = ThreadPoolExecutor(1, name, *begins)
         self._lock = threading.Lock()
         self._open: set[Future[Any]] = set()
 

@@ -169,7 +169,7 @@ class World:
 
     def make_thread(self, name: str) -> MessageThread:
         """A thread that ends with the world, for messages of a kind."""
-        thread = MessageThread(f"dougong-{name}")
+        thread = MessageThread(f"dougong-{name}", self.member.device)
         self._threads.append(thread)
         return thread
 

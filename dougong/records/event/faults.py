@@ -178,18 +178,22 @@ class DeviceQuarantined(RunEvent):
 
 
 class SurvivorLost(RunEvent):
-    """A worker that was to go on in the next generation has ended before that began: it is
-    replaced like the first one. `failure`: its class."""
+    """A worker, or an agent, that was to go on in the next generation has ended before that began:
+    it is replaced like the first one. `agent`: its name where it is one, `worker` is empty then;
+    `failure`: its class."""
 
     kind: Literal["survivor_lost"] = "survivor_lost"
-    worker: str
+    worker: str = ""
+    agent: str = ""
     node: str = ""
     failure: str = Field(validation_alias="class", serialization_alias="class")
     cause: str
 
     @property
     def who(self) -> Culprit:
-        """The worker as what failed."""
+        """The worker, or the agent, as what failed."""
+        if self.agent:
+            return Culprit("agent", self.agent, self.node)
         return Culprit("worker", self.worker, self.node)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from dougong.control.messages import OrderDrill
 from dougong.deadlines import DEADLINES, Deadlines
-from dougong.errors import LaunchError
+from dougong.errors import LaunchError, NotNowError
 from dougong.job.drills.vocabulary import (
     MOST_APART_S,
     NamedFault,
@@ -64,9 +64,7 @@ class RunDrills:
         refuses, with what to do instead, or does not answer, or when the worker that was to do it
         to itself has not come to that."""
         self.sleep(planned.after_s or 0.0)
-        num_before = len(self.run_dir.read_events())
-        order = OrderDrill(planned.fault, planned.worker, planned.for_s)
-        ask_controller(self.run_dir, order, self.deadlines)
+        num_before = self._order(OrderDrill(planned.fault, planned.worker, planned.for_s))
         until = time.monotonic() + self.deadlines.drill_s
         waits = ""
         while True:
@@ -86,6 +84,24 @@ class RunDrills:
             if is_late:
                 limit = self.deadlines.words("drill_s")
                 raise LaunchError(f"{self.run_dir.path}: nothing has come of it within {limit}")
+            self.sleep(self.deadlines.poll_every_s)
+
+    def _order(self, order: OrderDrill) -> int:
+        """Order it, when the run trains: something else may have befallen it meanwhile. How many
+        events there were before."""
+        until, is_told = time.monotonic() + self.deadlines.drill_s, False
+        while True:
+            num_before = len(self.run_dir.read_events())
+            try:
+                ask_controller(self.run_dir, order, self.deadlines)
+                return num_before
+            except NotNowError as error:
+                limit = self.deadlines.words("drill_s")
+                if time.monotonic() > until:
+                    raise LaunchError(f"{error}; waited {limit}") from error
+                if not is_told:
+                    self.tell(f"waits until the run trains again, {limit} at most")
+                is_told = True
             self.sleep(self.deadlines.poll_every_s)
 
     def _not_begun(self, planned: PlannedFault, generation: int, before: str) -> str:

@@ -102,7 +102,7 @@ def _flip_message(victim: Victim) -> None:
         for rank, message in messages.items():
             if _numbers_of(message) is not None:
                 victim.exchange.watch = None
-                changed = TensorMessage([part.clone() for part in message.parts], message.works)
+                changed = TensorMessage([part.clone() for part in message.parts])
                 numbers = _numbers_of(changed)
                 assert numbers is not None, "as in the message that it is a copy of"
                 flip_bit(numbers)

@@ -39,8 +39,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
+from dougong.accelerators.base import enter_device
 from dougong.checkpoint.snapshot import StateTensor
 from dougong.errors import CheckpointError
 from dougong.job.fault.snapshots import Snapshots
@@ -277,8 +279,9 @@ class StateMemory:
             if self._local is not None and self._local.is_busy():
                 slot.buffers.forget(_OWN)  # it may be this memory that is being written to disk
             state = list(self._following.state())
-            exchange = self._following.exchange
-            self._under_way = self._thread.submit(_take, slot, state, live, exchange)
+            world, exchange = self._following.world, self._following.exchange
+            device = world.member.device
+            self._under_way = self._thread.submit(_take, slot, state, live, exchange, device)
 
 
 def _copy(slot: Slot, state: Sequence[StateTensor], live: _Live) -> StatePart:
@@ -291,8 +294,15 @@ def _copy(slot: Slot, state: Sequence[StateTensor], live: _Live) -> StatePart:
     return part
 
 
-def _take(slot: Slot, state: Sequence[StateTensor], live: _Live, exchange: ReplicaExchange) -> None:
+def _take(
+    slot: Slot,
+    state: Sequence[StateTensor],
+    live: _Live,
+    exchange: ReplicaExchange,
+    device: torch.device,
+) -> None:
     """Copy this worker's state, send it to its holders, and take what it keeps for others."""
+    enter_device(device)
     own = _copy(slot, state, live)
     used: list[str] = []
 

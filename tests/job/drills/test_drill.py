@@ -62,8 +62,8 @@ def test_the_word_and_the_list_are_read_and_written(tmp_path: Path) -> None:
         ("[{at_step: 1, fault: segfault, on: east/0, for_s: 3.0}]",
          "drill.0.for_s: segfault does not last; remove it, or choose one that does: stop, hold_interpreter, pause, "
          "slow_cpu, stop_agent, stop_fork_server, zombie_return, stop_controller"),
-        ("forbidden", "drill: must be a list of faults, or `allowed` (got 'forbidden'): faults to rehearse; `allowed`: "
-         "by `dougong drill RUN` alone"),
+        ("forbidden", "drill: must be a list of faults or 'allowed' (got 'forbidden'); use one of them"),
+        ("allow", "drill: must be a list of faults or 'allowed' (got 'allow'); did you mean 'allowed'?"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said_at_its_key(tmp_path: Path, drill: str, line: str) -> None:

@@ -336,6 +336,7 @@ def test_fork_servers_that_are_lost_again_and_again_before_they_are_ready_end_th
         os.kill(pid, signal.SIGKILL)
         replaced = played.until(ForkServerReplaced)
         assert replaced.text == f"fork server (pid {pid}) was ended by SIGKILL"
+        assert not replaced.is_ready, "no other one stood by"
         pid = replaced.fork_server_pid
     os.kill(pid, signal.SIGKILL)
     failed = played.until(AgentFailed)

@@ -10,6 +10,7 @@ from dougong.launcher.controller.inbound.items import FoundCheckpoint, SignalRec
 from dougong.launcher.controller.states import Recovering, Running, Stage
 from tests.launcher.controller.machine import (
     START,
+    Leaves,
     Machine,
     Passes,
     Says,
@@ -106,6 +107,13 @@ def test_a_survivor_that_dies_while_it_leaves_is_lost_too() -> None:
     assert made.kinds().count("worker_died") == 1
     made.play(there(2, east_0=20, east_1=21, west_0=12), step(8, 2))
     assert made.event("recovered").kept == ("west/0",)
+
+
+def test_agents_that_are_lost_at_once_are_all_named() -> None:
+    for steps in ([Leaves("west"), Leaves("east")], [Passes(12.0, silent=("east",)), Leaves("west")]):
+        made = running().play(TRAINS).clear().play(steps, Passes(1.0, silent=("east",)))
+        named = {made.event("diagnosis").culprit.name, made.event("survivor_lost").agent}
+        assert named == {"east", "west"}
 
 
 def test_a_worker_that_dies_while_the_generation_forms_begins_it_again() -> None:

@@ -63,6 +63,7 @@ def test_an_order_is_refused_with_what_to_do(channel: Channel, drill: Any, order
     made = running(drill=drill).play(*played, ClientRequest(channel, order))
     (answer,) = answers(made)
     assert isinstance(answer, RequestRefused) and said in answer.text
+    assert answer.is_for_now is ("is not training" in said)
     assert inflicted(made) == []
 
 

@@ -151,6 +151,9 @@ def test_a_fork_server_that_is_given_up_is_named_with_what_was_seen_and_nothing_
     assert (str(diagnosis.culprit), diagnosis.failure) == ("fork server of agent west on there", "hang")
     assert (diagnosis.evidence, diagnosis.latency_s) == (("process state T for 3.0 s",), 3.04)
     assert decision.action == "ignore" and made.states == []
+    assert decision.reason.startswith("another one forks from now on")
+    made.clear().play(Says("west", ForkServerReplaced("fork server (pid 4) was ended", 5, is_ready=False)))
+    assert "no other one stood by: a new one imports" in made.event("decision").reason
 
 
 def test_a_controller_that_was_stopped_judges_nobody_by_what_it_has_not_read() -> None:

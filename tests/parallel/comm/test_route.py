@@ -33,7 +33,7 @@ def test_host_memory_is_the_tensors_own_where_it_lies_there() -> None:
 
 def test_what_has_arrived_in_host_memory_is_copied_to_its_place() -> None:
     target = torch.zeros(3)
-    UnderWay(landings=[(torch.ones(3), target)]).land()
+    UnderWay(host_landings=[(torch.ones(3), target)]).land()
     assert target.tolist() == [1, 1, 1]
 
 

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
+import socket
 from pathlib import Path
 
 import pytest
+from dougong.control.channel import Channel, Server
+from dougong.control.handshake import Hello
+from dougong.control.messages import Message, RequestRefused
+from dougong.deadlines import DEADLINES
 from dougong.errors import LaunchError
+from dougong.records.directory import RunDir
+from dougong.records.status import ControllerAddress
 from dougong.tools.drill.on_run import RunDrills
 from dougong.tools.drill.schedule import PlannedFault
 from tests.launcher.toyrun import ToyRun, toy_job, wait_for
+from tests.leases import left
 
 
 def test_a_run_that_allows_it_is_drilled_and_goes_on(tmp_path: Path) -> None:
@@ -55,3 +64,31 @@ def test_a_run_that_does_not_allow_it_is_left_alone(tmp_path: Path) -> None:
         RunDrills(run.run_dir).rehearse(PlannedFault("kill", "east/1", after_s=0.0))
     run.process.terminate()
     assert run.finish() == 143 and run.events("diagnosis") == []
+
+
+@pytest.mark.parametrize(
+    ("limit_s", "said", "num_asked"),
+    [(60.0, "refused: no worker is called", 3), (1e-9, "recovering; waited 1e-09 s", 1)],
+)
+def test_an_order_waits_until_the_run_trains_again(tmp_path: Path, limit_s: float, said: str, num_asked: int) -> None:
+    """Something else befalls the run before the order comes: it is no reason to drop a drill."""
+    asked: list[Message] = []
+    told: list[str] = []
+
+    def answer(hello: Hello, channel: Channel) -> None:
+        asked.append(channel.receive(5))
+        is_over = len(asked) == 3
+        channel.send(RequestRefused("no worker is called west/0" if is_over else "recovering", not is_over))
+
+    server = Server("127.0.0.1", "secret", answer, lambda text: None, DEADLINES)
+    run_dir = left(RunDir(tmp_path), machine="here")
+    host, port = server.address
+    here = ControllerAddress(host=host, port=port, pid=1, token="secret", machine=socket.gethostname())
+    run_dir.write_controller(here)
+    limits = dataclasses.replace(DEADLINES, drill_s=limit_s)
+    drills = RunDrills(run_dir, limits, sleep=lambda seconds: None, tell=told.append)
+    with pytest.raises(LaunchError, match=said):
+        drills.rehearse(PlannedFault("kill", "west/0", after_s=0.0))
+    server.close()
+    assert len(asked) == num_asked
+    assert told == (["waits until the run trains again, 60 s at most"] if num_asked > 1 else [])

@@ -28,7 +28,8 @@ class AgentHandle:
     backend may yet know why. `hearing`: what it hears of other machines; `answers`: whether its own
     takes connections, as tried last, `tried_at`. `fork_server`: how that is. `begun_at`: when its
     start was ordered (monotonic seconds); `is_asked`: of one that stands by, its devices are being
-    probed; `can_serve`: it can take a place at once."""
+    probed; `can_serve`: it can take a place at once; `is_told`: a person knows of its loss, or the
+    controller itself has given it up."""
 
     spec: AgentSpec
     facts: AgentFacts | None = None
@@ -47,6 +48,7 @@ class AgentHandle:
     begun_at: float = 0.0
     is_asked: bool = False
     can_serve: bool = False
+    is_told: bool = False
 
     @property
     def is_unexplained(self) -> bool:

@@ -49,8 +49,8 @@ class CheckpointFacts:
     save failed, and `failed`: as it was told; None where it did not. `parent`: name of the
     checkpoint that the next one follows, and `committed_at`: when this controller committed it
     (monotonic seconds); `known`: the step of the newest that is there, as this controller has found
-    or committed it, 0 for none; None while it has done neither. `num_sought`: searches under way; `found`: the answer to the last one;
-    `away`: storage has not given it.
+    or committed it, 0 for none; None while it has done neither. `num_sought`: searches under way;
+    `found`: the answer to the last one; `away`: storage has not given it.
     """
 
     parts: dict[int, Parts] = field(default_factory=dict)
@@ -116,7 +116,7 @@ class CheckpointFacts:
         return 0 if self.parent is None else step_of(Path(self.parent)) or 0
 
     def saved_step(self, before: int) -> int:
-        """What a resume would go on from, 0 for the beginning. `before`: by the run's directory when
+        """What a resume would go on from, 0 for the beginning. `before`: by the run's directory as
         this controller began, which counts until a search has given an answer: one that was ended,
         or that storage or damage has kept from one, has not found that there is none."""
         return before if self.known is None else self.known

@@ -1,0 +1,112 @@
+"""Whole jobs on simulated devices of two vendors, which can neither read each other's memory nor join each other's
+collectives."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from dougong.records.directory import RunDir
+from dougong.records.events import FailureDiagnosed
+from tests.families import SMALLEST
+from tests.simdev.accelerators import ROOT, offer
+
+pytestmark = pytest.mark.simulated
+
+STEPS = 4
+LIMIT_S = 300
+Rows = list[tuple[int, float, float]]
+
+
+class Vendors:
+    """A machine with devices of both, and what runs there."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._environment = offer(folder / "packages")
+
+    def job(self, name: str, islands: list[dict[str, Any]], **changes: Any) -> Path:
+        lanes = sum(island["workers"] for island in islands if island.get("role") != "experts")
+        values = {
+            "job": "vendors",
+            "model": {"family": "qwen3_moe", "config": SMALLEST},
+            "data": {"text": "stdlib", "sequence_length": 16},
+            "batch": {"lanes": max(2, lanes)},
+            "numerics": "bounded",
+            "steps": STEPS,
+            "islands": islands,
+            **changes,
+        }
+        path = self.folder / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(values))
+        return path
+
+    def run(self, name: str, islands: list[dict[str, Any]], **changes: Any) -> RunDir:
+        path = self.folder / name
+        ended = self.dougong("run", str(self.job(name, islands, **changes)), "--no-ray", "--run-dir", str(path))
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+        return RunDir(path)
+
+    def dougong(self, *words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "dougong", *words]
+        return subprocess.run(command, cwd=ROOT, env=self._environment, capture_output=True, text=True, timeout=LIMIT_S)
+
+
+@pytest.fixture(scope="module")
+def vendors(tmp_path_factory: pytest.TempPathFactory) -> Vendors:
+    return Vendors(tmp_path_factory.mktemp("vendors"))
+
+
+@pytest.fixture(scope="module")
+def reference(vendors: Vendors) -> Rows:
+    """The job on processors."""
+    return rows_of(vendors.run("cpu", [island("cpu", workers=2)]))
+
+
+def island(accelerator: str, role: str = "both", workers: int = 1) -> dict[str, Any]:
+    return {"name": accelerator, "accelerator": accelerator, "role": role, "workers": workers}
+
+
+def rows_of(run_dir: RunDir) -> Rows:
+    return [(row["step"], row["loss"], row["grad_norm"]) for row in RunDir(run_dir.path).latest_metrics()]
+
+
+def close(rows: Rows, reference: Rows, tolerance: float) -> None:
+    assert [row[0] for row in rows] == [row[0] for row in reference]
+    for found, due in zip(rows, reference, strict=True):
+        assert found[1:] == pytest.approx(due[1:], rel=tolerance)
+
+
+def test_attention_on_one_vendor_and_experts_on_the_other(vendors: Vendors, reference: Rows) -> None:
+    run_dir = vendors.run("apart", [island("sima", "attention", 2), island("simb", "experts", 2)])
+    close(rows_of(run_dir), reference, 1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "tolerance"), [("sima", 1e-6), ("simb", 1e-3), ("simnpu", 1e-5)])
+def test_a_vendor_alone(kind: str, tolerance: float, vendors: Vendors, reference: Rows) -> None:
+    close(rows_of(vendors.run(kind, [island(kind, workers=2)])), reference, tolerance)
+
+
+@pytest.mark.slow
+def test_both_vendors_and_processors_in_one_job(vendors: Vendors) -> None:
+    kinds = ("sima", "simb", "cpu")
+    mixed = vendors.run("mixed", [island(kind) for kind in kinds])
+    alone = vendors.run("three", [island("cpu", workers=3)])
+    close(rows_of(mixed), rows_of(alone), 1e-3)
+
+
+@pytest.mark.slow
+def test_a_lost_worker_and_a_resume_on_the_other_vendor(vendors: Vendors, reference: Rows) -> None:
+    drill = {"drill": [{"fault": "kill", "worker": "sima/1", "step": 2}]}
+    run_dir = vendors.run("lost", [island("sima", workers=2)], checkpoint={"every": 2}, **drill)
+    assert [event.culprit.name for event in run_dir.read_events() if isinstance(event, FailureDiagnosed)] == ["sima/1"]
+    close(rows_of(run_dir), reference, 1e-6)
+    words = ("resume", str(run_dir.path), "--no-ray", "-o", "islands.sima.accelerator=simb", "-o", f"steps={STEPS + 2}")
+    ended = vendors.dougong(*words)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert [row[0] for row in rows_of(run_dir)][-2:] == [STEPS + 1, STEPS + 2]
