@@ -87,7 +87,7 @@ def test_attention_on_one_vendor_and_experts_on_the_other(vendors: Vendors, refe
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "tolerance"), [("sima", 1e-6), ("simb", 1e-3), ("simnpu", 1e-5)])
+@pytest.mark.parametrize(("kind", "tolerance"), [("sima", 1e-6), ("simb", 3e-3), ("simnpu", 1e-5)])
 def test_a_vendor_alone(kind: str, tolerance: float, vendors: Vendors, reference: Rows) -> None:
     close(rows_of(vendors.run(kind, [island(kind, workers=2)])), reference, tolerance)
 
@@ -102,7 +102,7 @@ def test_both_vendors_and_processors_in_one_job(vendors: Vendors) -> None:
 
 @pytest.mark.slow
 def test_a_lost_worker_and_a_resume_on_the_other_vendor(vendors: Vendors, reference: Rows) -> None:
-    drill = {"drill": [{"fault": "kill", "worker": "sima/1", "step": 2}]}
+    drill = {"drill": [{"kill": "sima/1", "at_step": 3}]}
     run_dir = vendors.run("lost", [island("sima", workers=2)], checkpoint={"every": 2}, **drill)
     assert [event.culprit.name for event in run_dir.read_events() if isinstance(event, FailureDiagnosed)] == ["sima/1"]
     close(rows_of(run_dir), reference, 1e-6)

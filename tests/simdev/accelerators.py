@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -87,8 +88,11 @@ class SimNpu(Npu):
 
     def worker_environment(self, threads: int, deterministic: bool = True) -> dict[str, str]:
         variables = super().worker_environment(threads, deterministic)
-        paths = os.pathsep.join([str(_NPU), os.environ.get("PYTHONPATH", "")])
-        return variables | {"SIMDEV_DEVICES": str(self.num_devices), "PYTHONPATH": paths}
+        return variables | {"SIMDEV_DEVICES": str(self.num_devices)}
+
+    def open(self, index: int, deterministic: bool = True) -> torch.device:
+        sys.path.insert(0, str(_NPU))  # nobody else finds this torch_npu
+        return super().open(index, deterministic)
 
 
 def offer(folder: Path) -> dict[str, str]:
