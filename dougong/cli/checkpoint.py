@@ -65,9 +65,9 @@ def _after(directory: Path, results: Sequence[VerifyResult]) -> str:
         return f"put a whole copy in its place, then: {words}"
     status, events = read_status(run), run.read_events()
     named = shlex.quote(str(run.path))
-    is_any_valid = any(
-        verify_checkpoint(place.path).ok for place in list_committed(run.checkpoints)
-    )
+    seen = {result.directory.absolute() for result in results}
+    others = [place.path for place in list_committed(run.checkpoints) if place.path not in seen]
+    is_any_valid = len(bad) < len(results) or any(verify_checkpoint(path).ok for path in others)
     if is_any_valid or (not status.has_ended and status.state != "LOST"):
         return str(next_step(run.path, status.state.lower(), events))
     resume = f"{program(events)} resume {named} --from-scratch"

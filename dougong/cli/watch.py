@@ -17,7 +17,7 @@ from dougong.cli.options import RunPath
 from dougong.cli.tables import plain_table, print_table
 from dougong.deadlines import DEADLINES, Deadlines
 from dougong.errors import LaunchError, RecordError
-from dougong.launcher.beside import silence_words, sleeping_command, stopped_command, what_follows
+from dougong.launcher.beside import silence_words, stopped_command, what_follows
 from dougong.launcher.client import LogReader, follow, look_at
 from dougong.launcher.client import stop as stop_run
 from dougong.launcher.presence import Presence
@@ -82,7 +82,8 @@ def _as_led(
     if presence is Presence.ALIVE:
         return dataclasses.replace(found, remark=stopped_command(known) or found.remark)
     if presence is not Presence.SILENT:
-        remark = sleeping_command(known) if found.status.state == "LOST" else ""
+        is_lost = found.status.state == "LOST"
+        remark = stopped_command(known, is_dead=True) if is_lost else ""
         return dataclasses.replace(found, remark=remark or found.remark)
     resume = f"{program(events)} resume {_quoted(run)}"
     return dataclasses.replace(

@@ -53,26 +53,17 @@ def what_follows(
     return ends if _is_here(known) else f"{waits}; where it hangs, {ends}"
 
 
-def stopped_command(known: ControllerAddress | None) -> str:
-    """That the command beside a controller that answers is stopped, and what wakes it; empty where
-    it is not, or is on another machine."""
+def stopped_command(known: ControllerAddress | None, is_dead: bool = False) -> str:
+    """That the command beside a controller that answers, or `is_dead`, is stopped, and what wakes
+    it; empty where it is not, or is on another machine."""
     if known is None or known.beside is None or _state(known, known.beside) != STOPPED:
         return ""
-    return (
-        f"the command beside its controller (process {known.beside}) is stopped: training goes on, "
-        f"and nobody would follow the controller; {_wake_words(known, known.beside)}"
-    )
-
-
-def sleeping_command(known: ControllerAddress | None) -> str:
-    """That the command beside a controller that is dead is stopped, and would follow it; empty
-    where it is not, or is on another machine."""
-    if known is None or known.beside is None or _state(known, known.beside) != STOPPED:
-        return ""
-    return (
-        f"the command that stood beside its controller (process {known.beside}) is stopped, and "
-        f"goes on with the run when it is woken: {_wake_words(known, known.beside)}"
-    )
+    who, wakes = f"its controller (process {known.beside})", _wake_words(known, known.beside)
+    if is_dead:
+        follows = "goes on with the run when it is woken"
+        return f"the command that stood beside {who} is stopped, and {follows}: {wakes}"
+    risk = "training goes on, and nobody would follow the controller"
+    return f"the command beside {who} is stopped: {risk}; {wakes}"
 
 
 def _wake_words(known: ControllerAddress, command: int) -> str:

@@ -22,7 +22,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -129,21 +129,27 @@ class Supervisor:
 
     def _attend(self, child: _WatchedProcess, keeping: Keeping) -> int:
         """Until the child has ended; its status as the system has it."""
-        asked = asking()
         while True:
             looked_at = time.monotonic()
-            heard = signal.sigtimedwait({*asked, signal.SIGCHLD}, self._deadlines.poll_every_s)
+            asked = self._hear({*asking(), signal.SIGCHLD}, self._deadlines.poll_every_s)
             looked_s = time.monotonic() - looked_at
-            # A process that goes on after a stop may hear of a signal of number 0.
-            if heard is not None and heard.si_signo in asked:
-                self._stop = heard.si_signo
-                pass_on(child.pid, heard.si_signo)
+            if asked is not None:
+                pass_on(child.pid, asked)
             status = _look(child)
             self._note_own_stop(child, looked_s, status)
             keeping.collect()
             if status is not None:
                 return status
             self._note_stopped(child, looked_s)
+
+    def _hear(self, wanted: Collection[int], within_s: float) -> int | None:
+        """Wait for one of these signals; what we are asked for by it, None for nothing."""
+        heard = signal.sigtimedwait(wanted, within_s)
+        # A process that goes on after a stop may hear of a signal of number 0.
+        if heard is None or heard.si_signo not in asking():
+            return None
+        self._stop = heard.si_signo
+        return self._stop
 
     def _note_own_stop(self, child: _WatchedProcess, looked_s: float, status: int | None) -> None:
         """Whoever types `fg` wants to know what has become of the run."""
@@ -208,9 +214,7 @@ class Supervisor:
                     f"{_killed_words(status)}, and {path} cannot be read: to go on, it is waited "
                     f"for, {self._deadlines.storage_wait_s:g} s at most (Ctrl-C: not)"
                 )
-            heard = signal.sigtimedwait(asking(), self._deadlines.storage_retry_s)
-            if heard is not None and heard.si_signo in asking():
-                self._stop = heard.si_signo
+            self._hear(asking(), self._deadlines.storage_retry_s)
 
     def _why_in_vain(self) -> str:
         """Why no other controller follows; empty where one does."""

@@ -10,6 +10,7 @@ import contextlib
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from datetime import datetime, timezone
 
 from dougong.errors import DougongError, RecordError
@@ -111,7 +112,8 @@ def with_account(run_dir: RunDir, status: RunStatus, on_fault: OnFault = refuse)
     """A status without a controller beside it, with what the record gives. The last word of a
     controller that has ended is that already. `on_fault`: who takes a damaged row, without which
     nothing is reckoned."""
-    if _is_last_word(run_dir, status):
+    events = run_dir.read_events()
+    if _is_last_word(events, status):
         return status
     try:
         signed = RunAccount.of(run_dir).sign(status)
@@ -121,14 +123,14 @@ def with_account(run_dir: RunDir, status: RunStatus, on_fault: OnFault = refuse)
     if status.state != "LOST":
         return signed
     # Its controller has written rows since its last status.
-    step = last_step(run_dir.read_events(), run_dir.read_last_metrics(on_fault))
+    step = last_step(events, run_dir.read_last_metrics(on_fault))
     return signed.model_copy(update={"step": step})
 
 
-def _is_last_word(run_dir: RunDir, status: RunStatus) -> bool:
+def _is_last_word(events: Sequence[Event], status: RunStatus) -> bool:
     if not status.has_ended or status.goodput is None:
         return False
-    ended = [event for event in run_dir.read_events() if isinstance(event, RunEnded)]
+    ended = [event for event in events if isinstance(event, RunEnded)]
     if not ended or ended[-1].fence != status.fence:
         return False
     return read_wall(status.goodput.until) >= read_wall(ended[-1].wall)

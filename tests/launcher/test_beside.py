@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Iterator
 
 import pytest
-from dougong.launcher.beside import silence_words, sleeping_command, stopped_command, what_follows
+from dougong.launcher.beside import silence_words, stopped_command, what_follows
 from dougong.records.status import ControllerAddress
 from tests.launcher.toyrun import wait_for
 from tests.leases import GONE
@@ -92,8 +92,8 @@ def test_a_stopped_command_beside_a_controller_that_answers_is_told(pids: dict[s
 
 
 def test_a_command_that_is_stopped_and_would_follow_a_dead_controller_is_named(pids: dict[str, int]) -> None:
-    said = sleeping_command(address(pids["gone"], pids["stopped"]))
+    said = stopped_command(address(pids["gone"], pids["stopped"]), is_dead=True)
     assert f"(process {pids['stopped']}) is stopped, and goes on with the run when it is woken" in said
     assert f"`kill -CONT {pids['stopped']}` on {HERE}" in said
-    assert not sleeping_command(address(pids["gone"], pids["runs"]))
-    assert not sleeping_command(address(pids["gone"], pids["gone"]))
+    assert not stopped_command(address(pids["gone"], pids["runs"]), is_dead=True)
+    assert not stopped_command(address(pids["gone"], pids["gone"]), is_dead=True)

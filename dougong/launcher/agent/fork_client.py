@@ -43,7 +43,7 @@ class ForkServer:
         self.num_asked = 0
         self.hung: ForkServerSigns | None = None
         self.signs = ForkServerSigns()
-        self._looked_at: float | None = None
+        self._looked_at = 0.0
         self._given_up = ""
         self.beginning = (dict(variables), start, cwd)
         self._deadlines = deadlines = start.deadlines
@@ -72,12 +72,12 @@ class ForkServer:
         owes = "has not answered" if self.num_asked and self.is_ready else ""
         if state in _STOPPED:
             owes = "was stopped"
-        passed_s = 0.0
-        if self._looked_at is not None and owes == before.owes:
+        since_s = 0.0
+        if owes and owes == before.owes:
             # Who looks late was held up himself, as a rule together with what he looks at.
-            passed_s = min(now - self._looked_at, LONGEST_LOOK * self._deadlines.heartbeat_every_s)
+            longest_s = LONGEST_LOOK * self._deadlines.heartbeat_every_s
+            since_s = before.since_s + min(now - self._looked_at, longest_s)
         self._looked_at = now
-        since_s = before.since_s + passed_s if owes and owes == before.owes else 0.0
         self.signs = ForkServerSigns(owes, since_s, state)
         return self.signs
 

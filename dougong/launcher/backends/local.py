@@ -22,6 +22,7 @@ from dougong.launcher.agent.facts import count_devices, seen_keys
 from dougong.launcher.agent.settings import AgentSettings
 from dougong.launcher.backends.base import SettingsOf, Tell
 from dougong.launcher.kept.keeping import Keeping, KeptProcess
+from dougong.launcher.kept.line import give_settings
 from dougong.planner.nodes import Node
 from dougong.planner.placement import AgentSpec
 from dougong.records.directory import RunDir
@@ -86,7 +87,7 @@ class Local:
         if agent is None:
             return None
         try:
-            _give(agent, settings)
+            give_settings(agent.line, settings)
         except OSError:
             agent.kill(self._deadlines)
             agent.close()
@@ -98,9 +99,8 @@ class Local:
         log_file.parent.mkdir(parents=True, exist_ok=True)
         with log_file.open("ab") as log:
             agent = _spawn(settings.name, log)
-        # Not on the command line: the settings hold the token. One that has ended already says so.
-        with contextlib.suppress(OSError):
-            _give(agent, settings)
+        with contextlib.suppress(OSError):  # one that has ended already says so
+            give_settings(agent.line, settings)
         return agent
 
     def log_file(self, name: str) -> Path:
@@ -157,9 +157,3 @@ def _spawn(name: str, log: IO[bytes]) -> KeptProcess:
             start_new_session=True,
         )
     return KeptProcess.of(name, process, ours)
-
-
-def _give(agent: KeptProcess, settings: AgentSettings) -> None:
-    """What it is to serve. OSError when it is gone."""
-    assert agent.line is not None
-    agent.line.sendall(settings.to_json().encode() + b"\n")

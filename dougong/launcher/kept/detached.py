@@ -21,11 +21,9 @@ from dougong.control.environment import child_environment
 from dougong.control.processes import open_pidfd, process_exists
 from dougong.errors import LaunchError
 from dougong.launcher.agent.settings import AgentSettings
-from dougong.launcher.kept.line import WAITS, AgentEnd
+from dougong.launcher.kept.line import DETACHED, WAITS, AgentEnd, give_settings
 from dougong.records.directory import RunDir
 from dougong.records.files import last_line
-
-_MODULE = "dougong.launcher.kept.serve"
 
 
 class DetachedAgent:
@@ -84,9 +82,8 @@ class DetachedAgent:
             time.sleep(self._deadlines.exit_poll_every_s)
 
     def _give(self, settings: AgentSettings) -> None:
-        # Not on the command line, which anybody may read: they hold the token.
         with contextlib.suppress(OSError):  # it has ended, as its silence says
-            self._line.sendall(settings.to_json().encode() + b"\n")
+            give_settings(self._line, settings)
 
     def _opened_log(self, settings: AgentSettings) -> int:
         """Where it prints: next to the logs of its workers; with us where these cannot be."""
@@ -110,7 +107,7 @@ class DetachedAgent:
 def _spawn(line: int, log: int) -> subprocess.Popen[bytes]:
     try:
         return subprocess.Popen(
-            [sys.executable, "-m", _MODULE, "detached"],
+            [sys.executable, "-m", "dougong.launcher.kept.serve", DETACHED],
             stdin=line,
             stdout=log,
             stderr=log,

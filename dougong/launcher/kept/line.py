@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import socket
 import sys
 from dataclasses import dataclass
 
@@ -19,6 +20,8 @@ from dougong.launcher.agent.settings import AgentSettings
 
 WAITS = b".\n"
 """The controller is gone, nothing of it is left, and another one may be served."""
+DETACHED = "detached"
+"""The argument of an agent's process that outlives whoever has started it."""
 _FD = 0
 
 
@@ -38,6 +41,13 @@ class AgentEnd:
     def from_json(text: str) -> AgentEnd:
         """The reverse of `to_json`; pydantic's ValidationError for anything else."""
         return TypeAdapter(AgentEnd).validate_json(text)
+
+
+def give_settings(line: socket.socket | None, settings: AgentSettings) -> None:
+    """The starter's end: what the agent is to serve. Not on its command line, which anybody may
+    read: they hold the token. OSError when it is gone."""
+    assert line is not None, "it has been let go of"
+    line.sendall(settings.to_json().encode() + b"\n")
 
 
 class StarterLine:

@@ -17,9 +17,8 @@ from dougong.errors import DougongError, PreemptedError
 from dougong.launcher.agent.agent import serve_run
 from dougong.launcher.agent.fork_servers import LoadedServer
 from dougong.launcher.agent.settings import AgentSettings
-from dougong.launcher.kept.line import WAITS, AgentEnd, StarterLine
+from dougong.launcher.kept.line import DETACHED, WAITS, AgentEnd, StarterLine
 
-DETACHED = "detached"
 _NAME = "ray::dougong"
 """What `ray stop` ends has such a name: who takes Ray from a machine takes its agents too."""
 

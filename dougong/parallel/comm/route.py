@@ -99,41 +99,49 @@ class Route:
         that send to each other do not wait in a ring.
         """
         begun = UnderWay()
-        arriving = self._by_peer(receives)
-        leaving = self._by_peer(sends)
-        for transfer in receives:
+        hosted, arriving = self._split(receives)
+        for transfer in hosted:
             self._receive(transfer, begun, wait)
-        for transfer in sends:
+        hosted, leaving = self._split(sends)
+        for transfer in hosted:
             self._send(transfer, begun, wait)
         if arriving or leaving:
             self._begin_native(arriving, leaving, begun, wait)
         return begun
 
-    def _by_peer(self, transfers: Sequence[Transfer]) -> dict[int, list[Tensor]]:
-        """What goes by the native library, by the peer at the other end, in the order of tags: that
-        is the same at both ends."""
-        found: dict[int, list[Tensor]] = {}
-        for transfer in sorted(transfers, key=lambda one: one.tag):
-            if transfer.tensor.numel() and self.is_native(transfer.tensor, transfer.rank):
-                found.setdefault(transfer.rank, []).append(transfer.tensor)
-        return found
+    def _split(
+        self, transfers: Sequence[Transfer]
+    ) -> tuple[list[Transfer], dict[int, list[Transfer]]]:
+        """What goes through host memory, and what by the native library, by the peer at the other
+        end. Nothing of what is empty."""
+        hosted: list[Transfer] = []
+        native: dict[int, list[Transfer]] = {}
+        for transfer in transfers:
+            if not transfer.tensor.numel():
+                continue
+            if self.is_native(transfer.tensor, transfer.rank):
+                native.setdefault(transfer.rank, []).append(transfer)
+            else:
+                hosted.append(transfer)
+        return hosted, native
 
     def _begin_native(
         self,
-        arriving: Mapping[int, Sequence[Tensor]],
-        leaving: Mapping[int, Sequence[Tensor]],
+        arriving: Mapping[int, Sequence[Transfer]],
+        leaving: Mapping[int, Sequence[Transfer]],
         begun: UnderWay,
         wait: PeerWait,
     ) -> None:
         operations = []
-        for rank, tensors in arriving.items():
+        for rank, transfers in arriving.items():
+            tensors = _by_tag(transfers)
             room = room_for(tensors)
             operations.append(dist.P2POp(dist.irecv, room, rank, self.groups.native))
             if len(tensors) > 1:
                 targets = map(as_bytes, tensors)
                 begun.native_landings += zip(places(room, tensors), targets, strict=True)
-        for rank, tensors in leaving.items():
-            buffer = pack(tensors)
+        for rank, transfers in leaving.items():
+            buffer = pack(_by_tag(transfers))
             operations.append(dist.P2POp(dist.isend, buffer, rank, self.groups.native))
             begun.sent.append(buffer)
         with wait.of(sorted({*arriving, *leaving})):
@@ -144,8 +152,6 @@ class Route:
 
     def _receive(self, transfer: Transfer, begun: UnderWay, wait: PeerWait) -> None:
         tensor, rank = transfer.tensor, transfer.rank
-        if not tensor.numel() or self.is_native(tensor, rank):
-            return
         landing = host_memory(tensor)
         with wait.of([rank]):
             work = dist.irecv(landing, rank, self.groups.gloo, transfer.tag)
@@ -155,12 +161,15 @@ class Route:
 
     def _send(self, transfer: Transfer, begun: UnderWay, wait: PeerWait) -> None:
         tensor, rank = transfer.tensor, transfer.rank
-        if not tensor.numel() or self.is_native(tensor, rank):
-            return
         host = tensor.cpu()  # itself, where it lies there already
         with wait.of([rank]):
             work = dist.isend(host, rank, self.groups.gloo, transfer.tag)
         begun.host.append((rank, _begun(work)))
+
+
+def _by_tag(transfers: Sequence[Transfer]) -> list[Tensor]:
+    """In an order that is the same at both ends."""
+    return [transfer.tensor for transfer in sorted(transfers, key=lambda one: one.tag)]
 
 
 def host_memory(tensor: Tensor) -> Tensor:

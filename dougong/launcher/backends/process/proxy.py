@@ -20,7 +20,7 @@ from concurrent import futures
 
 from dougong.control.environment import child_environment
 from dougong.control.messages import ProtocolError
-from dougong.control.processes import signal_name
+from dougong.control.processes import end_words
 from dougong.deadlines import Deadlines
 from dougong.errors import LaunchError
 from dougong.launcher.backends.base import RayNews, RayPart, SettingsOf, Tell, TellNews
@@ -314,9 +314,7 @@ class BackendProcess:
         status = self._process.status
         if status is None:
             return f"{self.name} has ended"  # whose child it is hears more
-        if status < 0:
-            return f"{self.name} was ended by {signal_name(-status)}"
-        return f"{self.name} ended with status {status}"
+        return f"{self.name} {end_words(status)}"
 
 
 def _say_nothing(text: str) -> None:
