@@ -15,8 +15,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect the tests that need a GPU where none is found, and those that need a lab of hosts where none can be
-    made; they are counted as such in the last line."""
+    """Deselect the tests that need a GPU where none is found, those that need a lab of hosts where none can be made,
+    and those that need a compiler where there is none; they are counted as such in the last line."""
     if not Cuda().device_count(os.environ.get("CUDA_VISIBLE_DEVICES")):
         deselect(config, items, "gpu")
     if any(item.get_closest_marker("lab") for item in items) and what_is_missing() is not None:

@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import traceback
+import warnings
 
 import pytest
 import torch
@@ -108,6 +109,20 @@ def memory_that_another_stream_still_reads_must_be_told_of() -> None:
     assert found == {False: False, True: True}
 
 
+def an_operator_that_the_vendor_lacks_is_refused_by_name() -> None:
+    with pytest.raises(NotImplementedError, match="no operator aten::erfinv"):
+        torch.ones(4, device=DEVICE).erfinv()
+
+
+def an_operator_that_falls_back_to_the_host_says_so() -> None:
+    plugin.module.forget_counts()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        torch.ones(4, device=DEVICE).sinh()
+    assert any("runs on the host" in str(warning.message) for warning in told)
+    assert plugin.module.counts()["by host"] == 1
+
+
 def random_numbers_follow_from_seed_and_offset() -> None:
     module = torch.get_device_module(DEVICE)
     module.manual_seed(3)
@@ -141,6 +156,8 @@ CHECKS = (
     a_buffer_of_the_host_that_is_used_again_too_early_shows,
     a_missing_wait_between_two_streams_shows,
     memory_that_another_stream_still_reads_must_be_told_of,
+    an_operator_that_the_vendor_lacks_is_refused_by_name,
+    an_operator_that_falls_back_to_the_host_says_so,
     random_numbers_follow_from_seed_and_offset,
     waits_of_the_host_are_counted_by_place,
 )

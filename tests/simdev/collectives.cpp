@@ -90,8 +90,6 @@ class Collectives : public Backend {
   }
   WorkPtr allreduce(Tensors& tensors, const c10d::AllreduceOptions& options) override {
     auto hosts = host(tensors);
-    if (has_defect("allreduce_drops_a_rank") && getRank() == getSize() - 1 && getSize() > 1)
-      for (auto& one : hosts) one.zero_();
     return work(inner_->allreduce(hosts, options), tensors);
   }
   WorkPtr reduce(Tensors& tensors, const c10d::ReduceOptions& options) override {
@@ -101,7 +99,6 @@ class Collectives : public Backend {
   WorkPtr allgather(std::vector<Tensors>& outputs, Tensors& tensors, const c10d::AllgatherOptions& options) override {
     auto hosts = host(tensors);
     auto places = host(outputs);
-    if (has_defect("allgather_swaps_ranks") && places[0].size() > 1) std::swap(places[0].front(), places[0].back());
     return work(inner_->allgather(places, hosts, options), flat(outputs));
   }
   WorkPtr _allgather_base(at::Tensor& output, at::Tensor& tensor, const c10d::AllgatherOptions& options) override {
@@ -115,12 +112,7 @@ class Collectives : public Backend {
   WorkPtr alltoall_base(at::Tensor& output, at::Tensor& tensor, std::vector<int64_t>& output_sizes, std::vector<int64_t>& input_sizes,
                         const c10d::AllToAllOptions& options) override {
     auto place = host(output), from = host(tensor);
-    auto done = inner_->alltoall_base(place, from, output_sizes, input_sizes, options);
-    if (has_defect("alltoall_loses_last_row") && place.numel() > 0) {
-      done->wait();
-      place.select(0, place.size(0) - 1).zero_();
-    }
-    return work(done, {output});
+    return work(inner_->alltoall_base(place, from, output_sizes, input_sizes, options), {output});
   }
   WorkPtr barrier(const c10d::BarrierOptions& options) override { return inner_->barrier(options); }
 

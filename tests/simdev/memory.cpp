@@ -130,11 +130,10 @@ struct DeviceMemory final : c10::DeviceAllocator {
     const auto stream = current_stream(index);
     auto* block = take(size, stream);
     char* address = mappings().device + SPAN * static_cast<size_t>(index) + block->offset;
-    if (!has_defect("memory_not_poisoned")) {
-      void* place = host_address(address);  // in the stream's turn: what was there before may still be read by then
-      const size_t all = block->size;
-      enqueue(stream, [place, all] { memset(place, 0xFF, all); });  // NaN of every type
-    }
+    void* place = host_address(address);
+    const size_t all = block->size;
+    // NaN of every type; in the stream's turn, since what was there before may still be read by then.
+    enqueue(stream, [place, all] { memset(place, 0xFF, all); });
     return {address, block, &free_block, device};
   }
 
@@ -145,7 +144,7 @@ struct DeviceMemory final : c10::DeviceAllocator {
     const auto limit = settings().memory_bytes;
     if (pool.in_use + static_cast<int64_t>(size) > limit) {
       pool.num_ooms++;
-      TORCH_CHECK_WITH(OutOfMemoryError, has_defect("oom_as_runtime_error"), settings().vendor, ":", int(stream.device_index()),
+      TORCH_CHECK_WITH(OutOfMemoryError, false, settings().vendor, ":", int(stream.device_index()),
                        " is out of memory: ", asked, " bytes asked for, ", pool.in_use, " of ", limit, " in use");
     }
     pool.in_use += static_cast<int64_t>(size);
@@ -205,13 +204,12 @@ struct DeviceMemory final : c10::DeviceAllocator {
   }
   void resetPeakStats(c10::DeviceIndex index) override {
     std::lock_guard<std::mutex> mine(pools_turn);
-    pools[index].peak = has_defect("peak_never_reset") ? pools[index].peak : pools[index].in_use;
+    pools[index].peak = pools[index].in_use;
   }
   std::pair<size_t, size_t> getMemoryInfo(c10::DeviceIndex index) override {
     std::lock_guard<std::mutex> mine(pools_turn);
     const int64_t limit = settings().memory_bytes;
-    const int64_t used = has_defect("memory_info_constant") ? 0 : pools[index].in_use;
-    return {static_cast<size_t>(limit - used), static_cast<size_t>(limit)};
+    return {static_cast<size_t>(limit - pools[index].in_use), static_cast<size_t>(limit)};
   }
 };
 

@@ -30,11 +30,6 @@ void count(const std::string& what) {
   counts[what]++;
 }
 
-int64_t count_of(const std::string& what) {
-  std::lock_guard<std::mutex> mine(counts_turn);
-  return counts[what];
-}
-
 std::map<std::string, int64_t> all_counts() {
   std::lock_guard<std::mutex> mine(counts_turn);
   return counts;
@@ -174,7 +169,7 @@ class Call {
 
   void look_at_places() {
     std::optional<c10::Device> found;
-    const bool may_mix = TAKE_HOST.count(name_) != 0 || has_defect("mixes_host_and_device");
+    const bool may_mix = TAKE_HOST.count(name_) != 0;
     auto look = [&](const at::Tensor& tensor) {
       if (!tensor.defined()) return;
       if (tensor.device().type() == DEVICE) {
@@ -197,9 +192,7 @@ class Call {
   at::Tensor host_of(const at::Tensor& tensor, bool is_written) {
     if (!tensor.defined() || tensor.device().type() != DEVICE) return tensor;
     numel_ = std::max(numel_, tensor.numel());
-    // What is written lands later; an empty tensor may grow.
-    const bool is_apart = is_written && (settings().is_late || tensor.numel() == 0);
-    const at::Tensor host = is_apart ? on_host(tensor).clone() : on_host(tensor);
+    const at::Tensor host = is_written ? on_host(tensor).clone() : on_host(tensor);  // what is written lands later
     inputs_.push_back({tensor, host, is_written});
     const bool rounds = settings().rounding == "tf32" && PRODUCTS.count(name_) != 0 && !is_written;
     return rounds ? short_mantissa(host) : host;
@@ -235,7 +228,6 @@ class Call {
     if (!input.is_written) return;
     if (input.device.sizes() != input.host.sizes()) input.device.resize_(input.host.sizes());
     const at::Tensor place = on_host_later(input.device), result = input.host;
-    if (place.data_ptr() == result.data_ptr()) return;
     enqueue(stream, [place, result] { place.copy_(result); });
   }
 
@@ -326,15 +318,15 @@ void copy_from_host(const at::Tensor& source, const at::Tensor& target, bool is_
     return;
   }
   run(stream);
-  if (!has_defect("copy_from_host_lost")) place.copy_(source);
+  place.copy_(source);
 }
 
 at::Tensor copy_from(const at::Tensor& source, const at::Tensor& target, bool is_non_blocking) {
   const bool from_device = source.device().type() == DEVICE, to_device = target.device().type() == DEVICE;
   if (from_device && !to_device) {
-    copy_to_host(source, target, settings().is_late && is_non_blocking && is_pinned(target.const_data_ptr()));
+    copy_to_host(source, target, is_non_blocking && is_pinned(target.const_data_ptr()));
   } else if (!from_device) {
-    copy_from_host(source, target, settings().is_late && is_non_blocking && is_pinned(source.const_data_ptr()));
+    copy_from_host(source, target, is_non_blocking && is_pinned(source.const_data_ptr()));
   } else {
     const auto stream = current_stream(target.device().index());
     const auto other = current_stream(source.device().index());
@@ -384,7 +376,6 @@ at::Tensor& set_empty(at::Tensor& tensor) {
 }
 
 void record_stream(at::Tensor& tensor, c10::Stream stream) {
-  if (has_defect("record_stream_does_nothing")) return;
   static_cast<c10::DeviceAllocator*>(allocator())->recordStream(tensor.storage().data_ptr(), stream);
 }
 

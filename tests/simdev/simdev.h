@@ -29,12 +29,9 @@ struct Settings {
   std::string rounding;                   // SIMDEV_ROUNDING: "" or "tf32": products read 10 bits of a mantissa
   std::set<std::string> missing;          // SIMDEV_MISSING: operators that the vendor lacks, aten::x,aten::y.Tensor
   std::set<std::string> by_host;          // SIMDEV_BY_HOST: operators that fall back to the host, and are counted
-  std::string defect;                     // SIMDEV_DEFECT: what is wrong with it on purpose, see defects.py
-  bool is_late;                           // SIMDEV_LATE: 0 has every copy land at once
 };
 
 const Settings& settings();
-bool has_defect(const char* name);
 
 // Which device, and which stream of it, this thread is at.
 c10::DeviceIndex current_device();
@@ -63,7 +60,6 @@ bool is_done(const c10::Stream& stream, int64_t upto);
 // operators.cpp
 at::Tensor on_host(const at::Tensor& tensor);          // the same memory as a tensor of the processor
 at::Tensor empty_on_device(at::IntArrayRef sizes, at::ScalarType type, c10::Device device);
-int64_t count_of(const std::string& what);
 void count(const std::string& what);
 
 }  // namespace simdev

@@ -37,7 +37,7 @@ std::set<std::string> names_in(const char* name) {
 Settings read_settings() {
   return {variable("SIMDEV_VENDOR", "sima"), std::stoi(variable("SIMDEV_DEVICES", "2")),
           std::stoll(variable("SIMDEV_MEMORY_MB", "2048")) << 20, variable("SIMDEV_ROUNDING", ""), names_in("SIMDEV_MISSING"),
-          names_in("SIMDEV_BY_HOST"), variable("SIMDEV_DEFECT", ""), variable("SIMDEV_LATE", "1") == "1"};
+          names_in("SIMDEV_BY_HOST")};
 }
 
 struct Item {
@@ -86,8 +86,6 @@ const Settings& settings() {
   return found;
 }
 
-bool has_defect(const char* name) { return settings().defect == name; }
-
 c10::DeviceIndex current_device() { return device_of_thread; }
 
 bool has_entered() { return thread_has_entered; }
@@ -99,7 +97,7 @@ void check_index(c10::DeviceIndex index) {
 
 void set_current_device(c10::DeviceIndex index) {
   check_index(index);
-  device_of_thread = has_defect("set_device_ignored") ? device_of_thread : index;
+  device_of_thread = index;
 }
 
 void enter_device(c10::DeviceIndex index) {
@@ -112,10 +110,6 @@ c10::Stream current_stream(c10::DeviceIndex index) {
 }
 
 void enqueue(const c10::Stream& stream, Work work) {
-  if (!settings().is_late) {
-    work();
-    return;
-  }
   std::lock_guard<std::recursive_mutex> mine(queues_turn);
   auto& queue = queues[key_of(stream)];
   queue.work.push_back({++queue.given, std::move(work)});
@@ -134,14 +128,12 @@ void run(const c10::Stream& stream) {
 }
 
 void synchronise(const c10::Stream& stream) {
-  if (has_defect("synchronize_does_nothing")) return;
   std::lock_guard<std::recursive_mutex> mine(queues_turn);
   auto& queue = queues[key_of(stream)];
   land_until(queue, queue.given);
 }
 
 void synchronise_device(c10::DeviceIndex index) {
-  if (has_defect("synchronize_does_nothing")) return;
   std::lock_guard<std::recursive_mutex> mine(queues_turn);
   for (auto& [key, queue] : queues)
     if (key.first == index) land_until(queue, queue.given);
@@ -200,12 +192,12 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
     *event = new Event{stream, enqueued(stream), std::chrono::steady_clock::now()};
   }
   void block(void* event, const c10::Stream& stream) const override {
-    if (event == nullptr || has_defect("wait_event_does_nothing")) return;
+    if (event == nullptr) return;
     const auto moment = *static_cast<Event*>(event);
     enqueue(stream, [moment] { run_until(queues[key_of(moment.stream)], moment.upto); });
   }
   bool queryEvent(void* event) const override {
-    if (event == nullptr || has_defect("query_always_true")) return true;
+    if (event == nullptr) return true;
     // Nothing goes on by itself here, so that each look does what a moment would have done.
     const auto moment = *static_cast<Event*>(event);
     std::lock_guard<std::recursive_mutex> mine(queues_turn);
@@ -216,7 +208,7 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
   }
   void synchronizeEvent(void* event) const override {
     note_host_wait("event");
-    if (event == nullptr || has_defect("event_synchronize_does_nothing")) return;
+    if (event == nullptr) return;
     const auto moment = *static_cast<Event*>(event);
     std::lock_guard<std::recursive_mutex> mine(queues_turn);
     land_until(queues[key_of(moment.stream)], moment.upto);
@@ -260,7 +252,7 @@ struct Generator final : c10::GeneratorImpl {
   explicit Generator(c10::DeviceIndex index)
       : GeneratorImpl({DEVICE, index}, c10::DispatchKeySet(c10::DispatchKey::PrivateUse1)) {}
   void set_current_seed(uint64_t seed) override {
-    seed_ = has_defect("seed_ignored") ? seed_ + 1 : seed;
+    seed_ = seed;
     offset_ = 0;
   }
   void set_offset(uint64_t offset) override { offset_ = offset; }
@@ -274,7 +266,7 @@ struct Generator final : c10::GeneratorImpl {
     TORCH_CHECK(state.numel() == 16 && state.is_cpu(), settings().vendor, ": a generator's state is 16 bytes of the host");
     const auto* numbers = static_cast<const uint64_t*>(state.data());
     seed_ = numbers[0];
-    offset_ = has_defect("rng_state_without_offset") ? 0 : numbers[1];
+    offset_ = numbers[1];
   }
   c10::intrusive_ptr<c10::TensorImpl> get_state() const override {
     auto state = at::empty({16}, at::kByte);
