@@ -35,6 +35,7 @@ from dougong.parallel.execute.emulate import Emulation
 from dougong.parallel.execute.executor import Clock, Executor, ExecutorOptions
 from dougong.parallel.execute.shard import ExpertShard
 from dougong.parallel.plan import Plan, Worker
+from dougong.parallel.schedules.message_order import message_order
 from dougong.parallel.segments.tape import leaf_node
 from dougong.parallel.trace.tracer import Tracer
 from dougong.planner.programs import programs_of
@@ -113,6 +114,7 @@ def build_on_plan(
         job.combine,
         replica.cut.names,
     )
+    programs = programs_of(job, plan)
     return WorkerShare(
         blueprint=blueprint,
         plan=plan,
@@ -120,7 +122,8 @@ def build_on_plan(
         replica=replica,
         shard=ExpertShard(blueprint.op, replica.experts),
         dispatcher=Dispatcher(rank, plan, spec, replica.cut.has_identity),
-        program=programs_of(job, plan)[rank],
+        program=programs[rank],
+        message_order=message_order(programs),
         optimizer=optimizer,
         forms=forms,
     )

@@ -20,6 +20,7 @@ from dougong.parallel.dispatch.dispatcher import Dispatcher
 from dougong.parallel.execute.executor import Clock, Executor, Training
 from dougong.parallel.execute.shard import ExpertShard
 from dougong.parallel.plan import Plan
+from dougong.parallel.schedules.message_order import MessageOrder
 from dougong.parallel.schedules.operation import Program
 from dougong.parallel.segments.flight import Forward, GradientSink
 from dougong.parallel.trace.tracer import Tracer
@@ -80,6 +81,7 @@ class WorkerShare:
     shard: ExpertShard
     dispatcher: Dispatcher
     program: Program
+    message_order: MessageOrder
     optimizer: Optimizer
     forms: tuple[ReportForm, ...]
 
@@ -195,7 +197,7 @@ class Stepper:
             self.parts.gradients.start()
             scale = 1.0 / (batch.lanes * batch.microbatches)
             training = Training(forwards, scale, self._sink)
-            losses = self.parts.executor.train(share.program, training)
+            losses = self.parts.executor.train(share.program, share.message_order, training)
             return {key: float(loss) for key, loss in losses.items()}
 
     def evaluate(self, rounds: Iterable[Mapping[int, Forward]], step: int) -> float:

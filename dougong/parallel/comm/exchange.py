@@ -1,13 +1,14 @@
 """Messages between attention and experts workers, sent and received beside the computation.
 
 There is one thread for each kind of message (`schedules.operation.MessageKind`), so dispatch and
-combine go on at the same time, and while the worker computes.
+combine go on at the same time, and while the worker computes. What the island's native library
+carries is issued by one thread of its own, in one order (`native`).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
@@ -15,24 +16,25 @@ import torch
 from torch import Tensor
 
 from dougong.errors import LaunchError
+from dougong.parallel.comm.all_to_all import AllToAll
 from dougong.parallel.comm.message import (
-    HEAD_BYTES,
-    HEAD_NUMBERS,
     LABEL,
-    MOST_PARTS,
-    TensorMessage,
-    label_of,
-    make_head,
-    make_room,
+    Room,
+    SplitTensor,
+    TableSpec,
+    labels_of,
+    write_label,
 )
-from dougong.parallel.comm.route import Transfer, UnderWay
+from dougong.parallel.comm.native import Landing
+from dougong.parallel.comm.peers import End, Peers, Sides
+from dougong.parallel.comm.route import Transfer
+from dougong.parallel.comm.streams import Mark, mark, use_here, wait_for
 from dougong.parallel.comm.traffic import TrafficKind
 from dougong.parallel.comm.wait import PeerWait
 from dougong.parallel.comm.world import World
 from dougong.parallel.schedules.operation import CallKey, MessageKind
 
-Messages = Mapping[int, TensorMessage]
-"""Messages of one kind, site and micro-batch, by the rank at the other end."""
+_MOST_PARTS = 4
 
 
 def place_in_words(key: CallKey, names: Sequence[str]) -> str:
@@ -55,18 +57,36 @@ class EmulatedLink:
 
 @dataclass(frozen=True)
 class Expected:
-    """The messages of one kind, site and micro-batch: whom this worker sends to and whom it
-    receives from, itself left out."""
+    """The messages of one kind, site and micro-batch: who sends and who receives them, of how many
+    parts they are, and the table that goes ahead."""
 
+    kind: MessageKind
     key: CallKey
-    targets: tuple[int, ...]
-    sources: tuple[int, ...]
+    sides: Sides
+    num_parts: int
+    table: TableSpec | None = None
+
+
+@dataclass(frozen=True)
+class Outgoing:
+    """What a worker sends all receivers. `table`: where one goes ahead."""
+
+    parts: Sequence[SplitTensor]
+    table: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Received:
+    """What all senders have sent: each part of all of them, one after another by rank."""
+
+    parts: Sequence[Tensor]
+    table: Tensor | None = None
 
 
 class Exchange:
     """One worker's end of all messages between attention and experts.
 
-    In every step: `begin_step`, then `expect` for each kind, then `send` and `receive`, and
+    In every step: `begin_step`, then `expect`, then `send`, `make_room` and `receive`, and
     `finish`. Its threads end with the world. `watch` sees what is sent, and says what is sent in
     its place: drills set it.
     """
@@ -75,7 +95,7 @@ class Exchange:
         self, world: World, link: EmulatedLink | None = None, names: Sequence[str] = ()
     ) -> None:
         """`names`: what the model calls its sites, for errors."""
-        self.watch: Callable[[MessageKind, CallKey, Messages], Messages] | None = None
+        self.watch: Callable[[MessageKind, CallKey, Outgoing], Outgoing] | None = None
         self._world = world
         self._channels = {kind: _MessageChannel(world, kind, link, names) for kind in MessageKind}
         world.at_leaving(self.close)
@@ -89,22 +109,27 @@ class Exchange:
         """What is exchanged from now on belongs to this step."""
         self._world.begin_step(step)
 
-    def expect(self, kind: MessageKind, messages: Sequence[Expected]) -> None:
-        """All messages of one kind in this step, in an order that is the same at both ends of every
-        message."""
-        self._channels[kind].expect(messages)
+    def expect(self, messages: Sequence[Expected]) -> None:
+        """All messages of this step, in the one order that all workers share: each needs only
+        earlier ones (`schedules.message_order`)."""
+        for expected in messages:
+            self._channels[expected.kind].expect(expected)
 
-    def send(self, kind: MessageKind, key: CallKey, messages: Messages) -> None:
-        """Hand over messages by rank; returns at once. One to oneself is there at once. Their parts
-        must stay as they are until `finish` has returned."""
+    def send(self, kind: MessageKind, key: CallKey, outgoing: Outgoing) -> None:
+        """Hand over what goes to all receivers; returns at once. It must stay as it is until
+        `finish` has returned."""
         if self.watch is not None:
-            messages = self.watch(kind, key, messages)
-        self._channels[kind].send(key, messages)
+            outgoing = self.watch(kind, key, outgoing)
+        self._channels[kind].send(key, outgoing)
 
-    def receive(self, kind: MessageKind, key: CallKey) -> dict[int, TensorMessage]:
-        """All messages of one kind, site and micro-batch, by rank, when the last has come.
+    def make_room(self, kind: MessageKind, key: CallKey, rooms: Sequence[Room]) -> None:
+        """Say what comes of a kind that no table goes ahead of; as soon as it is known."""
+        self._channels[kind].make_room(key, rooms)
 
-        Raises PeerError when a peer is lost or does not come, and LaunchError for a message that is
+    def receive(self, kind: MessageKind, key: CallKey) -> Received:
+        """All messages of one kind, site and micro-batch, when the last has come.
+
+        Raises PeerError when a peer is lost or does not come, and LaunchError for a table that is
         not the expected one.
         """
         return self._channels[kind].receive(key)
@@ -121,180 +146,292 @@ class Exchange:
 
 
 @dataclass(frozen=True)
-class _Arrived:
-    """What has come. `under_way`: what the native library still has to bring; the messages' parts
-    hold nothing before that."""
+class _HandedOver:
+    """What leaves, and how far the worker's stream had come by then."""
 
-    messages: dict[int, TensorMessage]
-    under_way: UnderWay
+    outgoing: Outgoing
+    marked: Mark
 
 
 @dataclass
 class _Turn:
     """What is exchanged for one site and micro-batch, while it waits or is under way.
 
-    `ready`: what leaves, set by `send`; `arrived`: what comes, set by the thread.
+    `ready`: what leaves, set by `send`; `rooms`: what will come, set by `make_room` or read from
+    the table; `landing`: what the native library is to move, set by the channel's thread.
+    `arrived` and `native`: what has come, and the marks behind which it lies there, from both
+    threads; no `native` where the native library has no part in it.
     """
 
     expected: Expected
-    label: list[int]
-    ready: Future[Messages] = field(default_factory=Future)
-    arrived: Future[_Arrived] = field(default_factory=Future)
+    peers: Peers
+    ready: Future[_HandedOver] = field(default_factory=Future)
+    rooms: Future[Sequence[Room]] = field(default_factory=Future)
+    landing: Future[Landing] = field(default_factory=Future)
+    arrived: Future[tuple[Received, Mark]] = field(default_factory=Future)
+    native: Future[Mark] | None = None
+
+    @property
+    def key(self) -> CallKey:
+        return self.expected.key
+
+    def give_up(self) -> None:
+        """Free the threads that would wait for the worker for ever."""
+        for future in (self.ready, self.rooms, self.landing):
+            future.cancel()
 
 
 class _MessageChannel:
     """The messages of one kind: a thread takes the turns one after another.
 
     Why this comes to an end. All workers have the same turns in the same order (`schedules.check`
-    proves it of every program), so the two ends of each message meet. A thread waits for two
-    things: for its own worker to hand over what leaves, and for peers to do the same turn. The
-    first never waits for this thread's later turns, for programs hold a send before everything that
-    the send brings about. And one kind never waits behind another, as each has a thread, and tags
-    or groups, of its own: the outputs of one micro-batch may need the rows of the next to be on
-    their way.
+    proves it of every program), so the ends of each message meet. A thread waits for three things:
+    for its own worker to hand over what leaves, for it to say what comes, and for peers to do the
+    same turn. The first two never wait for this thread's later turns, for programs hold a send
+    before everything that the send brings about. And one kind never waits behind another, as each
+    has a thread, and tags or groups, of its own: the outputs of one micro-batch may need the rows
+    of the next to be on their way.
     """
 
     def __init__(
         self, world: World, kind: MessageKind, link: EmulatedLink | None, names: Sequence[str]
     ) -> None:
         self._world, self._kind, self._link, self._names = world, kind, link, names
-        self._route = world.route_of(kind)
         self._number = list(MessageKind).index(kind)
         self._thread = world.make_thread(kind.value.replace(" ", "-"))
-        self._to_send: dict[CallKey, _Turn] = {}
-        self._to_receive: dict[CallKey, _Turn] = {}
-        self._to_oneself: dict[CallKey, TensorMessage] = {}
+        self._peers: dict[Sides, Peers] = {}
+        self._turns: dict[CallKey, _Turn] = {}
 
-    def expect(self, messages: Sequence[Expected]) -> None:
-        for expected in messages:
-            if not expected.targets and not expected.sources:
-                continue  # nobody but oneself
-            turn = _Turn(expected, self._label(expected.key))
-            if expected.targets:
-                self._to_send[expected.key] = turn
-            self._to_receive[expected.key] = turn
-            turn.arrived = self._thread.submit(self._exchange, turn)
+    def expect(self, expected: Expected) -> None:
+        peers = self._peers_of(expected.sides)
+        turn = _Turn(expected, peers)
+        self._turns[turn.key] = turn
+        if not peers.targets.ranks:
+            turn.ready.set_result(_HandedOver(Outgoing(()), None))
+        if not peers.sources.ranks:
+            turn.rooms.set_result(())
+        if peers.is_alone:
+            return
+        native = self._world.native
+        if native is not None and peers.group_size:
+            turn.native = native.exchange(turn.landing, lambda: self._wait(turn))
+        turn.arrived = self._thread.submit(self._exchange, turn)
 
-    def send(self, key: CallKey, messages: Messages) -> None:
-        to_others = dict(messages)
-        to_oneself = to_others.pop(self._world.rank, None)
-        if to_oneself is not None:
-            self._to_oneself[key] = to_oneself
-        turn = self._to_send.pop(key, None)
-        if turn is not None:
-            turn.ready.set_result(to_others)
-        for rank, message in to_others.items():
-            self._count(rank, message)
+    def send(self, key: CallKey, outgoing: Outgoing) -> None:
+        turn = self._turns[key]
+        if turn.expected.table is not None:
+            assert outgoing.table is not None, "a table goes ahead of rows"
+            write_label(outgoing.table, turn.expected.table.sends, self._label(key))
+        handed_over = _HandedOver(outgoing, mark(self._world.member.device))
+        if turn.peers.is_alone:
+            parts = [part.values for part in outgoing.parts]
+            turn.arrived.set_result((Received(parts, outgoing.table), handed_over.marked))
+            return
+        turn.ready.set_result(handed_over)
+        self._count(turn, outgoing)
 
-    def receive(self, key: CallKey) -> dict[int, TensorMessage]:
-        messages: dict[int, TensorMessage] = {}
-        turn = self._to_receive.pop(key, None)
-        if turn is not None:
-            with self._wait(turn) as wait:
-                arrived = wait.for_future(turn.arrived)
-                # Here, and not in the channel's thread: the native library orders its work before
-                # what comes next on the stream of the thread that waits.
-                arrived.under_way.wait_for_native(wait)
-            messages |= arrived.messages
-        if key in self._to_oneself:
-            messages[self._world.rank] = self._to_oneself.pop(key)
-        return dict(sorted(messages.items()))
+    def make_room(self, key: CallKey, rooms: Sequence[Room]) -> None:
+        turn = self._turns[key]
+        if not turn.peers.is_alone and not turn.rooms.done():
+            turn.rooms.set_result(rooms)
+
+    def receive(self, key: CallKey) -> Received:
+        turn = self._turns.pop(key)
+        received, *marks = self._await(turn)
+        # What it holds was put there by other streams, and is read by this thread's.
+        for marked in marks:
+            wait_for(marked, self._world.member.device)
+        use_here(received.parts)
+        return received
+
+    def _await(self, turn: _Turn) -> tuple[Received, Mark, Mark]:
+        with self._wait(turn) as wait:
+            received, marked = wait.for_future(turn.arrived)
+            native = None if turn.native is None else wait.for_future(turn.native)
+        return received, marked, native
 
     def finish(self) -> None:
-        for turn in self._to_receive.values():
-            with self._wait(turn) as wait:
-                wait.for_future(turn.arrived)
-        self._to_receive.clear()
+        for turn in self._turns.values():
+            if not turn.peers.is_alone:
+                self._await(turn)
+        self._turns.clear()
 
     def close(self) -> None:
         self._thread.close()
-        for turn in self._to_send.values():
-            turn.ready.cancel()  # else the thread would wait for it for ever
+        for turn in self._turns.values():
+            turn.give_up()
 
-    def _exchange(self, turn: _Turn) -> _Arrived:
-        """Heads both ways, then parts both ways. Runs in the channel's thread.
+    # In the channel's thread
 
-        A head tells how much memory its message needs; therefore all heads come before any part.
-        """
-        # No time limit: this is the worker's own computation, and `close` ends it.
-        messages = turn.ready.result() if turn.expected.targets else {}
-        if self._link is not None and messages:
-            time.sleep(self._link.seconds(_num_bytes(messages)))
-        heads = self._exchange_heads(turn, messages)
-        arriving = {}
-        for rank, head in heads.items():
-            self._check_label(rank, label_of(head), turn)
-            arriving[rank] = make_room(head, self._world.member.device)
-        return _Arrived(arriving, self._exchange_parts(turn, messages, arriving))
+    def _exchange(self, turn: _Turn) -> tuple[Received, Mark]:
+        try:
+            return self._exchange_now(turn)
+        except BaseException as error:
+            # The native library's thread waits for what this one hands on.
+            if turn.native is not None and not turn.landing.done():
+                turn.landing.set_exception(error)
+            raise
 
-    def _exchange_heads(self, turn: _Turn, messages: Messages) -> dict[int, Tensor]:
-        heads = {}
-        for rank in turn.expected.sources:
-            heads[rank] = torch.empty(HEAD_NUMBERS, dtype=torch.int64)
-        sends = []
-        for rank, message in messages.items():
-            sends.append(Transfer(rank, make_head(turn.label, message), self._tag(0)))
-        receives = [Transfer(rank, head, self._tag(0)) for rank, head in heads.items()]
+    def _exchange_now(self, turn: _Turn) -> tuple[Received, Mark]:
+        """The table, then the parts, each way. No time limit at first: what is waited for is the
+        worker's own computation, and `close` ends it."""
+        handed_over, device = turn.ready.result(), self._world.member.device
+        outgoing = handed_over.outgoing
+        if self._link is not None and turn.peers.targets.ranks:
+            time.sleep(self._link.seconds(_num_bytes(outgoing, turn.peers)))
+        table = self._exchange_table(turn, outgoing.table)
+        if table is not None and turn.expected.table is not None:
+            turn.rooms.set_result(turn.expected.table.rooms(table))
+        arriving = [room.allocate(device) for room in turn.rooms.result()]
+        wait_for(handed_over.marked, device)
+        self._exchange_in_island(turn, outgoing.parts, arriving, handed_over.marked)
+        self._exchange_far(turn, outgoing.parts, arriving)
+        return Received([part.values for part in arriving], table), mark(device)
+
+    def _exchange_table(self, turn: _Turn, leaving: Tensor | None) -> Tensor | None:
+        """All senders' shares, where this worker receives any, each checked."""
+        spec, peers = turn.expected.table, turn.peers
+        if spec is None:
+            return None
+        sent = SplitTensor(leaving, spec.sends) if leaving is not None else None
+        coming = None
+        if peers.sources.ranks:
+            coming = Room(spec.receives, (), torch.int64).allocate(torch.device("cpu"))
+        self._by_gloo(turn, sent, coming)
+        self._move_far(turn, [sent] if sent else [], [coming] if coming else [])
+        if coming is None:
+            return None
+        self._check_labels(turn, coming)
+        return coming.values
+
+    def _exchange_in_island(
+        self,
+        turn: _Turn,
+        leaving: Sequence[SplitTensor],
+        arriving: Sequence[SplitTensor],
+        handed_over: Mark,
+    ) -> None:
+        device, peers = self._world.member.device, turn.peers
+        pairs = _pairs(turn.expected.num_parts, leaving, arriving)
+        if turn.native is not None:
+            parts = [AllToAll.of(peers, *pair, device) for pair in pairs]
+            turn.landing.set_result(Landing(parts, (handed_over, mark(device))))
+            return
+        for sent, coming in pairs:
+            self._by_gloo(turn, sent, coming)
+
+    def _by_gloo(self, turn: _Turn, sent: SplitTensor | None, coming: SplitTensor | None) -> None:
+        """One part of what stays in the island, through host memory."""
+        peers = turn.peers
+        if not peers.group_size:
+            if sent is not None and coming is not None:
+                _copy_own_share(peers, sent, coming)
+            return
+        part = AllToAll.of(peers, sent, coming, torch.device("cpu"))
+        hosted = part.on_host()
+        with self._wait(turn) as wait:
+            wait.for_collective([hosted.begin(self._world.group_of_island(self._kind))])
+        if hosted is not part:
+            part.received.copy_(hosted.received)
+
+    def _exchange_far(
+        self, turn: _Turn, leaving: Sequence[SplitTensor], arriving: Sequence[SplitTensor]
+    ) -> None:
+        self._move_far(turn, leaving, arriving, first_tag=1)
+
+    def _move_far(
+        self,
+        turn: _Turn,
+        leaving: Sequence[SplitTensor],
+        arriving: Sequence[SplitTensor],
+        first_tag: int = 0,
+    ) -> None:
+        """What goes to other islands and comes from there: a message for each share that is not
+        empty."""
+        sends = self._transfers(turn.peers.targets, leaving, first_tag)
+        receives = self._transfers(turn.peers.sources, arriving, first_tag)
+        if not sends and not receives:
+            return
         wait = self._wait(turn)
-        under_way = self._route.begin(sends, receives, wait)
-        with wait:
-            under_way.wait_for_host(wait)
-        return heads
-
-    def _exchange_parts(self, turn: _Turn, messages: Messages, arriving: Messages) -> UnderWay:
-        wait = self._wait(turn)
-        under_way = self._route.begin(self._parts(messages), self._parts(arriving), wait)
+        under_way = self._world.route_of(self._kind).begin(sends, receives, wait)
         with wait:
             under_way.wait_for_host(wait)
         under_way.land()
-        return under_way
 
-    def _parts(self, messages: Messages) -> list[Transfer]:
+    def _transfers(self, end: End, parts: Sequence[SplitTensor], first_tag: int) -> list[Transfer]:
         transfers = []
-        for rank, message in messages.items():
-            for number, part in enumerate(message.parts):
-                transfers.append(Transfer(rank, part, self._tag(1 + number)))
+        for number, part in enumerate(parts if end.far else ()):
+            shares = part.values.split(list(part.sizes))
+            for place, rank in end.far:
+                transfers.append(Transfer(rank, shares[place], self._tag(first_tag + number)))
         return transfers
 
-    def _check_label(self, rank: int, label: Sequence[int], turn: _Turn) -> None:
-        """Raises `LaunchError` when a message is not the expected one."""
-        if list(label) == turn.label:
+    def _check_labels(self, turn: _Turn, table: SplitTensor) -> None:
+        """Raises `LaunchError` when a table is not the expected one."""
+        due, found = self._label(turn.key), labels_of(table.values, table.sizes)
+        wrong = (found != due).any(1).nonzero()[0]
+        if not len(wrong):
             return
-        sender = self._world.member.in_words([rank])
-        receiver = self._world.member.in_words([self._world.rank])
-        place = place_in_words(turn.expected.key, self._names)
-        differences = _differences(label, turn.label)
+        member, place = self._world.member, int(wrong[0])
+        sender = member.in_words([turn.peers.sources.ranks[place]])
+        where = place_in_words(turn.key, self._names)
+        differences = _differences(found[place].tolist(), due)
         raise LaunchError(
-            f"{sender} sent a message that {receiver} does not expect ({self._kind.value} of "
-            f"{place}): {differences}; the two do not run the same schedule, which is a "
-            "fault of dougong: please report it with both logs"
+            f"{sender} sent a message that {member.in_words([member.rank])} does not expect "
+            f"({self._kind.value} of {where}): {differences}; the two do not run the same "
+            "schedule, which is a fault of dougong: please report it with both logs"
         )
 
-    def _count(self, rank: int, message: TensorMessage) -> None:
-        """Take down what goes to a peer: the head, and each part. Whole numbers tell sizes."""
-        sent, kind = self._world.sent, TrafficKind(self._kind.value)
-        sent.add(TrafficKind.SIZES, rank, HEAD_BYTES)
-        for part in message.parts:
-            of = TrafficKind.SIZES if part.dtype == torch.int64 else kind
-            sent.add(of, rank, part.nbytes)
+    def _count(self, turn: _Turn, outgoing: Outgoing) -> None:
+        """Take down what goes to each peer: the table, and each part."""
+        sent, ranks = self._world.sent, turn.peers.targets.ranks
+        if turn.expected.table is not None:
+            sent.add_to_each(TrafficKind.SIZES, ranks, turn.expected.table.sends, 8)
+        for part in outgoing.parts:
+            kind = TrafficKind(self._kind.value)
+            sent.add_to_each(kind, ranks, part.sizes, part.row_bytes)
 
     def _label(self, key: CallKey) -> list[int]:
-        return [self._world.member.generation, self._world.step, *key, self._number]
+        return [self._world.member.generation, self._world.step, *key]
 
     def _tag(self, position: int) -> int:
-        """A number for a head (0) or a part (from 1), the same at both ends. It need not name the
+        """A number for a table (0) or a part (from 1), the same at both ends. It need not name the
         turn: messages of one kind come in order, and one out of order is found by its label."""
-        return self._number * (MOST_PARTS + 1) + position
+        return self._number * (_MOST_PARTS + 1) + position
+
+    def _peers_of(self, sides: Sides) -> Peers:
+        if sides not in self._peers:
+            self._peers[sides] = Peers.of(sides, self._world.member)
+        return self._peers[sides]
 
     def _wait(self, turn: _Turn) -> PeerWait:
-        place = place_in_words(turn.expected.key, self._names)
-        peers = turn.expected.sources or turn.expected.targets
+        place = place_in_words(turn.key, self._names)
         what = f"{self._kind.value} of {place}, step {self._world.step}"
-        return PeerWait(self._world.member, peers, what)
+        return PeerWait(self._world.member, turn.peers.others, what)
 
 
-def _num_bytes(messages: Messages) -> int:
-    return sum(message.num_bytes for message in messages.values())
+def _pairs(
+    num_parts: int, leaving: Sequence[SplitTensor], arriving: Sequence[SplitTensor]
+) -> list[tuple[SplitTensor | None, SplitTensor | None]]:
+    """Each part, on both sides; None on a side where this worker is not."""
+    nothing = [None] * num_parts
+    return list(zip(leaving or nothing, arriving or nothing, strict=True))
+
+
+def _copy_own_share(peers: Peers, sent: SplitTensor, coming: SplitTensor) -> None:
+    there, here = peers.targets.own, peers.sources.own
+    if there is not None and here is not None:
+        share = sent.values.split(list(sent.sizes))[there]
+        coming.values.split(list(coming.sizes))[here].copy_(share)
+
+
+def _num_bytes(outgoing: Outgoing, peers: Peers) -> int:
+    """Of all that goes to others."""
+    total = 0
+    for part in outgoing.parts:
+        own = 0 if peers.targets.own is None else part.sizes[peers.targets.own]
+        total += (sum(part.sizes) - own) * part.row_bytes
+    return total
 
 
 def _differences(label: Sequence[int], due: Sequence[int]) -> str:
