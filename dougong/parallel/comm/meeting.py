@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -33,6 +34,7 @@ class GroupMaker:
         self._member = member
         self._what = f"process groups of generation {member.generation}"
         self._patience = timedelta(seconds=member.deadlines.message_s)
+        self._listeners: dict[Direction, Any] = {}
         gloo.register()
 
     def make_first(self, store: Store) -> None:
@@ -45,15 +47,16 @@ class GroupMaker:
                 rank=member.rank,
                 world_size=member.size,
                 timeout=self._patience,
-                pg_options=gloo.options(member.address, self._patience),
+                pg_options=self._options(gloo.listen(member.address)),
             )
 
-    def make(self, ranks: list[int]) -> dist.ProcessGroup:
-        """A group of these ranks by gloo; it is of no use to the others."""
+    def make(self, ranks: list[int], direction: Direction | None = None) -> dist.ProcessGroup:
+        """A group of these ranks by gloo; it is of no use to the others. Those of one direction
+        listen together, so that a worker needs no more ports than there are in a range for it."""
         with self._wait():
             mine = None
             if self._member.rank in ranks:
-                mine = gloo.options(self._member.address, self._patience)
+                mine = self._options(self._listener(direction))
             group: dist.ProcessGroup = dist.new_group(
                 ranks, backend=gloo.NAME, timeout=self._patience, pg_options=mine
             )
@@ -83,7 +86,7 @@ class GroupMaker:
         own: dict[MessageKind, dist.ProcessGroup] = {}
         islands = [(name, ranks) for name, _, ranks in self._member.islands if len(ranks) > 1]
         for kind, (name, ranks) in itertools.product(MessageKind, islands):
-            group = self.make(list(ranks))
+            group = self.make(list(ranks), kind.direction)
             if name == self._member.island:
                 own[kind] = group
         return own
@@ -94,7 +97,8 @@ class GroupMaker:
         if len(self._member.islands) == 1:
             return {}
         everybody = list(range(self._member.size))
-        return {"dispatch": self.make(everybody), "combine": self.make(everybody)}
+        directions: tuple[Direction, ...] = ("dispatch", "combine")
+        return {direction: self.make(everybody, direction) for direction in directions}
 
     def _warm_up(self, group: dist.ProcessGroup) -> NativeGroup:
         """Send one number from each to each."""
@@ -110,6 +114,16 @@ class GroupMaker:
                 works = numbers.begin_one_by_one(group)
             wait.for_collective(works)
         return NativeGroup(group, has_all_to_all)
+
+    def _options(self, listener: Any) -> Any:
+        return gloo.options(listener, self._patience)
+
+    def _listener(self, direction: Direction | None) -> Any:
+        if direction is None:
+            return gloo.listen(self._member.address)
+        if direction not in self._listeners:
+            self._listeners[direction] = gloo.listen(self._member.address)
+        return self._listeners[direction]
 
     def _wait(self) -> PeerWait:
         return PeerWait(self._member, range(self._member.size), self._what)
