@@ -198,7 +198,9 @@ class Stepper:
             scale = 1.0 / (batch.lanes * batch.microbatches)
             training = Training(forwards, scale, self._sink)
             losses = self.parts.executor.train(share.program, share.message_order, training)
-            return {key: float(loss) for key, loss in losses.items()}
+            # One wait for the device, not one a loss.
+            values = torch.stack(list(losses.values())).tolist() if losses else []
+            return dict(zip(losses, values, strict=True))
 
     def evaluate(self, rounds: Iterable[Mapping[int, Forward]], step: int) -> float:
         """Mean loss of `rounds` of forwards by lane, without gradients. Collective; lanes may be
