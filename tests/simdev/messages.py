@@ -143,9 +143,8 @@ def main(rank: int, size: int, port: int, steps: int, schedule: str, is_swapped:
             step.run(programs[rank].operations, tuple(order), number)
         step.check()
         # All that is sent has sizes that the host must know: one wait for each call of experts, and no other.
-        assert waits.places == {"parallel/dispatch/crossing.py:plan_crossings copy to host": SITES * MICROBATCHES}, (
-            waits
-        )
+        due = {"parallel/dispatch/crossing.py:plan_crossings copy to host": SITES * MICROBATCHES}
+        assert waits.places == due, waits.places
     world.barrier()
     world.leave()
     print("all steps have come to their end")
