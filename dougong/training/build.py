@@ -24,13 +24,14 @@ from dougong.models.build import build_on_meta, load_config
 from dougong.models.inventory import experts_per_token
 from dougong.models.sites import expert_op, find_sites
 from dougong.ops.experts.base import ExpertOp
-from dougong.parallel.comm.exchange import EmulatedLink, Exchange
 from dougong.parallel.comm.world import World
 from dougong.parallel.dense.allreduce import NativeReducer
 from dougong.parallel.dense.gradients import DenseGradients
 from dougong.parallel.dense.ordered_reduce import OrderedReducer
 from dougong.parallel.dispatch.dispatcher import Dispatcher
 from dougong.parallel.dispatch.spec import DispatchSpec
+from dougong.parallel.exchange.channel import EmulatedLink
+from dougong.parallel.exchange.exchange import Exchange
 from dougong.parallel.execute.emulate import Emulation
 from dougong.parallel.execute.executor import Clock, Executor, ExecutorOptions
 from dougong.parallel.execute.shard import ExpertShard

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from dougong.control.worker_api import Control
 from dougong.fault.policy import step_decision
-from dougong.parallel.comm.exchange import Exchange
 from dougong.parallel.comm.world import World
 from dougong.parallel.dense.gradients import DenseGradients
 from dougong.parallel.dense.ordered_reduce import all_gather_parameters
 from dougong.parallel.dispatch.dispatcher import Dispatcher
+from dougong.parallel.exchange.exchange import Exchange
 from dougong.parallel.execute.executor import Clock, Executor, Training
 from dougong.parallel.execute.shard import ExpertShard
 from dougong.parallel.plan import Plan

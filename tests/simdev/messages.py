@@ -17,7 +17,6 @@ import time
 import torch
 from dougong.deadlines import Deadlines
 from dougong.errors import PeerError
-from dougong.parallel.comm.exchange import Exchange
 from dougong.parallel.comm.membership import Membership
 from dougong.parallel.comm.route import Transfer
 from dougong.parallel.comm.traffic import TrafficKind
@@ -25,6 +24,7 @@ from dougong.parallel.comm.world import World
 from dougong.parallel.dispatch.dispatcher import Dispatcher
 from dougong.parallel.dispatch.handle import DispatchHandle, ExpertBatch
 from dougong.parallel.dispatch.spec import DispatchSpec
+from dougong.parallel.exchange.exchange import Exchange
 from dougong.parallel.schedules.message_order import MessageOrder, message_order
 from dougong.parallel.schedules.operation import CallKey, Kind, MessageKind, Operation
 from dougong.parallel.schedules.registry import make_programs

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from dougong.control.worker_api import WorkerContext
-from dougong.parallel.comm.exchange import Received
+from dougong.parallel.exchange.expected import Received
 from dougong.records.partial_run import PartialRun
 from dougong.training import partial_run
 from dougong.training.partial_run import run_part, tracer_for

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dougong.control.worker_api import WorkerContext
-from dougong.parallel.comm.exchange import Received
+from dougong.parallel.exchange.expected import Received
 from dougong.training.session import joined
 from dougong.training.trainer import Trainer, build_trainer
 

@@ -17,14 +17,15 @@ from dougong.control.worker_messages import StoreReply, StoreRequest, WorkerMess
 from dougong.deadlines import Deadlines
 from dougong.errors import PeerError
 from dougong.job.fault.snapshots import Snapshots
-from dougong.parallel.comm.exchange import Exchange, Expected, Outgoing
 from dougong.parallel.comm.membership import Membership
-from dougong.parallel.comm.message import Room, SplitTensor
+from dougong.parallel.comm.message import PartRoom, SplitTensor
 from dougong.parallel.comm.peers import Sides
 from dougong.parallel.comm.route import Transfer
 from dougong.parallel.comm.traffic import TrafficKind
 from dougong.parallel.comm.wait import PeerWait
 from dougong.parallel.comm.world import World, WorldGroups
+from dougong.parallel.exchange.exchange import Exchange
+from dougong.parallel.exchange.expected import Expected, Outgoing
 from dougong.parallel.plan import Plan
 from dougong.parallel.schedules.operation import MessageKind
 from dougong.training.departure import Departure
@@ -124,7 +125,7 @@ def wait_for_rows(world: World) -> None:
     exchange.expect([Expected(MessageKind.ROWS, (site, 0), Sides(everybody, everybody), 1) for site in (0, 1)])
     # Which nobody hands over.
     exchange.expect([Expected(MessageKind.OUTPUTS, (0, 0), Sides(everybody, everybody), 1)])
-    exchange.make_room(MessageKind.ROWS, (0, 0), [Room(sizes, (), torch.float32)])
+    exchange.make_room(MessageKind.ROWS, (0, 0), [PartRoom(sizes, (), torch.float32)])
     exchange.send(MessageKind.ROWS, (0, 0), Outgoing([SplitTensor(torch.zeros(sum(sizes)), sizes)]))
     exchange.receive(MessageKind.ROWS, (0, 0))
 

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from dougong.parallel.comm.message import SplitTensor
-from dougong.parallel.comm.peers import End, Peers
+from dougong.parallel.comm.peers import PeerEnd, Peers
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class AllToAll:
 
 
 def _in_island(
-    part: SplitTensor | None, end: End, group_size: int
+    part: SplitTensor | None, end: PeerEnd, group_size: int
 ) -> tuple[Tensor | None, list[int]]:
     """The island's shares of a part, and their sizes by member of the group."""
     if part is None:

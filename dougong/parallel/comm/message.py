@@ -38,7 +38,7 @@ class SplitTensor:
 
 
 @dataclass(frozen=True)
-class Room:
+class PartRoom:
     """What a split tensor will be: shape [sum(sizes), *tail]."""
 
     sizes: Sequence[int]
@@ -69,7 +69,7 @@ class TableSpec:
 
     sends: Sequence[int]
     receives: Sequence[int]
-    rooms: Callable[[Tensor], Sequence[Room]]
+    rooms: Callable[[Tensor], Sequence[PartRoom]]
 
 
 def write_label(table: Tensor, sizes: Sequence[int], label: Sequence[int]) -> None:

@@ -19,7 +19,7 @@ class Sides:
 
 
 @dataclass(frozen=True)
-class End:
+class PeerEnd:
     """One direction at one worker. `ranks`: those at the other end, in the order of shares.
 
     `there`: the places in `ranks` of those of the own island who take part in its collective, and
@@ -55,8 +55,8 @@ class Peers:
     worker itself.
     """
 
-    targets: End
-    sources: End
+    targets: PeerEnd
+    sources: PeerEnd
     group_size: int
     others: tuple[int, ...]
 
@@ -92,7 +92,7 @@ def _is_run(side: Sequence[int], island: Sequence[int]) -> bool:
     return places == list(range(places[0], places[-1] + 1))
 
 
-def _end(ranks: tuple[int, ...], island: tuple[int, ...], own: int) -> End:
+def _end(ranks: tuple[int, ...], island: tuple[int, ...], own: int) -> PeerEnd:
     places = [place for place, rank in enumerate(ranks) if rank in island]
     there = slice(places[0], places[-1] + 1) if places else slice(0, 0)
     members = [island.index(ranks[place]) for place in places]
@@ -100,4 +100,4 @@ def _end(ranks: tuple[int, ...], island: tuple[int, ...], own: int) -> End:
     for place, rank in enumerate(ranks):
         if rank != own and rank not in island:
             far.append((place, rank))
-    return End(ranks, there, members, tuple(far), ranks.index(own) if own in ranks else None)
+    return PeerEnd(ranks, there, members, tuple(far), ranks.index(own) if own in ranks else None)

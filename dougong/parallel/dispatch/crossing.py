@@ -65,7 +65,7 @@ Combine = Literal["at_attention", "at_experts"]
 
 
 @dataclass(frozen=True)
-class Holders:
+class ExpertHolders:
     """Who holds which experts at a site.
 
     `num_experts`: of each of D workers, which hold them in ascending order; some may hold none.
@@ -76,7 +76,7 @@ class Holders:
     of_expert: Tensor
 
     @classmethod
-    def of(cls, num_experts: Sequence[int], device: torch.device) -> Holders:
+    def of(cls, num_experts: Sequence[int], device: torch.device) -> ExpertHolders:
         """As it is for a whole generation: the host waits for the device, once."""
         workers = torch.arange(len(num_experts)).repeat_interleave(torch.tensor(num_experts))
         of_expert = torch.cat([workers, torch.tensor([len(num_experts)])]).to(device)
@@ -124,7 +124,7 @@ class _SortedCrossing:
     crossing: SortedSlots
     slot_TK: Tensor
 
-    def plan(self, ends: Sequence[int], holders: Holders) -> CrossingPlan:
+    def plan(self, ends: Sequence[int], holders: ExpertHolders) -> CrossingPlan:
         """`ends`: those of `slots`, then those of `crossing`."""
         num_experts = len(ends) - len(holders.num_experts)
         routing = self.slots.routing(ends[:num_experts])
@@ -136,7 +136,7 @@ class _SortedCrossing:
 
 
 def plan_crossings(
-    indices: Sequence[Tensor], holders: Holders, has_identity: bool = False
+    indices: Sequence[Tensor], holders: ExpertHolders, has_identity: bool = False
 ) -> list[CrossingPlan]:
     """Pack the slots of several lanes' choices [T, K] for the workers that hold the experts.
 
@@ -151,7 +151,7 @@ def plan_crossings(
     return [one.plan(ends, holders) for one, ends in pairs]
 
 
-def _sort_crossing(index_TK: Tensor, holders: Holders, has_identity: bool) -> _SortedCrossing:
+def _sort_crossing(index_TK: Tensor, holders: ExpertHolders, has_identity: bool) -> _SortedCrossing:
     num_experts, num_workers = len(holders.of_expert) - 1, len(holders.num_experts)
     slots = sort_slots(index_TK, num_experts, has_identity)
     index = index_TK.to(torch.int64)

@@ -17,14 +17,14 @@ import torch
 from torch import Tensor
 
 from dougong.ops import permute
-from dougong.parallel.comm.exchange import Expected, Outgoing, Received
-from dougong.parallel.comm.message import Room, SplitTensor, TableSpec
+from dougong.parallel.comm.message import PartRoom, SplitTensor, TableSpec
 from dougong.parallel.comm.peers import Sides
 from dougong.parallel.dispatch import crossing as ops
-from dougong.parallel.dispatch.crossing import CrossingPlan, Holders
+from dougong.parallel.dispatch.crossing import CrossingPlan, ExpertHolders
 from dougong.parallel.dispatch.handle import DispatchHandle, ExpertBatch
 from dougong.parallel.dispatch.spec import DispatchSpec, Sizes
 from dougong.parallel.dispatch.table import IncomingTable, OutgoingTable, TableRead
+from dougong.parallel.exchange.expected import Expected, Outgoing, Received
 from dougong.parallel.plan import Plan
 from dougong.parallel.schedules.operation import CallKey, MessageKind
 from dougong.parallel.segments.flight import ExpertsCall
@@ -34,11 +34,11 @@ Pieces = Sequence[Tensor]
 
 
 @dataclass(frozen=True)
-class _Site:
+class _DispatchSite:
     """What of a site follows from the plan. `outgoing` and `incoming`: None on a worker that sends
     no rows, or gets none."""
 
-    holders: Holders
+    holders: ExpertHolders
     outgoing: OutgoingTable | None
     incoming: IncomingTable | None
 
@@ -68,7 +68,9 @@ class Dispatcher:
             experts_D = [len(experts[site]) for experts in experts_of.values()]
             outgoing = OutgoingTable(len(self._lanes), experts_D) if self._lanes else None
             incoming = IncomingTable(lanes_S, len(own)) if rank in experts_of else None
-            self._sites.append(_Site(Holders.of(experts_D, spec.device), outgoing, incoming))
+            self._sites.append(
+                _DispatchSite(ExpertHolders.of(experts_D, spec.device), outgoing, incoming)
+            )
 
     def expected(self, order: Iterable[tuple[MessageKind, CallKey]]) -> list[Expected]:
         """Who sends and receives these messages, and what table goes ahead of them."""
@@ -87,7 +89,7 @@ class Dispatcher:
         sends = known.outgoing.sizes if known.outgoing is not None else ()
         receives = known.incoming.sizes if known.incoming is not None else ()
 
-        def rooms(table: Tensor) -> list[Room]:
+        def rooms(table: Tensor) -> list[PartRoom]:
             return self._spec.rooms(MessageKind.ROWS, _sizes_of(self._read(site, table)))
 
         return TableSpec(sends, receives, rooms)
@@ -132,7 +134,7 @@ class Dispatcher:
         crossings = [handle.crossings.get(lane) for lane in self._lanes]
         return outgoing.make(crossings, handle.sizes.weights_dtype)
 
-    def returned(self, kind: MessageKind, handle: DispatchHandle) -> list[Room]:
+    def returned(self, kind: MessageKind, handle: DispatchHandle) -> list[PartRoom]:
         """What the experts workers send back: expert outputs, or gradients of rows."""
         return self._spec.rooms(kind, handle.sizes)
 
@@ -188,7 +190,7 @@ class Dispatcher:
         weights_R = weights[0] if weights else None
         return ExpertBatch(key, _sizes_of(read), arrived, blocks, rows, weights_R)
 
-    def arriving(self, batch: ExpertBatch) -> list[Room]:
+    def arriving(self, batch: ExpertBatch) -> list[PartRoom]:
         """What the attention workers send in the backward: the gradients of outputs."""
         return self._spec.rooms(MessageKind.OUTPUT_GRADIENTS, batch.sizes)
 

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from dougong.errors import LaunchError
 from dougong.ops.permute import sum_dtype
-from dougong.parallel.comm.exchange import place_in_words
-from dougong.parallel.comm.message import Room, SplitTensor
+from dougong.parallel.comm.message import PartRoom, SplitTensor
 from dougong.parallel.dispatch.crossing import Combine
+from dougong.parallel.exchange.expected import place_in_words
 from dougong.parallel.schedules.operation import CallKey, MessageKind
 
 
@@ -50,17 +50,17 @@ class DispatchSpec:
         """How many tensors a message is of."""
         return len(self.rooms(kind, Sizes((), (), self.dtype)))
 
-    def rooms(self, kind: MessageKind, sizes: Sizes) -> list[Room]:
+    def rooms(self, kind: MessageKind, sizes: Sizes) -> list[PartRoom]:
         """The parts of a kind of message.
 
         Rows: the tokens' vectors, the rows' slots (and weights). Outputs: one of each row, or a sum
         for each token. Output gradients: of the tokens' combined outputs (and the rows' weights).
         Row gradients: like outputs, and where the experts combine, the rows' weights' too.
         """
-        by_token = Room(sizes.tokens, (self.hidden_size,), self.dtype)
-        by_row = Room(sizes.rows, (self.hidden_size,), self.dtype)
-        weights = Room(sizes.rows, (), sizes.weights_dtype)
-        slots = Room(sizes.rows, (), torch.int32)
+        by_token = PartRoom(sizes.tokens, (self.hidden_size,), self.dtype)
+        by_row = PartRoom(sizes.rows, (self.hidden_size,), self.dtype)
+        weights = PartRoom(sizes.rows, (), sizes.weights_dtype)
+        slots = PartRoom(sizes.rows, (), torch.int32)
         if kind is MessageKind.ROWS:
             return [by_token, slots] if self.at_attention else [by_token, slots, weights]
         if kind is MessageKind.OUTPUT_GRADIENTS:
@@ -69,14 +69,14 @@ class DispatchSpec:
             return [by_row]
         if kind is MessageKind.OUTPUTS:
             return [by_token]
-        return [by_token, Room(sizes.rows, (), sum_dtype(self.dtype))]
+        return [by_token, PartRoom(sizes.rows, (), sum_dtype(self.dtype))]
 
     def check(
         self, kind: MessageKind, key: CallKey, parts: Sequence[SplitTensor], sizes: Sizes
     ) -> None:
         """Raises LaunchError when what is to be sent is not what the receivers make room for."""
         due = self.rooms(kind, sizes)
-        if len(parts) == len(due) and all(map(Room.fits, due, parts)):
+        if len(parts) == len(due) and all(map(PartRoom.fits, due, parts)):
             return
         found = ", ".join(f"{tuple(part.values.shape)} {part.values.dtype}" for part in parts)
         wanted = ", ".join(map(str, due))

@@ -19,9 +19,10 @@ from torch import Tensor
 
 from dougong.errors import ModelError
 from dougong.ops.permute import Routing
-from dougong.parallel.comm.exchange import Exchange, Received
 from dougong.parallel.dispatch.dispatcher import Dispatcher
 from dougong.parallel.dispatch.handle import DispatchHandle, ExpertBatch
+from dougong.parallel.exchange.exchange import Exchange
+from dougong.parallel.exchange.expected import Received
 from dougong.parallel.execute.emulate import Emulation, lasting
 from dougong.parallel.execute.shard import ExpertShard
 from dougong.parallel.plan import Role

@@ -14,8 +14,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from dougong.parallel.comm.exchange import Exchange, Outgoing
 from dougong.parallel.comm.message import SplitTensor
+from dougong.parallel.exchange.exchange import Exchange
+from dougong.parallel.exchange.expected import Outgoing
 from dougong.parallel.schedules.operation import CallKey, MessageKind
 from dougong.training.optimizers.base import Optimizer
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from dougong.parallel.comm.message import Room, SplitTensor, labels_of, write_label
+from dougong.parallel.comm.message import PartRoom, SplitTensor, labels_of, write_label
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ from dougong.parallel.comm.message import Room, SplitTensor, labels_of, write_la
 def test_room_is_for_one_shape_dtype_and_split(
     shape: tuple[int, ...], sizes: tuple[int, ...], dtype: torch.dtype, fits: bool
 ) -> None:
-    room = Room((2, 3), (3,), torch.bfloat16)
+    room = PartRoom((2, 3), (3,), torch.bfloat16)
     assert room.fits(SplitTensor(torch.zeros(shape, dtype=dtype), sizes)) is fits
     assert room.fits(room.allocate(torch.device("meta"))) and str(room) == "(5, 3) torch.bfloat16"
 

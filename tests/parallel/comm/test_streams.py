@@ -1,4 +1,4 @@
-"""A processor has no streams. What marks do on a device: `tests/simdev/test_messages.py`."""
+"""A processor has no streams. What marks do on a device: `tests/simdev/messages.py`."""
 
 from __future__ import annotations
 

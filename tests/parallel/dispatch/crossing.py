@@ -22,7 +22,7 @@ from dougong.ops.permute import (
     weights_backward,
 )
 from dougong.parallel.dispatch import crossing as ops
-from dougong.parallel.dispatch.crossing import Combine, CrossingPlan, Holders, LaneCounts, plan_crossings
+from dougong.parallel.dispatch.crossing import Combine, CrossingPlan, ExpertHolders, LaneCounts, plan_crossings
 from tests.parallel.dispatch.traffic import Traffic
 from tests.reference import combine_backward
 from torch import Tensor
@@ -118,7 +118,7 @@ class Site:
 
     def __init__(self, problem: Problem, combine: Combine) -> None:
         self.problem, self.combine, self.wire = problem, combine, Wire()
-        holders = Holders.of(problem.num_experts, torch.device("cpu"))
+        holders = ExpertHolders.of(problem.num_experts, torch.device("cpu"))
         self.plans = plan_crossings([index_TK for index_TK, *_ in problem.lanes], holders, problem.identity)
         workers = range(len(problem.num_experts))
         self.counts = [self.wire.counts(self.plans, worker, problem.num_experts) for worker in workers]

@@ -13,7 +13,7 @@ import torch
 from dougong.ops.experts.base import Block
 from dougong.ops.permute import permute
 from dougong.parallel.dispatch import crossing as ops
-from dougong.parallel.dispatch.crossing import Combine, CrossingPlan, Holders, LaneCounts, plan_crossings
+from dougong.parallel.dispatch.crossing import Combine, CrossingPlan, ExpertHolders, LaneCounts, plan_crossings
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.parallel.dispatch.crossing import H, Problem, Site, differing, make_problem, on_one_worker
@@ -39,7 +39,7 @@ def problems(draw: Any) -> Problem:
 
 
 def plan_of(index_TK: Tensor, num_experts: tuple[int, ...], identity: bool = False) -> CrossingPlan:
-    (plan,) = plan_crossings([index_TK], Holders.of(num_experts, torch.device("cpu")), identity)
+    (plan,) = plan_crossings([index_TK], ExpertHolders.of(num_experts, torch.device("cpu")), identity)
     return plan
 
 

@@ -14,12 +14,12 @@ import torch
 from dougong.errors import LaunchError
 from dougong.ops import permute
 from dougong.ops.experts.base import Block
-from dougong.parallel.comm.exchange import Exchange
 from dougong.parallel.comm.world import World
 from dougong.parallel.dispatch.crossing import Combine
 from dougong.parallel.dispatch.dispatcher import Dispatcher
 from dougong.parallel.dispatch.handle import ExpertBatch
 from dougong.parallel.dispatch.spec import DispatchSpec, Sizes
+from dougong.parallel.exchange.exchange import Exchange
 from dougong.parallel.plan import Plan
 from dougong.parallel.schedules.operation import Kind, MessageKind
 from dougong.parallel.schedules.serial import serial

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from dougong.parallel.comm.message import LABEL, labels_of, write_label
-from dougong.parallel.dispatch.crossing import Holders, plan_crossings
+from dougong.parallel.dispatch.crossing import ExpertHolders, plan_crossings
 from dougong.parallel.dispatch.table import IncomingTable, OutgoingTable, share_bytes, share_length
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -26,7 +26,7 @@ def layouts(draw: Any) -> tuple[list[int], list[int], list[list[bool]]]:
 @settings(max_examples=60, deadline=None)
 def test_all_experts_workers_read_what_all_attention_workers_send(layout: Any) -> None:
     lanes, experts, present = layout
-    holders = Holders.of(experts, CPU)
+    holders = ExpertHolders.of(experts, CPU)
     shares: list[list[torch.Tensor]] = []
     plans = []
     for sender, number in enumerate(lanes):

@@ -8,10 +8,10 @@ import pytest
 import torch
 from dougong.errors import ModelError
 from dougong.ops.experts.reference import ByBlock, SwiGLUExpert
-from dougong.parallel.comm.exchange import Exchange
 from dougong.parallel.comm.world import World
 from dougong.parallel.dispatch.dispatcher import Dispatcher
 from dougong.parallel.dispatch.spec import DispatchSpec
+from dougong.parallel.exchange.exchange import Exchange
 from dougong.parallel.execute.executor import Clock, Executor, Training
 from dougong.parallel.execute.shard import ExpertShard
 from dougong.parallel.schedules.colocated import colocated

@@ -10,11 +10,13 @@ import pytest
 import torch
 from dougong.deadlines import Deadlines
 from dougong.errors import PeerError
-from dougong.parallel.comm.exchange import EmulatedLink, Exchange, Expected, Outgoing
-from dougong.parallel.comm.message import Room, SplitTensor, TableSpec
+from dougong.parallel.comm.message import PartRoom, SplitTensor, TableSpec
 from dougong.parallel.comm.peers import Sides
 from dougong.parallel.comm.traffic import TrafficKind
 from dougong.parallel.comm.world import World
+from dougong.parallel.exchange.channel import EmulatedLink
+from dougong.parallel.exchange.exchange import Exchange
+from dougong.parallel.exchange.expected import Expected, Outgoing
 from dougong.parallel.plan import Plan
 from dougong.parallel.schedules.operation import MessageKind
 from tests.parallel.workers import plan_of
@@ -40,8 +42,8 @@ def split(parts: list[list[Tensor]]) -> list[SplitTensor]:
     return [SplitTensor(torch.cat(of), [len(one) for one in of]) for of in zip(*parts, strict=True)]
 
 
-def rooms_of(parts: list[list[Tensor]]) -> list[Room]:
-    return [Room(one.sizes, tuple(one.values.shape[1:]), one.values.dtype) for one in split(parts)]
+def rooms_of(parts: list[list[Tensor]]) -> list[PartRoom]:
+    return [PartRoom(one.sizes, tuple(one.values.shape[1:]), one.values.dtype) for one in split(parts)]
 
 
 def numbers_of(key: tuple[int, int], sender: int, receiver: int) -> Tensor:
@@ -50,7 +52,7 @@ def numbers_of(key: tuple[int, int], sender: int, receiver: int) -> Tensor:
 
 
 def table_of(key: tuple[int, int], world: World, sides: Sides) -> TableSpec:
-    def rooms(table: Tensor) -> list[Room]:
+    def rooms(table: Tensor) -> list[PartRoom]:
         due = torch.cat([numbers_of(key, sender, world.rank)[4:] for sender in sides.senders])
         width = 5 + world.rank
         assert torch.equal(table.view(-1, width)[:, 4:].reshape(-1), due)
@@ -129,7 +131,7 @@ def one_part(world: World) -> list[SplitTensor]:
 def expect_of_all(world: World, exchange: Exchange, key: tuple[int, int]) -> None:
     everybody = tuple(range(world.size))
     exchange.expect([Expected(MessageKind.OUTPUTS, key, Sides(everybody, everybody), 1)])
-    exchange.make_room(MessageKind.OUTPUTS, key, [Room(SIZES[: world.size], (), torch.float32)])
+    exchange.make_room(MessageKind.OUTPUTS, key, [PartRoom(SIZES[: world.size], (), torch.float32)])
 
 
 def wait_in_vain(world: World, plan: Plan, done: Any) -> str | None:
@@ -165,7 +167,7 @@ def lose_a_peer(world: World, plan: Plan) -> str | None:
     exchange = Exchange(world)
     everybody = (0, 1)
     exchange.expect([Expected(MessageKind.OUTPUTS, (0, 0), Sides(everybody, everybody), 1)])
-    exchange.make_room(MessageKind.OUTPUTS, (0, 0), [Room([1, 1], (), torch.float32)])
+    exchange.make_room(MessageKind.OUTPUTS, (0, 0), [PartRoom([1, 1], (), torch.float32)])
     exchange.send(MessageKind.OUTPUTS, (0, 0), Outgoing([SplitTensor(torch.zeros(2), [1, 1])]))
     with pytest.raises(PeerError) as caught:
         exchange.receive(MessageKind.OUTPUTS, (0, 0))
@@ -191,10 +193,6 @@ def test_a_message_to_oneself_is_there_at_once() -> None:
     assert world.sent.total() == 0
     exchange.finish()
     exchange.close()
-
-
-def test_a_link_takes_its_latency_and_its_bytes() -> None:
-    assert EmulatedLink(1e6, 0.5).seconds(250_000) == pytest.approx(0.75)
 
 
 def never_send(world: World, plan: Plan) -> int:

@@ -1,14 +1,9 @@
-"""Messages between attention and experts workers, sent and received beside the computation.
-
-There is one thread for each kind of message (`schedules.operation.MessageKind`), so dispatch and
-combine go on at the same time, and while the worker computes. What the island's native library
-carries is issued by one thread of its own, in one order (`native`).
-"""
+"""The messages of one kind, sent and received by a thread of their own."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
@@ -19,29 +14,22 @@ from dougong.errors import LaunchError
 from dougong.parallel.comm.all_to_all import AllToAll
 from dougong.parallel.comm.message import (
     LABEL,
-    Room,
+    PartRoom,
     SplitTensor,
-    TableSpec,
     labels_of,
     write_label,
 )
 from dougong.parallel.comm.native import Landing
-from dougong.parallel.comm.peers import End, Peers, Sides
+from dougong.parallel.comm.peers import PeerEnd, Peers, Sides
 from dougong.parallel.comm.route import Transfer
 from dougong.parallel.comm.streams import Mark, mark, use_here, wait_for
 from dougong.parallel.comm.traffic import TrafficKind
 from dougong.parallel.comm.wait import PeerWait
 from dougong.parallel.comm.world import World
+from dougong.parallel.exchange.expected import Expected, Outgoing, Received, place_in_words
 from dougong.parallel.schedules.operation import CallKey, MessageKind
 
 _MOST_PARTS = 4
-
-
-def place_in_words(key: CallKey, names: Sequence[str]) -> str:
-    """Where in the step a message belongs; `names` of the model's modules, by site."""
-    site, microbatch = key
-    name = f" ({names[site]})" if site < len(names) else ""
-    return f"site {site}{name}, micro-batch {microbatch}"
 
 
 @dataclass(frozen=True)
@@ -53,96 +41,6 @@ class EmulatedLink:
 
     def seconds(self, num_bytes: int) -> float:
         return self.latency_s + num_bytes / self.bytes_per_s
-
-
-@dataclass(frozen=True)
-class Expected:
-    """The messages of one kind, site and micro-batch: who sends and who receives them, of how many
-    parts they are, and the table that goes ahead."""
-
-    kind: MessageKind
-    key: CallKey
-    sides: Sides
-    num_parts: int
-    table: TableSpec | None = None
-
-
-@dataclass(frozen=True)
-class Outgoing:
-    """What a worker sends all receivers. `table`: where one goes ahead."""
-
-    parts: Sequence[SplitTensor]
-    table: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Received:
-    """What all senders have sent: each part of all of them, one after another by rank."""
-
-    parts: Sequence[Tensor]
-    table: Tensor | None = None
-
-
-class Exchange:
-    """One worker's end of all messages between attention and experts.
-
-    In every step: `begin_step`, then `expect`, then `send`, `make_room` and `receive`, and
-    `finish`. Its threads end with the world. `watch` sees what is sent, and says what is sent in
-    its place: drills set it.
-    """
-
-    def __init__(
-        self, world: World, link: EmulatedLink | None = None, names: Sequence[str] = ()
-    ) -> None:
-        """`names`: what the model calls its sites, for errors."""
-        self.watch: Callable[[MessageKind, CallKey, Outgoing], Outgoing] | None = None
-        self._world = world
-        self._channels = {kind: _MessageChannel(world, kind, link, names) for kind in MessageKind}
-        world.at_leaving(self.close)
-
-    @property
-    def step(self) -> int:
-        """The step that messages belong to."""
-        return self._world.step
-
-    def begin_step(self, step: int) -> None:
-        """What is exchanged from now on belongs to this step."""
-        self._world.begin_step(step)
-
-    def expect(self, messages: Sequence[Expected]) -> None:
-        """All messages of this step, in the one order that all workers share: each needs only
-        earlier ones (`schedules.message_order`)."""
-        for expected in messages:
-            self._channels[expected.kind].expect(expected)
-
-    def send(self, kind: MessageKind, key: CallKey, outgoing: Outgoing) -> None:
-        """Hand over what goes to all receivers; returns at once. It must stay as it is until
-        `finish` has returned."""
-        if self.watch is not None:
-            outgoing = self.watch(kind, key, outgoing)
-        self._channels[kind].send(key, outgoing)
-
-    def make_room(self, kind: MessageKind, key: CallKey, rooms: Sequence[Room]) -> None:
-        """Say what comes of a kind that no table goes ahead of; as soon as it is known."""
-        self._channels[kind].make_room(key, rooms)
-
-    def receive(self, kind: MessageKind, key: CallKey) -> Received:
-        """All messages of one kind, site and micro-batch, when the last has come.
-
-        Raises PeerError when a peer is lost or does not come, and LaunchError for a table that is
-        not the expected one.
-        """
-        return self._channels[kind].receive(key)
-
-    def finish(self) -> None:
-        """Wait until everything has been sent: the end of a step."""
-        for channel in self._channels.values():
-            channel.finish()
-
-    def close(self) -> None:
-        """End the threads. What has not been sent is not sent any more."""
-        for channel in self._channels.values():
-            channel.close()
 
 
 @dataclass(frozen=True)
@@ -166,7 +64,7 @@ class _Turn:
     expected: Expected
     peers: Peers
     ready: Future[_HandedOver] = field(default_factory=Future)
-    rooms: Future[Sequence[Room]] = field(default_factory=Future)
+    rooms: Future[Sequence[PartRoom]] = field(default_factory=Future)
     landing: Future[Landing] = field(default_factory=Future)
     arrived: Future[tuple[Received, Mark]] = field(default_factory=Future)
     native: Future[Mark] | None = None
@@ -181,7 +79,7 @@ class _Turn:
             future.cancel()
 
 
-class _MessageChannel:
+class MessageChannel:
     """The messages of one kind: a thread takes the turns one after another.
 
     Why this comes to an end. All workers have the same turns in the same order (`schedules.check`
@@ -230,7 +128,7 @@ class _MessageChannel:
         turn.ready.set_result(handed_over)
         self._count(turn, outgoing)
 
-    def make_room(self, key: CallKey, rooms: Sequence[Room]) -> None:
+    def make_room(self, key: CallKey, rooms: Sequence[PartRoom]) -> None:
         turn = self._turns[key]
         if not turn.peers.is_alone and not turn.rooms.done():
             turn.rooms.set_result(rooms)
@@ -296,7 +194,7 @@ class _MessageChannel:
         sent = SplitTensor(leaving, spec.sends) if leaving is not None else None
         coming = None
         if peers.sources.ranks:
-            coming = Room(spec.receives, (), torch.int64).allocate(torch.device("cpu"))
+            coming = PartRoom(spec.receives, (), torch.int64).allocate(torch.device("cpu"))
         self._by_gloo(turn, sent, coming)
         self._move_far(turn, [sent] if sent else [], [coming] if coming else [])
         if coming is None:
@@ -358,7 +256,9 @@ class _MessageChannel:
             under_way.wait_for_host(wait)
         under_way.land()
 
-    def _transfers(self, end: End, parts: Sequence[SplitTensor], first_tag: int) -> list[Transfer]:
+    def _transfers(
+        self, end: PeerEnd, parts: Sequence[SplitTensor], first_tag: int
+    ) -> list[Transfer]:
         transfers = []
         for number, part in enumerate(parts if end.far else ()):
             shares = part.values.split(list(part.sizes))
