@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
     import torch.distributed as dist
 
+    from dougong.accelerators.facts import Default, PeakRates, Refused, Standing
     from dougong.accelerators.telemetry.reading import DeviceReading, Telemetry
     from dougong.ops.experts.base import ExpertOp
 
@@ -49,7 +50,25 @@ class Accelerator(ABC):
     """Whether all workers of a machine share one device, so that any number of them may start; else
     each has a device of its own."""
     arithmetic_variables: ClassVar[tuple[str, ...]] = HOST_VARIABLES
-    """Beginnings of the names of environment variables that can change a kernel's bits here."""
+    """Beginnings of the names of environment variables that can change a kernel's bits, or the
+    order of sums, here."""
+    interface_form: ClassVar[str] = "={}"
+    """How an interface is written in `interface_variable`; by default as libraries take it that
+    read a bare name as the beginning of several."""
+    defaults: ClassVar[tuple[Default, ...]] = ()
+    """Of workers' variables that a user may set otherwise."""
+    refused: ClassVar[tuple[Refused, ...]] = ()
+    """Values of variables that break what a deterministic job promises."""
+    title: ClassVar[str] = ""
+    """The vendor and its devices, for people."""
+    standing: ClassVar[Standing] = "from documents"
+    """How far the project has tried this kind of device."""
+    also_called: ClassVar[tuple[str, ...]] = ()
+    """Words that people write for it; a job file that says one is told the right one."""
+    tool: ClassVar[str] = ""
+    """The vendor's command that shows a machine's devices, for messages."""
+    peak_rates: ClassVar[tuple[PeakRates, ...]] = ()
+    """Of models of devices, for the part of them that a run makes use of."""
 
     @abstractmethod
     def device_count(self, visible: str | None = None) -> int | None:
@@ -69,6 +88,13 @@ class Accelerator(ABC):
         switches. Without `deterministic` (a job with `determinism: off`), only what a worker cannot
         do without.
         """
+
+    def interface_variables(self, interface: str | None) -> dict[str, str]:
+        """Has the native backend speak over this interface; nothing where there is none, or where
+        the backend reads no variable."""
+        if interface is None or self.interface_variable is None:
+            return {}
+        return {self.interface_variable: self.interface_form.format(interface)}
 
     @abstractmethod
     def open(self, index: int, deterministic: bool = True) -> torch.device:

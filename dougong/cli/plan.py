@@ -18,7 +18,7 @@ from dougong.control.processes import memory_bytes
 from dougong.job.fault_rules import doubts
 from dougong.job.load import placed
 from dougong.job.schema import Island, Job
-from dougong.launcher.agent.facts import absent_devices, memory_of
+from dougong.launcher.agent.facts import absent_devices, memory_of, worker_variables
 from dougong.launcher.agent.remarks import left_out_snapshots
 from dougong.parallel.plan import Inventory, Plan, Worker
 from dougong.planner.placement import seats_of_job
@@ -211,7 +211,7 @@ def environment_lines(job: Job, width: int) -> Iterator[str]:
     `width` columns; the shell's is left alone."""
     for island in job.islands:
         accelerator = get_accelerator(island.accelerator)
-        found = accelerator.worker_environment(island.threads, job.is_deterministic)
+        found = worker_variables(accelerator, island.threads, job.is_deterministic)
         words = [f"{key}={value}" for key, value in sorted(found.items())]
         if island.spares:
             spares = plural(island.spares, "spare agent")

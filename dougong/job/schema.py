@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr
 
+from dougong.accelerators.registry import BUILT_IN
 from dougong.deadlines import DEADLINES, Deadlines
 from dougong.job.drills.drill import DrillList
 from dougong.job.emulate.emulation import Emulate
@@ -36,6 +37,7 @@ from dougong.job.section import (
     physical,
 )
 
+_KINDS = ", ".join(f"`{kind.name}`" for kind in BUILT_IN)
 KERNELS_ARE_COMPARED = "the kernels' fingerprints are compared with the checkpoint's"
 """Why a resume may change what kernels run on."""
 
@@ -215,9 +217,9 @@ class Island(Section):
     name: Name = physical(..., "letters, digits, '-'; its workers are called NAME/0, NAME/1, ...")
     accelerator: AcceleratorName = logical(
         ...,
-        "kind of device: `cpu`, `cuda`, `npu`, or what an installed package adds",
+        f"kind of device: {_KINDS}, or what an installed package adds (docs/accelerators.md)",
         resume=KERNELS_ARE_COMPARED,
-        examples=["cpu", "cuda", "npu"],
+        examples=[kind.name for kind in BUILT_IN],
     )
     workers: Positive = physical(1, "processes, one per device; on cpu they share the machine")
     spares: Count = physical(
