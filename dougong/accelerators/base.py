@@ -67,6 +67,8 @@ class Accelerator(ABC):
     """Words that people write for it; a job file that says one is told the right one."""
     tool: ClassVar[str] = ""
     """The vendor's command that shows a machine's devices, for messages."""
+    fused_operators: ClassVar[tuple[str, ...]] = ()
+    """The modules of `dougong.ops` that hold the fused forms which `expert_operators` offers."""
     peak_rates: ClassVar[tuple[PeakRates, ...]] = ()
     """Of models of devices, for the part of them that a run makes use of."""
 
@@ -179,6 +181,14 @@ def package_version(name: str) -> str | None:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def toolkit_version() -> str:
+    """Of the vendor's toolkit that torch itself is built with; empty for a build for processors, and
+    where a plug-in brings it."""
+    import torch
+
+    return torch.version.cuda or torch.version.hip or torch.version.xpu or ""
 
 
 def visible_count(found: int, visible: str | None) -> int:

@@ -44,6 +44,7 @@ class Cuda(GenericAccelerator):
     interface_variable = "NCCL_SOCKET_IFNAME"
     tool = "nvidia-smi"
     tells_health = True
+    fused_operators: ClassVar[tuple[str, ...]] = ("experts.triton_swiglu",)
     environment: ClassVar = {
         # The order of nvidia-smi, so that a device's number means the same to everybody.
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
@@ -162,6 +163,7 @@ class Rocm(Cuda):
     visible_devices_variable = "HIP_VISIBLE_DEVICES"
     tool = "rocm-smi or amd-smi"
     tells_health = False
+    fused_operators = ()
     environment: ClassVar = {"TORCH_NCCL_ASYNC_ERROR_HANDLING": "0"}
     deterministic_environment: ClassVar = {}
     arithmetic_variables = (

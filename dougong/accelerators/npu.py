@@ -42,6 +42,7 @@ class Npu(GenericAccelerator):
     device_files = "/dev/davinci[0-9]*"
     tool = "npu-smi info"
     tells_health = True
+    fused_operators = ("experts.ascend_swiglu",)
     environment: ClassVar = {
         # An operator without a kernel must fail, not run unseen on the host.
         "TORCH_NPU_FALLBACK_CPU_DISABLE": "1",

@@ -65,12 +65,6 @@ def test_data_is_enough(toy: Toy) -> None:
     assert toy.open(1, deterministic=False) == torch.device("cpu", 1)
 
 
-def test_a_default_yields_to_what_is_set_under_any_of_its_names() -> None:
-    (default,) = Toy.defaults
-    assert default.applies({"OTHER": "1"})
-    assert not default.applies({"TOY_MEMORY": ""}) and not default.applies({"TOY_OLD_MEMORY": "small"})
-
-
 def test_more_workers_than_devices(toy: Toy) -> None:
     with pytest.raises(DeviceError, match=r"device 2 is asked for, torch sees 2; .* has 4 of them .*widen TOY_VISIBLE"):
         toy.open(2)
