@@ -184,8 +184,8 @@ def package_version(name: str) -> str | None:
 
 
 def toolkit_version() -> str:
-    """Of the vendor's toolkit that torch itself is built with; empty for a build for processors, and
-    where a plug-in brings it."""
+    """Of the vendor's toolkit that torch itself is built with; empty for a build for processors,
+    and where a plug-in brings it."""
     import torch
 
     return torch.version.cuda or torch.version.hip or torch.version.xpu or ""

@@ -43,11 +43,9 @@ def _kinds() -> Iterator[str]:
 def _in_torch(kind: type[Accelerator]) -> str:
     if not issubclass(kind, GenericAccelerator):
         return "`cpu`"
-    how = (
-        f"package `{kind.package}`"
-        if kind.package
-        else f"a build with `torch.version.{kind.build}`"
-    )
+    how = f"a build with `torch.version.{kind.build}`"
+    if kind.package:
+        how = f"package `{kind.package}`"
     return f"`{kind.device_type}`, {how}"
 
 
@@ -55,17 +53,19 @@ def _environments() -> Iterator[str]:
     yield "| | always | for `determinism: layout` and `run` | set unless you do | health | fused |"
     yield "|---|---|---|---|---|---|"
     for kind in BUILT_IN:
-        always, exact = "threads", "MKL's strict mode, where MKL runs"
-        if issubclass(kind, GenericAccelerator):
-            always = _assignments(kind.environment.items())
-            switches = [
-                f"`torch.{place} = {value}`" for place, value in kind.exact_switches.items()
-            ]
-            exact = " ".join([_assignments(kind.deterministic_environment.items()), *switches])
         defaults = _assignments((one.variable, one.value) for one in kind.defaults)
         health = "yes" if kind.tells_health else ""
-        fused = ", ".join(f"`ops/{module.replace('.', '/')}.py`" for module in kind.fused_operators)
-        yield _row(f"`{kind.name}`", always, exact, defaults, health, fused)
+        files = [f"`ops/{module.replace('.', '/')}.py`" for module in kind.fused_operators]
+        yield _row(f"`{kind.name}`", *_settings(kind), defaults, health, ", ".join(files))
+
+
+def _settings(kind: type[Accelerator]) -> tuple[str, str]:
+    """What is set always, and for a deterministic job."""
+    if not issubclass(kind, GenericAccelerator):
+        return "", "MKL's strict mode, where MKL runs"
+    switches = [f"`torch.{place} = {value}`" for place, value in kind.exact_switches.items()]
+    exact = [_assignments(kind.deterministic_environment.items()), *switches]
+    return _assignments(kind.environment.items()), " ".join(exact)
 
 
 def _rates() -> Iterator[str]:

@@ -1,7 +1,7 @@
 """`accelerator: hostsim`: devices that are pretended on the machine's processor.
 
-A real vendor's file looks like this one, without the two methods that are marked: the facts are what
-dougong has to know, and `GenericAccelerator` does the rest by torch.accelerator.
+A real vendor's file looks like this one, without the two methods that are marked: the facts are
+what dougong has to know, and `GenericAccelerator` does the rest by torch.accelerator.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Hostsim(GenericAccelerator):
     visible_devices_variable = "HOSTSIM_VISIBLE_DEVICES"
     interface_variable = None  # such as NCCL_SOCKET_IFNAME
     tool = "lscpu"  # named in messages
-    # plugin, package: a vendor's module that adds the device to torch, and the package that holds it
+    # plugin, package: a vendor's module that adds the device to torch, and its package
     # device_files: such as /dev/davinci[0-9]*, by which devices are counted
     # peak_rates: what a device computes at most, and who says so
     install = "there is nothing to install"
