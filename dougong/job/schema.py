@@ -335,6 +335,12 @@ class Job(Section):
         "tiles over the rows of all lanes, faster where a lane has few rows for an expert; "
         "`auto`: tiles where fewer than 128 are expected",
     )
+    operators: Literal["auto", "composed"] = logical(
+        "auto",
+        "what experts are computed by: `auto`: a fused form of the device's, where it passes a "
+        "trial; `composed`: plain torch, on every island",
+        resume="of the same function; bits after it are the other form's",
+    )
     combine: Literal["at_attention", "at_experts"] = logical(
         "at_attention",
         "where a token's outputs are weighted and added: at_attention, in its router's order (the "

@@ -17,7 +17,6 @@ import torch
 import torch.distributed as dist
 from dougong.accelerators.npu import Npu
 from dougong.errors import DeviceError
-from dougong.ops.experts import ascend_swiglu
 from dougong.ops.experts.ascend_swiglu import NpuSwiGLU, grouped_products, single_products
 from dougong.ops.experts.base import Block
 from torch import Tensor
@@ -61,7 +60,12 @@ def schemas() -> dict[str, list[dict[str, Any]]]:
         for overload in packet.overloads():
             operator = getattr(packet, overload)
             arguments = [
-                {"name": one.name, "type": str(one.type), "keyword": one.kwarg_only, "optional": one.has_default_value()}
+                {
+                    "name": one.name,
+                    "type": str(one.type),
+                    "keyword": one.kwarg_only,
+                    "optional": one.has_default_value(),
+                }
                 for one in operator._schema.arguments
             ]
             qualified = operator._schema.name + ("" if overload == "default" else f".{overload}")

@@ -1,8 +1,8 @@
-"""Libraries under CANN's names, made from what torch_npu's own libraries ask for, so that it can be imported where there
-is no CANN.
+"""Libraries under CANN's names, made from what torch_npu's own libraries ask for, so that it can be imported where
+there is no CANN.
 
-Nothing computes: a call that `runtime.c` does not answer returns 0. So what can be asked of torch_npu is what it knows by
-itself: operators' definitions, shapes and dtypes, devices' names, options.
+Nothing computes: a call that `runtime.c` does not answer returns 0. So what can be asked of torch_npu is what it knows
+by itself: operators' definitions, shapes and dtypes, devices' names, options.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ def write_stubs(torch_npu: Path, torch: Path, folder: Path) -> None:
     """Into `folder`: a library that answers all, and a link to it under every name that is asked for. `torch_npu`,
     `torch`: the packages."""
     libraries = [*torch_npu.glob("lib/*.so"), *torch_npu.glob("_C*.so")]
-    known = {name for library in [*libraries, *torch.glob("lib/*.so*")] for name, _ in _symbols(library, "--defined-only")}
+    known = {
+        name for library in [*libraries, *torch.glob("lib/*.so*")] for name, _ in _symbols(library, "--defined-only")
+    }
     asked = {name for library in libraries for name, kind in _symbols(library, "--undefined-only") if kind == "U"}
     looked_up = {name for library in libraries for name in _looked_up(library)}
     answered = set(re.findall(r"^(?:int|size_t|const char) \*?(\w+)\(", RUNTIME.read_text(), re.MULTILINE))

@@ -58,8 +58,8 @@ class Wheel:
 
 
 def fetched() -> Wheel:
-    """The package of this torch's release; another process waits meanwhile. CalledProcessError with pip's words where it
-    cannot be had."""
+    """The package of this torch's release; another process waits meanwhile. CalledProcessError with pip's words where
+    it cannot be had."""
     place = _cache() / _digest()
     place.parent.mkdir(parents=True, exist_ok=True)
     with (place.parent / "lock").open("w") as lock:
