@@ -184,6 +184,8 @@ def _memory_line(island: Island, needed: Sequence[int], kept: int) -> str:
             f"device's size; a run asks its own, or set islands.{island.name}.memory_gb"
         )
     most, what, of_what = max(needed), "a worker needs up to", "of state"
+    if island.shares_device:
+        most, what = sum(needed), "its workers together need"
     if accelerator.shares_machine:
         most, what = sum(needed), "its workers together need"
         if most <= there < most + kept:
@@ -213,6 +215,12 @@ def environment_lines(job: Job, width: int) -> Iterator[str]:
         accelerator = get_accelerator(island.accelerator)
         found = worker_variables(accelerator, island.threads, job.is_deterministic)
         words = [f"{key}={value}" for key, value in sorted(found.items())]
+        if island.shares_device:
+            sharers = plural(island.workers, f"{island.accelerator} worker")
+            yield (
+                f"{island.name}: {sharers} on one device (devices: shared): messages go through "
+                "host memory, and its memory and speed are divided"
+            )
         if island.spares:
             spares = plural(island.spares, "spare agent")
             yield f"{island.name}: {spares} beside these, each as large as its largest agent"

@@ -42,6 +42,14 @@ def test_many_workers_alike_share_a_row() -> None:
     assert columns["state"] == ["1.0 GiB to 1.5 GiB", "1.0 MiB", "1.0 MiB"]
 
 
+def test_workers_that_share_a_device_are_said_to() -> None:
+    job = make_job(islands=[{"name": "east", "accelerator": "npu", "workers": 2, "devices": "shared"}])
+    plan = plan_job(job, inspect_model(job.model, VOCAB), seats_of_job(job.islands))
+    assert [worker.device for worker in plan.workers] == ["npu:0", "npu:0"]
+    lines = list(environment_lines(job, 100))
+    assert lines[0].startswith("east: 2 npu workers on one device (devices: shared): messages go through host memory")
+
+
 def test_what_is_known_of_the_memory_is_said() -> None:
     islands = [
         {"name": "east", "accelerator": "cpu", "workers": 2},

@@ -147,9 +147,9 @@ def read_fingerprint(worker: str, answer: Answer, log: Path, node: str = "") -> 
 
 def probed_by(spec: AgentSpec) -> dict[str, str]:
     """Worker -> the worker in whose name its device is probed, for all workers of an agent: workers
-    that share a machine share the first one's answer."""
+    that share a machine or a device share the first one's answer."""
     workers = devices_of(spec)
-    if get_accelerator(spec.accelerator).shares_machine:
+    if spec.shares_device or get_accelerator(spec.accelerator).shares_machine:
         return dict.fromkeys(workers, next(iter(workers)))
     return {worker: worker for worker in workers}
 

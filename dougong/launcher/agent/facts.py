@@ -147,11 +147,12 @@ def absent_devices(islands: Sequence[Island]) -> Remarks:
     for island in islands:
         accelerator = get_accelerator(island.accelerator)
         found = count_devices(accelerator)
-        if accelerator.shares_machine or found is None or found >= island.workers:
+        needed = 1 if island.shares_device else island.workers
+        if accelerator.shares_machine or found is None or found >= needed:
             continue
         missing = accelerator.missing()
         text = (
-            f"island {island.name} needs {plural(island.workers, f'{accelerator.name} device')}, "
+            f"island {island.name} needs {plural(needed, f'{accelerator.name} device')}, "
             f"and this machine has {found}"
         )
         notes.append(f"{text} ({missing})" if missing else text)
