@@ -55,7 +55,7 @@ class GenericAccelerator(Accelerator):
     deterministic_environment: ClassVar[Mapping[str, str]] = {}
     """Of a deterministic job's workers."""
     exact_switches: ClassVar[Mapping[str, bool]] = {}
-    """Places in torch, such as `backends.mlu.matmul.allow_tf32`, and what is set there for a
+    """Places in torch, such as `torch.backends.cudnn.allow_tf32` without its torch, and what is set there for a
     deterministic job, so that the device computes in the precision that a job names."""
 
     def device_count(self, visible: str | None = None) -> int | None:
@@ -184,6 +184,8 @@ class GenericAccelerator(Accelerator):
 def _mismatch(package: str) -> str:
     """That a plug-in is made for another torch than is installed, with the remedy; empty where its
     metadata says nothing of the kind."""
+    if not package:
+        return ""
     try:
         wishes = importlib.metadata.requires(package) or []
     except importlib.metadata.PackageNotFoundError:

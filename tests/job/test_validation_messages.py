@@ -77,8 +77,8 @@ def test_items_of_lists() -> None:
         "islands.1.nam": "unknown key; did you mean 'name'?",
         "islands.1.accelerator": "must be 'cpu', 'cuda', 'rocm', 'npu', 'mlu', 'musa', 'gcu' or 'xpu' (got 'ascend'); "
         "did you mean 'npu'?",
-        "islands.2": "must be a mapping with the keys name, accelerator, workers, spares, devices, role, threads, node, "
-        "speed, emulate, memory_gb (got 5)",
+        "islands.2": "must be a mapping with the keys name, accelerator, workers, spares, devices, role, threads, "
+        "node, speed, emulate, memory_gb (got 5)",
     }
 
 

@@ -344,4 +344,4 @@ def test_where_nobody_chooses_the_device_one_more_is_held_and_the_bad_one_left_o
 def test_devices_that_an_agent_holds() -> None:
     (spec,) = lay_out([island("east", workers=2)], [Node("id", "n", "10.0.0.9", {"cuda": 2})])
     assert devices_held(spec) == ("cuda:0", "cuda:1")
-    assert devices_held(replace(spec, num_workers=0, room=1, first_device=3)) == ("cuda:0",)
+    assert devices_held(replace(spec, num_workers=0, room=1, first_device=3)) == ("cuda:3",)
