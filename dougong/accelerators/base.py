@@ -119,6 +119,14 @@ class Accelerator(ABC):
         """
         return None
 
+    def peak_rate(self, device: str, dtype: str) -> float | None:
+        """FLOP/s at most of a device of this name, as `describe` has it; None where the vendor's
+        figure is not among `peak_rates`."""
+        for rates in self.peak_rates:
+            if rates.model in device:
+                return rates.per_s.get(dtype)
+        return None
+
     def missing(self) -> str:
         """What this machine lacks to use a device of this kind, as far as packages tell without
         being imported; empty when nothing is known to be missing."""

@@ -55,8 +55,8 @@ class GenericAccelerator(Accelerator):
     deterministic_environment: ClassVar[Mapping[str, str]] = {}
     """Of a deterministic job's workers."""
     exact_switches: ClassVar[Mapping[str, bool]] = {}
-    """Places in torch, such as `torch.backends.cudnn.allow_tf32` without its torch, and what is set there for a
-    deterministic job, so that the device computes in the precision that a job names."""
+    """Places in torch, such as `torch.backends.cudnn.allow_tf32` without its torch, and what is set
+    there for a deterministic job, so that the device computes in the precision that a job names."""
 
     def device_count(self, visible: str | None = None) -> int | None:
         return visible_count(len(self.names()), visible)

@@ -49,6 +49,7 @@ class InspectedModel:
     data: Mapping[str, Any]
     shapes: dict[str, Any] | None
     recipe: Recipe
+    precision: str = ""
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     sources: RunSources | None = None
@@ -60,6 +61,8 @@ class InspectedModel:
             generation=generation,
             family=inventory.family,
             parameters=inventory.num_parameters,
+            active_parameters=inventory.active_parameters,
+            precision=self.precision,
             tensors=len(inventory.tensors),
             sites=len(inventory.sites),
             experts=inventory.num_experts,
@@ -96,6 +99,7 @@ def read_model(job: Job, answer: Answer, log: Path, node: str = "") -> Inspected
         data=answer.data,
         shapes=answer.shapes,
         recipe=recipe,
+        precision=job.precision,
         notes=answer.notes,
         warnings=answer.warnings,
         sources=answer.sources,

@@ -55,6 +55,7 @@ def describe_agent(
         trouble=_trouble_with(settings),
         limits=find_limits(),
         fence=settings.fence,
+        device=accelerator.describe().get("name", ""),
         absent=tuple(name for name in settings.files if not os.path.exists(name)),
     )
 
