@@ -126,7 +126,7 @@ class GenericAccelerator(Accelerator):
             version = package_version("torch") or "none"
             is_for_it = re.fullmatch(self.build_tag, version.partition("+")[2])
             return "" if is_for_it else f"torch {version} is not built for {self.title}"
-        if package_version(self.package) is None:
+        if self.package and package_version(self.package) is None:
             return f"{self.package} is not installed; {self.install}"
         return _mismatch(self.package)
 

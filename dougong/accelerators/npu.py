@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 from dougong.accelerators.base import HOST_VARIABLES
 from dougong.accelerators.facts import Default, PeakRates
 from dougong.accelerators.generic import GenericAccelerator
-from dougong.accelerators.telemetry.ascend import AscendTelemetry
+from dougong.accelerators.telemetry.ascend import AscendTelemetry, memory_sizes
 from dougong.errors import DeviceError
 
 if TYPE_CHECKING:
@@ -82,6 +82,12 @@ class Npu(GenericAccelerator):
             if key.strip() == "Version":
                 return value.strip()
         return "unknown"
+
+    def memory_bytes(self) -> int | None:
+        try:
+            return max(memory_sizes(), default=None)
+        except DeviceError:
+            return None
 
     def telemetry(self) -> Telemetry:
         return AscendTelemetry()

@@ -107,6 +107,16 @@ def test_a_plug_in_for_another_torch_is_refused_before_it_is_imported(
     assert Older().missing().startswith("older-plugin 2.6.0 is made for torch 2.6.0")
 
 
+class Unpacked(Toy):
+    """Nothing has to be installed for it."""
+
+    package = ""
+
+
+def test_nothing_is_missing_where_there_is_no_package() -> None:
+    assert Unpacked().missing() == "" and "toy-plugin" not in Unpacked().describe()
+
+
 class Broken(Toy):
     """Its plug-in raises."""
 
