@@ -52,6 +52,8 @@ class Accelerator(ABC):
     arithmetic_variables: ClassVar[tuple[str, ...]] = HOST_VARIABLES
     """Beginnings of the names of environment variables that can change a kernel's bits, or the
     order of sums, here."""
+    agreed_variables: ClassVar[tuple[str, ...]] = ()
+    """Those of them that the native backend must find alike on all workers of an island."""
     interface_form: ClassVar[str] = "={}"
     """How an interface is written in `interface_variable`; by default as libraries take it that
     read a bare name as the beginning of several."""

@@ -73,6 +73,7 @@ class Cuda(GenericAccelerator):
         "CUDA_DEVICE_MAX_CONNECTIONS",
         "TRITON_",
     )
+    agreed_variables: ClassVar[tuple[str, ...]] = ("NCCL_ALGO", "NCCL_PROTO")
     defaults: ClassVar[tuple[Default, ...]] = (
         Default("PYTORCH_ALLOC_CONF", "expandable_segments:True", ("PYTORCH_CUDA_ALLOC_CONF",)),
         # Kernels of several communicators then start on the device in the order of their calls.

@@ -65,6 +65,7 @@ class Npu(GenericAccelerator):
         "HCCL_ALGO",
         "INF_NAN_MODE_",
     )
+    agreed_variables = ("HCCL_ALGO",)
     defaults = (
         Default("PYTORCH_NPU_ALLOC_CONF", "expandable_segments:True"),
         Default("TORCH_HCCL_TRACE_BUFFER_SIZE", "2000"),

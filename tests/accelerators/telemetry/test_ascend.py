@@ -2,8 +2,8 @@
 
 The answers have the forms that these public documents and sources show, with figures of our own:
 `npu-smi info -m`, `-t ecc`: Ascend's npu-smi command reference; `-t health`, `-t board`: MindCluster, "Collecting NPU
-environment information" (npu-smi 23.0.5); several codes in a line, `-t temp`: the sources of Ascend's npu-smi; `-t usages`: sources of
-programs that read its capacity.
+environment information" (npu-smi 23.0.5); several codes in a line, `-t temp`: the sources of Ascend's npu-smi;
+`-t usages`: programs that read its capacity.
 """
 
 from __future__ import annotations
