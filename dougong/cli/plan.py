@@ -166,11 +166,23 @@ def memory_lines(
     for island in job.islands:
         if island.memory_gb is not None:
             continue
-        ranks = [worker.rank for worker in made.workers if worker.island == island.name]
+        together = _who_share(job, island)
+        if together[0] != island.name:
+            continue  # told with the first of them
+        ranks = [worker.rank for worker in made.workers if worker.island in together]
         kept = sum(snapshots[rank] for rank in ranks)
         line = _memory_line(island, [states[rank] for rank in ranks], kept)
         if line:
             yield line
+
+
+def _who_share(job: Job, island: Island) -> list[str]:
+    """The islands whose workers use the same device, in the order of the job file; of one whose
+    workers have their own, itself."""
+    if not island.shares_device:
+        return [island.name]
+    sharing = [one for one in job.islands if one.shares_device and one.memory_gb is None]
+    return [one.name for one in sharing if one.accelerator == island.accelerator]
 
 
 def _memory_line(island: Island, needed: Sequence[int], kept: int) -> str:
@@ -185,7 +197,7 @@ def _memory_line(island: Island, needed: Sequence[int], kept: int) -> str:
         )
     most, what, of_what = max(needed), "a worker needs up to", "of state"
     if island.shares_device:
-        most, what = sum(needed), "its workers together need"
+        most, what = sum(needed), "all workers on its device together need"
     if accelerator.shares_machine:
         most, what = sum(needed), "its workers together need"
         if most <= there < most + kept:

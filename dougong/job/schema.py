@@ -303,7 +303,7 @@ class Job(Section):
         "auto",
         "what experts are computed by: `auto`: a fused form of the device's, where it passes a "
         "trial; `composed`: plain torch, on every island",
-        resume="of the same function; bits after it are the other form's",
+        resume="both compute the same function; steps after it have the new form's bits",
     )
     combine: Literal["at_attention", "at_experts"] = logical(
         "at_attention",

@@ -107,7 +107,7 @@ def test_hccl_takes_what_dougong_hands_it(told: dict[str, Any]) -> None:
     collectives = told["collectives"]
     assert collectives["default"] == Npu.backend and collectives["group"] == "ProcessGroupHCCL"
     assert collectives["timeout_s"] == 600.0
-    assert collectives["abort"] and collectives["batches"]
+    assert collectives["abort"] and collectives["batches"] and collectives["all_to_all"]
 
 
 def test_switches_that_dougong_sets_are_read_by_the_package(wheel: Wheel) -> None:
