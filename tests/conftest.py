@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 
 import pytest
 from dougong.accelerators.cpu import Cpu
@@ -16,13 +17,16 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselect the tests that need a GPU where none is found, those that need a lab of hosts where none can be made,
-    and those that need a compiler where there is none; they are counted as such in the last line."""
+    those that need a compiler where there is none, and those that need torch_npu's package where there is none for this
+    Python; they are counted as such in the last line."""
     if not Cuda().device_count(os.environ.get("CUDA_VISIBLE_DEVICES")):
         deselect(config, items, "gpu")
     if any(item.get_closest_marker("lab") for item in items) and what_is_missing() is not None:
         deselect(config, items, "lab")
     if shutil.which("g++") is None:
         deselect(config, items, "simulated")
+    if sys.platform != "linux" or sys.version_info >= (3, 12) or not all(map(shutil.which, ("gcc", "nm", "readelf"))):
+        deselect(config, items, "ascend")
 
 
 def deselect(config: pytest.Config, items: list[pytest.Item], mark: str) -> None:

@@ -37,7 +37,7 @@ ORDER = (
     "ops", "ops.experts",  # deterministic operators
     "accelerators.telemetry",  # what devices say of their health
     "accelerators",  # one small file per kind of device
-    "job.yaml", "job.section", "job.optimizers", "job.fault", "job.emulate",
+    "job.yaml", "job.section", "job.optimizers", "job.parts", "job.fault", "job.emulate",
     "job.drills", "job",  # what a user asks for
     "parallel",  # plan, assignment of experts, the tree of lanes
     "parallel.schedules", "parallel.comm", "parallel.exchange", "parallel.segments", "parallel.trace",

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
     import torch.distributed as dist
 
+    from dougong.accelerators.facts import Default, PeakRates, Refused, Standing
     from dougong.accelerators.telemetry.reading import DeviceReading, Telemetry
     from dougong.ops.experts.base import ExpertOp
 
@@ -49,7 +50,29 @@ class Accelerator(ABC):
     """Whether all workers of a machine share one device, so that any number of them may start; else
     each has a device of its own."""
     arithmetic_variables: ClassVar[tuple[str, ...]] = HOST_VARIABLES
-    """Beginnings of the names of environment variables that can change a kernel's bits here."""
+    """Beginnings of the names of environment variables that can change a kernel's bits, or the
+    order of sums, here."""
+    agreed_variables: ClassVar[tuple[str, ...]] = ()
+    """Those of them that the native backend must find alike on all workers of an island."""
+    interface_form: ClassVar[str] = "={}"
+    """How an interface is written in `interface_variable`; by default as libraries take it that
+    read a bare name as the beginning of several."""
+    defaults: ClassVar[tuple[Default, ...]] = ()
+    """Of workers' variables that a user may set otherwise."""
+    refused: ClassVar[tuple[Refused, ...]] = ()
+    """Values of variables that break what a deterministic job promises."""
+    title: ClassVar[str] = ""
+    """The vendor and its devices, for people."""
+    standing: ClassVar[Standing] = "from documents"
+    """How far the project has tried this kind of device."""
+    also_called: ClassVar[tuple[str, ...]] = ()
+    """Words that people write for it; a job file that says one is told the right one."""
+    tool: ClassVar[str] = ""
+    """The vendor's command that shows a machine's devices, for messages."""
+    fused_operators: ClassVar[tuple[str, ...]] = ()
+    """The modules of `dougong.ops` that hold the fused forms which `expert_operators` offers."""
+    peak_rates: ClassVar[tuple[PeakRates, ...]] = ()
+    """Of models of devices, for the part of them that a run makes use of."""
 
     @abstractmethod
     def device_count(self, visible: str | None = None) -> int | None:
@@ -70,6 +93,13 @@ class Accelerator(ABC):
         do without.
         """
 
+    def interface_variables(self, interface: str | None) -> dict[str, str]:
+        """Has the native backend speak over this interface; nothing where there is none, or where
+        the backend reads no variable."""
+        if interface is None or self.interface_variable is None:
+            return {}
+        return {self.interface_variable: self.interface_form.format(interface)}
+
     @abstractmethod
     def open(self, index: int, deterministic: bool = True) -> torch.device:
         """Load the vendor's library, make device `index` (of the visible ones) current, and switch
@@ -89,6 +119,14 @@ class Accelerator(ABC):
 
         Asked of an agent. Not of a kind that shares its machine: there the machine's counts.
         """
+        return None
+
+    def peak_rate(self, device: str, dtype: str) -> float | None:
+        """FLOP/s at most of a device of this name, as `describe` has it; None where the vendor's
+        figure is not among `peak_rates`."""
+        for rates in self.peak_rates:
+            if rates.model in device:
+                return rates.per_s.get(dtype)
         return None
 
     def missing(self) -> str:
@@ -153,6 +191,14 @@ def package_version(name: str) -> str | None:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def toolkit_version() -> str:
+    """Of the vendor's toolkit that torch itself is built with; empty for a build for processors,
+    and where a plug-in brings it."""
+    import torch
+
+    return torch.version.cuda or torch.version.hip or torch.version.xpu or ""
 
 
 def visible_count(found: int, visible: str | None) -> int:

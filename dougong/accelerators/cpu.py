@@ -17,6 +17,9 @@ class Cpu(Accelerator):
     """Workers share the machine's cores and memory; any number may be asked for."""
 
     name = "cpu"
+    title = "processors"
+    standing = "run here"
+    also_called = ("host",)
     resource = None
     backend = "gloo"
     visible_devices_variable = None

@@ -2,29 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points
 
 from dougong.accelerators.base import Accelerator
 from dougong.accelerators.cpu import Cpu
-from dougong.accelerators.cuda import Cuda
+from dougong.accelerators.cuda import Cuda, Rocm
+from dougong.accelerators.generic import GenericAccelerator
 from dougong.accelerators.npu import Npu
+from dougong.accelerators.vendors import Gcu, Mlu, Musa, Xpu
 from dougong.errors import DeviceError
 
 GROUP = "dougong.accelerators"
-_BUILT_IN: tuple[type[Accelerator], ...] = (Cpu, Cuda, Npu)
+BUILT_IN: tuple[type[Accelerator], ...] = (Cpu, Cuda, Rocm, Npu, Mlu, Musa, Gcu, Xpu)
+_FACTS = ("name", "resource", "backend", "visible_devices_variable")
+"""What every kind of device has to say of itself; a generic one its `device_type`, too."""
 
 
 def accelerator_names() -> tuple[str, ...]:
     """Every name that `get_accelerator` knows: dougong's own, then those of installed packages."""
-    built_in = tuple(kind.name for kind in _BUILT_IN)
+    built_in = tuple(kind.name for kind in BUILT_IN)
     offered = {point.name for point in entry_points(group=GROUP)}
     return built_in + tuple(sorted(offered - set(built_in)))
 
 
 def is_accelerator(name: str) -> bool:
     """Whether `get_accelerator` knows the name; loads no other package."""
-    is_built_in = any(kind.name == name for kind in _BUILT_IN)
+    is_built_in = any(kind.name == name for kind in BUILT_IN)
     return is_built_in or bool(entry_points(group=GROUP, name=name))
+
+
+def meant_by(word: str) -> str | None:
+    """The name of what people also call so, such as `gpu`; None where nobody does."""
+    for kind in BUILT_IN:
+        if word.lower() in kind.also_called:
+            return kind.name
+    return None
 
 
 def get_accelerator(name: str) -> Accelerator:
@@ -33,7 +46,7 @@ def get_accelerator(name: str) -> Accelerator:
 
     Raises DeviceError for a name that nobody offers, and for an offer that does not load.
     """
-    for kind in _BUILT_IN:
+    for kind in BUILT_IN:
         if kind.name == name:
             return kind()
     points = tuple(entry_points(group=GROUP, name=name))
@@ -41,8 +54,27 @@ def get_accelerator(name: str) -> Accelerator:
         return _load(points[0])
     problem = "not known"
     if points:
-        problem = f"offered by {len(points)} packages; uninstall all but one"
+        problem = f"offered by {_packages(points)}; uninstall all but one"
     raise DeviceError(f"accelerator {name}: {problem}; known are {', '.join(accelerator_names())}")
+
+
+def check_claims(name: str) -> None:
+    """Raises DeviceError where an installed package offers an accelerator under a name of
+    dougong's own: which one a job means would depend on the machine."""
+    points = tuple(entry_points(group=GROUP, name=name))
+    if points and any(kind.name == name for kind in BUILT_IN):
+        raise DeviceError(
+            f"accelerator {name}: offered by {_packages(points)}, and it is dougong's own name; "
+            "uninstall the package, or have its entry point and its class take another name"
+        )
+
+
+def _packages(points: Sequence[EntryPoint]) -> str:
+    found = []
+    for point in points:
+        package = f"{point.dist.name} {point.dist.version}" if point.dist else "a package"
+        found.append(f"{package} ({point.value})")
+    return " and ".join(found)
 
 
 def _load(point: EntryPoint) -> Accelerator:
@@ -60,7 +92,22 @@ def _load(point: EntryPoint) -> Accelerator:
             f"{where} is {kind!r}, not a subclass of dougong.accelerators.base.Accelerator; see "
             "CONTRIBUTING.md"
         )
-    try:
-        return kind()
-    except TypeError as error:
-        raise DeviceError(f"{where} is not whole: {error}; see CONTRIBUTING.md") from error
+    lacking = _lacking(kind)
+    if lacking:
+        raise DeviceError(
+            f"{where} is not whole: it lacks {', '.join(lacking)}; add what is missing, or derive "
+            "it from dougong.accelerators.generic.GenericAccelerator, which has every method "
+            "(docs/accelerators.md)"
+        )
+    if kind.name != point.name:
+        raise DeviceError(
+            f"{where} calls itself {kind.name}; give the entry point and the class one name"
+        )
+    return kind()
+
+
+def _lacking(kind: type[Accelerator]) -> list[str]:
+    """Methods and facts that a class has not."""
+    facts = [*_FACTS, "device_type"] if issubclass(kind, GenericAccelerator) else _FACTS
+    absent = [fact for fact in facts if not hasattr(kind, fact)]
+    return [*(f"{method}()" for method in sorted(kind.__abstractmethods__)), *absent]

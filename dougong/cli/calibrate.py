@@ -10,7 +10,7 @@ import typer
 
 from dougong.cli.options import Address, JobFile, NoRay, Overrides, Wait, new_run_path
 from dougong.cli.run import launch_options
-from dougong.job.schema import Rates
+from dougong.job.parts.rates import Rates
 from dougong.tools.calibrate import calibrate as measure
 from dougong.tools.job_check import load_whole_job
 

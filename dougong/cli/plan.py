@@ -18,7 +18,7 @@ from dougong.control.processes import memory_bytes
 from dougong.job.fault_rules import doubts
 from dougong.job.load import placed
 from dougong.job.schema import Island, Job
-from dougong.launcher.agent.facts import absent_devices, memory_of
+from dougong.launcher.agent.facts import absent_devices, memory_of, worker_variables
 from dougong.launcher.agent.remarks import left_out_snapshots
 from dougong.parallel.plan import Inventory, Plan, Worker
 from dougong.planner.placement import seats_of_job
@@ -166,11 +166,23 @@ def memory_lines(
     for island in job.islands:
         if island.memory_gb is not None:
             continue
-        ranks = [worker.rank for worker in made.workers if worker.island == island.name]
+        together = _who_share(job, island)
+        if together[0] != island.name:
+            continue  # told with the first of them
+        ranks = [worker.rank for worker in made.workers if worker.island in together]
         kept = sum(snapshots[rank] for rank in ranks)
         line = _memory_line(island, [states[rank] for rank in ranks], kept)
         if line:
             yield line
+
+
+def _who_share(job: Job, island: Island) -> list[str]:
+    """The islands whose workers use the same device, in the order of the job file; of one whose
+    workers have their own, itself."""
+    if not island.shares_device:
+        return [island.name]
+    sharing = [one for one in job.islands if one.shares_device and one.memory_gb is None]
+    return [one.name for one in sharing if one.accelerator == island.accelerator]
 
 
 def _memory_line(island: Island, needed: Sequence[int], kept: int) -> str:
@@ -184,6 +196,8 @@ def _memory_line(island: Island, needed: Sequence[int], kept: int) -> str:
             f"device's size; a run asks its own, or set islands.{island.name}.memory_gb"
         )
     most, what, of_what = max(needed), "a worker needs up to", "of state"
+    if island.shares_device:
+        most, what = sum(needed), "all workers on its device together need"
     if accelerator.shares_machine:
         most, what = sum(needed), "its workers together need"
         if most <= there < most + kept:
@@ -211,8 +225,14 @@ def environment_lines(job: Job, width: int) -> Iterator[str]:
     `width` columns; the shell's is left alone."""
     for island in job.islands:
         accelerator = get_accelerator(island.accelerator)
-        found = accelerator.worker_environment(island.threads, job.is_deterministic)
+        found = worker_variables(accelerator, island.threads, job.is_deterministic)
         words = [f"{key}={value}" for key, value in sorted(found.items())]
+        if island.shares_device:
+            sharers = plural(island.workers, f"{island.accelerator} worker")
+            yield (
+                f"{island.name}: {sharers} on one device (devices: shared): messages go through "
+                "host memory, and its memory and speed are divided"
+            )
         if island.spares:
             spares = plural(island.spares, "spare agent")
             yield f"{island.name}: {spares} beside these, each as large as its largest agent"

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from dougong.accelerators.facts import Default, Refused
+
 _RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Ray sets it for what `ray job submit` starts."""
 
@@ -63,19 +65,26 @@ def arithmetic_variables(prefixes: Sequence[str]) -> dict[str, str]:
     return {name: os.environ[name] for name in names}
 
 
-def network_variables(native: str | None, interface: str | None) -> dict[str, str]:
+def network_variables(native: Mapping[str, str]) -> dict[str, str]:
     """What workers find in their environment for the network, as far as the user has said nothing.
 
-    `native`: the variable in which an island's own library reads its interface, None where it has
-    none; `interface`: the one that leads to the controller. Left alone, such a library takes the
-    first interface that it finds. Names are asked for here and there in libraries, though hardly
-    any is needed: a name server that is dead must not hold a worker up each time.
+    `native`: the variable in which an island's own library reads its interface, with the one that
+    leads to the controller, where it has one. Left alone, such a library takes the first interface
+    that it finds. Names are asked for here and there in libraries, though hardly any is needed: a
+    name server that is dead must not hold a worker up each time.
     """
-    variables = {"RES_OPTIONS": "timeout:1 attempts:1"}
-    if native is not None and interface is not None:
-        variables[native] = f"={interface}"  # NCCL and HCCL: this name, and none that begins so
-
+    variables = {"RES_OPTIONS": "timeout:1 attempts:1", **native}
     return {key: value for key, value in variables.items() if key not in os.environ}
+
+
+def default_variables(defaults: Sequence[Default]) -> dict[str, str]:
+    """Those of an accelerator's that apply here: of which the user has said nothing."""
+    return {one.variable: one.value for one in defaults if one.applies(os.environ)}
+
+
+def refused_variables(refused: Sequence[Refused]) -> list[Refused]:
+    """Those that are set here to the value that is refused."""
+    return [one for one in refused if os.environ.get(one.variable) == one.value]
 
 
 def chosen_interface() -> str | None:

@@ -66,7 +66,8 @@ class AgentFacts:
     `memory_bytes`: of one device, of all that the machine may give where workers share it, None
     where it is not known; `code`: the source that computes, by package; `trouble`: why the run
     directory cannot serve there; `fence`: the number of the controller that has started it;
-    `absent`: files and folders of the job that are not there."""
+    `absent`: files and folders of the job that are not there; `device`: what the devices there are
+    called."""
 
     agent: str
     island: str
@@ -83,6 +84,7 @@ class AgentFacts:
     limits: MachineLimits = MachineLimits()
     fence: int = 0
     absent: tuple[str, ...] = ()
+    device: str = ""
 
 
 @dataclass(frozen=True)

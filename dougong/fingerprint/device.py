@@ -6,6 +6,8 @@ import re
 
 import torch
 
+from dougong.accelerators.base import toolkit_version
+
 _LIBRARY = re.compile(r"(?:Math Kernel Library Version|MKL-DNN v)[^(\n]*")
 
 
@@ -21,7 +23,7 @@ def describe(device: torch.device) -> dict[str, str]:
     if device.type != "cpu":
         module = torch.get_device_module(device)
         properties = module.get_device_properties(device)
-        entries["toolkit"] = torch.version.cuda or torch.version.hip or ""
+        entries["toolkit"] = toolkit_version()
         entries["device"] = str(module.get_device_name(device))
         entries["multiprocessors"] = str(getattr(properties, "multi_processor_count", ""))
     return {name: value.strip() for name, value in entries.items() if value}

@@ -128,11 +128,34 @@ def _one_clock(job: Job) -> Iterator[Breach]:
             yield Breach(("islands", index, "emulate"), text)
 
 
+def _shared_devices(job: Job) -> Iterator[Breach]:
+    for index, island in enumerate(job.islands):
+        if not island.shares_device:
+            continue
+        if _shares_machine(island):
+            text = (
+                f"workers of {island.accelerator} share their machine, which is no device of its "
+                "own; remove it"
+            )
+            yield Breach(("islands", index, "devices"), text)
+        elif island.spares:
+            text = (
+                f"{island.name}: a spare holds devices of its own, and these workers share one; "
+                "set spares: 0, or devices: own"
+            )
+            yield Breach(("islands", index, "spares"), text)
+
+
 def _may_share_machine(island: Island) -> bool:
+    return _shares_machine(island) is not False
+
+
+def _shares_machine(island: Island) -> bool | None:
+    """None for a package that does not load: told where the job is looked at as a whole."""
     try:
         return get_accelerator(island.accelerator).shares_machine
-    except DeviceError:  # a package that does not load: told where the job is looked at as a whole
-        return True
+    except DeviceError:
+        return None
 
 
 def _drill_steps(job: Job) -> Iterator[Breach]:
@@ -209,6 +232,7 @@ LAYOUT_RULES = (
     Rule(("islands", "offload"), _offload),
     Rule(("islands", "pipeline"), _pipeline),
     Rule(("islands",), _one_clock),
+    Rule(("islands",), _shared_devices),
     Rule(("model", "islands", "offload"), _offload_leaves_enough),
     Rule(("batch", "islands"), _lanes),
     Rule(("islands",), _island_names),

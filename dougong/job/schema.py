@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr
 
+from dougong.accelerators.registry import BUILT_IN
 from dougong.deadlines import DEADLINES, Deadlines
 from dougong.job.drills.drill import DrillList
 from dougong.job.emulate.emulation import Emulate
@@ -22,6 +23,8 @@ from dougong.job.fault.quarantine import QuarantineKeys
 from dougong.job.fault.snapshots import Snapshots
 from dougong.job.optimizers.declaration import OptimizerConfig
 from dougong.job.optimizers.registry import CHOICE, DECLARATIONS
+from dougong.job.parts.rates import Rates
+from dougong.job.parts.router import Router
 from dougong.job.section import (
     WHOLE,
     AboveZero,
@@ -36,6 +39,7 @@ from dougong.job.section import (
     physical,
 )
 
+_KINDS = ", ".join(f"`{kind.name}`" for kind in BUILT_IN)
 KERNELS_ARE_COMPARED = "the kernels' fingerprints are compared with the checkpoint's"
 """Why a resume may change what kernels run on."""
 
@@ -160,64 +164,15 @@ class Schedule(Section):
     )
 
 
-class Router(Section):
-    """How the load of the experts is kept even. By default nothing is done; a bias and one of the
-    losses go together.
-
-    A loss adds to the gradients and is reported as `balance_loss`; `loss` stays the model's own. A
-    family's own auxiliary loss, of each micro-batch by itself, is on only when `model.config` says
-    `output_router_logits: true`; it is then a part of `loss`.
-    """
-
-    bias_rate: AboveZero | None = logical(
-        None,
-        "after each step the router's bias rises by this for an expert with fewer tokens than the "
-        "mean, and falls for one with more (DeepSeek-V3, arXiv 2412.19437: 0.001); the family "
-        "must have such a bias",
-    )
-    computing_choices: AboveZero | None = logical(
-        None,
-        "with bias_rate, for families with experts that compute nothing (longcat_flash): how many "
-        "of a token's choices should on average reach one that computes",
-    )
-    sequence_loss: AboveZero | None = logical(
-        None,
-        "weight of the balance loss over each sequence (DeepSeek-V3, equations 17 to 20: 0.0001); "
-        "1 where even",
-    )
-    global_loss: AboveZero | None = logical(
-        None,
-        "weight of the balance loss whose counts are those of all lanes and of the step's "
-        "micro-batches so far (Qwen, arXiv 2501.11873); 1 where even",
-    )
-
-    @property
-    def has_loss(self) -> bool:
-        """Whether a loss for the balance is added."""
-        return self.sequence_loss is not None or self.global_loss is not None
-
-
-class Rates(Section):
-    """What one worker of an island does in a unit of time; `dougong calibrate` measures it. The
-    unit is the same on all islands."""
-
-    attention: AboveZero = physical(
-        1.0, "micro-batches of one lane through one layer without its experts"
-    )
-    experts: AboveZero = physical(
-        1.0, "thousands of rows through experts; a token at one of its experts is a row"
-    )
-
-
 class Island(Section):
     """A group of like devices with one native collective library."""
 
     name: Name = physical(..., "letters, digits, '-'; its workers are called NAME/0, NAME/1, ...")
     accelerator: AcceleratorName = logical(
         ...,
-        "kind of device: `cpu`, `cuda`, `npu`, or what an installed package adds",
+        f"kind of device: {_KINDS}, or what an installed package adds (docs/accelerators.md)",
         resume=KERNELS_ARE_COMPARED,
-        examples=["cpu", "cuda", "npu"],
+        examples=[kind.name for kind in BUILT_IN],
     )
     workers: Positive = physical(1, "processes, one per device; on cpu they share the machine")
     spares: Count = physical(
@@ -225,6 +180,12 @@ class Island(Section):
         "agents beside those of its workers that stand by, with all imported and devices held and "
         "not opened: one takes the place of an agent that is lost, or of its node. Each holds as "
         "many devices as the largest agent of the island, on a node of its own if there is one",
+    )
+    devices: Literal["own", "shared"] = physical(
+        "own",
+        "`own`: a device for each worker; `shared`: its workers, and those of other islands of the "
+        "same kind that say so, use one device of one node together; messages between them go "
+        "through host memory. For trying layouts on few devices: they share its speed and memory",
     )
     role: Literal["attention", "experts", "both"] = physical(
         "both", "what its workers compute: attention (all but the routed experts), experts, or both"
@@ -257,6 +218,11 @@ class Island(Section):
         "room for activations); a plan that needs more is refused; null: what the device (of cpu: "
         "the machine) has, where the run can find that out",
     )
+
+    @property
+    def shares_device(self) -> bool:
+        """Whether its workers use one device together."""
+        return self.devices == "shared"
 
 
 class Checkpoint(Section):
@@ -332,6 +298,12 @@ class Job(Section):
         "rows in one expert product: `none`: those of one lane's micro-batch; a number: fixed "
         "tiles over the rows of all lanes, faster where a lane has few rows for an expert; "
         "`auto`: tiles where fewer than 128 are expected",
+    )
+    operators: Literal["auto", "composed"] = logical(
+        "auto",
+        "what experts are computed by: `auto`: a fused form of the device's, where it passes a "
+        "trial; `composed`: plain torch, on every island",
+        resume="both compute the same function; steps after it have the new form's bits",
     )
     combine: Literal["at_attention", "at_experts"] = logical(
         "at_attention",

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from dougong.accelerators.registry import meant_by
 from dougong.job.drills.drill import NOT_A_LIST, UNKNOWN_FAULT
 from dougong.job.lookup import field_at, places_of, section_at, value_at
 from dougong.job.schema import Job
@@ -35,9 +36,6 @@ _KINDS = {
 _SHAPES = ("model_type", "tuple_type")
 _WORDS = ("literal_error", UNKNOWN_ACCELERATOR, UNKNOWN_FAULT, NOT_A_LIST)
 _SAME = {
-    "gpu": "cuda",
-    "nvidia": "cuda",
-    "ascend": "npu",
     "fp32": "float32",
     "bf16": "bfloat16",
     "ffn": "experts",
@@ -240,8 +238,9 @@ def _other_word(error: Error) -> str:
     """What to write instead of a word that is none of the expected ones."""
     names = error["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
     word = str(error["input"]).lower()
-    if _SAME.get(word) in names:
-        return f"; did you mean '{_SAME[word]}'?"
+    same = meant_by(word) if error["type"] == UNKNOWN_ACCELERATOR else _SAME.get(word)
+    if same in names:
+        return f"; did you mean '{same}'?"
     close = difflib.get_close_matches(word, names, 1)
     if close:
         return f"; did you mean '{close[0]}'?"

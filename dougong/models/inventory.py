@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from dougong.job.schema import EXPERTS_PER_TOKEN_KEYS, Model, Router
+from dougong.job.parts.router import Router
+from dougong.job.schema import EXPERTS_PER_TOKEN_KEYS, Model
 from dougong.models.build import build_on_meta, load_config
 from dougong.models.routers import find_choosers
 from dougong.models.sites import Site, expert_parameters, find_sites

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from dougong.errors import ModelError
-from dougong.job.schema import Router
+from dougong.job.parts.router import Router
 from dougong.models.router_probe import SCORES, Chooser, probe_router
 from dougong.models.sites import Site
 from dougong.parallel.segments.flight import note_on_flight

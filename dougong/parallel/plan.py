@@ -79,6 +79,12 @@ class Inventory:
         return sum(t.num_parameters for t in self.tensors) + experts
 
     @property
+    def active_parameters(self) -> int:
+        """Those that a token meets: all outside of the experts, and its own experts."""
+        experts = len(self.sites) * self.experts_per_token * self.expert_parameters
+        return sum(t.num_parameters for t in self.tensors) + experts
+
+    @property
     def expert_parameters(self) -> int:
         """Parameters of one expert of one site."""
         return sum(self.sizes_of_an_expert)

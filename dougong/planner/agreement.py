@@ -8,6 +8,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from dougong.accelerators.registry import get_accelerator
 from dougong.control.handshake import AgentFacts, FolderTrouble, PackageCode
 from dougong.errors import LaunchError
 
@@ -32,6 +33,7 @@ def check_agents(agents: Mapping[str, AgentFacts], here: Software | None = None)
     software of that machine (None: it takes no part)."""
     _check_run_directory(agents)
     _check_files(agents)
+    _check_variables(agents)
     machines = {}
     for agent, facts in agents.items():
         machines[f"{facts.node} ({agent})"] = Software(facts.node, facts.versions, facts.code)
@@ -77,6 +79,20 @@ def _check_files(agents: Mapping[str, AgentFacts]) -> None:
             f"{'; '.join(words)}: every node reads the job's files itself; put them there under "
             "the same path, or name files on storage that all nodes share"
         )
+
+
+def _check_variables(agents: Mapping[str, AgentFacts]) -> None:
+    """A communicator whose members do not choose alike hangs, or adds in another order."""
+    for island in dict.fromkeys(facts.island for facts in agents.values()):
+        members = [facts for facts in agents.values() if facts.island == island]
+        for name in get_accelerator(members[0].accelerator).agreed_variables:
+            told = {facts.node: facts.environment.get(name) for facts in members}
+            if len(set(told.values())) > 1:
+                each = [f"{value or 'not set'} on {node}" for node, value in told.items()]
+                raise LaunchError(
+                    f"island {island}: {name} is {', '.join(each)}, and all its workers must have "
+                    "one; set it alike, or nowhere, in the shells that start the nodes' Ray"
+                )
 
 
 def _listed(nodes: Sequence[str]) -> str:

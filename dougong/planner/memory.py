@@ -29,7 +29,8 @@ _MACHINE_REMEDY = (
 
 @dataclass(frozen=True)
 class KnownMemory:
-    """`num_bytes` that `workers` have together, at `place`. `is_shared`: it is a machine's."""
+    """`num_bytes` that `workers` have together, at `place`: a machine's (`is_shared`) or a
+    device's."""
 
     place: str
     workers: tuple[str, ...]
@@ -37,7 +38,7 @@ class KnownMemory:
     is_shared: bool
 
     def with_more(self, workers: Sequence[str], num_bytes: int) -> KnownMemory:
-        """The same machine, as seen by another agent whose workers share it, too."""
+        """The same machine or device, as seen by another agent whose workers share it, too."""
         least = min(self.num_bytes, num_bytes)
         return KnownMemory(self.place, (*self.workers, *workers), least, self.is_shared)
 
@@ -49,6 +50,7 @@ def known_memory(
     judged by that alone. `agents`: by name."""
     by_user = {island.name for island in job.islands if island.memory_gb is not None}
     shared: dict[str, KnownMemory] = {}
+    together: dict[tuple[str, str], KnownMemory] = {}
     found: list[KnownMemory] = []
     for spec in specs:
         node, num_bytes = agents[spec.name].node, agents[spec.name].memory_bytes
@@ -57,11 +59,15 @@ def known_memory(
         if get_accelerator(spec.accelerator).shares_machine:
             known = shared.get(node, KnownMemory(node, (), num_bytes, is_shared=True))
             shared[node] = known.with_more(spec.workers, num_bytes)
+        elif spec.shares_device:
+            key, place = (node, spec.accelerator), f"the {spec.accelerator} device of {node}"
+            known = together.get(key, KnownMemory(place, (), num_bytes, is_shared=False))
+            together[key] = known.with_more(spec.workers, num_bytes)
         else:
             for name in spec.workers:
                 place = f"a device of {node}"
                 found.append(KnownMemory(place, (name,), num_bytes, is_shared=False))
-    return [*found, *shared.values()]
+    return [*found, *together.values(), *shared.values()]
 
 
 def plan_that_fits(

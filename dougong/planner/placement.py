@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from dougong.accelerators.registry import get_accelerator
 from dougong.control.handshake import AgentFacts
-from dougong.errors import NoRoomError, PlanError
+from dougong.errors import PlanError
 from dougong.job.schema import Island
 from dougong.parallel.plan import Role, Seat
-from dougong.planner.nodes import Node, allowed_nodes, listed, words_on_quarantine
+from dougong.planner.no_room import too_few_devices
+from dougong.planner.nodes import Node, allowed_nodes
+from dougong.planner.stretches import stretches
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class AgentSpec:
     first device among those that the agent's process can see. `room`: for how many workers it holds
     devices; None: for those that it has. One that has none stands by. `avoided`: keys of devices in
     quarantine there; it holds as many more, and leaves those out, since nobody can choose which it
-    is given.
+    is given. `shares_device`: all its workers use one device, and other agents may use it, too.
     """
 
     name: str
@@ -35,11 +37,17 @@ class AgentSpec:
     node: str | None = None
     room: int | None = None
     avoided: tuple[str, ...] = ()
+    shares_device: bool = False
 
     @property
     def num_places(self) -> int:
         """For how many workers it holds devices."""
         return self.num_workers if self.room is None else self.room
+
+    @property
+    def num_devices(self) -> int:
+        """How many devices its workers use."""
+        return 1 if self.shares_device else self.num_places
 
     @property
     def stands_by(self) -> bool:
@@ -140,14 +148,17 @@ class _Wish:
 class FreeRoom:
     """What is left of the nodes while islands are placed, one after the other.
 
-    `devices`: numbers of those left, by the node's id and kind. `threads`: of workers that have
-    been placed, by the node's id. Devices in quarantine are passed over by their numbers where they
-    are known; else whoever takes some takes so many more.
+    `devices`: numbers of those left, by the node's id and kind; `together`: likewise, the one that
+    islands use together. `threads`: of workers that have been placed, by the node's id.
+
+    Devices in quarantine are passed over by their numbers where they are known; else whoever takes
+    some takes so many more.
     """
 
     shared: bool
     devices: dict[tuple[str, str], list[int]]
     threads: dict[str, int]
+    together: dict[tuple[str, str], int] = field(default_factory=dict)
 
     @staticmethod
     def of(nodes: Sequence[Node], shared: bool, kept: Sequence[AgentSpec]) -> FreeRoom:
@@ -162,6 +173,8 @@ class FreeRoom:
 
     def place(self, wish: _Wish, later: Sequence[_Wish]) -> list[AgentSpec]:
         """Agents for it; what they take is left no more. `later`: those that come after it."""
+        if wish.island.shares_device:
+            return [self._on_one_device(wish)]
         if wish.shares_machine:
             counts = self._share_processors(wish)
         else:
@@ -186,6 +199,9 @@ class FreeRoom:
         spec = replace(spec, avoided=avoided)
         if get_accelerator(island.accelerator).shares_machine:
             return spec
+        if island.shares_device:
+            number = self._common_device(node, island.accelerator)
+            return None if number is None else replace(spec, first_device=number)
         left = self.devices.get((node.id, island.accelerator), [])
         for first in left:
             taken = range(first, first + count + len(avoided))
@@ -199,9 +215,11 @@ class FreeRoom:
         if spec.node not in self.threads:
             return  # its node is not one of those on which others may be placed
         self.threads[spec.node] += spec.num_workers * spec.threads
+        if spec.shares_device:
+            self.together[spec.node, spec.accelerator] = spec.first_device
         left = self.devices.get((spec.node, spec.accelerator))
         if self.shared and left is not None:
-            taken = range(spec.first_device, spec.first_device + spec.num_places)
+            taken = range(spec.first_device, spec.first_device + spec.num_devices)
             left[:] = [number for number in left if number not in taken]
 
     # Devices
@@ -222,8 +240,34 @@ class FreeRoom:
                 missing -= count
         if missing:
             left = [(node, self.left(node, wish.kind)) for node in wish.nodes]
-            raise _too_few_devices(wish, left)
+            raise too_few_devices(wish.island, len(wish.indices), left)
         return counts
+
+    def _on_one_device(self, wish: _Wish) -> AgentSpec:
+        """An agent for all of them, on a device that others use together already, if there is
+        one."""
+        island, count = wish.island, len(wish.indices)
+        in_use = [node for node in wish.nodes if (node.id, wish.kind) in self.together]
+        others = sorted(wish.nodes, key=lambda node: -self.left(node, wish.kind))
+        for node in (*in_use, *others):
+            number = self._common_device(node, wish.kind)
+            if number is not None:
+                self.threads[node.id] += count * island.threads
+                spec = _spec(island, wish.indices[0], count, node.id, number)
+                return replace(spec, avoided=self._avoided(node, wish.kind))
+        raise too_few_devices(island, 1, [(node, 0) for node in wish.nodes])
+
+    def _common_device(self, node: Node, kind: str) -> int | None:
+        """The number of the node's device that islands use together, taken now if none is yet."""
+        key = (node.id, kind)
+        if key not in self.together:
+            if not self.left(node, kind):
+                return None
+            num_taken = 1 + len(self._avoided(node, kind))
+            taken = self.devices[key][:num_taken]
+            del self.devices[key][:num_taken]
+            self.together[key] = taken[0] if self.shared else 0
+        return self.together[key]
 
     def _avoided(self, node: Node, kind: str) -> tuple[str, ...]:
         return () if self.shared else node.left_out.get(kind, ())
@@ -278,60 +322,17 @@ class FreeRoom:
             taken, left[:] = left[:num_taken], left[num_taken:]
             numbers = taken if self.shared else numbers
         specs = []
-        for first, number, count in _runs(indices, numbers):
+        for first, number, count in stretches(indices, numbers):
             first_device = number if self.shared and left is not None else 0
             spec = _spec(island, first, count, node.id, first_device)
             specs.append(replace(spec, avoided=avoided))
         return specs
 
 
-def _runs(indices: Sequence[int], numbers: Sequence[int]) -> list[tuple[int, int, int]]:
-    """(first index, first number, length) of the stretches in which both go up by one."""
-    runs: list[tuple[int, int, int]] = []
-    for index, number in zip(indices, numbers, strict=True):
-        if runs:
-            first, first_number, count = runs[-1]
-            if (index, number) == (first + count, first_number + count):
-                runs[-1] = (first, first_number, count + 1)
-                continue
-        runs.append((index, number, 1))
-    return runs
-
-
 def _num_claims(node: Node, kind: str, later: Sequence[_Wish]) -> int:
     """How many islands that are pinned have yet to find devices of this kind there."""
     claims = [wish for wish in later if wish.kind == kind and wish.island.node is not None]
     return sum(node in wish.nodes for wish in claims)
-
-
-def _too_few_devices(wish: _Wish, left: Sequence[tuple[Node, int]]) -> NoRoomError:
-    """`left`: how many devices of each node this island can have."""
-    island, kind = wish.island, wish.kind
-    found = sum(count for _, count in left)
-    held = sum(node.count(kind) - node.count_free(kind) for node, _ in left)
-    workers = "worker" if island.workers == 1 else "workers"
-    free = {0: "none is free", 1: "only 1 device is free"}.get(
-        found, f"only {found} devices are free"
-    )
-    with_some = [(node, count) for node, count in left if node.count(kind)] or left
-    nodes = listed([node.words_on(kind, count) for node, count in with_some])
-    is_held = len(wish.indices) <= found + held
-    text = (
-        f"island {island.name} asks for {island.workers} {kind} {workers}, one device each, but "
-        f"{free} ({nodes}); {_advice(wish, is_held)}{words_on_quarantine(wish.nodes, kind)}"
-    )
-    return NoRoomError(text, is_held)
-
-
-def _advice(wish: _Wish, is_held: bool) -> str:
-    name, kind = wish.island.name, wish.kind
-    if is_held:
-        return f"free what others hold (`ray status`), or lower islands.{name}.workers"
-    if any(node.count(kind) for node in wish.nodes):
-        return f"lower islands.{name}.workers or add nodes"
-    missing = get_accelerator(kind).missing()
-    advice = f"add nodes that have some, or use another islands.{name}.accelerator"
-    return advice + (f" (on this machine {missing})" if missing else "")
 
 
 def _spec(
@@ -348,6 +349,7 @@ def _spec(
         num_workers=count,
         first_device=first_device,
         node=node,
+        shares_device=island.shares_device,
     )
 
 
@@ -376,7 +378,7 @@ def _seats_of(spec: AgentSpec, node: str) -> list[Seat]:
 
 def devices_held(spec: AgentSpec) -> tuple[str, ...]:
     """The devices that an agent holds, such as `cuda:3`, whether it has workers for them or not."""
-    numbers = range(spec.first_device, spec.first_device + spec.num_places)
+    numbers = range(spec.first_device, spec.first_device + spec.num_devices)
     return tuple(f"{spec.accelerator}:{number}" for number in numbers)
 
 
@@ -384,9 +386,11 @@ def devices_of(spec: AgentSpec) -> dict[str, str]:
     """Worker -> its device, such as `cuda:3`, for all workers of an agent; of one that stands by,
     for those that it could have, under names of its own.
 
-    Workers that share their machine are numbered through the island.
+    Workers that share their machine are numbered through the island; those that share a device all
+    have its number.
     """
     shared = get_accelerator(spec.accelerator).shares_machine
     first = spec.first_index if shared else spec.first_device
     names = spec.workers or [f"{spec.name}/{i}" for i in range(spec.num_places)]
-    return {worker: f"{spec.accelerator}:{first + i}" for i, worker in enumerate(names)}
+    step = 0 if spec.shares_device else 1
+    return {worker: f"{spec.accelerator}:{first + i * step}" for i, worker in enumerate(names)}

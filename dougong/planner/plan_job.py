@@ -152,11 +152,12 @@ def _room(job: Job, inventory: Inventory, seats: Sequence[Seat]) -> Room:
 
 
 def _memory_limits(job: Job) -> dict[str, float | None]:
-    """Bytes of one device, by island; None: not checked."""
+    """Bytes of one device for one worker, by island; None: not checked."""
     limits: dict[str, float | None] = dict.fromkeys(island.name for island in job.islands)
     for island in job.islands:
         if island.memory_gb is not None:
-            limits[island.name] = island.memory_gb * BYTES_PER_GB
+            sharers = island.workers if island.shares_device else 1
+            limits[island.name] = island.memory_gb * BYTES_PER_GB / sharers
     return limits
 
 
@@ -171,6 +172,6 @@ def _check_memory(job: Job, inventory: Inventory, plan: Plan) -> None:
         raise PlanError(
             f"{worker.name} needs {needed:.3g} GB for weights, gradients and optimizer state "
             f"({worker.num_experts} experts of {one:.3g} GB), and "
-            f"islands.{worker.island}.memory_gb is {limit / BYTES_PER_GB:g}; add workers, or move "
-            "experts by offload or speed"
+            f"islands.{worker.island}.memory_gb leaves it {limit / BYTES_PER_GB:g}; add workers, "
+            "or move experts by offload or speed"
         )

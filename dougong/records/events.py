@@ -109,6 +109,7 @@ class StartedAgent(BaseModel):
     pid: int | None = None
     address: str = ""
     accelerator: str = ""
+    device: str = ""
     devices: int | None = None
     versions: dict[str, str] = {}
     environment: dict[str, str] = {}
@@ -123,11 +124,14 @@ class AgentsStarted(RunEvent):
 
 
 class ModelInspected(RunEvent):
-    """What was found of the model and the data, and the recipe that follows from them."""
+    """What was found of the model and the data, and the recipe that follows from them.
+    `active_parameters`: those that a token meets."""
 
     kind: Literal["inspected"] = "inspected"
     family: str
     parameters: int
+    active_parameters: int = 0
+    precision: str = ""
     tensors: int = 0
     sites: int = 0
     experts: int

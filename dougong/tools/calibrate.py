@@ -16,7 +16,8 @@ from typing import Any
 
 from dougong.errors import JobError, LaunchError
 from dougong.job.load import ResolvedJob
-from dougong.job.schema import Island, Job, Rates
+from dougong.job.parts.rates import Rates
+from dougong.job.schema import Island, Job
 from dougong.launcher.run import Options, start_run
 from dougong.parallel.plan import Plan, Worker
 from dougong.records.directory import RunDir

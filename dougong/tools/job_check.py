@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from dougong.accelerators.registry import get_accelerator
+from dougong.accelerators.registry import check_claims, get_accelerator
 from dougong.data.formats import refuse_other_than_json
 from dougong.errors import DataError, DeviceError, ModelError
 from dougong.job.families import read_families
@@ -119,6 +119,7 @@ def _accelerators(job: Job) -> Iterator[Breach]:
     """A package may offer a kind of device and not load."""
     for index, island in enumerate(job.islands):
         try:
+            check_claims(island.accelerator)
             get_accelerator(island.accelerator)
         except DeviceError as error:
             yield Breach(("islands", index, "accelerator"), str(error))

@@ -87,7 +87,8 @@ def build_model(
     candidates: Iterable[ExpertOp] = (),
 ) -> ModelBlueprint:
     """What depends on the job alone. `vocab_size`: the tokenizer's number of ids (None: unknown);
-    `candidates`: the fused forms of experts that the device's accelerator has, fastest first.
+    `candidates`: the fused forms of experts that the device's accelerator has, fastest first; a job
+    may want none of them.
 
     Raises `ModelError` when the family cannot be cut.
     """
@@ -95,7 +96,8 @@ def build_model(
     model = build_on_meta(config)
     sites = find_sites(model)
     rows = product_rows(job, sites[0].num_experts, experts_per_token(config))
-    op = expert_op(sites[0], device, rows, candidates)
+    fused = candidates if job.operators == "auto" else ()
+    op = expert_op(sites[0], device, rows, fused)
     return ModelBlueprint(job, device, config, model, sites, op)
 
 

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dougong.job.parts.router import Router as Settings
 from dougong.job.schema import Job
-from dougong.job.schema import Router as Settings
 from dougong.models.routers import find_choosers, watch
 from dougong.ops.permute import Routing
 from dougong.ops.topk import topk_by_index

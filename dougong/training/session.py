@@ -11,7 +11,6 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import NoReturn
 
-from dougong.accelerators.base import Accelerator
 from dougong.accelerators.registry import get_accelerator
 from dougong.addresses import read_ports
 from dougong.control.listen_ports import PortKeeper
@@ -19,6 +18,7 @@ from dougong.control.worker_api import WorkerContext
 from dougong.control.worker_messages import WorkerWarning
 from dougong.errors import RestError
 from dougong.fault.drill import rehearse
+from dougong.job.schema import Island
 from dougong.parallel.comm.arrival import Arrival
 from dougong.parallel.comm.membership import Membership
 from dougong.parallel.comm.world import World
@@ -143,15 +143,16 @@ def _departure(context: WorkerContext, memory: StateMemory) -> Departure:
 def _membership(context: WorkerContext) -> Membership:
     """This worker's place in the world, and every island's native library."""
     job, plan, worker = context.job, context.plan, context.worker
-    accelerators = {island.name: get_accelerator(island.accelerator) for island in job.islands}
+    islands = {island.name: island for island in job.islands}
+    accelerator = get_accelerator(islands[worker.island].accelerator)
     index = int(worker.device.rpartition(":")[2])
     return Membership(
         rank=worker.rank,
         size=len(plan.workers),
         generation=context.generation,
         island=worker.island,
-        islands=tuple(_native_island(plan, *item) for item in accelerators.items()),
-        device=accelerators[worker.island].open(index, job.is_deterministic),
+        islands=tuple(_native_island(plan, island) for island in job.islands),
+        device=accelerator.open(index, job.is_deterministic),
         attention=tuple(w.rank for w in plan.workers if w.lanes),
         names=tuple(w.name for w in plan.workers),
         deadlines=job.fault.limits(),
@@ -162,9 +163,10 @@ def _membership(context: WorkerContext) -> Membership:
     )
 
 
-def _native_island(
-    plan: Plan, name: str, accelerator: Accelerator
-) -> tuple[str, str, tuple[int, ...]]:
-    """(name, its accelerator's own library, the ranks that this library reaches)."""
-    ranks = tuple(w.rank for w in plan.workers if w.island == name)
-    return name, accelerator.backend, ranks
+def _native_island(plan: Plan, island: Island) -> tuple[str, str, tuple[int, ...]]:
+    """(name, its accelerator's own library, the ranks that this library reaches). Libraries of
+    devices refuse two ranks on one (NCCL: duplicate GPU detected), so that workers of an island
+    that shares a device speak by gloo alone."""
+    ranks = tuple(w.rank for w in plan.workers if w.island == island.name)
+    backend = "gloo" if island.shares_device else get_accelerator(island.accelerator).backend
+    return island.name, backend, ranks

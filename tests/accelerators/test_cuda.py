@@ -3,10 +3,11 @@
 import platform
 import sys
 import types
+from pathlib import Path
 
 import pytest
 import torch
-from dougong.accelerators.cuda import Cuda
+from dougong.accelerators.cuda import Cuda, Rocm
 from dougong.errors import DeviceError
 
 
@@ -52,16 +53,44 @@ def test_count_by_nvml_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Cuda().describe() == {"name": "H0, H1, H2", "driver": "600.1"}
 
 
+def pretend(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """That torch knows so many GPUs."""
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+
+
+def test_amd_s_gpus_are_torch_s_cuda_under_rocm_s_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    rocm = Rocm()
+    assert (rocm.device_type, rocm.backend, rocm.resource) == ("cuda", "nccl", "GPU")
+    assert rocm.visible_devices_variable == "HIP_VISIBLE_DEVICES"
+    assert "CUDA_DEVICE_ORDER" not in rocm.worker_environment(1) and not list(rocm.expert_operators())
+    monkeypatch.setattr(torch.version, "hip", "7.0")
+    pretend(monkeypatch, 1)
+    with pytest.raises(DeviceError, match="is not built for NVIDIA GPUs"):
+        Cuda().open(0)
+    with pytest.raises(DeviceError, match="device 1 is asked for, torch sees 1.*HIP_VISIBLE_DEVICES.*rocm-smi"):
+        rocm.open(1)
+
+
+def test_amd_s_gpus_are_counted_where_its_driver_lists_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for node, count in enumerate((0, 304, 304)):
+        folder = tmp_path / str(node)
+        folder.mkdir()
+        (folder / "properties").write_text(f"cpu_cores_count 0\nsimd_count {count}\n")
+    monkeypatch.setattr("dougong.accelerators.cuda.KFD", tmp_path)
+    assert Rocm().names() == ["1", "2"] and Rocm().device_count("1") == 1
+
+
 @pytest.mark.parametrize(
     ("built", "message"),
     [
-        (None, "built without CUDA.*install a CUDA build"),
+        (None, "is not built for NVIDIA GPUs.*install a CUDA build"),
         ("13.0", "device 1 is asked for, torch sees 1.*islands.workers"),
     ],
 )
 def test_open_says_what_is_missing(built: str | None, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.version, "cuda", built)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    pretend(monkeypatch, 1)
     with pytest.raises(DeviceError, match=message) as error:
         Cuda().open(1)
     assert f"{platform.node()} has" in str(error.value)
@@ -72,7 +101,7 @@ def test_a_device_that_does_not_open(monkeypatch: pytest.MonkeyPatch) -> None:
         raise RuntimeError(f"CUDA error: device {index} is busy")
 
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    pretend(monkeypatch, 1)
     monkeypatch.setattr(torch.cuda, "set_device", fail)
     with pytest.raises(DeviceError, match="device 0 does not open .*is busy.*nvidia-smi"):
         Cuda().open(0)

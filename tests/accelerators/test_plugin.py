@@ -1,8 +1,9 @@
-"""An accelerator of another package goes through the whole job file: check, plan, and a run that really trains."""
+"""The example of a vendor's package goes through the whole job file: check, plan, and a run that really trains."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,49 +16,29 @@ from dougong.records.events import PlanLaid
 from tests.families import SMALLEST
 
 ROOT = Path(__file__).resolve().parents[2]
-MODULE = '''\
-"""Stands for a vendor's package: a device of its own name, which computes on the processor."""
-
-from dougong.accelerators.cpu import Cpu
-
-
-class Mlu(Cpu):
-    name = "mlu"
-    arithmetic_variables = (*Cpu.arithmetic_variables, "MLU_")
-
-    def worker_environment(self, threads, deterministic=True):
-        return {**super().worker_environment(threads, deterministic), "MLU_MODE": "exact"}
-
-    def expert_operators(self):
-        from dougong.ops.experts.reference import ByBlock, SwiGLUExpert
-
-        class MluExperts(ByBlock):
-            def forward(self, x_RH, blocks, tensors, out_RH):
-                print("mlu computes experts up to", max(block.expert for block in blocks), flush=True)
-                return super().forward(x_RH, blocks, tensors, out_RH)
-
-        yield MluExperts(SwiGLUExpert())
-'''
+EXAMPLE = ROOT / "examples" / "accelerator-plugin"
 JOB: dict[str, Any] = {
     "job": "plugin",
     "model": {"family": "qwen3_moe", "config": SMALLEST},
     "data": {"text": "stdlib", "sequence_length": 16},
     "batch": {"lanes": 2},
     "steps": 2,
-    "islands": [{"name": "east", "accelerator": "mlu", "workers": 2}],
+    "islands": [{"name": "east", "accelerator": "hostsim", "workers": 2}],
 }
 
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as pip leaves it behind: the package's module, and its entry point."""
+    """The example's package where pip has installed it, and beside it one that does not load."""
+    source = shutil.copytree(EXAMPLE, tmp_path_factory.mktemp("source") / "plugin")  # a build leaves files behind
     folder = tmp_path_factory.mktemp("site-packages")
-    (folder / "toy_mlu.py").write_text(MODULE)
-    info = folder / "toy_mlu-1.0.dist-info"
+    options = ("--no-deps", "--no-build-isolation", "--no-index", "--quiet", "--target", str(folder))
+    command = [sys.executable, "-m", "pip", "install", *options, str(source)]
+    subprocess.run(command, check=True, timeout=120)
+    info = folder / "broken_vendor-1.0.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toy-mlu\nVersion: 1.0\n")
-    offers = "mlu = toy_mlu:Mlu\nbroken = no_such_vendor:Broken\n"
-    (info / "entry_points.txt").write_text(f"[dougong.accelerators]\n{offers}")
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken-vendor\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[dougong.accelerators]\nbroken = no_such_vendor:Broken\n")
     return folder
 
 
@@ -78,24 +59,24 @@ def dougong(*words: str, packages: Path | None = None) -> subprocess.CompletedPr
 def test_a_job_may_name_it_where_its_package_is_installed(job_file: Path, package: Path) -> None:
     ended = dougong("check", str(job_file), packages=package)
     assert ended.returncode == 0, ended.stderr
-    assert "2 on east (mlu)" in ended.stdout
+    assert "2 on east (hostsim)" in ended.stdout
     ended = dougong("plan", str(job_file), packages=package)
     assert ended.returncode == 0, ended.stderr
-    assert "mlu" in ended.stdout
+    assert "hostsim" in ended.stdout and "HOSTSIM_EXACT=1" in ended.stdout
 
 
 def test_elsewhere_the_job_is_refused_with_the_names_there_are(job_file: Path) -> None:
     ended = dougong("check", str(job_file))
     assert ended.returncode == 2
     assert (
-        "islands.0.accelerator: must be 'cpu', 'cuda' or 'npu' (got 'mlu'); use one of them, or install a package that "
-        "adds it as an entry point of dougong.accelerators" in ended.stderr
+        "islands.0.accelerator: must be 'cpu', 'cuda', 'rocm', 'npu', 'mlu', 'musa', 'gcu' or 'xpu' (got 'hostsim'); "
+        "use one of them, or install a package that adds it as an entry point of dougong.accelerators" in ended.stderr
     )
 
 
 def test_it_is_one_of_the_names_in_an_error(job_file: Path, package: Path) -> None:
-    ended = dougong("check", str(job_file), "-o", "islands.east.accelerator=mlv", packages=package)
-    assert "must be 'cpu', 'cuda', 'npu', 'broken' or 'mlu' (got 'mlv'); did you mean 'mlu'?" in ended.stderr
+    ended = dougong("check", str(job_file), "-o", "islands.east.accelerator=hostsin", packages=package)
+    assert "'xpu', 'broken' or 'hostsim' (got 'hostsin'); did you mean 'hostsim'?" in ended.stderr
 
 
 def test_one_that_does_not_load_is_named_with_its_reason_and_place(job_file: Path, package: Path) -> None:
@@ -110,18 +91,15 @@ def test_one_that_does_not_load_is_named_with_its_reason_and_place(job_file: Pat
 def test_a_run_trains_on_it(job_file: Path, package: Path, tmp_path: Path) -> None:
     """Its workers compute on the processor, so that the bits must be those of `accelerator: cpu`."""
     losses = {}
-    for kind in ("mlu", "cpu"):
+    for kind in ("hostsim", "cpu"):
         run_dir = tmp_path / kind
         words = ("run", str(job_file), "--no-ray", "--run-dir", str(run_dir), "-o", f"islands.east.accelerator={kind}")
         ended = dougong(*words, packages=package)
         assert ended.returncode == 0, ended.stderr
         losses[kind] = [(row["step"], row["loss"], row["grad_norm"]) for row in RunDir(run_dir).latest_metrics()]
-    assert len(losses["mlu"]) == 2
-    assert losses["mlu"] == losses["cpu"]
-    # The trial of an operator has two experts; what it says of more is of training.
-    log = RunDir(tmp_path / "mlu").log_file(1, "east/1").read_text()
-    assert max(int(line.split()[-1]) for line in log.splitlines() if line.startswith("mlu computes")) > 1
-    plan = RunDir(tmp_path / "mlu").read_plan()
-    planned = [event for event in RunDir(tmp_path / "mlu").read_events() if isinstance(event, PlanLaid)]
-    assert planned[0].environment["east"]["MLU_MODE"] == "exact"
-    assert plan is not None and [worker.device for worker in plan.workers] == ["mlu:0", "mlu:1"]
+    assert len(losses["hostsim"]) == 2
+    assert losses["hostsim"] == losses["cpu"]
+    plan = RunDir(tmp_path / "hostsim").read_plan()
+    planned = [event for event in RunDir(tmp_path / "hostsim").read_events() if isinstance(event, PlanLaid)]
+    assert planned[0].environment["east"]["HOSTSIM_EXACT"] == "1"
+    assert plan is not None and [worker.device for worker in plan.workers] == ["hostsim:0", "hostsim:1"]

@@ -3,30 +3,41 @@
 from pathlib import Path
 
 import pytest
-from dougong.accelerators.registry import accelerator_names, get_accelerator, is_accelerator
+from dougong.accelerators.registry import (
+    accelerator_names,
+    check_claims,
+    get_accelerator,
+    is_accelerator,
+    meant_by,
+)
 from dougong.errors import DeviceError
 
 
-def offer(folder: Path, value: str) -> None:
-    """What pip leaves behind for a package that offers the accelerator `toy`."""
+def offer(folder: Path, value: str, name: str = "toy") -> None:
+    """What pip leaves behind for a package that offers an accelerator."""
     info = folder / f"toy_{len(list(folder.iterdir()))}-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {info.name.split('-')[0]}\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(f"[dougong.accelerators]\ntoy = {value}\n")
+    (info / "entry_points.txt").write_text(f"[dougong.accelerators]\n{name} = {value}\n")
 
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "toy_device.py").write_text(
-        "from dougong.accelerators.base import Accelerator\nfrom dougong.accelerators.cpu import Cpu\n\n"
+        "from dougong.accelerators.base import Accelerator\nfrom dougong.accelerators.cpu import Cpu\n"
+        "from dougong.accelerators.generic import GenericAccelerator\n\n"
         "class Toy(Cpu):\n    name = 'toy'\n    resource = 'TOY'\n\nclass Half(Accelerator):\n    name = 'toy'\n"
+        "class Plain(GenericAccelerator):\n    name = 'toy'\nclass Other(Toy):\n    name = 'other'\n"
     )
     (tmp_path / "toy_broken.py").write_text("raise OSError('libtoy.so: cannot open shared object file')\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     return tmp_path
 
 
-@pytest.mark.parametrize("name", ["cpu", "cuda", "npu"])
+OWN = ("cpu", "cuda", "rocm", "npu", "mlu", "musa", "gcu", "xpu")
+
+
+@pytest.mark.parametrize("name", OWN)
 def test_own_names(name: str) -> None:
     assert get_accelerator(name).name == name
 
@@ -34,19 +45,28 @@ def test_own_names(name: str) -> None:
 def test_a_package_can_add_one(package: Path) -> None:
     offer(package, "toy_device:Toy")
     assert get_accelerator("toy").resource == "TOY"
-    assert accelerator_names() == ("cpu", "cuda", "npu", "toy")
+    assert accelerator_names() == (*OWN, "toy")
     assert is_accelerator("toy") and is_accelerator("npu") and not is_accelerator("toyy")
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ([], "accelerator toy: not known; known are cpu, cuda, npu"),
-        (["toy_device:Toy"] * 2, "offered by 2 packages; uninstall all but one"),
+        ([], "accelerator toy: not known; known are cpu, cuda, rocm, npu"),
+        (
+            ["toy_device:Toy"] * 2,
+            r"offered by toy_2 1.0 \(toy_device:Toy\) and toy_3 1.0 \(.*\); uninstall all but one",
+        ),
         (["toy_device:Missing"], "entry point toy_device:Missing does not load"),
         (["no_such_module:Toy"], r"does not load \(ModuleNotFoundError: .*no_such_module"),
         (["toy_broken:Toy"], r"does not load \(OSError: libtoy.so: cannot open shared object file\)"),
-        (["toy_device:Half"], "toy_device:Half is not whole: .*abstract"),
+        (
+            ["toy_device:Half"],
+            r"toy_device:Half is not whole: it lacks describe\(\), device_count\(\), open\(\), worker_environment\(\), "
+            "resource, backend, visible_devices_variable; .*GenericAccelerator",
+        ),
+        (["toy_device:Plain"], "it lacks resource, backend, visible_devices_variable, device_type; "),
+        (["toy_device:Other"], "calls itself other; give the entry point and the class one name"),
         (["pathlib:Path"], "not a subclass of dougong.accelerators.base.Accelerator"),
     ],
 )
@@ -55,3 +75,17 @@ def test_refusals(values: list[str], message: str, package: Path) -> None:
         offer(package, value)
     with pytest.raises(DeviceError, match=message):
         get_accelerator("toy")
+
+
+def test_a_package_that_takes_a_name_of_dougong_s_own_is_refused(package: Path) -> None:
+    check_claims("npu")
+    offer(package, "toy_device:Toy", "npu")
+    with pytest.raises(
+        DeviceError, match=r"accelerator npu: offered by toy_2 1.0 \(toy_device:Toy\), .*own name; unin"
+    ):
+        check_claims("npu")
+
+
+@pytest.mark.parametrize(("word", "name"), [("GPU", "cuda"), ("amd", "rocm"), ("ascend", "npu"), ("toaster", None)])
+def test_words_that_people_write(word: str, name: str | None) -> None:
+    assert meant_by(word) == name

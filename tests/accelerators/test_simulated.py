@@ -93,6 +93,17 @@ def test_a_vendor_alone(kind: str, tolerance: float, vendors: Vendors, reference
 
 
 @pytest.mark.slow
+def test_all_of_a_job_on_one_device(vendors: Vendors, reference: Rows) -> None:
+    """Attention and experts, two workers each, as on a machine with one card: nothing but gloo is between them."""
+    islands = [island("sima", "attention", 2), island("sima", "experts", 2)]
+    islands = [{**one, "name": one["role"], "devices": "shared"} for one in islands]
+    run_dir = vendors.run("together", islands)
+    plan = run_dir.read_plan()
+    assert plan is not None and {worker.device for worker in plan.workers} == {"sima:0"}
+    close(rows_of(run_dir), reference, 1e-6)
+
+
+@pytest.mark.slow
 def test_both_vendors_and_processors_in_one_job(vendors: Vendors) -> None:
     kinds = ("sima", "simb", "cpu")
     mixed = vendors.run("mixed", [island(kind) for kind in kinds])

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from dougong.cli.calibrate import speed_lines
 from dougong.job.load import load_job
-from dougong.job.schema import Rates
+from dougong.job.parts.rates import Rates
 from tests.launcher.jobs import ROOT
 
 AFD = ROOT / "examples" / "afd.yaml"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from dougong.cli.plan import environment_lines, memory_lines, plan_table, remark_lines, snapshot_lines
 from dougong.models.inventory import inspect_model
 from dougong.planner.placement import seats_of_job
@@ -40,6 +41,28 @@ def test_many_workers_alike_share_a_row() -> None:
     assert columns["device"] == ["cuda", "npu:0", "npu:1"]
     assert (columns["lanes"], columns["experts"][0]) == (["1 each", "-", "-"], "-")
     assert columns["state"] == ["1.0 GiB to 1.5 GiB", "1.0 MiB", "1.0 MiB"]
+
+
+def test_workers_that_share_a_device_are_said_to() -> None:
+    job = make_job(islands=[{"name": "east", "accelerator": "npu", "workers": 2, "devices": "shared"}])
+    plan = plan_job(job, inspect_model(job.model, VOCAB), seats_of_job(job.islands))
+    assert [worker.device for worker in plan.workers] == ["npu:0", "npu:0"]
+    lines = list(environment_lines(job, 100))
+    assert lines[0].startswith("east: 2 npu workers on one device (devices: shared): messages go through host memory")
+
+
+def test_the_memory_of_a_device_is_held_against_all_that_share_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dougong.cli.plan.memory_of", lambda accelerator: 100)
+    islands = [
+        {"name": "east", "accelerator": "npu", "workers": 2, "role": "attention", "devices": "shared"},
+        {"name": "west", "accelerator": "npu", "workers": 1, "role": "experts", "devices": "shared"},
+        {"name": "own", "accelerator": "npu", "workers": 1, "role": "experts"},
+    ]
+    job = make_job(islands=islands, batch={"lanes": 2, "microbatches": 1, "microbatch_size": 1})
+    plan = plan_job(job, inspect_model(job.model, VOCAB), seats_of_job(job.islands))
+    assert list(memory_lines(job, plan, [40, 40, 20, 100], [0, 0, 0, 0])) == []
+    (line,) = memory_lines(job, plan, [40, 40, 21, 100], [0, 0, 0, 0])
+    assert line.startswith("warning: east: all workers on its device together need 101 B of state")
 
 
 def test_what_is_known_of_the_memory_is_said() -> None:

@@ -44,12 +44,11 @@ def test_workers_are_told_an_interface_and_short_waits_unless_the_user_chose(mon
     for name in ("NCCL_SOCKET_IFNAME", "RES_OPTIONS"):
         monkeypatch.delenv(name, raising=False)
     short = {"RES_OPTIONS": "timeout:1 attempts:1"}
-    assert environment.network_variables("NCCL_SOCKET_IFNAME", "eth7") == {"NCCL_SOCKET_IFNAME": "=eth7", **short}
-    assert environment.network_variables("NCCL_SOCKET_IFNAME", None) == short
-    assert environment.network_variables(None, "eth7") == short
+    assert environment.network_variables({"NCCL_SOCKET_IFNAME": "=eth7"}) == {"NCCL_SOCKET_IFNAME": "=eth7", **short}
+    assert environment.network_variables({}) == short
     monkeypatch.setenv("NCCL_SOCKET_IFNAME", "ib0")
     monkeypatch.setenv("RES_OPTIONS", "rotate")
-    assert environment.network_variables("NCCL_SOCKET_IFNAME", "eth7") == {}
+    assert environment.network_variables({"NCCL_SOCKET_IFNAME": "=eth7"}) == {}
 
 
 @pytest.mark.parametrize(("value", "chosen"), [("", None), ("ib0", "ib0"), ("ib0,ib1", "ib0")])

@@ -30,6 +30,11 @@ from tests.launcher.jobs import write
          "islands.1.name: 'a' is also the name of islands.0; give each island its own name"),
         ({"ports": "20000-20003"}, "ports: 4 ports, and a node with one worker needs 6: 5 for each worker there, 1 for "
          "each island; widen the range"),
+        ({"islands": "[{name: a, accelerator: cpu, devices: shared}]"},
+         "islands.0.devices: workers of cpu share their machine, which is no device of its own; remove it"),
+        ({"islands": "[{name: a, accelerator: npu, devices: shared, spares: 1}]"},
+         "islands.0.spares: a: a spare holds devices of its own, and these workers share one; set spares: 0, or "
+         "devices: own"),
         ({"islands": "[]"}, "islands: must not be empty (got []): groups of like devices"),
         ({"model": "{family: mixtral, config: {num_local_experts: 1}}"}, "model.config.num_local_experts: 1 "
          "experts for 2 "

@@ -75,9 +75,10 @@ def test_every_mistake_at_once(tmp_path: Path) -> None:
         "put it in quotes",
         "job.yaml:4:19: batch.lanes: given twice, first on line 4; keep one",
         "job.yaml:5:8: steps: must be greater than 0 (got 0): steps to train",
-        "job.yaml:6:37: islands.0.accelerator: must be 'cpu', 'cuda' or 'npu' (got 'gpu'); did you mean 'cuda'?",
+        "job.yaml:6:37: islands.0.accelerator: must be 'cpu', 'cuda', 'rocm', 'npu', 'mlu', 'musa', 'gcu' "
+        "or 'xpu' (got 'gpu'); did you mean 'cuda'?",
         "job.yaml:6:43: islands.1.accelerator: missing; add `accelerator: ...`, kind of device: `cpu`, "
-        "`cuda`, `npu`, or what an installed package adds",
+        "`cuda`, `rocm`, `npu`, `mlu`, `musa`, `gcu`, `xpu`, or what an installed package adds (docs/accelerators.md)",
         "job.yaml:7:29: schedule.nam: unknown key; did you mean 'name'?",
         "job.yaml:8:7: seed: must be a whole number (got 1.5): of every random stream: weights, data, dropout",
         "job.yaml:9:7: fault: must be a mapping with the keys max_restarts, per_hour, actions, quarantine, "
@@ -95,7 +96,7 @@ def test_rules_are_asked_of_the_sections_that_are_right(tmp_path: Path) -> None:
 def test_a_block_list_s_missing_key_is_marked_at_its_item(tmp_path: Path) -> None:
     assert mistakes(write(tmp_path, islands="\n  - name: east\n    workers: 2")) == [
         "job.yaml:7:5: islands.0.accelerator: missing; add `accelerator: ...`, kind of device: `cpu`, `cuda`, "
-        "`npu`, or what an installed package adds"
+        "`rocm`, `npu`, `mlu`, `musa`, `gcu`, `xpu`, or what an installed package adds (docs/accelerators.md)"
     ]
 
 

@@ -155,4 +155,4 @@ def test_an_unknown_accelerator_is_held_against_the_registered_ones() -> None:
         TypeAdapter(AcceleratorName).validate_python("tpu")
     (error,) = caught.value.errors()
     assert error["type"] == UNKNOWN_ACCELERATOR
-    assert error["ctx"] == {"expected": "'cpu', 'cuda' or 'npu'"}
+    assert error["ctx"] == {"expected": "'cpu', 'cuda', 'rocm', 'npu', 'mlu', 'musa', 'gcu' or 'xpu'"}

@@ -75,9 +75,10 @@ def test_items_of_lists() -> None:
     assert told(with_value(("islands",), islands)) == {
         "islands.0.worker": "unknown key; did you mean 'workers'?",
         "islands.1.nam": "unknown key; did you mean 'name'?",
-        "islands.1.accelerator": "must be 'cpu', 'cuda' or 'npu' (got 'ascend'); did you mean 'npu'?",
-        "islands.2": "must be a mapping with the keys name, accelerator, workers, spares, role, threads, node, "
-        "speed, emulate, memory_gb (got 5)",
+        "islands.1.accelerator": "must be 'cpu', 'cuda', 'rocm', 'npu', 'mlu', 'musa', 'gcu' or 'xpu' (got 'ascend'); "
+        "did you mean 'npu'?",
+        "islands.2": "must be a mapping with the keys name, accelerator, workers, spares, devices, role, threads, "
+        "node, speed, emulate, memory_gb (got 5)",
     }
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 from dougong.errors import ModelError
-from dougong.job.schema import Model, Router
+from dougong.job.parts.router import Router
+from dougong.job.schema import Model
 from dougong.models.build import build_on_meta, load_config
 from dougong.models.inventory import inspect_model
 from dougong.models.router_probe import Chooser

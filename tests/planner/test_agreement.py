@@ -162,3 +162,16 @@ def test_files_of_the_job_that_a_node_lacks_are_named_with_the_node() -> None:
         "/d/text.txt is here and not on beta; /m/tiny is here and not on beta: every node reads the job's files "
         "itself; put them there under the same path, or name files on storage that all nodes share"
     )
+
+
+def test_an_island_s_library_must_be_told_the_same_everywhere() -> None:
+    def there(node: str, **variables: str) -> AgentFacts:
+        return replace(hello(node), accelerator="cuda", environment=variables)
+
+    ring = there("alpha", NCCL_ALGO="Ring", CUBLAS_WORKSPACE_CONFIG=":4096:8")
+    check_agents({"east-0": ring, "east-2": there("beta", NCCL_ALGO="Ring")})
+    check_agents({"east": ring, "west": replace(there("beta"), island="west")})  # another library
+    (line,) = refusal({"east-0": ring, "east-2": there("beta")}, None)
+    assert line.startswith(
+        "island east: NCCL_ALGO is Ring on alpha, not set on beta, and all its workers must have one;"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -30,6 +31,20 @@ def test_a_machine_is_shared_and_a_device_is_not() -> None:
         KnownMemory("a device of anvil", ("e/1",), 80, False),
         KnownMemory("forge", ("a/0", "a/1"), 100, True),
     ]
+
+
+def test_a_device_that_is_used_together_counts_once_for_all_its_workers() -> None:
+    east = AgentSpec("a", "a", "attention", "cuda", 1, 0, 2, shares_device=True)
+    west = AgentSpec("e", "e", "experts", "cuda", 1, 0, 2, shares_device=True)
+    agents = {name: agent(name, "cuda", "anvil", 80) for name in ("a", "e")}
+    together = KnownMemory("the cuda device of anvil", ("a/0", "a/1", "e/0", "e/1"), 80, False)
+    assert known_memory(job_of(), (east, west), agents) == [together]
+    job = job_of()
+    plan = plan_job(job, TINY, seats_of_job(job.islands))
+    needed = sum(state_bytes(job, TINY, plan))
+    check_fit(job, TINY, plan, [replace(together, num_bytes=needed)])
+    with pytest.raises(PlanError, match="the 4 workers on the cuda device of anvil need"):
+        check_fit(job, TINY, plan, [replace(together, num_bytes=needed - 1)])
 
 
 def test_islands_on_one_machine_share_it_with_each_other() -> None:

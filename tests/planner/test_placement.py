@@ -36,6 +36,40 @@ def counts(specs: Sequence[AgentSpec]) -> list[tuple[str, int]]:
     return [(f"{s.name} {names[str(s.node)]}", s.num_workers) for s in specs]
 
 
+# Devices that are used together
+
+
+def test_workers_of_an_island_that_shares_a_device_are_on_one_together() -> None:
+    east, west = island("east", devices="shared", workers=3), island("west", devices="shared", role="experts")
+    own = island("own", workers=3)
+    specs = lay_out([east, west, own], [A, C])
+    by_name = {spec.name: spec for spec in specs}
+    assert devices_of(by_name["own"]) == {"own/0": "cuda:1", "own/1": "cuda:2", "own/2": "cuda:3"}
+    assert devices_of(by_name["east"]) == {f"east/{i}": "cuda:0" for i in range(3)}
+    assert devices_of(by_name["west"]) == {f"west/{i}": "cuda:0" for i in range(2)}
+    assert devices_held(by_name["east"]) == ("cuda:0",)
+    agents = {name: AgentFacts(name, name, "alpha", 1, "cuda", 4, {}, {}) for name in by_name}
+    assert [seat.device for seat in make_seats(specs, agents)][:3] == ["cuda:0"] * 3
+
+
+def test_one_device_is_enough_for_both_and_the_next_island_is_refused() -> None:
+    one = replace(A, devices={"cuda": 1})
+    east, west = island("east", devices="shared"), island("west", devices="shared")
+    assert [spec.first_device for spec in lay_out([east, west], [one, C])] == [0, 0]
+    with pytest.raises(NoRoomError, match="island own asks for 1 cuda worker, one device each, but none is free"):
+        lay_out([east, west, island("own", workers=1)], [one, C])
+    with pytest.raises(NoRoomError, match="island east asks for 2 cuda workers, on one device together, but none"):
+        lay_out([east], [replace(one, free={"cuda": 0})])
+
+
+def test_a_lost_agent_comes_back_to_the_device_that_the_other_one_uses() -> None:
+    east, west = island("east", devices="shared"), island("west", devices="shared")
+    for shared in (True, False):  # the machine's own numbers, or those that Ray shows an agent
+        (kept, lost) = lay_out([east, west], [A, B], shared)
+        found = lay_out([east, west], [replace(A, free={"cuda": 3 if shared else 0}), B], shared, [kept])
+        assert found == (kept, lost)
+
+
 # Processors
 
 

@@ -94,7 +94,7 @@ def kept_in(job: Job) -> int:
 def test_a_plan_that_does_not_fit_is_refused_with_the_numbers() -> None:
     job = with_island(job_of(), "e", memory_gb=0.1)
     with pytest.raises(
-        PlanError, match=r"e/0 needs 0.128 GB .* \(8 experts of 0.016 GB\), and islands.e.memory_gb is 0.1;"
+        PlanError, match=r"e/0 needs 0.128 GB .* \(8 experts of 0.016 GB\), and islands.e.memory_gb leaves it 0.1;"
     ):
         plan_of(job)
 

@@ -10,9 +10,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from dougong.accelerators.base import Accelerator, switch_on_determinism, thread_environment, visible_count
+from dougong.accelerators.generic import GenericAccelerator
 from dougong.accelerators.npu import Npu
-from dougong.errors import DeviceError
 
 if TYPE_CHECKING:
     import torch
@@ -21,46 +20,27 @@ ROOT = Path(__file__).resolve().parents[2]
 _NPU = Path(__file__).with_name("npu")
 
 
-class SimulatedDevice(Accelerator):
-    """`settings`: of the simulation, as `simdev.h` names them."""
+class SimulatedDevice(GenericAccelerator):
+    """A vendor's row: facts, and what its devices are called, since they have no files."""
 
-    settings: ClassVar[dict[str, str]] = {}
+    plugin = "tests.simdev.plugin"
+    tool = "the tests"
     num_devices: ClassVar[int] = 2
 
-    def device_count(self, visible: str | None = None) -> int | None:
-        return visible_count(self.num_devices, visible)
+    def names(self) -> list[str]:
+        return [f"{self.name}{number}" for number in range(self.num_devices)]
 
     def worker_environment(self, threads: int, deterministic: bool = True) -> dict[str, str]:
-        visible = self.visible_devices_variable or ""
-        count = self.device_count(os.environ.get(visible))
-        return thread_environment(threads) | {
-            "SIMDEV_VENDOR": self.name,
-            "SIMDEV_LIBRARY": self.backend,
-            "SIMDEV_DEVICES": str(count),
-            **self.settings,
-        }
-
-    def open(self, index: int, deterministic: bool = True) -> torch.device:
-        import torch
-        from tests.simdev import plugin
-
-        if self.name != plugin.VENDOR:
-            raise DeviceError(f"accelerator {self.name}: this process has opened a device of {plugin.VENDOR}")
-        if index >= plugin.native.device_count():
-            raise DeviceError(f"accelerator {self.name}: no device {index}")
-        torch.accelerator.set_device_index(index)
-        if deterministic:
-            switch_on_determinism()
-        return torch.device(self.name, index)
-
-    def describe(self) -> dict[str, str]:
-        return {"name": f"{self.num_devices} simulated devices"}
+        count = self.device_count(os.environ.get(self.visible_devices_variable or ""))
+        settings = {"SIMDEV_VENDOR": self.name, "SIMDEV_LIBRARY": self.backend, "SIMDEV_DEVICES": str(count)}
+        return {**super().worker_environment(threads, deterministic), **settings}
 
 
 class SimA(SimulatedDevice):
     """As exact as a processor."""
 
-    name = "sima"
+    name = device_type = "sima"
+    title = "simulated devices of vendor A"
     resource = "SIMA"
     backend = "simaccl"
     visible_devices_variable = "SIMA_VISIBLE_DEVICES"
@@ -69,11 +49,12 @@ class SimA(SimulatedDevice):
 class SimB(SimulatedDevice):
     """Its matrix units read ten bits of a mantissa."""
 
-    name = "simb"
+    name = device_type = "simb"
+    title = "simulated devices of vendor B"
     resource = "SIMB"
     backend = "simbccl"
     visible_devices_variable = "SIMB_VISIBLE_DEVICES"
-    settings: ClassVar = {"SIMDEV_ROUNDING": "tf32"}
+    environment: ClassVar = {"SIMDEV_ROUNDING": "tf32"}
 
 
 class SimNpu(Npu):
@@ -83,8 +64,8 @@ class SimNpu(Npu):
     resource = "SIMNPU"
     num_devices: ClassVar[int] = 2
 
-    def device_count(self, visible: str | None = None) -> int | None:
-        return visible_count(self.num_devices, visible)
+    def names(self) -> list[str]:
+        return [f"simnpu{number}" for number in range(self.num_devices)]
 
     def worker_environment(self, threads: int, deterministic: bool = True) -> dict[str, str]:
         variables = super().worker_environment(threads, deterministic)

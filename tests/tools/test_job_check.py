@@ -132,3 +132,17 @@ def test_the_folders_own_tokenizer_is_looked_at(tmp_path: Path) -> None:
     (folder / "tokenizer.json").write_text("version https://git-lfs.github.com/spec/v1\n")
     (line,) = mistakes(job_file(tmp_path, f"  path: {folder}"))
     assert line.startswith("job.yaml:4:7: data.tokenizer: ") and "is a git-lfs pointer, not JSON" in line
+
+
+def test_a_package_under_a_name_of_dougong_s_own_is_refused_at_the_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = tmp_path / "other_cpu-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: other-cpu\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[dougong.accelerators]\ncpu = other_cpu:Cpu\n")
+    path = job_file(tmp_path, MODEL.format(family="qwen3_moe", extra=""))
+    assert mistakes(path) == []
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (line,) = mistakes(path)
+    assert "islands.0.accelerator: accelerator cpu: offered by other-cpu 1.0 (other_cpu:Cpu), and it is dougong" in line

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from dougong.data.windows import open_data
 from dougong.job.schema import Job
+from dougong.ops.experts.reference import ByBlock, SwiGLUExpert
 from dougong.parallel.comm.world import World
 from dougong.parallel.exchange.channel import EmulatedLink
 from dougong.parallel.execute.emulate import Emulation
@@ -30,6 +31,17 @@ from tests.training.running import Order, run, token_file
 STEPS = 2
 Found = tuple[list[str], int]
 """Losses, and the state that one worker owns, in one number."""
+
+
+class FusedExperts(ByBlock):
+    """A form that a device offers; it computes as the definition does."""
+
+
+@pytest.mark.parametrize(("operators", "form"), [("auto", FusedExperts), ("composed", ByBlock)])
+def test_a_job_may_want_no_fused_form_of_experts(operators: str, form: type[ByBlock]) -> None:
+    job = make_job(operators=operators, expert_tile="none")
+    blueprint = build_model(job, VOCAB, torch.device("cpu"), [FusedExperts(SwiGLUExpert())])
+    assert type(blueprint.op) is form
 
 
 def train(blueprint: ModelBlueprint, plan: Plan, world: World, start: StartState) -> Found:

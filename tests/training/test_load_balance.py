@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from dougong.job.schema import Job, Router
+from dougong.job.parts.router import Router
+from dougong.job.schema import Job
 from dougong.models.sites import find_sites
 from dougong.parallel.comm.world import World
 from dougong.parallel.plan import Plan

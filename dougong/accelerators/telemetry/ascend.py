@@ -95,6 +95,15 @@ class _Chip:
         return "-i", self.npu, "-c", self.chip
 
 
+def memory_sizes(ask: Ask = run_npu_smi) -> list[int]:
+    """Bytes of each chip's memory, as far as npu-smi says it. DeviceError where there is no
+    npu-smi."""
+    (text,) = ask([("info", "-m")])
+    chips = [("info", "-t", "usages", "-i", npu, "-c", chip) for _, npu, chip in chips_in(text)]
+    told = [_whole(fields_in(answer), "HBM Capacity(MB)") for answer in ask(chips)]
+    return [megabytes << 20 for megabytes in told if megabytes]
+
+
 class AscendTelemetry(Telemetry):
     """All chips of this machine. `ask`: runs npu-smi."""
 

@@ -52,7 +52,12 @@ from dougong.control.worker_messages import StorageTold, WorkerLeft, WorkerMessa
 from dougong.errors import DougongError, PreemptedError
 from dougong.launcher.agent.child import Child, read_messages
 from dougong.launcher.agent.device_line import DeviceLine
-from dougong.launcher.agent.facts import describe_agent, left_out
+from dougong.launcher.agent.facts import (
+    describe_agent,
+    left_out,
+    refuse_variables,
+    worker_variables,
+)
 from dougong.launcher.agent.fork_client import ForkServer
 from dougong.launcher.agent.fork_servers import AdoptedProcesses, ForkServers, LoadedServer
 from dougong.launcher.agent.paths import AgentPaths, reach_controller
@@ -77,13 +82,16 @@ def serve_run(settings: AgentSettings, loaded: LoadedServer | None = None) -> bo
     when the controller cannot be reached or the fork server not started.
     """
     accelerator = get_accelerator(settings.accelerator)
-    variables = accelerator.worker_environment(settings.threads, settings.deterministic)
+    variables = worker_variables(accelerator, settings.threads, settings.deterministic)
     facts = describe_agent(settings, accelerator, variables)
     variables |= left_out(accelerator, settings.avoided)
     controller = reach_controller(settings, facts)
     try:
         paths = AgentPaths(settings, controller)
-        variables |= network_variables(accelerator.interface_variable, interface_of(paths.address))
+        if settings.deterministic:
+            refuse_variables(accelerator)
+        interface = interface_of(paths.address)
+        variables |= network_variables(accelerator.interface_variables(interface))
         agent = Agent(settings, controller, variables, paths, loaded or LoadedServer())
     except DougongError as error:
         controller.send(AgentFailed(str(error)))

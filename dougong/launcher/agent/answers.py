@@ -49,6 +49,7 @@ class InspectedModel:
     data: Mapping[str, Any]
     shapes: dict[str, Any] | None
     recipe: Recipe
+    precision: str = ""
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     sources: RunSources | None = None
@@ -60,6 +61,8 @@ class InspectedModel:
             generation=generation,
             family=inventory.family,
             parameters=inventory.num_parameters,
+            active_parameters=inventory.active_parameters,
+            precision=self.precision,
             tensors=len(inventory.tensors),
             sites=len(inventory.sites),
             experts=inventory.num_experts,
@@ -96,6 +99,7 @@ def read_model(job: Job, answer: Answer, log: Path, node: str = "") -> Inspected
         data=answer.data,
         shapes=answer.shapes,
         recipe=recipe,
+        precision=job.precision,
         notes=answer.notes,
         warnings=answer.warnings,
         sources=answer.sources,
@@ -147,9 +151,9 @@ def read_fingerprint(worker: str, answer: Answer, log: Path, node: str = "") -> 
 
 def probed_by(spec: AgentSpec) -> dict[str, str]:
     """Worker -> the worker in whose name its device is probed, for all workers of an agent: workers
-    that share a machine share the first one's answer."""
+    that share a machine or a device share the first one's answer."""
     workers = devices_of(spec)
-    if get_accelerator(spec.accelerator).shares_machine:
+    if spec.shares_device or get_accelerator(spec.accelerator).shares_machine:
         return dict.fromkeys(workers, next(iter(workers)))
     return {worker: worker for worker in workers}
 

@@ -9,10 +9,16 @@ from collections.abc import Mapping, Sequence
 
 from dougong.accelerators.base import Accelerator, visible_keys, without_devices
 from dougong.accelerators.registry import get_accelerator
-from dougong.control.environment import read_visible_devices
+from dougong.control.environment import (
+    arithmetic_variables,
+    default_variables,
+    read_visible_devices,
+    refused_variables,
+)
 from dougong.control.handshake import AgentFacts, FolderTrouble
 from dougong.control.processes import memory_bytes
 from dougong.control.run_sources import RunSources
+from dougong.errors import DeviceError
 from dougong.job.schema import Island, Job
 from dougong.launcher.agent.here.code import code_of, model_types_of
 from dougong.launcher.agent.here.limits import find_limits
@@ -29,7 +35,8 @@ def describe_agent(
     accelerator: Accelerator,
     environment: Mapping[str, str],
 ) -> AgentFacts:
-    """`environment`: what the accelerator has its workers' environment be."""
+    """`environment`: what the accelerator has its workers' environment be; what the user has set of
+    what can change bits is told with it."""
     return AgentFacts(
         agent=settings.name,
         island=settings.island,
@@ -38,15 +45,40 @@ def describe_agent(
         accelerator=settings.accelerator,
         devices=count_devices(accelerator),
         versions=installed_versions(),
-        environment=dict(environment),
+        environment={
+            **arithmetic_variables(accelerator.arithmetic_variables),
+            **environment,
+        },
         ray_node=settings.ray_node,
         memory_bytes=memory_of(accelerator),
         code=code_of(settings.model_types, (settings.accelerator,)),
         trouble=_trouble_with(settings),
         limits=find_limits(),
         fence=settings.fence,
+        device=accelerator.describe().get("name", ""),
         absent=tuple(name for name in settings.files if not os.path.exists(name)),
     )
+
+
+def worker_variables(accelerator: Accelerator, threads: int, deterministic: bool) -> dict[str, str]:
+    """What workers find in their environment besides this process's own: what their arithmetic
+    rests on, and defaults of which the user has said nothing."""
+    defaults = default_variables(accelerator.defaults)
+    return {**defaults, **accelerator.worker_environment(threads, deterministic)}
+
+
+def refuse_variables(accelerator: Accelerator) -> None:
+    """DeviceError where this process's environment, which its workers inherit, breaks what a
+    deterministic job promises."""
+    found = refused_variables(accelerator.refused)
+    if found:
+        words = "; ".join(f"{one.variable}={one.value} is set: {one.reason}" for one in found)
+        names = ", ".join(one.variable for one in found)
+        raise DeviceError(
+            f"{socket.gethostname()}, accelerator {accelerator.name}: {words}, which breaks what "
+            f"the job's `determinism` promises; unset {names} in the shell that starts the node's "
+            "Ray (or dougong), or set determinism: off"
+        )
 
 
 def files_of(job: Job, begins: bool) -> tuple[str, ...]:
@@ -116,11 +148,12 @@ def absent_devices(islands: Sequence[Island]) -> Remarks:
     for island in islands:
         accelerator = get_accelerator(island.accelerator)
         found = count_devices(accelerator)
-        if accelerator.shares_machine or found is None or found >= island.workers:
+        needed = 1 if island.shares_device else island.workers
+        if accelerator.shares_machine or found is None or found >= needed:
             continue
         missing = accelerator.missing()
         text = (
-            f"island {island.name} needs {plural(island.workers, f'{accelerator.name} device')}, "
+            f"island {island.name} needs {plural(needed, f'{accelerator.name} device')}, "
             f"and this machine has {found}"
         )
         notes.append(f"{text} ({missing})" if missing else text)

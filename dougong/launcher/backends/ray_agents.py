@@ -268,6 +268,9 @@ class RayAgents:
 
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+PART_OF_DEVICE = 0.125
+"""What Ray is asked for by agents whose workers share one: it gives the same one again while any is
+left of it. So many islands can share one."""
 _MISSING = "No module named 'dougong"
 
 
@@ -293,9 +296,14 @@ def last_words(error: BaseException) -> str:
 
 def devices_asked(spec: AgentSpec) -> dict[str, float]:
     """What Ray is asked for on behalf of one agent: a device for each worker that it could have,
-    and for those that it leaves out; nothing for workers that share their machine."""
+    and for those that it leaves out; a part of one for workers that share a device, so that other
+    agents of the run get the same one; nothing for workers that share their machine."""
     resource = get_accelerator(spec.accelerator).resource
-    return {resource: float(spec.num_places + len(spec.avoided))} if resource else {}
+    if not resource:
+        return {}
+    if spec.shares_device and not spec.avoided:
+        return {resource: PART_OF_DEVICE}
+    return {resource: float(spec.num_devices + len(spec.avoided))}
 
 
 def _words(spec: AgentSpec) -> str:

@@ -45,7 +45,7 @@ def agree_on_operators(world: World, plan: Plan, op: ExpertOp) -> None:
     raise DeviceError(
         f"{names}: experts are computed by {type(op).__name__}, not by the form used on "
         f"{first.name} ({forms[first.rank].decode()}); install the same packages on all nodes "
-        "(triton comes with torch's CUDA build), or set determinism: run"
+        "(kernels' compilers among them), or set determinism: run"
     )
 
 

@@ -13,6 +13,7 @@ from dougong.ui.formatting import count, duration, loss, plural
 from dougong.ui.health import lost_words, percent
 from dougong.ui.history import History, recomputed_words
 from dougong.ui.recoveries import num_failures
+from dougong.ui.report.compute import compute_words
 
 _TAIL_LINES = 20
 _TAIL_BYTES = 16384
@@ -94,9 +95,8 @@ def _start_words(history: History) -> str:
 def _speed_card(history: History) -> SummaryCard:
     typical = median(row["tokens_per_s"] for row in history.rows)
     a_step = count(history.rows[-1]["tokens"])
-    return SummaryCard(
-        "Tokens/s", count(typical), f"{count(history.tokens)} tokens, {a_step} a step"
-    )
+    words = [f"{count(history.tokens)} tokens, {a_step} a step", compute_words(history)]
+    return SummaryCard("Tokens/s", count(typical), "; ".join(filter(None, words)))
 
 
 def _goodput_card(history: History) -> SummaryCard:

@@ -2,7 +2,8 @@
 
 The answers have the forms that these public documents and sources show, with figures of our own:
 `npu-smi info -m`, `-t ecc`: Ascend's npu-smi command reference; `-t health`, `-t board`: MindCluster, "Collecting NPU
-environment information" (npu-smi 23.0.5); several codes in a line, `-t temp`: the sources of Ascend's npu-smi.
+environment information" (npu-smi 23.0.5); several codes in a line, `-t temp`: the sources of Ascend's npu-smi;
+`-t usages`: programs that read its capacity.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dougong.accelerators.telemetry.ascend import (
     chips_in,
     faults_in,
     fields_in,
+    memory_sizes,
     run_npu_smi,
 )
 from dougong.accelerators.telemetry.reading import DeviceFault
@@ -77,7 +79,13 @@ class Tool:
             return f"\tNPU ID                         : {npu}\n\tPCIe Bus Info                  : 0000:{npu}1:00.0\n"
         if kind == "temp":
             return "\tNPU Temperature (C)            : 47\n"
+        if kind == "usages":
+            return f"\tHBM Capacity(MB)               : {65536 if npu == '0' else 'NA'}\n\tHBM Usage Rate(%)   : 3\n"
         return {"health": self.health, "ecc": self.ecc}[kind][npu]
+
+
+def test_memory_is_what_npu_smi_says_and_nothing_where_it_does_not() -> None:
+    assert memory_sizes(Tool()) == [64 << 30]
 
 
 def test_chips_that_compute_and_their_places() -> None:

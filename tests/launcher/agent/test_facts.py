@@ -12,6 +12,7 @@ import pytest
 from dougong.accelerators.registry import get_accelerator
 from dougong.control.processes import memory_bytes
 from dougong.deadlines import DEADLINES
+from dougong.errors import DeviceError
 from dougong.job.schema import Island, Job
 from dougong.launcher.agent.facts import (
     absent_devices,
@@ -21,8 +22,10 @@ from dougong.launcher.agent.facts import (
     installed_versions,
     left_out,
     memory_of,
+    refuse_variables,
     seen_keys,
     software_here,
+    worker_variables,
 )
 from dougong.records.directory import RunDir
 from dougong.records.machine import PACKAGES
@@ -49,7 +52,9 @@ def test_facts_hold_what_this_process_finds(tmp_path: Path, shared: bool) -> Non
     facts = describe_agent(settings, get_accelerator("cpu"), {"OMP_NUM_THREADS": "4"})
     assert (facts.agent, facts.island, facts.accelerator) == ("east", "east", "cpu")
     assert (facts.node, facts.pid, facts.ray_node) == (socket.gethostname(), os.getpid(), "node-of-ray")
-    assert (facts.devices, facts.environment) == (None, {"OMP_NUM_THREADS": "4"})
+    assert facts.devices is None
+    # What a test's process has set itself is told, too; what workers get stands over it.
+    assert facts.environment["OMP_NUM_THREADS"] == "4" and facts.environment["OMP_DYNAMIC"] == "FALSE"
     assert (facts.trouble is None) is shared
     assert prover.look("east", facts.trouble) == facts.trouble or not shared
     assert "transformers/models/olmoe" in facts.code["transformers"].digests
@@ -83,6 +88,46 @@ def test_visible_devices_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert count_devices(accelerator) == 0
     assert count_devices(get_accelerator("cpu")) is None
+
+
+def test_workers_get_defaults_of_which_the_user_has_said_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda, npu = get_accelerator("cuda"), get_accelerator("npu")
+    for name in (
+        "PYTORCH_ALLOC_CONF",
+        "PYTORCH_CUDA_ALLOC_CONF",
+        "PYTORCH_NPU_ALLOC_CONF",
+        "NCCL_LAUNCH_ORDER_IMPLICIT",
+    ):
+        monkeypatch.delenv(name, raising=False)
+    variables = worker_variables(cuda, 1, deterministic=True)
+    assert variables["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
+    assert (variables["NCCL_LAUNCH_ORDER_IMPLICIT"], variables["TORCH_FR_BUFFER_SIZE"]) == ("1", "2000")
+    assert worker_variables(npu, 1, deterministic=True)["PYTORCH_NPU_ALLOC_CONF"] == "expandable_segments:True"
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "max_split_size_mb:128")  # its older name: the user has spoken
+    monkeypatch.setenv("NCCL_LAUNCH_ORDER_IMPLICIT", "0")
+    mine = worker_variables(cuda, 1, deterministic=True)
+    assert {"PYTORCH_ALLOC_CONF", "NCCL_LAUNCH_ORDER_IMPLICIT"}.isdisjoint(mine)
+
+
+def test_variables_that_can_change_bits_are_told_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NCCL_ALGO", "Ring")
+    monkeypatch.setenv("CUDA_DEVICE_MAX_CONNECTIONS", "1")
+    monkeypatch.setenv("HCCL_ALGO", "level0:fullmesh")
+    settings = dataclasses.replace(SETTINGS, accelerator="cuda", proof=None)
+    told = describe_agent(settings, get_accelerator("cuda"), {"OMP_NUM_THREADS": "4"}).environment
+    assert (told["NCCL_ALGO"], told["CUDA_DEVICE_MAX_CONNECTIONS"], told["OMP_NUM_THREADS"]) == ("Ring", "1", "4")
+    assert "HCCL_ALGO" not in told  # no library of such a worker reads it
+    settings = dataclasses.replace(settings, accelerator="npu")
+    assert describe_agent(settings, get_accelerator("npu"), {}).environment["HCCL_ALGO"] == "level0:fullmesh"
+
+
+def test_a_variable_that_breaks_the_promise_is_refused_with_the_next_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    refuse_variables(get_accelerator("cuda"))
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    refuse_variables(get_accelerator("cpu"))
+    with pytest.raises(DeviceError, match="TRITON_INTERPRET=1 is set: fused experts .*; unset TRITON_INTERPRET in"):
+        refuse_variables(get_accelerator("cuda"))
 
 
 def test_memory_is_the_machine_s_where_workers_share_it_and_else_the_device_s() -> None:

@@ -20,7 +20,7 @@ from dougong.control.processes import process_exists
 from dougong.deadlines import DEADLINES
 from dougong.errors import LaunchError
 from dougong.launcher.agent.settings import AgentSettings
-from dougong.launcher.backends.ray_agents import RayAgents, devices_asked, last_words, plain_text
+from dougong.launcher.backends.ray_agents import PART_OF_DEVICE, RayAgents, devices_asked, last_words, plain_text
 from dougong.planner.placement import AgentSpec
 from tests.launcher.toyrun import wait_for
 
@@ -43,6 +43,7 @@ def test_ray_is_asked_for_devices_alone() -> None:
     assert devices_asked(AgentSpec("east", "east", "both", "cpu", 1, 0, 8)) == {}
     west = AgentSpec("west", "west", "both", "npu", 1, 0, 2)
     assert devices_asked(west) == {"NPU": 2.0}
+    assert devices_asked(replace(west, shares_device=True)) == {"NPU": PART_OF_DEVICE}, "the rest is for others there"
     assert devices_asked(replace(west, avoided=("NPU-1",))) == {"NPU": 3.0}, "one of them may be the one to leave out"
 
 

@@ -11,7 +11,8 @@ from dougong.control.messages import decode, encode
 from dougong.control.worker_messages import ModelFound
 from dougong.data.windows import open_data
 from dougong.errors import DataError, ModelError
-from dougong.job.schema import Job, Router
+from dougong.job.parts.router import Router
+from dougong.job.schema import Job
 from dougong.parallel.plan import Inventory
 from dougong.training.start.preflight import inspect, inspect_only, preview, remarks_on, vocabulary_of
 from tests.data.made_tokenizers import add_marks, byte_level

@@ -1,0 +1,1 @@
+"""Sections of the job file that stand by themselves."""
