@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping
 
 import torch
 
-from dougong.accelerators.base import strictly_deterministic
+
 from dougong.fingerprint.bench import Bench, Probe, measure
 from dougong.fingerprint.device import describe
 from dougong.fingerprint.general import general_probes
@@ -36,18 +35,15 @@ def take_fingerprint(
     probes = dict(general_probes(bench, precisions))
     if shapes is not None:
         probes |= dict(shaped_probes(bench, shapes, precisions[-1]))
-    hashes = {name: _answer(name, probe) for name, probe in probes.items()}
+    hashes = {name: _answer(probe) for name, probe in probes.items()}
     environment = describe(device) | dict(variables or {})
     return Fingerprint(hashes, question_of(precisions, shapes), environment)
 
 
-def _answer(name: str, probe: Probe) -> str:
+def _answer(probe: Probe) -> str:
     """The hash of its bits, or why there is none: whether that matters is not decided here."""
-    # Attention's backward computes as in a step (`segments.tape`).
-    strict = strictly_deterministic() if "attention" in name else contextlib.nullcontext()
     try:
-        with strict:
-            return measure(probe)
+        return measure(probe)
     except RuntimeError as error:  # a kernel without this precision, a device without the memory
         words = str(error).strip().splitlines() or [""]
         return f"{CANNOT_RUN}{type(error).__name__}: {words[0]}"

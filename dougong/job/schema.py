@@ -388,3 +388,8 @@ class Job(Section):
         """Whether other bits of a kernel are a reason to stop: the job promises them on any plan,
         and nobody has taken the promise back."""
         return self.is_layout_free and self.numerics == "exact"
+
+    @property
+    def needs_repeatable_kernels(self) -> bool:
+        """Whether a kernel whose bits change by themselves is a reason to stop."""
+        return self.is_deterministic and self.numerics == "exact"

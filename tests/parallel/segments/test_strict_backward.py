@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -9,9 +10,20 @@ import torch
 import torch.nn.functional as F
 from dougong.accelerators.base import switch_on_determinism
 from dougong.accelerators.cuda import Cuda
+from dougong.errors import ModelError
+from dougong.parallel.segments.flight import Flight, Forward
 from dougong.parallel.segments.tape import TapeWalk, leaf_node
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+
+
+@pytest.fixture(autouse=True)
+def switched_on() -> Iterator[None]:
+    """As a worker's process is, for the time of a test."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    switch_on_determinism()
+    yield
+    torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
 def walk_attention(length: int, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
@@ -31,7 +43,7 @@ def walk_attention(length: int, device: torch.device, dtype: torch.dtype) -> lis
 
 
 class Strictness(TorchDispatchMode):
-    """Whether operators whose name holds `backward` ran strictly, and whether others did."""
+    """Whether operators ran strictly, by whether their name tells attention's backward."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,17 +55,55 @@ class Strictness(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_attention_s_backward_is_strict() -> None:
+def test_everything_is_strict() -> None:
     """While torch merely warns, the backward of fused attention on a GPU has no fixed order."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    switch_on_determinism()
-    try:
-        with Strictness() as watched:
-            walk_attention(16, torch.device("cpu"), torch.float32)
-    finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-    assert (True, True) in watched.seen and (True, False) not in watched.seen
-    assert (False, False) in watched.seen, "all else runs, and merely warns, without a deterministic form"
+    with Strictness() as watched:
+        walk_attention(16, torch.device("cpu"), torch.float32)
+    assert watched.seen == {(True, True), (False, True)}
+
+
+class Puts(nn.Module):
+    """Uses an operator that has no deterministic form on any device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3))
+
+    def forward(self) -> Tensor:
+        return (self.weight * 1).put_(torch.tensor([0, 1]), torch.zeros(2)).sum()
+
+
+class Model(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Identity(), Puts()])
+
+    def forward(self) -> Tensor:
+        loss: Tensor = self.layers[1]()
+        return loss
+
+
+def test_an_operator_without_a_deterministic_form_is_refused_with_its_name_and_its_module() -> None:
+    with pytest.raises(ModelError, match=r"layers\.1 \(Puts\): torch's operator put_ has no deterministic form"):
+        Flight(Forward(Model()), with_gradients=True).start()
+
+
+class PutsInBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        return values * 1
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return gradients[0].clone().put_(torch.tensor([0]), torch.zeros(1))
+
+
+def test_one_of_a_backward_is_refused_with_its_node_s_name() -> None:
+    output = PutsInBackward.apply(torch.ones(3, requires_grad=True))
+    walk = TapeWalk([output])
+    walk.add(output, torch.ones(3))
+    with pytest.raises(ModelError, match=r"backward \(PutsInBackwardBackward\): torch's operator put_ has no"), torch.no_grad():
+        list(walk.finish())
 
 
 @pytest.mark.gpu
