@@ -52,6 +52,11 @@ class Accelerator(ABC):
     arithmetic_variables: ClassVar[tuple[str, ...]] = HOST_VARIABLES
     """Beginnings of the names of environment variables that can change a kernel's bits here."""
 
+    @property
+    def has_expert_operators(self) -> bool:
+        """Whether this kind offers fused forms of experts at all."""
+        return type(self).expert_operators is not Accelerator.expert_operators
+
     @abstractmethod
     def device_count(self, visible: str | None = None) -> int | None:
         """How many workers this machine has devices for; None: any number. Opens no device and

@@ -41,6 +41,7 @@ class Cuda(Accelerator):
         "CUBLAS_",
         "CUBLASLT_",
         "CUDNN_",
+        "FLASH_ATTENTION_",
         "NVIDIA_TF32_OVERRIDE",
         "TORCH_ALLOW_TF32",
     )
@@ -61,6 +62,8 @@ class Cuda(Accelerator):
         if deterministic:
             # cuBLAS gives the same bits in every run only with a workspace of fixed size.
             variables["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+            # The package flash_attn adds by atomics in its backward unless it is told not to.
+            variables["FLASH_ATTENTION_DETERMINISTIC"] = "1"
         return variables
 
     def open(self, index: int, deterministic: bool = True) -> torch.device:

@@ -84,7 +84,8 @@ def measure(probing: Probing) -> Fingerprint:
     device = accelerator.open(probing.index)
     for name, value in arithmetic_variables(accelerator.arithmetic_variables).items():
         explaining[f"${name}"] = value
-    return take_fingerprint(device, probing.precisions, probing.shapes, explaining)
+    fused = accelerator.expert_operators()
+    return take_fingerprint(device, probing.precisions, probing.shapes, explaining, fused)
 
 
 def key_of(probing: Probing) -> str:

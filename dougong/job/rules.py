@@ -2,7 +2,7 @@
 the knob to turn.
 
 A rule looks only at the sections it names, so that it can be asked about a job whose other sections
-are wrong. Those about islands are in `layout_rules`, those about faults in `fault_rules`, those
+are wrong. Those about attention are in `attention_rules`, those about islands in `layout_rules`, those about faults in `fault_rules`, those
 about files in `file_rules`, those about tokenizers in `tokenizer_rules`.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from dougong.job.attention_rules import ATTENTION_RULES
 from dougong.job.fault_rules import FAULT_RULES
 from dougong.job.file_rules import FILE_RULES
 from dougong.job.layout_rules import LAYOUT_RULES
@@ -119,6 +120,7 @@ _RULES = (
     Rule(("schedule",), _constant_rate),
     Rule(("router",), _balance),
     *FILE_RULES,
+    *ATTENTION_RULES,
     *TOKENIZER_RULES,
     *LAYOUT_RULES,
     *FAULT_RULES,

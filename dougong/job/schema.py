@@ -59,6 +59,13 @@ class Model(Section):
     path: Text | None = logical(
         None, "a Hugging Face folder with config.json and weights to start from"
     )
+    attention: Literal["auto", "eager", "sdpa", "flash", "flex"] | None = logical(
+        None,
+        "the form by which attention is computed: `eager`, `sdpa` (torch's fused kernels), `flash` "
+        "(the package flash_attn), `flex` (torch's, compiled); `auto`: the fastest whose backward "
+        "gives the same bits every time on the devices on which the run begins, for all of its "
+        "life; null: as transformers chooses for the family, sdpa or eager",
+    )
     config: dict[StrictStr, Any] = logical(
         {}, "keys of the family's own configuration class; others are its defaults"
     )

@@ -16,6 +16,7 @@ from dougong.launcher.agent.answers import (
     FINGERPRINT,
     INSPECT,
     InspectedModel,
+    forms_of,
     judge_fingerprints,
     probed_by,
     read_fingerprints,
@@ -61,6 +62,7 @@ from dougong.launcher.controller.looks import (
 from dougong.launcher.controller.states import Recovering, Running, Stage, Starting
 from dougong.parallel.plan import Inventory, Plan
 from dougong.planner.memory import plan_that_fits
+from dougong.planner.recipe import form_words
 from dougong.records import events
 from dougong.remarks import Remarks
 
@@ -341,7 +343,17 @@ class Preparation:
             return Record(taken), *strangers
         if judged.refusal is not None:
             return Record(taken), *warnings, GiveUp(LaunchError(judged.refusal))
-        return Record(taken), *warnings, UseFingerprints(judged)
+        return Record(taken), *warnings, *self._use_forms(prints), UseFingerprints(judged)
+
+    def _use_forms(self, prints: Mapping[str, Fingerprint]) -> Iterator[UseModel | Record]:
+        """By what attention and experts are computed belongs to what the run is."""
+        model = self.facts.model
+        assert model is not None
+        specs = [handle.spec for handle in self.facts.agents.serving]
+        found = forms_of(self.policy.job, model, prints, specs)
+        if found != model:
+            yield UseModel(found)
+            yield from tell(self.facts, Remarks((form_words(found.recipe),)))
 
     def _strangers(self, prints: Mapping[str, Fingerprint]) -> tuple[LoseAgent, ...]:
         """Agents of a recovery whose devices would change the bits of a job that promises them."""

@@ -12,6 +12,7 @@ sets.
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -58,6 +59,13 @@ def single_products(left: list[Tensor], right: list[Tensor]) -> list[Tensor]:
     return [a @ b for a, b in zip(left, right, strict=True)]
 
 
+def _version() -> str:
+    try:
+        return importlib.metadata.version("torch-npu")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
 @dataclass(frozen=True)
 class AscendSaved:
     """What a backward needs."""
@@ -79,6 +87,12 @@ class NpuSwiGLU:
 
     def __init__(self, products: Products) -> None:
         self.products = products
+
+    @property
+    def identity(self) -> str:
+        """Which products, of which release of the plug-in."""
+        how = "grouped" if self.products is grouped_products else "single"
+        return f"Ascend's SwiGLU with {how} products (torch-npu {_version()})"
 
     def forward(
         self, x_RH: Tensor, blocks: Sequence[Block], tensors: Mapping[int, Tensors], out_RH: Tensor
