@@ -90,18 +90,21 @@ def measure(probe: Probe) -> str:
 
 def measure_often(probe: Probe, repeats: Repeats) -> Measured:
     """The same of a probe that is computed more than twice, up to the first other bits."""
-    begun = time.monotonic()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            first = _hash_of(probe())
-            for number in range(2, repeats.times + 1):
-                if number > 2 and time.monotonic() - begun > repeats.limit_s:
-                    return Measured(first, number - 1)
-                if _hash_of(probe()) != first:
-                    return Measured(UNSTABLE, number)
+            return _repeat(probe, repeats)
         except NotImplementedError:
             return Measured(NO_KERNEL, 1)
+
+
+def _repeat(probe: Probe, repeats: Repeats) -> Measured:
+    begun, first = time.monotonic(), _hash_of(probe())
+    for number in range(2, repeats.times + 1):
+        if number > 2 and time.monotonic() - begun > repeats.limit_s:
+            return Measured(first, number - 1)
+        if _hash_of(probe()) != first:
+            return Measured(UNSTABLE, number)
     return Measured(first, repeats.times)
 
 

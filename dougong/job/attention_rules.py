@@ -41,8 +41,8 @@ def _is_processor(accelerator: str) -> bool:
 
 def _precision(job: Job) -> Iterator[Breach]:
     if job.model.attention == "flash" and job.precision == "float32":
-        text = f"flash_attn computes in half precision alone; set precision: bfloat16, or {_FAST_ENOUGH}"
-        yield Breach(_KEY, text)
+        advice = f"set precision: bfloat16, or {_FAST_ENOUGH}"
+        yield Breach(_KEY, f"flash_attn computes in half precision alone; {advice}")
 
 
 ATTENTION_RULES = (
