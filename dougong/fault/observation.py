@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from dougong.control.worker_messages import WorkerRaised
 from dougong.fault.culprit import Culprit
+from dougong.fault.echoes import is_echo
 
 SIGABRT = 6
 
@@ -133,5 +134,11 @@ def is_abort(failure: Failure) -> bool:
 def may_follow(failure: Failure) -> bool:
     """Whether this failure may be the consequence of another one, which is then waited for."""
     if isinstance(failure, Raised):
-        return is_consequence(failure.error.bases)
+        return is_consequence(failure.error.bases) or has_waited_in_vain(failure.error)
     return is_abort(failure)
+
+
+def has_waited_in_vain(error: WorkerRaised) -> bool:
+    """Whether torch.distributed, or a vendor's library, says that a peer has not come. A library
+    without a class for it raises a bare RuntimeError, whose words are all there is."""
+    return "DistError" in error.bases or (error.type == "RuntimeError" and is_echo(error.message))

@@ -102,6 +102,7 @@ def key_of(probing: Probing) -> str:
         "versions": package_versions(),
         "variables": arithmetic_variables(accelerator.arithmetic_variables),
         "question": question_of(probing.precisions, probing.shapes),
+        "forms": () if probing.shapes is None else probing.shapes.attention,
     }
     text = json.dumps(parts, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

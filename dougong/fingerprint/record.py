@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 UNSTABLE = "unstable"
@@ -156,7 +156,9 @@ def differing_environment(a: Fingerprint, b: Fingerprint) -> dict[str, tuple[str
 def question_of(precisions: tuple[str, ...], shapes: JobShapes | None) -> str:
     """Digest of what a fingerprint asks: the probes' version, precisions and shapes. Imports no
     torch."""
-    return digest(repr((PROBES_VERSION, precisions, shapes)).encode())
+    # Among which forms one was looked for is no part of it: what was found is in a probe's name.
+    asked = None if shapes is None else replace(shapes, attention=())
+    return digest(repr((PROBES_VERSION, precisions, asked)).encode())
 
 
 def digest(data: bytes) -> str:

@@ -2,8 +2,9 @@
 the knob to turn.
 
 A rule looks only at the sections it names, so that it can be asked about a job whose other sections
-are wrong. Those about attention are in `attention_rules`, those about islands in `layout_rules`, those about faults in `fault_rules`, those
-about files in `file_rules`, those about tokenizers in `tokenizer_rules`.
+are wrong. Those about attention are in `attention_rules`, those about islands in `layout_rules`,
+those about faults in `fault_rules`, those about files in `file_rules`, those about tokenizers in
+`tokenizer_rules`.
 """
 
 from __future__ import annotations

@@ -131,8 +131,8 @@ OTHER_VERSION = kept(replace(A, version=7, question="s"), replace(A, version=7, 
     [
         ({}, kept(A, A), "no fingerprint was taken of the checkpoint, so nothing says"),
         (kept(A, A), {}, "no fingerprint was taken of these workers, so nothing says"),
-        (kept(A, A), OTHER_QUESTION, "by other probes (version 1 then, 1 now)"),
-        (OTHER_VERSION, kept(A, A), "by other probes (version 7 then, 1 now)"),
+        (kept(A, A), OTHER_QUESTION, "by other probes (version 2 then, 2 now)"),
+        (OTHER_VERSION, kept(A, A), "by other probes (version 7 then, 2 now)"),
     ],
 )
 def test_what_was_not_measured_alike_is_not_equal(before: dict[str, object], now: dict[str, object], text: str) -> None:

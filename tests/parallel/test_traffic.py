@@ -72,10 +72,10 @@ def amounts(flows: Sequence[Product | Ring], kind: TrafficKind) -> float:
 
 
 def test_dense_tensors_by_hand() -> None:
-    """Two owners of a tensor each, 64 elements with their padding; two lanes each: one node of the tree."""
+    """Two owners of a tensor each, 256 elements with their padding; two lanes each: one node of the tree."""
     plan = plan_of("n", "n")
     wide = flows_of_dense(SHAPE, MODEL, plan)
-    assert amounts(wide, TrafficKind.SUMS) == 4 * 64 and amounts(wide, TrafficKind.WEIGHTS) == 4 * 64
+    assert amounts(wide, TrafficKind.SUMS) == 4 * 256 and amounts(wide, TrafficKind.WEIGHTS) == 4 * 256
     half = StepShape(2, 32, 2, "at_attention", is_layout_free=False)
     narrow = flows_of_dense(half, MODEL, plan)
     owned = next(name for name, owner in plan.owners.items() if owner == 0 and name != "c")

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dougong.ops.alignment import aligned
 from dougong.ops.experts.base import AddWeights, Block, Tensors
 from dougong.ops.experts.reference import add_outer
 
@@ -136,7 +137,7 @@ class NpuSwiGLU:
         self, rows_RK: Tensor, blocks: Sequence[Block], weights: list[Tensor], out_RM: Tensor
     ) -> Tensor:
         """Each block's rows times its weight, into the same rows of `out_RM`."""
-        products = self.products([rows_RK[block.span] for block in blocks], weights)
+        products = self.products([aligned(rows_RK[block.span]) for block in blocks], weights)
         for block, product in zip(blocks, products, strict=True):
             out_RM[block.span] = product
         return out_RM

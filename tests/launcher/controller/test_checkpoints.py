@@ -21,6 +21,7 @@ from dougong.errors import CheckpointError, RecordError
 from dougong.job.schema import Model
 from dougong.launcher.agent.answers import InspectedModel
 from dougong.launcher.controller.checkpoints import (
+    compare_recipes,
     CheckpointManager,
     RunOrigin,
     companions_of,
