@@ -18,7 +18,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-
 _LEAST_ROWS = 16
 _MOST_COLUMNS = 4096
 

@@ -28,6 +28,7 @@ class Vendors:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._environment = offer(folder / "packages")
+        self.settings: dict[str, str] = {}  # of the simulation, for what runs next
 
     def job(self, name: str, islands: list[dict[str, Any]], **changes: Any) -> Path:
         lanes = sum(island["workers"] for island in islands if island.get("role") != "experts")
@@ -53,7 +54,8 @@ class Vendors:
 
     def dougong(self, *words: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "dougong", *words]
-        return subprocess.run(command, cwd=ROOT, env=self._environment, capture_output=True, text=True, timeout=LIMIT_S)
+        environment = {**self._environment, **self.settings}
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=LIMIT_S)
 
 
 @pytest.fixture(scope="module")

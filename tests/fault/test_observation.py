@@ -53,8 +53,8 @@ def test_no_other_error_is_a_consequence_whatever_it_says(kind: type[Exception],
 
 
 NCCL_WAIT = (
-    "[Rank 3]  Work WorkNCCL(SeqNum=412, OpType=ALLREDUCE, NumelIn=4194304, NumelOut=4194304, Timeout(ms)=600000) timed "
-    "out in blocking wait."
+    "[Rank 3]  Work WorkNCCL(SeqNum=412, OpType=ALLREDUCE, NumelIn=4194304, NumelOut=4194304, Timeout(ms)=600000) "
+    "timed out in blocking wait."
 )
 NCCL_WATCHDOG = (
     "[rank1]:[E1126 10:02:11.482103 2210 ProcessGroupNCCL.cpp:685] [Rank 1] Watchdog caught collective operation "

@@ -79,8 +79,8 @@ def test_dense_tensors_by_hand() -> None:
     half = StepShape(2, 32, 2, "at_attention", is_layout_free=False)
     narrow = flows_of_dense(half, MODEL, plan)
     owned = next(name for name, owner in plan.owners.items() if owner == 0 and name != "c")
-    assert amounts(narrow, TrafficKind.WEIGHTS) == {"a": 2, "b": 4}[owned] * 64  # b stays float32
-    assert amounts(narrow, TrafficKind.SUMS) == 4 * 128  # a ring of two: all of it, half twice
+    assert amounts(narrow, TrafficKind.WEIGHTS) == {"a": 2, "b": 4}[owned] * 256  # b stays float32
+    assert amounts(narrow, TrafficKind.SUMS) == 4 * 512  # a ring of two: all of it, half twice
 
 
 def test_links_between_places_add_up() -> None:

@@ -118,7 +118,8 @@ def _words(error: Exception) -> str:
 
 
 def is_swiglu(family: FamilyExpert, shapes: TensorShapes, device: torch.device) -> bool:
-    """Whether SwiGLU is what the family computes: decided by trying both on one small float32 block, so that no family is named here."""
+    """Whether SwiGLU is what the family computes: decided by trying both on one small float32
+    block, so that no family is named here."""
     if set(shapes) != set(SwiGLUExpert.names):
         return False
     double, hidden = shapes["gate_up_proj"]
