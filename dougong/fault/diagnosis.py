@@ -12,7 +12,6 @@ from dougong.control.processes import signal_name
 from dougong.control.worker_messages import WorkerRaised
 from dougong.deadlines import Deadlines
 from dougong.fault.culprit import Culprit
-from dougong.fault.echoes import echo_in
 from dougong.fault.observation import (
     AgentLost,
     DeviceFailed,
@@ -22,6 +21,7 @@ from dougong.fault.observation import (
     LinkCut,
     NotStarted,
     Raised,
+    echo_in,
     has_waited_in_vain,
     is_abort,
     may_follow,

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from dougong.deadlines import DEADLINES
 from dougong.fingerprint.bench import Bench, Repeats, measure_often
 from dougong.fingerprint.record import CANNOT_RUN, NO_KERNEL, UNSTABLE
-from dougong.models.attention_forms import FORMS, has_flash
+from dougong.models.library.attention_forms import FORMS, has_flash
 
 TIMES = 20
 """How often a backward is computed: at 1024 tokens a racing one gives other bits in most runs."""
@@ -148,7 +148,8 @@ def eager(q_BNTD: Tensor, k_BMTD: Tensor, v_BMTD: Tensor) -> Tensor:
     future = torch.ones(length, length, dtype=torch.bool, device=scores.device).triu(1)
     scores = scores.masked_fill(future, torch.finfo(scores.dtype).min)
     wide = torch.promote_types(scores.dtype, torch.float32)
-    return scores.softmax(-1, dtype=wide).to(q_BNTD.dtype) @ v_BNTD
+    output_BNTD: Tensor = scores.softmax(-1, dtype=wide).to(q_BNTD.dtype) @ v_BNTD
+    return output_BNTD
 
 
 def _fused(q_BNTD: Tensor, k_BMTD: Tensor, v_BMTD: Tensor) -> Tensor:

@@ -61,10 +61,9 @@ class Model(Section):
     )
     attention: Literal["auto", "eager", "sdpa", "flash", "flex"] | None = logical(
         None,
-        "the form by which attention is computed: `eager`, `sdpa` (torch's fused kernels), `flash` "
-        "(the package flash_attn), `flex` (torch's, compiled); `auto`: the fastest whose backward "
-        "gives the same bits every time on the devices on which the run begins, for all of its "
-        "life; null: as transformers chooses for the family, sdpa or eager",
+        "the form of attention: `eager`, `sdpa`, `flash` (the package flash_attn), `flex`; `auto`: "
+        "the fastest whose backward has fixed bits on the devices on which the run begins, for all "
+        "of its life; null: as transformers chooses for the family, sdpa or eager",
     )
     config: dict[StrictStr, Any] = logical(
         {}, "keys of the family's own configuration class; others are its defaults"
@@ -395,8 +394,3 @@ class Job(Section):
         """Whether other bits of a kernel are a reason to stop: the job promises them on any plan,
         and nobody has taken the promise back."""
         return self.is_layout_free and self.numerics == "exact"
-
-    @property
-    def needs_repeatable_kernels(self) -> bool:
-        """Whether a kernel whose bits change by themselves is a reason to stop."""
-        return self.is_deterministic and self.numerics == "exact"

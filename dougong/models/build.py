@@ -19,17 +19,17 @@ from dougong.errors import ModelError
 from dougong.job.families import given_twice
 from dougong.job.schema import Model
 from dougong.job.settled import SettledModel
-from dougong.models.attention_forms import use_form
 from dougong.models.config_reads import read_keys
 from dougong.models.configuration import declare_no_extra_layers, folder_config, untied_pair
 from dougong.models.initial import NamedInit
-from dougong.models.settled_config import config_from
-from dougong.models.sites import Site, expert_parameters, find_sites, one_expert
-from dougong.models.transformers_internals import (
+from dougong.models.library.attention_forms import use_form
+from dougong.models.library.transformers_internals import (
     initialise_module,
     strict_float32_names,
     want_initial_values,
 )
+from dougong.models.settled_config import config_from
+from dougong.models.sites import Site, expert_parameters, find_sites, one_expert
 
 SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 

@@ -9,12 +9,12 @@ from typing import Any
 from torch import nn
 
 from dougong.job.schema import EXPERTS_PER_TOKEN_KEYS, Model, Router
-from dougong.models.attention_forms import forms_to_try
 from dougong.models.build import build_on_meta, load_config
-from dougong.models.fast_paths import refuse_fast_paths
+from dougong.models.library.attention_forms import forms_to_try
+from dougong.models.library.fast_paths import refuse_fast_paths
+from dougong.models.library.transformers_internals import strict_float32_names
 from dougong.models.routers import find_choosers
 from dougong.models.sites import Site, expert_parameters, find_sites
-from dougong.models.transformers_internals import strict_float32_names
 from dougong.parallel.plan import Inventory, TensorSpec
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from dougong.errors import ModelError
-from dougong.models.transformers_internals import with_eager_experts
+from dougong.models.library.transformers_internals import with_eager_experts
 from dougong.ops.experts.base import ExpertOp, Rows
 from dougong.ops.experts.choose import NO_FUSED, FusedForms, choose_expert_op
 from dougong.ops.experts.reference import FamilyExpert

@@ -136,7 +136,7 @@ def sum_of_rows(values_RH: Tensor, dtype: torch.dtype) -> Tensor:
         missing = values_RH.new_zeros(_LEAST_ROWS - num_rows, values_RH.shape[1])
         values_RH = torch.cat([values_RH, missing])
     first, *others = values_RH.split(_MOST_COLUMNS, dim=1)
-    total_R = first.sum(-1, dtype=dtype)
+    total_R: Tensor = first.sum(-1, dtype=dtype)
     for part in others:
         total_R += part.sum(-1, dtype=dtype)
     return total_R[:num_rows]

@@ -21,8 +21,8 @@ import torch
 from dougong.checkpoint.ledger_file import LedgerWriter
 from dougong.job.schema import Job
 from dougong.models.build import build_on_meta, load_config
-from dougong.models.fast_paths import refuse_fast_paths
 from dougong.models.inventory import experts_per_token
+from dougong.models.library.fast_paths import refuse_fast_paths
 from dougong.models.sites import expert_op, find_sites
 from dougong.ops.experts.base import ExpertOp
 from dougong.ops.experts.choose import FusedForms, tell_no_fallback

@@ -1,3 +1,5 @@
+"""torch's strict switch: refusals by name, exemptions with reasons."""
+
 from __future__ import annotations
 
 import subprocess

@@ -16,8 +16,10 @@ from dougong.fault.observation import (
     Hung,
     NotStarted,
     Raised,
+    echo_in,
     is_abort,
     is_consequence,
+    is_echo,
     may_follow,
 )
 from dougong.launcher.agent.worker_process import describe_error
@@ -77,6 +79,16 @@ def test_a_library_s_own_timeout_is_an_echo(text: str) -> None:
     assert may_follow(raised(torch.distributed.DistBackendError("whatever it says")))
     for kind in (ValueError, DougongError):
         assert not may_follow(raised(kind(text)))
+
+
+@pytest.mark.parametrize("text", WAITED)
+def test_every_watchdog_is_known_by_its_own_line(text: str) -> None:
+    assert is_echo(text) and echo_in(["terminate called", f"  {text}  ", "Aborted"]) == text
+
+
+@pytest.mark.parametrize("text", [*TEXTS, "a wait timeout", "CUDA error: an illegal memory access was encountered"])
+def test_other_words_are_no_echo(text: str) -> None:
+    assert not is_echo(text) and echo_in([text]) == ""
 
 
 @pytest.mark.parametrize("text", WAITED)

@@ -1,3 +1,5 @@
+"""Forms of attention, asked by computing."""
+
 from __future__ import annotations
 
 import math

@@ -1,3 +1,5 @@
+"""The fused form that a device would take is probed."""
+
 from __future__ import annotations
 
 import dataclasses

@@ -194,9 +194,8 @@ def judge_fingerprints(
     machines = {worker: node_of(worker) for worker in roles}
     # Of workers that the run does without, what is known waits for their return.
     there = {worker: found for worker, found in prints.items() if worker in roles}
-    verdict = judge.judge_workers(
-        there, roles, job.needs_exact_kernels, machines, job.needs_repeatable_kernels
-    )
+    repeats = job.is_deterministic and job.numerics == "exact"
+    verdict = judge.judge_workers(there, roles, job.needs_exact_kernels, machines, repeats)
     kernels = judge.record(there, roles)
     return JudgedFingerprints(prints, kernels, verdict.warnings, verdict.refusal)
 

@@ -16,7 +16,6 @@ from dougong.launcher.agent.answers import (
     FINGERPRINT,
     INSPECT,
     InspectedModel,
-    forms_of,
     judge_fingerprints,
     probed_by,
     read_fingerprints,
@@ -56,13 +55,13 @@ from dougong.launcher.controller.looks import (
     moved_workers,
     remarks_on,
     set_aside,
+    settle_forms,
     tell,
     warning,
 )
 from dougong.launcher.controller.states import Recovering, Running, Stage, Starting
 from dougong.parallel.plan import Inventory, Plan
 from dougong.planner.memory import plan_that_fits
-from dougong.planner.recipe import form_words
 from dougong.records import events
 from dougong.remarks import Remarks
 
@@ -332,28 +331,16 @@ class Preparation:
         prints = {**self.facts.judged.prints, **read}
         specs = [handle.spec for handle in self.facts.agents.serving]
         judged = judge_fingerprints(self.policy.job, prints, specs, self._node_of)
-        taken = events.FingerprintsTaken(
-            generation=self.facts.number,
-            classes=judged.classes,
-            seconds=round(self.now - self.state.since, 3),
-        )
+        number, seconds = self.facts.number, round(self.now - self.state.since, 3)
+        taken = events.FingerprintsTaken(generation=number, classes=judged.classes, seconds=seconds)
         warnings = [warning(self.facts, text) for text in judged.warnings]
         strangers = self._strangers(prints)
         if strangers:
             return Record(taken), *strangers
         if judged.refusal is not None:
             return Record(taken), *warnings, GiveUp(LaunchError(judged.refusal))
-        return Record(taken), *warnings, *self._use_forms(prints), UseFingerprints(judged)
-
-    def _use_forms(self, prints: Mapping[str, Fingerprint]) -> Iterator[UseModel | Record]:
-        """By what attention and experts are computed belongs to what the run is."""
-        model = self.facts.model
-        assert model is not None
-        specs = [handle.spec for handle in self.facts.agents.serving]
-        found = forms_of(self.policy.job, model, prints, specs)
-        if found != model:
-            yield UseModel(found)
-            yield from tell(self.facts, Remarks((form_words(found.recipe),)))
+        forms = settle_forms(self.facts, self.policy.job, prints)
+        return Record(taken), *warnings, *forms, UseFingerprints(judged)
 
     def _strangers(self, prints: Mapping[str, Fingerprint]) -> tuple[LoseAgent, ...]:
         """Agents of a recovery whose devices would change the bits of a job that promises them."""

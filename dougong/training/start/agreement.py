@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from dougong.control.worker_api import WorkerContext
+from dougong.control.worker_messages import WorkerWarning
 from dougong.data.windows import TokenWindows
 from dougong.errors import DataError, DeviceError
 from dougong.ops.experts.base import ExpertOp, identity_of
@@ -47,6 +49,17 @@ def agree_on_operators(world: World, plan: Plan, op: ExpertOp) -> None:
         f"{first.name} ({forms[first.rank].decode()}); install the same packages on all nodes "
         "(triton comes with torch's CUDA build), or set determinism: run"
     )
+
+
+def fallback_teller(context: WorkerContext) -> Callable[[str], None]:
+    """Tells that experts run in a slower form, once for all workers that have experts."""
+    holders = [worker.rank for worker in context.plan.workers if worker.num_experts]
+
+    def tell(text: str) -> None:
+        if context.worker.rank in holders[:1]:
+            context.control.send(WorkerWarning(text))
+
+    return tell
 
 
 def _first_and_others(

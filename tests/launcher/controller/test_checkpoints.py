@@ -21,10 +21,10 @@ from dougong.errors import CheckpointError, RecordError
 from dougong.job.schema import Model
 from dougong.launcher.agent.answers import InspectedModel
 from dougong.launcher.controller.checkpoints import (
-    compare_recipes,
     CheckpointManager,
     RunOrigin,
     companions_of,
+    compare_recipes,
     compare_versions,
 )
 from dougong.launcher.controller.config import ResumePoint

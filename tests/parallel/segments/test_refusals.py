@@ -102,7 +102,10 @@ def test_one_of_a_backward_is_refused_with_its_node_s_name() -> None:
     output = PutsInBackward.apply(torch.ones(3, requires_grad=True))
     walk = TapeWalk([output])
     walk.add(output, torch.ones(3))
-    with pytest.raises(ModelError, match=r"backward \(PutsInBackwardBackward\): torch's operator put_ has no"), torch.no_grad():
+    with (
+        pytest.raises(ModelError, match=r"backward \(PutsInBackwardBackward\): torch's operator put_ has no"),
+        torch.no_grad(),
+    ):
         list(walk.finish())
 
 

@@ -1,10 +1,12 @@
+"""Forms of attention: names, what a family has, what it lacks."""
+
 from __future__ import annotations
 
 import pytest
 from dougong.errors import ModelError
 from dougong.job.schema import Model
-from dougong.models.attention_forms import FORMS, forms_to_try
 from dougong.models.build import build_on_meta, load_config
+from dougong.models.library.attention_forms import FORMS, forms_to_try
 from tests.families import config_values
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 

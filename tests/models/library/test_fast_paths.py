@@ -1,3 +1,5 @@
+"""Packages that transformers takes up where they happen to be installed."""
+
 from __future__ import annotations
 
 import json
@@ -6,7 +8,7 @@ import sys
 
 import pytest
 from dougong.models.build import build_on_meta
-from dougong.models.fast_paths import FAST_PATHS, refuse_fast_paths
+from dougong.models.library.fast_paths import FAST_PATHS, refuse_fast_paths
 from tests.families import tiny_config
 
 LOOK = """

@@ -6,7 +6,7 @@ import importlib.util
 from typing import Any
 
 from dougong.errors import ModelError
-from dougong.models.transformers_internals import (
+from dougong.models.library.transformers_internals import (
     chosen_attention,
     set_attention,
     supported_attention,
