@@ -53,7 +53,7 @@ def _own(name: str) -> tuple[str, ...]:
 _PYTEST = ("-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider")
 ROWS = (
     Row("versions", 1, 40, "torch, its libraries, the device, a compiler", _own("versions")),
-    Row("attention", 1, 100, "20 backwards give one answer, by form, length and precision; the price", _own("attention")),
+    Row("attention", 1, 100, "20 backwards give one answer, by form and length; the price", _own("attention")),
     Row("adamw", 1, 40, "3 steps, save, load, 1 step equal 4 steps", _own("adamw")),
     Row("kernels", 1, 110, "the tests of the kernels", (*_PYTEST, "-m", "gpu", "tests/ops"), False, "pytest"),
     Row("grouped", 1, 120, "speed of the experts' kernels; bits with other neighbours",
@@ -63,7 +63,7 @@ ROWS = (
     Row("cumsum", 1, 40, "what is exempt from the strict switch has one answer", _own("cumsum")),
     Row("waits", 1, 40, "what a wait with a limit costs the host, against one without", _own("waits"), False),
     Row("job", 2, 140, "a job twice, with a worker killed, and resumed: the same bits", _own("job")),
-    Row("golden", 2, 60, "the golden losses of this kind of device", ("-m", "tests.golden.record", "--device", "{device}"),
+    Row("golden", 2, 60, "golden losses of this kind of device", ("-m", "tests.golden.record", "--device", "{device}"),
         False),
     Row("islands", 2, 110, "attention on the device, experts on a processor, and the reverse", _own("islands")),
     Row("syncs", 2, 50, "waits of the host for the device in a step, by place", _own("syncs"), False),
@@ -157,8 +157,8 @@ def head(device: str) -> str:
     elif _has_device(device):
         name = str(torch.get_device_module(device).get_device_name(0))
     return (
-        f"`make gpu`, by benchmarks/gpu.py: {name}; Python {platform.python_version()}, torch {torch.__version__}. A row "
-        "that says `not run` has not been seen on such a device."
+        f"`make gpu`, by benchmarks/gpu.py: {name}; Python {platform.python_version()}, torch {torch.__version__}. "
+        "A row that says `not run` has not been seen on such a device."
     )
 
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
+import os
 import shutil
 import statistics
 import subprocess
@@ -19,15 +21,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-import os
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import yaml
 
 from dougong.accelerators.registry import get_accelerator
 
+ROOT = Path(__file__).resolve().parent.parent
 Sentences = list[str]
 SMALL = {
     "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16,
@@ -132,32 +132,29 @@ def adamw(device: str) -> Sentences:
     return ["3 steps, saved, loaded, 1 step: the bits of 4 steps"]
 
 
+def moved_on(values: Any, offset: int) -> Any:
+    """The same values `offset` elements into a buffer."""
+    return values.new_empty(values.numel() + offset)[offset:].view_as(values).copy_(values)
+
+
 def linear(device: str) -> Sentences:
     """How many of the shapes have other bits where an input begins elsewhere."""
     place = opened(device)
     import torch
     import torch.nn.functional as F
 
-    shapes = [
-        (m, n, k)
-        for m in (1, 7, 64, 200)
-        for n, k in ((2880, 2880), (2048, 768), (768, 2048), (5120, 2880), (128, 2048))
-    ]
+    weights = ((2880, 2880), (2048, 768), (768, 2048), (5120, 2880), (128, 2048))
+    shapes = [(m, n, k) for m, (n, k) in itertools.product((1, 7, 64, 200), weights)]
     shapes = shapes[:4] if is_small(device) else shapes
     unequal: Counter[str] = Counter()
-    for m, n, k in shapes:
+    for (m, n, k), offset in itertools.product(shapes, (64, 128)):  # elements: 128 and 256 bytes
         rows, weight, bias = (drawn(torch, place, *s, dtype=torch.bfloat16) for s in ((m, k), (n, k), (n,)))
         for name, given in (("with bias", bias), ("without", None)):
             due = F.linear(rows, weight, given)
-            for offset in (64, 128):  # elements: 128 and 256 bytes
-                moved = rows.new_empty(rows.numel() + offset)[offset:].view_as(rows).copy_(rows)
-                unequal[f"{name}, input {2 * offset} bytes on"] += int(
-                    not torch.equal(F.linear(moved, weight, given), due)
-                )
-                moved = weight.new_empty(weight.numel() + offset)[offset:].view_as(weight).copy_(weight)
-                unequal[f"{name}, weight {2 * offset} bytes on"] += int(
-                    not torch.equal(F.linear(rows, moved, given), due)
-                )
+            input_moved = F.linear(moved_on(rows, offset), weight, given)
+            weight_moved = F.linear(rows, moved_on(weight, offset), given)
+            unequal[f"{name}, input {2 * offset} bytes on"] += int(not torch.equal(input_moved, due))
+            unequal[f"{name}, weight {2 * offset} bytes on"] += int(not torch.equal(weight_moved, due))
     return [f"{name}: other bits in {count} of {len(shapes)}" for name, count in unequal.items()]
 
 
@@ -220,10 +217,16 @@ def waits(device: str) -> Sentences:
 
 
 def job_values(islands: list[dict[str, Any]], **changes: Any) -> dict[str, Any]:
+    model, data = {"family": "qwen3_moe", "config": SMALL}, {"text": "stdlib", "sequence_length": 64}
     return {
-        "job": "lent", "model": {"family": "qwen3_moe", "config": SMALL}, "data": {"text": "stdlib", "sequence_length": 64},
-        "batch": {"lanes": 2}, "steps": STEPS, "islands": islands, **changes,
-    }  # fmt: skip
+        "job": "lent",
+        "model": model,
+        "data": data,
+        "batch": {"lanes": 2},
+        "steps": STEPS,
+        "islands": islands,
+        **changes,
+    }
 
 
 def island(name: str, accelerator: str, role: str = "both", **more: Any) -> dict[str, Any]:
