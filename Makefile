@@ -10,6 +10,10 @@ TORCH_ARGS ?=
 # More arguments for pytest, such as -k recover. Two processes at a time suit two cores.
 PYTEST_ARGS ?=
 JOBS ?= 2
+# Of `make gpu`: the interpreter of a machine that is lent, wheels of what it lacks, and more arguments.
+GPU_PYTHON ?= python3
+GPU_WHEELS ?=
+GPU_ARGS ?=
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -20,7 +24,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(PIN
 # What the tests with several hosts need of the system, tried once: root with apt-get installs what is missing.
 SYSTEM := $(VENV)/.system
 
-.PHONY: help setup quickstart test test-all test-gpu check lint types format families lock clean
+.PHONY: help setup quickstart test test-all test-gpu gpu check lint types format families lock clean
 .DELETE_ON_ERROR:
 
 help:
@@ -28,6 +32,7 @@ help:
 	@echo "make test         install, then lint, types and every test but the slow ones"
 	@echo "make test-all     the same with the slow ones"
 	@echo "make test-gpu     the tests that need an NVIDIA GPU"
+	@echo "make gpu          what is looked at on a lent GPU, by GPU_PYTHON; GPU_ARGS=--half=1, GPU_WHEELS=FOLDER"
 	@echo "make check        lint and types only"
 	@echo "make format       put the sources into the house's form"
 	@echo "make families    write dougong/job/families.json anew from the transformers of $(VENV)"
@@ -69,6 +74,10 @@ test-all: check $(SYSTEM)
 test-gpu: setup
 	@echo "== tests on a GPU"
 	@$(BIN)/python -m pytest -m gpu $(PYTEST_ARGS)
+
+# Installs nothing: the interpreter's own torch is what is looked at. Packages that it lacks come from wheels in a folder.
+gpu:
+	@$(GPU_PYTHON) benchmarks/gpu.py $(if $(GPU_WHEELS),--wheels $(GPU_WHEELS)) $(GPU_ARGS)
 
 check: lint types
 

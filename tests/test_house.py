@@ -47,6 +47,7 @@ ORDER = (
     "control.worker",  # a worker's end of its line
     "testing",  # a cluster on one machine, for tests and by hand
     "fault",  # from observation to decision
+    "models.library",  # what is used of transformers that it does not promise
     "models",  # how a transformers model is cut
     "checkpoint",
     "records.event", "records",  # what a run leaves behind

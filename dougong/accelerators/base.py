@@ -9,11 +9,12 @@ is lost. Beside the agent a process of its own reads how the devices are, by `te
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, ClassVar
+
+from dougong.accelerators.determinism import apply_exemptions
 
 if TYPE_CHECKING:
     import torch
@@ -73,6 +74,11 @@ class Accelerator(ABC):
     """The modules of `dougong.ops` that hold the fused forms which `expert_operators` offers."""
     peak_rates: ClassVar[tuple[PeakRates, ...]] = ()
     """Of models of devices, for the part of them that a run makes use of."""
+
+    @property
+    def has_expert_operators(self) -> bool:
+        """Whether this kind offers fused forms of experts at all."""
+        return type(self).expert_operators is not Accelerator.expert_operators
 
     @abstractmethod
     def device_count(self, visible: str | None = None) -> int | None:
@@ -260,32 +266,16 @@ def enter_device(device: torch.device) -> None:
 
 
 def switch_on_determinism() -> None:
-    """Deterministic forms of torch's operators on every device; one that has none warns and is
-    named in the log."""
+    """Deterministic forms of torch's operators on every device; one that has none raises, with its
+    name, when it is called (`determinism.refuse_unordered`)."""
     import torch
 
-    # warn_only: the families' own code runs unmodified, and an operator without such a form must
-    # not refuse a model.
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    # Strictly: while torch merely warns, the backward of flash and memory-efficient attention adds
+    # in no fixed order, although both have a deterministic form (seen on an H200: other bits in
+    # most runs from 1024 tokens on).
+    torch.use_deterministic_algorithms(True)
     # Filling fresh memory finds bugs but costs a pass over every buffer.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-
-
-@contextlib.contextmanager
-def strictly_deterministic() -> Iterator[None]:
-    """Inside, what has no deterministic form raises, where determinism is switched on at all.
-
-    For the backward of attention: flash and memory-efficient attention have a deterministic one,
-    and take it only in this mode. While torch merely warns they take the faster one, whose sums
-    have no fixed order (seen on an H200: other bits in most runs from 1024 tokens on).
-    """
-    import torch
-
-    if not torch.is_deterministic_algorithms_warn_only_enabled():
-        yield  # off, or strict already
-        return
-    torch.use_deterministic_algorithms(True)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(True, warn_only=True)
+    kind = torch.accelerator.current_accelerator()
+    if kind is not None:
+        apply_exemptions(kind.type)

@@ -54,8 +54,12 @@ class Cuda(GenericAccelerator):
         # the process then.
         "TORCH_NCCL_ASYNC_ERROR_HANDLING": "0",
     }
-    # cuBLAS gives the same bits in every run only with a workspace of fixed size.
-    deterministic_environment: ClassVar = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+    deterministic_environment: ClassVar = {
+        # cuBLAS gives the same bits in every run only with a workspace of fixed size.
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+        # The package flash_attn adds by atomics in its backward unless it is told not to.
+        "FLASH_ATTENTION_DETERMINISTIC": "1",
+    }
     exact_switches: ClassVar = {
         "backends.cudnn.allow_tf32": False,
         "backends.cudnn.benchmark": False,
@@ -66,6 +70,7 @@ class Cuda(GenericAccelerator):
         "CUBLAS_",
         "CUBLASLT_",
         "CUDNN_",
+        "FLASH_ATTENTION_",
         "NVIDIA_TF32_OVERRIDE",
         "TORCH_ALLOW_TF32",
         "NCCL_ALGO",

@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from dougong.errors import ModelError
-from dougong.models.transformers_internals import recorded_conversions
+from dougong.models.library.transformers_internals import recorded_conversions
 
 
 @dataclass(frozen=True)

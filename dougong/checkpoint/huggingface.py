@@ -29,8 +29,12 @@ from dougong.checkpoint.parameters import (
 )
 from dougong.checkpoint.tensorfile import FileLayout, plan_layout
 from dougong.errors import ModelError
+from dougong.models.library.transformers_internals import (
+    names_not_saved,
+    strict_float32_names,
+    tied_names,
+)
 from dougong.models.older_names import with_older_names
-from dougong.models.transformers_internals import names_not_saved, strict_float32_names, tied_names
 
 _EXPERT = re.compile(r"(.*)\[(\d+)\]")
 

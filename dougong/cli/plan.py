@@ -76,9 +76,17 @@ def _plan_of(job: Job, model: Inventory) -> tuple[Plan, Remarks]:
 
 
 def model_line(model: Inventory) -> str:
-    """Which family, how many parameters, how many layers with experts."""
+    """Which family, how many parameters, how many layers with experts, which attention."""
     num_parameters = f"{model.num_parameters:,} parameters"
-    return f"{model.family}: {num_parameters}, {len(model.sites)} expert layers"
+    line = f"{model.family}: {num_parameters}, {len(model.sites)} expert layers"
+    return f"{line}, {attention_words(model.attention)}"
+
+
+def attention_words(forms: Sequence[str]) -> str:
+    """By which form attention is computed, as far as that is known without a device."""
+    if len(forms) == 1:
+        return f"attention by {forms[0]}"
+    return f"attention by the first of {', '.join(forms)} that has fixed bits on the run's devices"
 
 
 def plan_table(made: Plan, state_bytes: Sequence[int]) -> Table:

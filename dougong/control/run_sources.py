@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+LOOKED_FOR = "auto"
+"""What stands for a form of attention before the devices were asked."""
 _SAMPLE_BYTES = 1 << 14
 _MOST_SAMPLES = 64
 
@@ -23,7 +25,8 @@ class RunSources:
 
     Files by path, each with the digest of `file_digest`: `weights` of `model.path`; `tokenizer`;
     `side_files`, which say how the data's files are read; `data_files` themselves, where they are
-    files of this machine and not too many to be named.
+    files of this machine and not too many to be named. `attention`: the form that the devices were
+    asked for (`model.attention: auto`), for all of the run; empty where nobody asked.
     """
 
     config: dict[str, Any]
@@ -33,6 +36,12 @@ class RunSources:
     tokenizer: dict[str, str] = field(default_factory=dict)
     side_files: dict[str, str] = field(default_factory=dict)
     data_files: dict[str, str] = field(default_factory=dict)
+    attention: str = ""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing of it is still looked for on the devices."""
+        return self.attention != LOOKED_FOR
 
 
 def digests_of(files: list[Path]) -> dict[str, str]:

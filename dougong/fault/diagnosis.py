@@ -21,6 +21,8 @@ from dougong.fault.observation import (
     LinkCut,
     NotStarted,
     Raised,
+    echo_in,
+    has_waited_in_vain,
     is_abort,
     may_follow,
 )
@@ -57,6 +59,8 @@ _STORAGE_WORDS = ("no space left", "quota exceeded", "read-only file system", "i
 
 # CUDA's own words for what a program cannot do to a device.
 _DEVICE_WORDS = ("uncorrectable ecc error", "uncorrectable nvlink error", "hardware stack error")
+
+_ASSERTIONS = ("device-side assert",)
 
 _OOM_CAUSE = "killed by the kernel, out of memory"
 
@@ -197,7 +201,10 @@ def mistake_in(bases: Collection[str]) -> FailureKind | None:
 def _diagnose_error(failure: Raised) -> Diagnosis:
     error = failure.error
     kind, cause = _error_kind(error), f"{error.type}: {error.message}"
-    from_outside = kind in _OUTSIDE or not _LINK_ERRORS.isdisjoint(error.bases)
+    # What a program can do to a device it will do again: such a failure is known by its place.
+    by_program = kind == "device" and not _has(error, _DEVICE_WORDS)
+    from_outside = kind in _OUTSIDE and not by_program
+    from_outside |= not _LINK_ERRORS.isdisjoint(error.bases) or has_waited_in_vain(error)
     origin = None if from_outside else Origin(error.type, error.place)
     return Diagnosis(failure.culprit, kind, cause, error.traceback, origin)
 
@@ -209,13 +216,24 @@ def _error_kind(error: WorkerRaised) -> FailureKind:
         return mistake
     if "NumericsError" in bases:
         return "numerics"
-    if _has(error, _DEVICE_WORDS):
+    if _is_of_device(error):
         return "device"
+    if has_waited_in_vain(error):
+        return "hang"
     if bases & _MEMORY_ERRORS or error.errno == errno.ENOMEM or _has(error, _MEMORY_WORDS):
         return "out_of_memory"
     if "CheckpointError" in bases or error.errno in _STORAGE_NUMBERS or _has(error, _STORAGE_WORDS):
         return "storage"
     return "exception"
+
+
+def _is_of_device(error: WorkerRaised) -> bool:
+    """Illegal accesses, uncorrectable memory errors, a device that has left the bus: torch has a
+    class for what a device's runtime answers (`AcceleratorError`). Two of its answers are not of
+    the device: that its memory is full, and that an assertion in a kernel has failed."""
+    if _has(error, _DEVICE_WORDS):
+        return True
+    return "AcceleratorError" in error.bases and not _has(error, (*_MEMORY_WORDS, *_ASSERTIONS))
 
 
 def _has(error: WorkerRaised, words: Sequence[str]) -> bool:
@@ -241,6 +259,8 @@ def _signal_cause(failure: Exited, name: str) -> tuple[FailureKind, str]:
         return "out_of_memory", _OOM_CAUSE
     if name == "SIGTERM":
         return "preemption", "SIGTERM from outside the run"
+    if name == "SIGABRT" and echo_in(failure.last_lines):
+        return "hang", f"its library's watchdog has ended it: {echo_in(failure.last_lines)}"
     if name == "SIGKILL":
         return "crash", "SIGKILL from outside the run"
     return "crash", name + _last_line(failure)

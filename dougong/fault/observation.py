@@ -3,13 +3,31 @@ what failed (`culprit`) and which workers the run has lost by it (`workers`)."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import re
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from dougong.control.worker_messages import WorkerRaised
 from dougong.fault.culprit import Culprit
 
 SIGABRT = 6
+
+
+# A wait of ours ends in a PeerError, and torch.distributed's own errors have a class. What is left
+# are the words of watchdogs: NCCL's ends its process, HCCL's error comes out of whatever the
+# program does next, as a bare RuntimeError. Who says so has waited: another one is the cause.
+_ECHOES = (
+    # ProcessGroupNCCL, a wait that blocks.
+    r"Work WorkNCCL\(.*\) timed out in blocking wait",
+    # Its watchdog's thread, before it ends the process.
+    r"Watchdog caught collective operation timeout",
+    # TCPStore, through which communicators are made.
+    r"wait timeout after \d+ms",
+    # CANN's code for a notification that a peer has not sent.
+    r"\bEI0002\b",
+    r"notify wait .*times? out",
+)
+_ECHO = re.compile("|".join(_ECHOES), re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -133,5 +151,21 @@ def is_abort(failure: Failure) -> bool:
 def may_follow(failure: Failure) -> bool:
     """Whether this failure may be the consequence of another one, which is then waited for."""
     if isinstance(failure, Raised):
-        return is_consequence(failure.error.bases)
+        return is_consequence(failure.error.bases) or has_waited_in_vain(failure.error)
     return is_abort(failure)
+
+
+def has_waited_in_vain(error: WorkerRaised) -> bool:
+    """Whether torch.distributed, or a vendor's library, says that a peer has not come. A library
+    without a class for it raises a bare RuntimeError, whose words are all there is."""
+    return "DistError" in error.bases or (error.type == "RuntimeError" and is_echo(error.message))
+
+
+def is_echo(text: str) -> bool:
+    """Whether a library says that it has waited for a peer to the end of its time."""
+    return _ECHO.search(text) is not None
+
+
+def echo_in(lines: Iterable[str]) -> str:
+    """The first of a process's last lines that says so; empty where none does."""
+    return next((line.strip() for line in lines if is_echo(line)), "")

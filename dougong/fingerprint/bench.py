@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dougong.fingerprint.record import UNSTABLE, digest
+from dougong.fingerprint.record import NO_KERNEL, UNSTABLE, digest
 from dougong.ops.mixing import STEP, mix
 
 Probe = Callable[[], Sequence[Tensor]]
@@ -59,17 +62,50 @@ class Bench:
         return (output, *torch.autograd.grad(output, leaves, cotangent))
 
 
+@dataclass(frozen=True)
+class Repeats:
+    """How often a probe is computed: `times`, or as often as `limit_s` seconds allow, but twice at
+    least."""
+
+    times: int = 2
+    limit_s: float = math.inf
+
+
+TWICE = Repeats()
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The hash of a probe's output, and how often it was computed."""
+
+    answer: str
+    times: int
+
+
 def measure(probe: Probe) -> str:
     """Hash of the probe's output, `UNSTABLE` when a second call gives other bits, `none` where no
     kernel exists."""
+    return measure_often(probe, TWICE).answer
+
+
+def measure_often(probe: Probe, repeats: Repeats) -> Measured:
+    """The same of a probe that is computed more than twice, up to the first other bits."""
     with warnings.catch_warnings():
-        # "No deterministic form": exactly what the second call finds out.
         warnings.simplefilter("ignore")
         try:
-            first, second = _hash_of(probe()), _hash_of(probe())
+            return _repeat(probe, repeats)
         except NotImplementedError:
-            return "none"
-    return first if first == second else UNSTABLE
+            return Measured(NO_KERNEL, 1)
+
+
+def _repeat(probe: Probe, repeats: Repeats) -> Measured:
+    begun, first = time.monotonic(), _hash_of(probe())
+    for number in range(2, repeats.times + 1):
+        if number > 2 and time.monotonic() - begun > repeats.limit_s:
+            return Measured(first, number - 1)
+        if _hash_of(probe()) != first:
+            return Measured(UNSTABLE, number)
+    return Measured(first, repeats.times)
 
 
 def _hash_of(outputs: Sequence[Tensor]) -> str:

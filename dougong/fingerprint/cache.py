@@ -46,6 +46,11 @@ class Probing:
             return PRECISIONS
         return tuple(dict.fromkeys(("float32", self.job.precision)))
 
+    @property
+    def takes_fused_forms(self) -> bool:
+        """Whether experts may run by a fused form."""
+        return self.job is None or self.job.operators == "auto"
+
 
 def fingerprint(probing: Probing) -> Fingerprint:
     """From the job's cache, or measured now and kept there. Raises DeviceError when the device
@@ -84,7 +89,8 @@ def measure(probing: Probing) -> Fingerprint:
     device = accelerator.open(probing.index)
     for name, value in arithmetic_variables(accelerator.arithmetic_variables).items():
         explaining[f"${name}"] = value
-    return take_fingerprint(device, probing.precisions, probing.shapes, explaining)
+    fused = accelerator.expert_operators() if probing.takes_fused_forms else ()
+    return take_fingerprint(device, probing.precisions, probing.shapes, explaining, fused)
 
 
 def key_of(probing: Probing) -> str:
@@ -101,6 +107,8 @@ def key_of(probing: Probing) -> str:
         "versions": package_versions(),
         "variables": arithmetic_variables(accelerator.arithmetic_variables),
         "question": question_of(probing.precisions, probing.shapes),
+        "forms": () if probing.shapes is None else probing.shapes.attention,
+        "fused": probing.takes_fused_forms,
     }
     text = json.dumps(parts, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

@@ -18,7 +18,6 @@ from torch import Tensor
 from dougong.fingerprint.bench import DTYPES, Bench, Probe, Probes
 from dougong.fingerprint.record import JobShapes
 
-_MOST_HEADS = 2
 _MOST_TOKENS = 512
 
 
@@ -36,9 +35,8 @@ def shaped_probes(bench: Bench, shapes: JobShapes, precision: str) -> Probes:
 
 
 def _other_probes(bench: Bench, shapes: JobShapes, dtype: torch.dtype) -> Probes:
-    """What is no product: attention, norm, gate; router and loss, which are float32 in any job."""
-    attention = f"job: attention {shapes.sequence} x {shapes.head_size}"
-    yield attention, lambda: _attention(bench, shapes, dtype)
+    """What is no product: norm, gate; router and loss, which are float32 in any job. Attention has
+    a module of its own."""
     yield f"job: rms_norm {shapes.hidden}", lambda: _norm(bench, shapes, dtype)
     yield f"job: gate {shapes.inner}", lambda: _gate(bench, shapes, dtype)
     yield f"job: router {shapes.experts}", lambda: _softmax(bench, shapes.experts)
@@ -102,14 +100,6 @@ def cut(size: int, other: int, most: int) -> int:
         return size
     largest = most // other // 64 * 64
     return min(size, max(64, largest))
-
-
-def _attention(bench: Bench, shapes: JobShapes, dtype: torch.dtype) -> tuple[Tensor, ...]:
-    heads, tokens = min(shapes.heads, _MOST_HEADS), min(shapes.sequence, _MOST_TOKENS)
-    size = (1, heads, tokens, shapes.head_size)
-    q, k, v = (bench.leaf(name, *size, dtype=dtype) for name in "qkv")
-    output = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-    return bench.with_gradients(output, q, k, v)
 
 
 def _norm(bench: Bench, shapes: JobShapes, dtype: torch.dtype) -> tuple[Tensor, ...]:

@@ -5,13 +5,13 @@ expert (experts) to any of them; a `both` worker counts in both. Two roles may b
 each kind of operator then still runs on one. A checkpoint holds the classes that made it, and
 whoever goes on from it must be of the same.
 
-What was not measured is never equal: a probe without an answer, a fingerprint that is not there or
-was taken by other probes is told, and refused where the job promises its bits.
+What was not measured is never equal: a probe without an answer, or with two of them, a fingerprint
+that is not there or was taken by other probes is told, and refused where the job promises its bits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -38,27 +38,46 @@ class Verdict:
 
 
 def judge_workers(
-    prints: Prints, roles: Mapping[str, str], strict: bool, machines: Mapping[str, str] = _ONE
+    prints: Prints,
+    roles: Mapping[str, str],
+    strict: bool,
+    machines: Mapping[str, str] = _ONE,
+    repeats: bool = False,
 ) -> Verdict:
-    """Whether the workers of each role compute alike. `prints`, `roles` and `machines`: by worker's
-    name; a machine that is empty or not there is not named."""
+    """Whether the workers of each role compute alike, and each of them the same every time.
+
+    `prints`, `roles` and `machines`: by worker's name; a machine that is empty or not there is not
+    named. `strict`: the job promises the same bits on any plan, so that other ones are refused;
+    `repeats`: it promises them from run to run at least, so that a device is refused whose bits
+    change by themselves.
+    """
     differences = []
     for role in ROLES:
         text = _unequal(role, _of_role(prints, roles, role), machines)
         if text is not None:
             differences.append(text)
     unknown = [*_unanswered(prints, machines), *_asked_apart(prints, machines)]
-    unstable = tuple(_unstable(prints, machines))
-    if strict and (differences or unknown):
-        advice = []
-        if differences:
-            advice.append(
-                "make them equal (threads, software, kind of device), give the roles to different "
-                "islands"
-            )
-        advice.append(_ACCEPT)
-        return Verdict("\n".join([*differences, *unknown, ", or ".join(advice)]), unstable)
-    return Verdict(None, (*unstable, *differences, *unknown))
+    unstable = list(_unstable(prints, machines))
+    broken = [*differences, *unknown] if strict else []
+    broken += unstable if strict or repeats else []
+    told = [text for text in (*differences, *unknown, *unstable) if text not in broken]
+    if not broken:
+        return Verdict(None, tuple(told))
+    return Verdict("\n".join([*broken, _advice(differences, unstable)]), tuple(told))
+
+
+def _advice(differences: Sequence[str], unstable: Sequence[str]) -> str:
+    advice = []
+    if differences:
+        advice.append(
+            "make them equal (threads, software, kind of device), give the roles to different "
+            "islands"
+        )
+    if unstable:
+        advice.append(
+            "take another model.attention where it is attention's, or have the device looked at"
+        )
+    return ", or ".join([*advice, _ACCEPT])
 
 
 def record(prints: Prints, roles: Mapping[str, str]) -> dict[str, Any]:
@@ -143,7 +162,7 @@ def _unequal(role: str, prints: Prints, machines: Mapping[str, str]) -> str | No
 
 
 def _unstable(prints: Prints, machines: Mapping[str, str]) -> Iterable[str]:
-    """A warning for each set of workers that have the same unstable probes."""
+    """A line for each set of workers that have the same unstable probes."""
     workers_of: dict[tuple[str, ...], list[str]] = {}
     for worker, found in prints.items():
         if found.unstable:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 UNSTABLE = "unstable"
@@ -23,7 +23,9 @@ NO_KERNEL = "none"
 CANNOT_RUN = "cannot run: "
 """How it begins for a probe that ended in an error; its words follow."""
 PRECISIONS = ("float32", "bfloat16")
-PROBES_VERSION = 1
+ATTENTION, EXPERTS = "attention", "experts"
+"""Whose form it is, in `Fingerprint.forms`."""
+PROBES_VERSION = 2
 """What the probes ask, as a number: raise it with every change that could give one of them other
 bits or another name. Two fingerprints of different versions are not compared. A test holds it
 against the probes' syntax."""
@@ -35,7 +37,9 @@ class JobShapes:
 
     matrices: [rows, columns] of its weights, each once; rows: of the blocks that meet them; heads,
     head_size, sequence: of attention; hidden, inner: widths of the residual stream and inside an
-    expert; experts: that a router chooses from; vocabulary: number of token ids.
+    expert; experts: that a router chooses from; vocabulary: number of token ids. kv_heads: of
+    keys and values (0: as many as heads). attention: the forms by which it may be computed, where
+    there are several the fastest first; swiglu: experts are of that kind, which has fused forms.
     """
 
     matrices: tuple[tuple[int, int], ...]
@@ -47,12 +51,16 @@ class JobShapes:
     inner: int
     experts: int
     vocabulary: int
+    kv_heads: int = 0
+    attention: tuple[str, ...] = ("sdpa",)
+    swiglu: bool = False
 
     @staticmethod
     def from_json(raw: Mapping[str, Any]) -> JobShapes:
         """What `dataclasses.asdict` made, after a way over JSON."""
         matrices = tuple((int(n), int(k)) for n, k in raw["matrices"])
-        return JobShapes(**{**raw, "matrices": matrices, "rows": tuple(raw["rows"])})
+        lists = {"matrices": matrices, "rows": tuple(raw["rows"])}
+        return JobShapes(**{**raw, **lists, "attention": tuple(raw["attention"])})
 
 
 @dataclass(frozen=True)
@@ -62,13 +70,15 @@ class Fingerprint:
 
     `question`: digest of what was asked (the probes' version, shapes, precision): other questions
     are not comparable. `environment`: what explains a difference, and does not decide it.
-    `version`: that of the probes.
+    `version`: that of the probes. `forms`: by what attention and experts (`ATTENTION`, `EXPERTS`)
+    are computed here, which the probes' names hold too.
     """
 
     probes: Mapping[str, str]
     question: str
     environment: Mapping[str, str] = field(default_factory=dict)
     version: int = PROBES_VERSION
+    forms: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def kernel_class(self) -> str:
@@ -100,6 +110,7 @@ class Fingerprint:
             "unstable": list(self.unstable),
             "probes": dict(self.probes),
             "environment": dict(self.environment),
+            "forms": dict(self.forms),
         }
 
     @staticmethod
@@ -110,7 +121,8 @@ class Fingerprint:
             probes, environment = _texts(raw["probes"]), _texts(raw["environment"])
             # The first version did not write its number.
             asked, version = str(raw["question"]), int(raw.get("version", 1))
-            found, written = Fingerprint(probes, asked, environment, version), raw["class"]
+            forms = _texts(raw.get("forms", {}))
+            found, written = Fingerprint(probes, asked, environment, version, forms), raw["class"]
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"no fingerprint: {type(error).__name__}: {error}") from error
         if found.kernel_class != written:
@@ -144,7 +156,9 @@ def differing_environment(a: Fingerprint, b: Fingerprint) -> dict[str, tuple[str
 def question_of(precisions: tuple[str, ...], shapes: JobShapes | None) -> str:
     """Digest of what a fingerprint asks: the probes' version, precisions and shapes. Imports no
     torch."""
-    return digest(repr((PROBES_VERSION, precisions, shapes)).encode())
+    # Among which forms one was looked for is no part of it: what was found is in a probe's name.
+    asked = None if shapes is None else replace(shapes, attention=())
+    return digest(repr((PROBES_VERSION, precisions, asked)).encode())
 
 
 def digest(data: bytes) -> str:

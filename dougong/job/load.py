@@ -76,9 +76,14 @@ class ResolvedJob:
         for island in job.islands:
             islands.append(f"{island.workers} on {island.name} ({island.accelerator})")
         return (
-            f"{job.job}: {job.model.family or job.model.path}, {job.steps} steps of {sequences} "
+            f"{job.job}: {_model_words(job)}, {job.steps} steps of {sequences} "
             f"sequences x {job.data.sequence_length} tokens, workers: {', '.join(islands)}"
         )
+
+
+def _model_words(job: Job) -> str:
+    name = f"{job.model.family or job.model.path}"
+    return name if job.model.attention is None else f"{name} (attention {job.model.attention})"
 
 
 def load_job(

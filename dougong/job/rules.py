@@ -11,12 +11,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from dougong.accelerators.registry import get_accelerator
+from dougong.errors import DeviceError
 from dougong.job.fault_rules import FAULT_RULES
 from dougong.job.file_rules import FILE_RULES
 from dougong.job.layout_rules import LAYOUT_RULES
 from dougong.job.rule import EXPERT_COUNT_KEYS, SOURCES, Breach, Rule, counts, model_config
 from dougong.job.schema import EXPERTS_PER_TOKEN_KEYS, Job
 from dougong.job.tokenizer_rules import TOKENIZER_RULES
+
+_ATTENTION = ("model", "attention")
+_NOT_ON_PROCESSORS = {
+    "flex": "torch's flexible attention has no backward on processors",
+    "flash": "flash_attn has no kernels for processors",
+}
+_FAST_ENOUGH = "take sdpa, or auto"
 
 
 def breaches(sections: Mapping[str, Any], more: Sequence[Rule] = ()) -> list[Breach]:
@@ -109,6 +118,34 @@ def _balance(job: Job) -> Iterator[Breach]:
         yield Breach(("router", "computing_choices"), text)
 
 
+def _attention_on_processors(job: Job) -> Iterator[Breach]:
+    reason = _NOT_ON_PROCESSORS.get(job.model.attention or "")
+    if reason is None:
+        return
+    names = [
+        island.name
+        for island in job.islands
+        if island.role != "experts" and _is_processor(island.accelerator)
+    ]
+    if names:
+        computes = "computes" if len(names) == 1 else "compute"
+        who = f"island{'s' * (len(names) > 1)} {', '.join(names)} {computes} attention on them"
+        yield Breach(_ATTENTION, f"{reason}, and {who}; {_FAST_ENOUGH}")
+
+
+def _is_processor(accelerator: str) -> bool:
+    try:
+        return get_accelerator(accelerator).shares_machine
+    except DeviceError:  # another rule says so
+        return False
+
+
+def _attention_precision(job: Job) -> Iterator[Breach]:
+    if job.model.attention == "flash" and job.precision == "float32":
+        advice = f"set precision: bfloat16, or {_FAST_ENOUGH}"
+        yield Breach(_ATTENTION, f"flash_attn computes in half precision alone; {advice}")
+
+
 _RULES = (
     Rule(("model",), _one_model),
     Rule(("data",), _one_source),
@@ -118,6 +155,8 @@ _RULES = (
     Rule(("schedule",), _decay_end),
     Rule(("schedule",), _constant_rate),
     Rule(("router",), _balance),
+    Rule(("model", "islands"), _attention_on_processors),
+    Rule(("model", "precision"), _attention_precision),
     *FILE_RULES,
     *TOKENIZER_RULES,
     *LAYOUT_RULES,

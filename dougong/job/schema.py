@@ -63,6 +63,12 @@ class Model(Section):
     path: Text | None = logical(
         None, "a Hugging Face folder with config.json and weights to start from"
     )
+    attention: Literal["auto", "eager", "sdpa", "flash", "flex"] | None = logical(
+        None,
+        "the form of attention: `eager`, `sdpa`, `flash` (the package flash_attn), `flex`; `auto`: "
+        "the fastest whose backward has fixed bits on the devices on which the run begins, for all "
+        "of its life; null: as transformers chooses for the family, sdpa or eager",
+    )
     config: dict[StrictStr, Any] = logical(
         {}, "keys of the family's own configuration class; others are its defaults"
     )

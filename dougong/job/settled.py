@@ -17,13 +17,21 @@ class SettledModel(Model):
     settled_class: str
 
 
-def settle(job: Job, config: Mapping[str, Any], config_class: str, tokenizer: str | None) -> Job:
+def settle(
+    job: Job,
+    config: Mapping[str, Any],
+    config_class: str,
+    tokenizer: str | None,
+    attention: str = "",
+) -> Job:
     """The job with the run's own configuration, and its own copy of the tokenizer (None: the
-    tokenizer is where the job says)."""
+    tokenizer is where the job says). `attention`: the form that was found for it; empty: none was
+    looked for."""
     model = SettledModel.model_construct(
         path=job.model.path,
         family=job.model.family,
         config=job.model.config,
+        attention=attention or job.model.attention,
         settled=dict(config),
         settled_class=config_class,
     )

@@ -22,13 +22,14 @@ from dougong.job.settled import SettledModel
 from dougong.models.config_reads import read_keys
 from dougong.models.configuration import declare_no_extra_layers, folder_config, untied_pair
 from dougong.models.initial import NamedInit
-from dougong.models.settled_config import config_from
-from dougong.models.sites import Site, expert_parameters, find_sites, one_expert
-from dougong.models.transformers_internals import (
+from dougong.models.library.attention_forms import use_form
+from dougong.models.library.transformers_internals import (
     initialise_module,
     strict_float32_names,
     want_initial_values,
 )
+from dougong.models.settled_config import config_from
+from dougong.models.sites import Site, expert_parameters, find_sites, one_expert
 
 SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
@@ -45,7 +46,14 @@ def load_config(model: Model, vocab_size: int | None) -> Any:
 
     logging.set_verbosity_error()
     if isinstance(model, SettledModel):
-        return config_from(model.settled, model.settled_class)
+        config = config_from(model.settled, model.settled_class)
+    else:
+        config = _read_checked(model, vocab_size)
+    use_form(config, model.attention)
+    return config
+
+
+def _read_checked(model: Model, vocab_size: int | None) -> Any:
     config = _read_config(model, vocab_size)
     _refuse_unknown_keys(model, config)
     for first, other in given_twice(model.config, getattr(config, "attribute_map", None) or {}):

@@ -10,7 +10,7 @@ from typing import Any
 from dougong.errors import ModelError
 from dougong.job.schema import Model
 from dougong.models.folder import read_config
-from dougong.models.transformers_internals import declared_ties
+from dougong.models.library.transformers_internals import declared_ties
 from dougong.models.weights import differing_tie
 
 _EXTRA_LAYERS = (

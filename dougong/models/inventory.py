@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -10,23 +11,34 @@ from torch import nn
 from dougong.job.parts.router import Router
 from dougong.job.schema import EXPERTS_PER_TOKEN_KEYS, Model
 from dougong.models.build import build_on_meta, load_config
+from dougong.models.library.attention_forms import forms_to_try
+from dougong.models.library.fast_paths import refuse_fast_paths
+from dougong.models.library.transformers_internals import strict_float32_names
 from dougong.models.routers import find_choosers
 from dougong.models.sites import Site, expert_parameters, find_sites
-from dougong.models.transformers_internals import strict_float32_names
 from dougong.parallel.plan import Inventory, TensorSpec
 
 
-def inspect_model(model: Model, vocab_size: int | None, router: Router | None = None) -> Inventory:
+def inspect_model(
+    model: Model,
+    vocab_size: int | None,
+    router: Router | None = None,
+    is_layout_free: bool = False,
+) -> Inventory:
     """Build the model on the meta device and list its tensors.
 
     `vocab_size` is the tokenizer's; it is used when the job file does not set the model's own.
-    Raises `ModelError` when the model cannot be cut, or not balanced as `router` asks.
+    `is_layout_free`: the job promises its bits on any layout. Raises `ModelError` when the model
+    cannot be cut, or not balanced as `router` asks, or would break that promise.
     """
     config = load_config(model, vocab_size)
     network = build_on_meta(config)
     sites = find_sites(network)
     find_choosers(network, sites, router or Router())
-    return inventory_of(config, network, sites)
+    if is_layout_free:
+        refuse_fast_paths(network)
+    inventory = inventory_of(config, network, sites)
+    return dataclasses.replace(inventory, attention=forms_to_try(network, model.attention))
 
 
 def inventory_of(config: Any, network: nn.Module, sites: Sequence[Site]) -> Inventory:

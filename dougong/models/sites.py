@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from dougong.errors import ModelError
-from dougong.models.transformers_internals import with_eager_experts
+from dougong.models.library.transformers_internals import with_eager_experts
 from dougong.ops.experts.base import ExpertOp, Rows
-from dougong.ops.experts.choose import choose_expert_op
+from dougong.ops.experts.choose import NO_FUSED, FusedForms, choose_expert_op
 from dougong.ops.experts.reference import FamilyExpert
 
 
@@ -148,15 +148,16 @@ def expert_op(
     site: Site,
     device: torch.device,
     rows: Rows = "block",
-    candidates: Iterable[ExpertOp] = (),
+    fused: FusedForms = NO_FUSED,
 ) -> ExpertOp:
     """How this site's experts compute: a fast form where it agrees with the family's own code, else
-    that code.
+    that code."""
+    return choose_expert_op(family_expert(site), site.shapes, device, rows, fused)
 
-    `candidates`: the fused forms that the device's accelerator has, fastest first.
-    """
-    family = FamilyExpert(lambda tensors: one_expert(site, tensors), site.has_identity_experts)
-    return choose_expert_op(family, site.shapes, device, rows, candidates)
+
+def family_expert(site: Site) -> FamilyExpert:
+    """One of the site's experts by the family's own code."""
+    return FamilyExpert(lambda tensors: one_expert(site, tensors), site.has_identity_experts)
 
 
 def _family(model: nn.Module) -> str:

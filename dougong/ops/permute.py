@@ -19,6 +19,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+_LEAST_ROWS = 16
+_MOST_COLUMNS = 4096
+
 
 @dataclass
 class Routing:
@@ -153,7 +156,27 @@ def products_of_rows(dout_RH: Tensor, outputs_RH: Tensor) -> Tensor:
     H products. That was found to depend on nothing else on the CPU, not even on threads
     (tests/ops/test_invariance.py).
     """
-    return (dout_RH * outputs_RH).sum(-1, dtype=sum_dtype(dout_RH.dtype))
+    return sum_of_rows(dout_RH * outputs_RH, sum_dtype(dout_RH.dtype))
+
+
+def sum_of_rows(values_RH: Tensor, dtype: torch.dtype) -> Tensor:
+    """The sum of each row, [R] in `dtype`, by sums whose shape does not follow from R.
+
+    torch's kernels for devices give a row fewer threads where there are few rows (below 16), and
+    cut a long one into parts by how many rows there are (from 8,192 values on). So there are never
+    fewer rows than that, and a long one is added in parts of a fixed length, in their order.
+    """
+    if values_RH.device.type == "cpu":
+        return values_RH.sum(-1, dtype=dtype)
+    num_rows = len(values_RH)
+    if num_rows < _LEAST_ROWS:
+        missing = values_RH.new_zeros(_LEAST_ROWS - num_rows, values_RH.shape[1])
+        values_RH = torch.cat([values_RH, missing])
+    first, *others = values_RH.split(_MOST_COLUMNS, dim=1)
+    total_R: Tensor = first.sum(-1, dtype=dtype)
+    for part in others:
+        total_R += part.sum(-1, dtype=dtype)
+    return total_R[:num_rows]
 
 
 def weights_backward(

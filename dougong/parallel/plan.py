@@ -61,7 +61,8 @@ class TensorSpec:
 class Inventory:
     """What a model consists of, as the planner sees it. `sites` are its `experts` modules in call
     order; `hidden_size`: values of a token's vector there; `num_idle_experts`: those beside
-    `num_experts` that compute nothing."""
+    `num_experts` that compute nothing. `attention`: the forms by which it may be computed, where
+    there are several the fastest first."""
 
     family: str
     tensors: tuple[TensorSpec, ...]
@@ -71,6 +72,7 @@ class Inventory:
     experts_per_token: int = 1
     hidden_size: int = 0
     num_idle_experts: int = 0
+    attention: tuple[str, ...] = ()
 
     @property
     def num_parameters(self) -> int:

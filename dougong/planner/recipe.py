@@ -34,7 +34,8 @@ HEIGHTS = (128, 64, 32, 16)
 @dataclass(frozen=True)
 class Recipe:
     """How a job computes. `products`: what one product of an expert takes. `lanes`, `microbatches`:
-    the leaves of every sum."""
+    the leaves of every sum. `attention`, `experts`: by which forms they are computed, fused ones
+    with all that can change their bits; empty where the devices have not been asked."""
 
     arithmetic: int
     determinism: str
@@ -44,6 +45,8 @@ class Recipe:
     products: str
     norm: str
     optimizer: str
+    attention: str = ""
+    experts: str = ""
 
     @property
     def digest(self) -> str:
@@ -70,7 +73,13 @@ def make_recipe(job: Job, inventory: Inventory) -> Recipe:
         products=f"tiles of {rows} rows" if isinstance(rows, int) else f"one for each {rows}",
         norm="whole tensors, in the order of names",
         optimizer=f"{optimizer.name}, {optimizer.arithmetic}",
+        attention=inventory.attention[0] if len(inventory.attention) == 1 else "",
     )
+
+
+def form_words(recipe: Recipe) -> str:
+    """By what attention and experts are computed, in a line for people."""
+    return f"attention is computed by {recipe.attention}, experts by {recipe.experts}"
 
 
 def product_rows(

@@ -18,6 +18,8 @@ PACKAGES = (
     "pydantic",
     "safetensors",
     "numpy",
+    "triton",
+    "flash-attn",
 )
 """Those whose versions can change a run's bits."""
 

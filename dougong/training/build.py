@@ -12,7 +12,7 @@ and other workers, without touching the first.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,8 +22,10 @@ from dougong.checkpoint.ledger_file import LedgerWriter
 from dougong.job.schema import Job
 from dougong.models.build import build_on_meta, load_config
 from dougong.models.inventory import experts_per_token
+from dougong.models.library.fast_paths import refuse_fast_paths
 from dougong.models.sites import expert_op, find_sites
 from dougong.ops.experts.base import ExpertOp
+from dougong.ops.experts.choose import FusedForms, tell_no_fallback
 from dougong.parallel.comm.world import World
 from dougong.parallel.dense.allreduce import NativeReducer
 from dougong.parallel.dense.gradients import DenseGradients
@@ -85,18 +87,27 @@ def build_model(
     vocab_size: int | None,
     device: torch.device,
     candidates: Iterable[ExpertOp] = (),
+    tell: Callable[[str], None] = tell_no_fallback,
+    has_attention: bool = True,
 ) -> ModelBlueprint:
     """What depends on the job alone. `vocab_size`: the tokenizer's number of ids (None: unknown);
-    `candidates`: the fused forms of experts that the device's accelerator has, fastest first; a job
-    may want none of them.
+    `candidates`: the fused forms of experts that the device's accelerator has, fastest first, of
+    which a job may want none; `tell` hears why one of them is not taken. `has_attention`: this
+    worker computes it; for one that does not, the packages of its form need not be here.
 
-    Raises `ModelError` when the family cannot be cut.
+    Raises `ModelError` when the family cannot be cut, or would break the job's promise.
     """
+    if not has_attention:
+        job = job.model_copy(update={"model": job.model.model_copy(update={"attention": None})})
     config = load_config(job.model, vocab_size)
     model = build_on_meta(config)
+    if has_attention and job.is_layout_free:
+        refuse_fast_paths(model)
     sites = find_sites(model)
     rows = product_rows(job, sites[0].num_experts, experts_per_token(config))
-    fused = candidates if job.operators == "auto" else ()
+    fused = FusedForms(
+        candidates if job.operators == "auto" else (), getattr(torch, job.precision), tell
+    )
     op = expert_op(sites[0], device, rows, fused)
     return ModelBlueprint(job, device, config, model, sites, op)
 

@@ -51,7 +51,7 @@ from dougong.training.replica import ModelBlueprint
 from dougong.training.results.kept_rows import KeptRows, lacks_validation
 from dougong.training.results.metrics import step_row
 from dougong.training.results.reports import LossKey, StepResult, evaluation_mean
-from dougong.training.start.agreement import agree_on_data, agree_on_operators
+from dougong.training.start.agreement import agree_on_data, agree_on_operators, fallback_teller
 from dougong.training.start.sources import check_data, check_weights
 from dougong.training.state import (
     OpenMemory,
@@ -365,7 +365,9 @@ def _job_form(context: WorkerContext, device: torch.device) -> JobForm:
     job, form = context.job, context.kept.get(JobForm)
     if form is not None and (form.job, form.blueprint.device) == (job, device):
         return form
-    blueprint = build_model(job, vocabulary(job), device, _fused_experts(context))
+    fused, tell = _fused_experts(context), fallback_teller(context)
+    has_attention = context.worker.role != "experts"
+    blueprint = build_model(job, vocabulary(job), device, fused, tell, has_attention)
     form = JobForm(job, blueprint, open_data(job, int(blueprint.config.vocab_size)))
     context.kept.keep(form)
     return form

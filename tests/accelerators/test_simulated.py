@@ -28,6 +28,7 @@ class Vendors:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._environment = offer(folder / "packages")
+        self.settings: dict[str, str] = {}  # of the simulation, for what runs next
 
     def job(self, name: str, islands: list[dict[str, Any]], **changes: Any) -> Path:
         lanes = sum(island["workers"] for island in islands if island.get("role") != "experts")
@@ -52,7 +53,8 @@ class Vendors:
         return RunDir(path)
 
     def dougong(self, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        command, environment = [sys.executable, "-m", "dougong", *words], self._environment | variables
+        command = [sys.executable, "-m", "dougong", *words]
+        environment = {**self._environment, **self.settings, **variables}
         return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=LIMIT_S)
 
 

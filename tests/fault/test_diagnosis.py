@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
+import torch
 from dougong.control.worker_messages import WorkerRaised
 from dougong.deadlines import DEADLINES
 from dougong.errors import PeerError
@@ -67,6 +68,10 @@ CUT = LinkCut(Culprit("link", "n1 - n2"), "n1 and n2 do not reach each other", T
         (raised(OSError(errno.ENOENT, "no space left of that name")), "exception", "that name"),
         (raised(RuntimeError("PytorchStreamWriter: No space left on device")), "storage", "No space left"),
         (raised(ValueError("the model is out of memory of its youth")), "exception", "youth"),
+        (raised(torch.AcceleratorError("CUDA error: an illegal memory access was encountered")), "device", "illegal"),
+        (raised(torch.AcceleratorError("CUDA error: uncorrectable ECC error encountered")), "device", "ECC"),
+        (raised(torch.AcceleratorError("CUDA error: out of memory")), "out_of_memory", "memory"),
+        (raised(torch.AcceleratorError("CUDA error: device-side assert triggered")), "exception", "assert"),
         (own("CheckpointError", "torn"), "storage", "torn"),
         (own("DataError", "empty"), "data", "empty"),
         (own("ModelError", "no router"), "model", "no router"),
@@ -85,7 +90,10 @@ def test_every_kind_of_failure_has_its_class_and_cause(failure: Failure, kind: s
         (raised(ValueError("seven")), "ValueError"),
         (raised(MemoryError()), "MemoryError"),
         (Exited("a/0", -9, oom=True), "SIGKILL"),
+        (raised(torch.AcceleratorError("CUDA error: an illegal memory access")), "AcceleratorError"),
         # What comes from outside may come twice by chance.
+        (raised(torch.AcceleratorError("CUDA error: uncorrectable ECC error encountered")), None),
+        (raised(RuntimeError("wait timeout after 120000ms, keys: a")), None),
         (Exited("a/0", -9), None),
         (Exited("a/0", -15), None),
         (Exited("a/0", -11), None),

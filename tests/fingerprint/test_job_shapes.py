@@ -20,7 +20,7 @@ def test_every_probe_has_its_own_name(bench: Bench) -> None:
     names = [name for name, _ in general_probes(bench, ("float32", "bfloat16"))]
     names += [name for name, _ in shaped_probes(bench, SHAPES, "float32")]
     assert len(set(names)) == len(names)
-    assert {"job: product 96 x 64", "job: product 96 x 64, to the input", "job: attention 32 x 16"} <= set(names)
+    assert {"job: product 96 x 64", "job: product 96 x 64, to the input", "job: gate 48"} <= set(names)
 
 
 @pytest.mark.parametrize(

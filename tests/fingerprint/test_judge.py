@@ -27,7 +27,6 @@ TABLE: list[tuple[str, str, list[Fingerprint], set[str]]] = [
     ("both counts in attention", "BAE", [A, B, A], {"attention"}),
     ("both counts in experts", "BAE", [A, A, B], {"experts"}),
     ("both counts in both", "BAE", [A, B, B], {"attention", "experts"}),
-    ("unstable alike", "BB", [RESTLESS, RESTLESS], set()),
 ]
 NAMES = {"A": "attention", "E": "experts", "B": "both"}
 
@@ -63,16 +62,30 @@ def test_a_refusal_names_the_machines_of_the_workers_where_there_are_several() -
     assert f"class {A.kernel_class}: east/0-1 on node0, east/2 on node1\n" in text
     assert f"class {B.kernel_class}: west/0 on node1\n" in text
     restless = {"e/0": RESTLESS, "e/1": RESTLESS}
-    (warning,) = judge_workers(restless, dict.fromkeys(restless, "both"), True, {"e/0": "n0", "e/1": "n1"}).warnings
-    assert warning.startswith("e/0 on n0, e/1 on n1: ")
+    text = judge_workers(restless, dict.fromkeys(restless, "both"), True, {"e/0": "n0", "e/1": "n1"}).refusal or ""
+    assert text.startswith("e/0 on n0, e/1 on n1: the same call gives different bits")
 
 
-def test_an_unstable_probe_is_named_and_does_not_stop() -> None:
-    verdict = judge_workers({"e/0": RESTLESS, "e/1": RESTLESS}, {"e/0": "both", "e/1": "both"}, True)
+@pytest.mark.parametrize(("strict", "repeats"), [(True, True), (True, False), (False, True)])
+def test_an_unstable_probe_is_named_and_refused_though_all_have_it(strict: bool, repeats: bool) -> None:
+    roles = {"e/0": "both", "e/1": "both"}
+    text = judge_workers(dict.fromkeys(roles, RESTLESS), roles, strict, repeats=repeats).refusal or ""
+    assert text.startswith("e/0-1: the same call gives different bits from one time to the next: gemm\n")
+    assert "another model.attention" in text and "-o numerics=bounded" in text
+
+
+def test_an_unstable_probe_is_told_where_nothing_is_promised() -> None:
+    verdict = judge_workers({"e/0": RESTLESS, "e/1": RESTLESS}, {"e/0": "both", "e/1": "both"}, False)
     assert verdict.refusal is None
     (warning,) = verdict.warnings
-    assert warning.startswith("e/0-1: ")
-    assert warning.endswith(": gemm")
+    assert warning.startswith("e/0-1: ") and warning.endswith(": gemm")
+
+
+def test_what_is_not_promised_is_told_beside_a_refusal() -> None:
+    prints = {"e/0": A, "e/1": RESTLESS}
+    verdict = judge_workers(prints, dict.fromkeys(prints, "both"), False, repeats=True)
+    assert verdict.refusal is not None and "of role" not in verdict.refusal
+    assert len(verdict.warnings) == 2 and all("of role" in text for text in verdict.warnings)
 
 
 def kept(attention: Fingerprint, experts: Fingerprint) -> dict[str, object]:
@@ -118,8 +131,8 @@ OTHER_VERSION = kept(replace(A, version=7, question="s"), replace(A, version=7, 
     [
         ({}, kept(A, A), "no fingerprint was taken of the checkpoint, so nothing says"),
         (kept(A, A), {}, "no fingerprint was taken of these workers, so nothing says"),
-        (kept(A, A), OTHER_QUESTION, "by other probes (version 1 then, 1 now)"),
-        (OTHER_VERSION, kept(A, A), "by other probes (version 7 then, 1 now)"),
+        (kept(A, A), OTHER_QUESTION, "by other probes (version 2 then, 2 now)"),
+        (OTHER_VERSION, kept(A, A), "by other probes (version 7 then, 2 now)"),
     ],
 )
 def test_what_was_not_measured_alike_is_not_equal(before: dict[str, object], now: dict[str, object], text: str) -> None:

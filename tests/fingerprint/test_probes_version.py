@@ -7,11 +7,11 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from dougong.fingerprint import bench, general, job_shapes, record
+from dougong.fingerprint import attention, bench, experts, general, job_shapes, record
 from dougong.fingerprint.record import PROBES_VERSION
 
-MODULES = (bench, general, job_shapes)
-RECORDED = {1: "3eba0a22528450c0"}
+MODULES = (attention, bench, experts, general, job_shapes)
+RECORDED = {1: "3eba0a22528450c0", 2: "d179f77f1fe6541b"}
 """Version -> `syntax_of` the modules in which the probes are written. A version that was released stays as it is."""
 
 

@@ -77,3 +77,9 @@ def test_a_probe_without_bits_says_why() -> None:
     probes = {"sum": "none", "exp": "cannot run: RuntimeError: no memory", "log": "aa"}
     found = dataclasses.replace(ONE, probes=probes)
     assert found.unanswered == {"sum": "no kernel", "exp": "RuntimeError: no memory"}
+
+
+def test_among_which_forms_one_was_looked_for_is_no_part_of_the_question() -> None:
+    looked, settled = (dataclasses.replace(SHAPES, attention=forms) for forms in (("flash", "sdpa"), ("sdpa",)))
+    assert question_of(("float32",), looked) == question_of(("float32",), settled)
+    assert question_of(("float32",), looked) != question_of(("float32",), dataclasses.replace(looked, sequence=64))

@@ -69,3 +69,33 @@ def test_a_rule_is_asked_only_when_all_its_sections_are_valid() -> None:
     sections = {name: getattr(job, name) for name in Job.model_fields}
     assert [breach.path for breach in breaches(sections)] == [("schedule", "warmup_steps")]
     assert breaches({name: value for name, value in sections.items() if name != "steps"}) == []
+
+
+APART = "[{name: a, accelerator: %s, role: attention}, {name: b, accelerator: %s, role: experts}]"
+MODEL = "{family: qwen3_moe, config: {num_experts: 4}, attention: %s}"
+
+
+@pytest.mark.parametrize(
+    ("attention", "islands", "line"),
+    [
+        ("flex", APART % ("cpu", "cuda"), "model.attention: torch's flexible attention has no backward on processors, "
+         "and island a computes attention on them; take sdpa, or auto"),
+        ("flash", APART % ("cpu", "cpu"), "model.attention: flash_attn has no kernels for processors, and island a "
+         "computes attention on them; take sdpa, or auto"),
+        ("flash", APART % ("cuda", "cpu"), "model.attention: flash_attn computes in half precision alone; set "
+         "precision: bfloat16, or take sdpa, or auto"),
+    ],
+)  # fmt: skip
+def test_a_form_that_the_devices_or_the_precision_cannot_have_is_refused(
+    tmp_path: Path, attention: str, islands: str, line: str
+) -> None:
+    job = write(tmp_path, model=MODEL % attention, islands=islands)
+    assert line in refusals(job)
+
+
+@pytest.mark.parametrize(
+    ("attention", "islands"),
+    [("flex", APART % ("cuda", "cpu")), ("auto", APART % ("cpu", "cpu")), ("eager", APART % ("cpu", "cuda"))],
+)
+def test_others_are_good(tmp_path: Path, attention: str, islands: str) -> None:
+    assert load_job(write(tmp_path, model=MODEL % attention, islands=islands)).job.model.attention == attention

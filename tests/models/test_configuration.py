@@ -113,7 +113,7 @@ def test_values_count_and_not_dtypes_where_tied_tensors_are_compared(tmp_path: P
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_familys_ties_are_known_before_its_model_is_built(family: str) -> None:
-    from dougong.models.transformers_internals import declared_ties, tied_names
+    from dougong.models.library.transformers_internals import declared_ties, tied_names
 
     config = tiny_config(family, tie_word_embeddings=True)
     assert declared_ties(config) == tied_names(build_on_meta(config)) != {}

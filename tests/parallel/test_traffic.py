@@ -72,15 +72,15 @@ def amounts(flows: Sequence[Product | Ring], kind: TrafficKind) -> float:
 
 
 def test_dense_tensors_by_hand() -> None:
-    """Two owners of a tensor each, 64 elements with their padding; two lanes each: one node of the tree."""
+    """Two owners of a tensor each, 256 elements with their padding; two lanes each: one node of the tree."""
     plan = plan_of("n", "n")
     wide = flows_of_dense(SHAPE, MODEL, plan)
-    assert amounts(wide, TrafficKind.SUMS) == 4 * 64 and amounts(wide, TrafficKind.WEIGHTS) == 4 * 64
+    assert amounts(wide, TrafficKind.SUMS) == 4 * 256 and amounts(wide, TrafficKind.WEIGHTS) == 4 * 256
     half = StepShape(2, 32, 2, "at_attention", is_layout_free=False)
     narrow = flows_of_dense(half, MODEL, plan)
     owned = next(name for name, owner in plan.owners.items() if owner == 0 and name != "c")
-    assert amounts(narrow, TrafficKind.WEIGHTS) == {"a": 2, "b": 4}[owned] * 64  # b stays float32
-    assert amounts(narrow, TrafficKind.SUMS) == 4 * 128  # a ring of two: all of it, half twice
+    assert amounts(narrow, TrafficKind.WEIGHTS) == {"a": 2, "b": 4}[owned] * 256  # b stays float32
+    assert amounts(narrow, TrafficKind.SUMS) == 4 * 512  # a ring of two: all of it, half twice
 
 
 def test_links_between_places_add_up() -> None:

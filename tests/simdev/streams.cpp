@@ -37,7 +37,8 @@ std::set<std::string> names_in(const char* name) {
 Settings read_settings() {
   return {variable("SIMDEV_VENDOR", "sima"), std::stoi(variable("SIMDEV_DEVICES", "2")),
           std::stoll(variable("SIMDEV_MEMORY_MB", "2048")) << 20, variable("SIMDEV_ROUNDING", ""), names_in("SIMDEV_MISSING"),
-          names_in("SIMDEV_BY_HOST")};
+          names_in("SIMDEV_BY_HOST"), variable("SIMDEV_MINDS_LAYOUT", "0") == "1", variable("SIMDEV_FAILS_AT", ""),
+          names_in("SIMDEV_UNORDERED")};
 }
 
 struct Item {

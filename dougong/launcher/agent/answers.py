@@ -7,7 +7,7 @@ judged. Pure.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from dougong.control.worker_messages import (
 )
 from dougong.errors import DougongError, WorkerError
 from dougong.fingerprint import judge
-from dougong.fingerprint.record import Fingerprint
+from dougong.fingerprint.record import ATTENTION, EXPERTS, Fingerprint
 from dougong.job.schema import Job
 from dougong.parallel.plan import Inventory
 from dougong.planner.placement import AgentSpec, devices_of
@@ -69,6 +69,19 @@ class InspectedModel:
             data=dict(self.data),
             recipe=self.recipe.to_dict(),
         )
+
+    def with_forms(self, attention: str, experts: str) -> InspectedModel:
+        """The same with the forms by which the devices compute. An attention that was still looked
+        for is settled by that, for all of the run."""
+        attention = attention or self.recipe.attention
+        recipe = replace(self.recipe, attention=attention, experts=experts)
+        found = replace(self, recipe=recipe)
+        if self.sources is None or self.sources.is_whole:
+            return found
+        shapes = None if self.shapes is None else {**self.shapes, "attention": (attention,)}
+        sources = replace(self.sources, attention=attention)
+        inventory = replace(self.inventory, attention=(attention,))
+        return replace(found, sources=sources, shapes=shapes, inventory=inventory)
 
 
 @dataclass(frozen=True)
@@ -185,9 +198,36 @@ def judge_fingerprints(
     machines = {worker: node_of(worker) for worker in roles}
     # Of workers that the run does without, what is known waits for their return.
     there = {worker: found for worker, found in prints.items() if worker in roles}
-    verdict = judge.judge_workers(there, roles, job.needs_exact_kernels, machines)
+    repeats = job.is_deterministic and job.numerics == "exact"
+    verdict = judge.judge_workers(there, roles, job.needs_exact_kernels, machines, repeats)
     kernels = judge.record(there, roles)
     return JudgedFingerprints(prints, kernels, verdict.warnings, verdict.refusal)
+
+
+def forms_of(
+    job: Job,
+    model: InspectedModel,
+    prints: Mapping[str, Fingerprint],
+    specs: Sequence[AgentSpec],
+) -> InspectedModel:
+    """The model with the forms by which these workers compute its attention and its experts. Where
+    devices of one role differ, which only a job with other bits allows, attention has the form that
+    comes last among the model's: the others have found it too, or a faster one."""
+    by_role: dict[str, list[str]] = {ATTENTION: [], EXPERTS: []}
+    for spec in specs:
+        role = computes(job, spec.role)
+        for part, forms in by_role.items():
+            if role in (part, "both"):
+                found = [prints[worker] for worker in spec.workers if worker in prints]
+                forms += [one.forms.get(part, "") for one in found]
+    order = (*model.inventory.attention, "")
+    attention = max(by_role[ATTENTION], key=lambda form: _place(form, order), default="")
+    experts = ", or ".join(sorted(set(by_role[EXPERTS])))
+    return model.with_forms(attention, experts)
+
+
+def _place(form: str, order: Sequence[str]) -> int:
+    return order.index(form) if form in order else -1
 
 
 def _failure(answer: Answer, what: str, log: Path, node: str) -> DougongError:

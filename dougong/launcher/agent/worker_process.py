@@ -308,7 +308,7 @@ def _settled(task: TrainTask | InspectTask) -> Job:
         return task.job
     moved = bool(known.tokenizer and changed_files(known.tokenizer))
     own_copy = task.tokenizer if moved else None
-    return settle(task.job, known.config, known.config_class, own_copy)
+    return settle(task.job, known.config, known.config_class, own_copy, known.attention)
 
 
 def _fingerprint(task: FingerprintTask, worker: str) -> FingerprintFound:

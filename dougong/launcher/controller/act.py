@@ -136,7 +136,7 @@ class Actor:
                 self._ask_for_model(agent, worker)
             case AskForFingerprints(workers):
                 self._ask_for_fingerprints(workers)
-            case UseModel(model) if model.sources is not None:
+            case UseModel(model) if model.sources is not None and model.sources.is_whole:
                 keep_sources(self._run_dir, model.sources)
             case UsePlan() | FindCheckpoint() | CommitCheckpoint():
                 self._store(action)

@@ -318,6 +318,8 @@ def compare_recipes(
     if before is None or before["digest"] == recipe.digest:
         return ()
     changed = _changes(before, recipe.to_dict())
+    if not changed:
+        return ()
     text = f"{found}: was computed by another recipe ({changed}), so the next steps have other bits"
     if job.needs_exact_kernels:
         raise CheckpointError(
@@ -351,11 +353,12 @@ def compare_versions(
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """The entries that differ, in words."""
+    """The entries that differ, in words. What either does not know is no difference: an earlier
+    release wrote fewer entries, and the forms are empty where no device was asked."""
     changed = []
     for key, value in now.items():
-        if before.get(key) != value:
-            changed.append(f"{key}: {before.get(key)} then, {value} now")
+        if before.get(key, "") != "" and value != "" and before[key] != value:
+            changed.append(f"{key}: {before[key]} then, {value} now")
     return "; ".join(changed)
 
 

@@ -4,7 +4,7 @@ told of it. Pure."""
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +13,11 @@ from dougong.checkpoint.directories import step_of
 from dougong.control.handshake import AgentFacts
 from dougong.control.messages import Message
 from dougong.fault.diagnosis import Diagnosis
+from dougong.fingerprint.record import Fingerprint
+from dougong.job.schema import Job
+from dougong.launcher.agent.answers import forms_of
 from dougong.launcher.agent.remarks import remarks_on_machines, remarks_on_memory
-from dougong.launcher.controller.actions import Record
+from dougong.launcher.controller.actions import Record, UseModel
 from dougong.launcher.controller.config import RunPolicy
 from dougong.launcher.controller.facts import RunFacts
 from dougong.launcher.controller.inbound.agents import AgentHandle
@@ -22,6 +25,7 @@ from dougong.launcher.controller.inbound.items import FoundCheckpoint
 from dougong.parallel.plan import Inventory, Plan
 from dougong.planner.agreement import check_agents
 from dougong.planner.memory_advice import memory_advice
+from dougong.planner.recipe import form_words
 from dougong.records import events
 from dougong.remarks import Remarks
 
@@ -65,6 +69,18 @@ def tell(facts: RunFacts, remarks: Remarks) -> Iterator[Record]:
         yield Record(events.NoteTaken(generation=facts.number, text=text))
     for text in remarks.warnings:
         yield warning(facts, text)
+
+
+def settle_forms(
+    facts: RunFacts, job: Job, prints: Mapping[str, Fingerprint]
+) -> Iterator[UseModel | Record]:
+    """By what attention and experts are computed belongs to what the run is."""
+    model = facts.model
+    assert model is not None
+    found = forms_of(job, model, prints, [handle.spec for handle in facts.agents.serving])
+    if found != model:
+        yield UseModel(found)
+        yield from tell(facts, Remarks((form_words(found.recipe),)))
 
 
 def warning(facts: RunFacts, text: str, *workers: str) -> Record:

@@ -55,6 +55,7 @@ from dougong.launcher.controller.looks import (
     moved_workers,
     remarks_on,
     set_aside,
+    settle_forms,
     tell,
     warning,
 )
@@ -330,18 +331,16 @@ class Preparation:
         prints = {**self.facts.judged.prints, **read}
         specs = [handle.spec for handle in self.facts.agents.serving]
         judged = judge_fingerprints(self.policy.job, prints, specs, self._node_of)
-        taken = events.FingerprintsTaken(
-            generation=self.facts.number,
-            classes=judged.classes,
-            seconds=round(self.now - self.state.since, 3),
-        )
+        number, seconds = self.facts.number, round(self.now - self.state.since, 3)
+        taken = events.FingerprintsTaken(generation=number, classes=judged.classes, seconds=seconds)
         warnings = [warning(self.facts, text) for text in judged.warnings]
         strangers = self._strangers(prints)
         if strangers:
             return Record(taken), *strangers
         if judged.refusal is not None:
             return Record(taken), *warnings, GiveUp(LaunchError(judged.refusal))
-        return Record(taken), *warnings, UseFingerprints(judged)
+        forms = settle_forms(self.facts, self.policy.job, prints)
+        return Record(taken), *warnings, *forms, UseFingerprints(judged)
 
     def _strangers(self, prints: Mapping[str, Fingerprint]) -> tuple[LoseAgent, ...]:
         """Agents of a recovery whose devices would change the bits of a job that promises them."""

@@ -12,12 +12,14 @@ sets.
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from dougong.ops.alignment import aligned
 from dougong.ops.experts.base import AddWeights, Block, Tensors
 from dougong.ops.experts.reference import add_outer
 
@@ -58,6 +60,13 @@ def single_products(left: list[Tensor], right: list[Tensor]) -> list[Tensor]:
     return [a @ b for a, b in zip(left, right, strict=True)]
 
 
+def _version() -> str:
+    try:
+        return importlib.metadata.version("torch-npu")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
 @dataclass(frozen=True)
 class AscendSaved:
     """What a backward needs."""
@@ -79,6 +88,12 @@ class NpuSwiGLU:
 
     def __init__(self, products: Products) -> None:
         self.products = products
+
+    @property
+    def identity(self) -> str:
+        """Which products, of which release of the plug-in."""
+        how = "grouped" if self.products is grouped_products else "single"
+        return f"Ascend's SwiGLU with {how} products (torch-npu {_version()})"
 
     def forward(
         self, x_RH: Tensor, blocks: Sequence[Block], tensors: Mapping[int, Tensors], out_RH: Tensor
@@ -122,7 +137,7 @@ class NpuSwiGLU:
         self, rows_RK: Tensor, blocks: Sequence[Block], weights: list[Tensor], out_RM: Tensor
     ) -> Tensor:
         """Each block's rows times its weight, into the same rows of `out_RM`."""
-        products = self.products([rows_RK[block.span] for block in blocks], weights)
+        products = self.products([aligned(rows_RK[block.span]) for block in blocks], weights)
         for block, product in zip(blocks, products, strict=True):
             out_RM[block.span] = product
         return out_RM

@@ -46,7 +46,8 @@ class Block:
 class ExpertOp(Protocol):
     """How a worker's experts compute. `blocks` come by lane, then expert; none is empty.
 
-    `saved` is whatever a forward needs in its backward.
+    `saved` is whatever a forward needs in its backward. A fused form also says its `identity`
+    (`identity_of`).
     """
 
     def forward(
@@ -90,6 +91,12 @@ class OneExpert(Protocol):
         Returns what adds the weights' gradients to `grads` (float32).
         """
         ...
+
+
+def identity_of(op: ExpertOp) -> str:
+    """Everything in an operator's form that can change its bits, in words: which form, its tiles,
+    its library's version. Its own `identity`, where it has one, else its class."""
+    return str(getattr(op, "identity", type(op).__name__))
 
 
 def nothing_left() -> None:

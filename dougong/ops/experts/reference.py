@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dougong.ops.alignment import aligned, product_into
 from dougong.ops.experts.base import AddWeights, Block, OneExpert, Tensors, nothing_left
 
 T = TypeVar("T")
@@ -182,6 +183,7 @@ class FamilyExpert:
         self._choices = (0, 1) if has_identity else (0,)
 
     def forward(self, x_NH: Tensor, tensors: Tensors, out_NH: Tensor) -> tuple[Tensor, ...]:
+        x_NH = aligned(x_NH)
         with torch.no_grad():
             out_NH.copy_(self._run(x_NH, tensors))
         return (x_NH,)
@@ -199,7 +201,8 @@ class FamilyExpert:
         leaves = {name: t.detach().requires_grad_() for name, t in tensors.items()}
         with torch.enable_grad():
             y_NH = self._run(x_NH, leaves)
-        results = torch.autograd.grad(y_NH, (x_NH, *leaves.values()), dy_NH, allow_unused=True)
+        inputs = (x_NH, *leaves.values())
+        results = torch.autograd.grad(y_NH, inputs, aligned(dy_NH), allow_unused=True)
         dx_NH.copy_(results[0])
         for name, gradient in zip(leaves, results[1:], strict=True):
             if gradient is not None:
@@ -297,10 +300,10 @@ class TiledSwiGLU:
 def _swiglu(
     x_NH: Tensor, tensors: Tensors, gate_up_N2I: Tensor, inner_NI: Tensor, out_NH: Tensor
 ) -> None:
-    torch.mm(x_NH, tensors["gate_up_proj"].t(), out=gate_up_N2I)
+    product_into(x_NH, tensors["gate_up_proj"].t(), gate_up_N2I)
     gate_NI, up_NI = gate_up_N2I.chunk(2, dim=-1)
     torch.mul(F.silu(gate_NI), up_NI, out=inner_NI)
-    torch.mm(inner_NI, tensors["down_proj"].t(), out=out_NH)
+    product_into(inner_NI, tensors["down_proj"].t(), out_NH)
 
 
 def _swiglu_backward(
@@ -308,14 +311,15 @@ def _swiglu_backward(
 ) -> None:
     gate_NI, up_NI = gate_up_N2I.chunk(2, dim=-1)
     dgate_NI, dup_NI = dgate_up_N2I.chunk(2, dim=-1)
-    dinner_NI = dy_NH @ tensors["down_proj"]
+    dinner_NI = aligned(dy_NH) @ tensors["down_proj"]
     torch.mul(dinner_NI, F.silu(gate_NI), out=dup_NI)
     dgate_NI.copy_(torch.ops.aten.silu_backward(dinner_NI.mul_(up_NI), gate_NI))
-    torch.mm(dgate_up_N2I, tensors["gate_up_proj"], out=dx_NH)
+    product_into(dgate_up_N2I, tensors["gate_up_proj"], dx_NH)
 
 
 def add_outer(total: Tensor, left_NA: Tensor, right_NB: Tensor) -> None:
     """total [A, B] (float32) += left^T @ right, summed over rows by one GEMM."""
+    left_NA, right_NB = aligned(left_NA), aligned(right_NB)
     if left_NA.dtype == total.dtype:
         total.addmm_(left_NA.t(), right_NB)
     else:

@@ -101,6 +101,13 @@ def choose_tiles(dtype: torch.dtype, arch: int) -> Tiles:
     return MIDDLE if arch == 80 else NARROW
 
 
+def in_words(tiles: Tiles) -> str:
+    """All sizes, `height:columns.depth.warps.stages`, the four kernels in their order."""
+    kernels = (tiles.gate_up, tiles.linear, tiles.inner_backward, tiles.weight_gradient)
+    sizes = [f"{tile.columns}.{tile.depth}.{tile.warps}.{tile.stages}" for tile in kernels]
+    return f"{tiles.height}:{'/'.join(sizes)}"
+
+
 @dataclass(frozen=True)
 class Wave:
     """Tables (int32, on the device) of one micro-batch's blocks.

@@ -7,12 +7,20 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+import triton
 from torch import Tensor
 
 from dougong.ops.experts import triton_kernels as kernels
 from dougong.ops.experts.base import AddWeights, Block, Tensors, nothing_left
-from dougong.ops.experts.tile_tables import Tiles, Wave, arrange, choose_tiles
+from dougong.ops.experts.tile_tables import (
+    Tiles,
+    Wave,
+    arrange,
+    choose_tiles,
+    in_words,
+)
 
+DTYPES = (torch.float32, torch.bfloat16)
 ALIGNMENT = 16
 """Bytes that one load takes: every tensor begins at a multiple of them."""
 
@@ -46,6 +54,12 @@ class GroupedSwiGLU:
 
     def __init__(self, choose: Callable[[torch.dtype], Tiles]) -> None:
         self.tiles = choose
+
+    @property
+    def identity(self) -> str:
+        """Its kernels' language and compiler, and all sizes of its tiles."""
+        sizes = " and ".join(in_words(self.tiles(dtype)) for dtype in DTYPES)
+        return f"grouped Triton kernels (triton {triton.__version__}, tiles {sizes})"
 
     def forward(
         self, x_RH: Tensor, blocks: Sequence[Block], tensors: Mapping[int, Tensors], out_RH: Tensor

@@ -9,10 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dougong.ops.alignment import ALIGNMENT_BYTES
+
 MESSAGE_BYTES = 4 << 20
 """Smaller messages were measured to cost up to 2.9 times more (docs/design/determinism.md)."""
-ALIGNMENT = 64
-"""Elements: every tensor begins at a multiple, as one that was allocated alone would."""
+ALIGNMENT = ALIGNMENT_BYTES // 2
+"""Elements: every tensor begins at a multiple, in half precision and in float32, as one that was
+allocated alone would. A bucket is laid out once for tensors and for their gradients."""
 GRADIENT_BYTES = 4
 """Gradients are float32."""
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from dougong.accelerators.determinism import refuse_unordered
 from dougong.errors import ModelError
 from dougong.ops.permute import Routing
 from dougong.parallel.dispatch.dispatcher import Dispatcher
@@ -191,8 +192,19 @@ class Executor:
             self._exchange.finish()
 
     def run_operation(self, operation: Operation) -> None:
-        """One line of a program, between its beginning and its end."""
-        self._actions[operation.kind](operation.site, operation.microbatch)
+        """One line of a program, between its beginning and its end.
+
+        Raises ModelError where torch has refused an operator for the order of its sums.
+        """
+        try:
+            self._actions[operation.kind](operation.site, operation.microbatch)
+        except RuntimeError as error:
+            refuse_unordered(error, f"{operation.kind.words} of {self._place(operation)}")
+            raise
+
+    def _place(self, operation: Operation) -> str:
+        names = self._cut.names
+        return names[operation.site] if operation.site < len(names) else "the last segment"
 
     # Attention
 

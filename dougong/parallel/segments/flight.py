@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from dougong.errors import ModelError
+from dougong.parallel.segments.refusals import refuse_in_forward
 from dougong.parallel.segments.tape import GraphNode, TapeWalk, leaf_node, sequence_now
 
 USED_ELSEWHERE = (
@@ -123,6 +124,7 @@ class Flight:
             with torch.set_grad_enabled(self._with_gradients):
                 result = self._greenlet.switch(*values)
         except RuntimeError as error:
+            refuse_in_forward(error)
             # Experts' own parameters have no memory, so most operators raise over them. Where one
             # does not, the gradient of such a leaf is refused (`dense.gradients`).
             outputs = [call.output for call in self.calls]

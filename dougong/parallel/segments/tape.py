@@ -16,13 +16,10 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from dougong.accelerators.base import strictly_deterministic
+from dougong.parallel.segments.refusals import refuse_in_backward
 
 GraphNode = Any  # torch.autograd.graph.Node, whose private protocol the walk speaks
 _Edges = tuple[tuple[GraphNode | None, int], ...]
-
-_ATTENTION = "ScaledDotProduct"
-"""How the names of fused attention's nodes begin."""
 
 EVERYTHING = -2
 """Bound below every sequence number: walk to the end."""
@@ -125,7 +122,11 @@ class TapeWalk:
     def _run(self, node: GraphNode, gradients: list[Tensor | None]) -> None:
         """Call a node and hand its results to the nodes that follow; empties `gradients`."""
         call = _call if callable(node) else _call_python
-        results = call(node, gradients)
+        try:
+            results = call(node, gradients)
+        except RuntimeError as error:
+            refuse_in_backward(error, str(node.name()))
+            raise
         gradients.clear()
         for (following, index), gradient in zip(self._following.pop(node), results, strict=False):
             if following is not None:
@@ -172,11 +173,7 @@ def _is_leaf(node: GraphNode) -> bool:
 
 
 def _call(node: GraphNode, gradients: list[Tensor | None]) -> tuple[Tensor | None, ...]:
-    if type(node).__name__.startswith(_ATTENTION):
-        with strictly_deterministic():
-            results = node(*gradients)
-    else:
-        results = node(*gradients)
+    results = node(*gradients)
     return results if isinstance(results, tuple) else (results,)
 
 

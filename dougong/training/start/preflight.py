@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from dougong.accelerators.registry import get_accelerator
 from dougong.control.cache_place import REMEDY, cache_place, why_unwritable
 from dougong.control.run_sources import RunSources
 from dougong.data.preview import preview_data
@@ -21,9 +24,11 @@ from dougong.job.schema import Job
 from dougong.job.settled import is_settled
 from dougong.job.tokenizer_rules import longer_than
 from dougong.job.yaml.provenance import dotted
-from dougong.models.build import load_config
+from dougong.models.build import build_on_meta, load_config
 from dougong.models.folder import check_folder
 from dougong.models.inventory import inspect_model
+from dougong.models.sites import family_expert, find_sites
+from dougong.ops.experts.choose import is_swiglu
 from dougong.parallel.plan import Inventory
 from dougong.planner.recipe import product_rows
 from dougong.remarks import Remarks
@@ -101,7 +106,7 @@ def inspect_only(job: Job) -> Inventory:
         # Seconds, and it may spare the minutes that the data takes.
         check_folder(Path(job.model.path))
     refuse_longer_sequences(job)
-    return inspect_model(job.model, vocabulary_of(job), job.router)
+    return inspect_model(job.model, vocabulary_of(job), job.router, job.is_layout_free)
 
 
 def refuse_longer_sequences(job: Job) -> None:
@@ -147,7 +152,20 @@ def shapes_of(job: Job, inventory: Inventory) -> JobShapes:
         inner=_inner_width(inventory, hidden),
         experts=inventory.num_experts,
         vocabulary=int(config.vocab_size),
+        kv_heads=int(getattr(config, "num_key_value_heads", None) or heads),
+        attention=inventory.attention,
+        swiglu=_has_swiglu(job, config),
     )
+
+
+def _has_swiglu(job: Job, config: Any) -> bool:
+    """Whether a fused form of SwiGLU experts may be theirs. Asked only where an island's kind of
+    device may have one: the answer is computed."""
+    kinds = {get_accelerator(island.accelerator) for island in job.islands}
+    if not any(kind.has_expert_operators for kind in kinds):
+        return False
+    site = find_sites(build_on_meta(config))[0]
+    return is_swiglu(family_expert(site), site.shapes, torch.device("cpu"))
 
 
 def _rate_remarks(job: Job, inventory: Inventory) -> Remarks:

@@ -7,13 +7,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dougong.control.run_sources import RunSources, changed_files, digests_of
+from dougong.control.run_sources import (
+    LOOKED_FOR,
+    RunSources,
+    changed_files,
+    digests_of,
+)
 from dougong.data import dataset_files
 from dougong.data.text import matching_files
 from dougong.errors import DataError, ModelError
 from dougong.job.schema import Job, Model
 from dougong.models.build import load_config
 from dougong.models.folder import stored_tensors
+from dougong.models.library.attention_forms import AUTO
 from dougong.models.settled_config import changed_keys, class_of, config_values
 from dougong.remarks import Remarks
 
@@ -49,7 +55,13 @@ def find_sources(job: Job, config: Any, data: str) -> RunSources:
         tokenizer=digests_of(_tokenizer_files(job)),
         side_files=digests_of(_side_files(job)),
         data_files=digests_of(_data_files(job)),
+        attention=LOOKED_FOR if _looks_for_attention(job) else "",
     )
+
+
+def _looks_for_attention(job: Job) -> bool:
+    """Where no bits are promised, the form that transformers chooses is as good as any."""
+    return job.model.attention == AUTO and job.is_deterministic
 
 
 def check_data(known: RunSources, name: str, digest: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from dougong.fingerprint.record import Fingerprint
 from dougong.job.schema import Job
 from dougong.launcher.agent.answers import (
     Answer,
+    forms_of,
     judge_fingerprints,
     probed_by,
     read_fingerprint,
@@ -109,3 +111,36 @@ def test_different_devices_of_a_role_are_refused_or_warned_of() -> None:
     assert strict.refusal is not None and "different bits" in strict.refusal
     bounded = judge_fingerprints(job(numerics="bounded"), prints, [spec("east")])
     assert bounded.refusal is None and len(bounded.warnings) == 2
+
+
+FORMED = replace(Inventory("toy", (), (), 4, ()), attention=("flash", "sdpa", "eager"))
+
+
+@pytest.mark.parametrize(
+    ("attention", "experts", "recipe"),
+    [
+        (("sdpa", "sdpa"), ("grouped 1", "grouped 1"), ("sdpa", "grouped 1")),
+        (("flash", "eager"), ("grouped 1", "grouped 2"), ("eager", "grouped 1, or grouped 2")),
+    ],
+)
+def test_a_recipe_names_the_forms_of_all_devices_of_a_role(
+    attention: tuple[str, str], experts: tuple[str, str], recipe: tuple[str, str]
+) -> None:
+    model = read_model(job(), ModelFound(FORMED, {}), Path("log"))
+    assert (model.recipe.attention, model.recipe.experts) == ("", "")
+    prints = {}
+    for name, *forms in zip(("east/0", "west/0"), attention, experts, strict=True):
+        prints[name] = replace(fingerprint("a"), forms=dict(zip(("attention", "experts"), forms, strict=True)))
+    found = forms_of(job(), model, prints, [spec("east"), spec("west")])
+    assert (found.recipe.attention, found.recipe.experts) == recipe
+    assert found.recipe.digest != model.recipe.digest
+
+
+def test_attention_has_the_form_of_its_own_role() -> None:
+    model = read_model(job(), ModelFound(FORMED, {}), Path("log"))
+    prints = {
+        "east/0": replace(fingerprint("a"), forms={"attention": "sdpa", "experts": "grouped"}),
+        "west/0": replace(fingerprint("a"), forms={"attention": "eager", "experts": "plain"}),
+    }
+    found = forms_of(job(), model, prints, [spec("east", role="attention"), spec("west", role="experts")])
+    assert (found.recipe.attention, found.recipe.experts) == ("sdpa", "plain")

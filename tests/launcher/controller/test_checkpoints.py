@@ -24,6 +24,7 @@ from dougong.launcher.controller.checkpoints import (
     CheckpointManager,
     RunOrigin,
     companions_of,
+    compare_recipes,
     compare_versions,
 )
 from dougong.launcher.controller.config import ResumePoint
@@ -378,3 +379,15 @@ def test_rows_that_cannot_be_read_are_told_and_hold_nothing_up(tmp_path: Path, i
     found = find(with_rows(tmp_path, inbox, damaged), inbox)
     assert found.recorded == {}
     assert found.warnings == ("metrics.jsonl:3: not JSON; so steps that are computed again are compared with nothing",)
+
+
+def test_other_forms_are_another_recipe_and_forms_that_nobody_wrote_down_are_not(
+    checkpoints: CheckpointManager, inbox: Inbox
+) -> None:
+    commit(checkpoints, inbox, 5)
+    written = Manifest.load(checkpoints.root / "step-000005").metadata
+    formed = other(recipe=dataclasses.replace(MODEL.recipe, attention="sdpa", experts="grouped 2"))
+    assert compare_recipes(JOB, checkpoints.root, written, formed) == ()
+    older = {**written, "recipe": {**written["recipe"], "experts": "grouped 1"}}
+    with pytest.raises(CheckpointError, match=r"another recipe \(experts: grouped 1 then, grouped 2 now\)"):
+        compare_recipes(JOB, checkpoints.root, older, formed)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from dougong.control.messages import AgentReady
 from dougong.control.path_messages import CONTROLLER, PathResult
+from dougong.control.run_sources import LOOKED_FOR, RunSources
 from dougong.control.worker_messages import FingerprintFound, ModelFound
 from dougong.errors import NoRoomError
 from dougong.fingerprint.record import Fingerprint
@@ -322,3 +323,26 @@ def test_in_a_recovery_only_the_paths_of_those_that_are_new_are_tried() -> None:
     made = running().play(lost, Joins("west"))
     assert made.asked_paths == {"east": ("west",), "west": (CONTROLLER, "east"), CONTROLLER: ("west",)}
     assert made.facts.paths.number == 2
+
+
+def with_forms(name: str, attention: str) -> Says:
+    forms = {"attention": attention, "experts": "plain products"}
+    found = Fingerprint({"adding": "a"}, "toy", {}, forms=forms)
+    return worker(name, FingerprintFound(found.to_json()), 0, "fingerprint")
+
+
+def test_attention_that_is_looked_for_is_settled_by_the_devices_and_belongs_to_the_run() -> None:
+    sources = RunSources({}, "a.B", "d", attention=LOOKED_FOR)
+    inventory = replace(INVENTORY, attention=("flash", "sdpa", "eager"))
+    found_it = worker(
+        "east/0", ModelFound(inventory, {}, {"attention": ["flash", "sdpa"]}, (), (), sources), 0, "inspect"
+    )
+    made = machine(takes_fingerprints=True).play(UP_TO_MODEL, found_it)
+    assert made.facts.model is not None and not made.facts.model.sources.is_whole  # type: ignore[union-attr]
+    made.play(with_forms("east/0", "sdpa"), with_forms("west/0", "sdpa"))
+    settled = made.facts.model
+    assert settled is not None and settled.sources is not None and settled.shapes is not None
+    assert settled.sources.attention == "sdpa" and settled.shapes["attention"] == ("sdpa",)
+    assert (settled.recipe.attention, settled.recipe.experts) == ("sdpa", "plain products")
+    assert made.event("note").text == "attention is computed by sdpa, experts by plain products"
+    assert made.names().index("UseModel") < made.names().index("UseFingerprints")

@@ -57,3 +57,15 @@ def test_parameters_move_into_the_buffers_and_stay_themselves() -> None:
     assert list(bucket.shapes) == ["1.weight", "0.weight", "1.bias", "0.bias"], "backwards, by owner"
     flat.buffers[0].fill_(7)
     assert all((p == 7).all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("ranks", [1, 2, 3, 5])
+def test_tensors_and_their_gradients_begin_at_multiples_of_512_bytes_on_every_plan(
+    dtype: torch.dtype, ranks: int
+) -> None:
+    shapes = [(2880, 3), (7,), (201, 5), (1,), (2880,), (64, 2)]
+    tensors = {f"t{i}": torch.empty(shape, dtype=dtype) for i, shape in enumerate(shapes)}
+    for bucket in make_buckets(tensors, {name: i % ranks for i, name in enumerate(tensors)}):
+        for start in (*bucket.starts.values(), *(part.start for part in bucket.parts.values())):
+            assert start * dtype.itemsize % 512 == 0 and start * 4 % 512 == 0

@@ -11,7 +11,7 @@ import transformers.core_model_loading
 import transformers.modeling_utils
 from dougong.job.schema import Model
 from dougong.models.build import build_on_meta, load_config
-from dougong.models.transformers_internals import (
+from dougong.models.library.transformers_internals import (
     CONFIG_NAMES,
     MODEL_NAMES,
     initialise_module,

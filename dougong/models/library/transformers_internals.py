@@ -20,11 +20,15 @@ MODEL_NAMES = {
     "_weight_conversions": "how a model that was read from a folder is written back",
     "_is_hf_initialized": "tells transformers which modules still need initial values",
     "_tied_weights_keys": "which names a family may tie, known before a model is built",
+    "_supports_sdpa": "whether a family has torch's fused attention",
+    "_supports_flash_attn": "whether it has that of the package flash_attn",
+    "_supports_flex_attn": "whether it has torch's flexible attention",
     "all_tied_weights_keys": "which names are one tensor; public, but documented nowhere",
 }
 """Names of a model (and of its modules), and why each is needed."""
 
 CONFIG_NAMES = {
+    "_attn_implementation": "by which form of attention a model computes",
     "_experts_implementation": "a copy with one expert must compute by the family's own loop",
 }
 """Names of a configuration, and why each is needed."""
@@ -72,6 +76,26 @@ def recorded_conversions(model: Any) -> list[Any] | None:
     """The conversions by which the model's weights were read; None when they were not read."""
     conversions: list[Any] | None = getattr(model, "_weight_conversions", None)
     return conversions
+
+
+def set_attention(config: Any, name: str) -> None:
+    """Models that are built of this configuration compute by the registry's form `name`."""
+    config._attn_implementation = name
+
+
+def chosen_attention(model: Any) -> str:
+    """The registry's name of the form by which a model computes."""
+    return str(model.config._attn_implementation)
+
+
+def supported_attention(model: Any) -> set[str]:
+    """The registry's names of the forms that a family says it has."""
+    known = {
+        "sdpa": getattr(model, "_supports_sdpa", False),
+        "flash_attention_2": getattr(model, "_supports_flash_attn", False),
+        "flex_attention": getattr(model, "_supports_flex_attn", False),
+    }
+    return {"eager", *(name for name, has in known.items() if has)}
 
 
 def want_initial_values(model: nn.Module) -> None:
