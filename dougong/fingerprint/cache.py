@@ -17,6 +17,7 @@ from pathlib import Path
 from dougong.accelerators.registry import get_accelerator
 from dougong.control.cache_place import cache_place
 from dougong.control.environment import arithmetic_variables, read_visible_devices
+from dougong.deepspeed.adam_build import adam_version, load_adam
 from dougong.fingerprint.record import PRECISIONS, Fingerprint, JobShapes, question_of
 from dougong.job.schema import Job
 from dougong.records.files import replace_file
@@ -45,6 +46,11 @@ class Probing:
         if self.job is None:
             return PRECISIONS
         return tuple(dict.fromkeys(("float32", self.job.precision)))
+
+    @property
+    def updates_on_host(self) -> bool:
+        """Whether the machine's processor updates the weights, too."""
+        return self.job is not None and self.job.optimizer.is_on_host
 
 
 def fingerprint(probing: Probing) -> Fingerprint:
@@ -84,7 +90,10 @@ def measure(probing: Probing) -> Fingerprint:
     device = accelerator.open(probing.index)
     for name, value in arithmetic_variables(accelerator.arithmetic_variables).items():
         explaining[f"${name}"] = value
-    return take_fingerprint(device, probing.precisions, probing.shapes, explaining)
+    host_adam = None
+    if probing.job is not None and probing.updates_on_host:
+        host_adam = load_adam(probing.job)
+    return take_fingerprint(device, probing.precisions, probing.shapes, explaining, host_adam)
 
 
 def key_of(probing: Probing) -> str:
@@ -100,7 +109,9 @@ def key_of(probing: Probing) -> str:
         "found": accelerator.describe(),
         "versions": package_versions(),
         "variables": arithmetic_variables(accelerator.arithmetic_variables),
-        "question": question_of(probing.precisions, probing.shapes),
+        "question": question_of(probing.precisions, probing.shapes, probing.updates_on_host),
     }
+    if probing.job is not None and probing.updates_on_host:
+        parts["update"] = adam_version(probing.job)
     text = json.dumps(parts, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

@@ -141,10 +141,15 @@ def differing_environment(a: Fingerprint, b: Fingerprint) -> dict[str, tuple[str
     return different
 
 
-def question_of(precisions: tuple[str, ...], shapes: JobShapes | None) -> str:
-    """Digest of what a fingerprint asks: the probes' version, precisions and shapes. Imports no
-    torch."""
-    return digest(repr((PROBES_VERSION, precisions, shapes)).encode())
+def question_of(
+    precisions: tuple[str, ...], shapes: JobShapes | None, updates_on_host: bool = False
+) -> str:
+    """Digest of what a fingerprint asks: the probes' version, precisions and shapes, and whether
+    the machine's own update is among it. Imports no torch."""
+    asked: tuple[Any, ...] = (PROBES_VERSION, precisions, shapes)
+    if updates_on_host:
+        asked = (*asked, "update on the host")
+    return digest(repr(asked).encode())
 
 
 def digest(data: bytes) -> str:

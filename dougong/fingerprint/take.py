@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -11,6 +12,7 @@ from dougong.accelerators.base import strictly_deterministic
 from dougong.fingerprint.bench import Bench, Probe, measure
 from dougong.fingerprint.device import describe
 from dougong.fingerprint.general import general_probes
+from dougong.fingerprint.host_update import host_probes
 from dougong.fingerprint.job_shapes import shaped_probes
 from dougong.fingerprint.record import (
     CANNOT_RUN,
@@ -26,19 +28,23 @@ def take_fingerprint(
     precisions: tuple[str, ...] = PRECISIONS,
     shapes: JobShapes | None = None,
     variables: Mapping[str, str] | None = None,
+    host_adam: Any = None,
 ) -> Fingerprint:
     """Run every probe twice on `device` (opened by its accelerator) and hash what comes out.
 
     General probes run in each of `precisions`, those of `shapes` in the last of them. `variables`
-    are recorded as part of the environment.
+    are recorded as part of the environment. `host_adam`: DeepSpeed's `cpu_adam`, where the update
+    is the machine's.
     """
     bench = Bench(device)
     probes = dict(general_probes(bench, precisions))
     if shapes is not None:
         probes |= dict(shaped_probes(bench, shapes, precisions[-1]))
+    if host_adam is not None:
+        probes |= dict(host_probes(host_adam))
     hashes = {name: _answer(name, probe) for name, probe in probes.items()}
     environment = describe(device) | dict(variables or {})
-    return Fingerprint(hashes, question_of(precisions, shapes), environment)
+    return Fingerprint(hashes, question_of(precisions, shapes, host_adam is not None), environment)
 
 
 def _answer(name: str, probe: Probe) -> str:

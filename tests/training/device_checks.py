@@ -11,8 +11,13 @@ import traceback
 from collections.abc import Iterable
 
 import torch
+from dougong.accelerators.staging import SLOT_BYTES, HostLink
+from dougong.deepspeed.adam_build import load_adam
 from dougong.job.optimizers.adamw import AdamW
+from dougong.parallel.comm.world import World
 from dougong.training.optimizers.adamw import OwnedAdamW
+from dougong.training.optimizers.host_adamw import HostAdamW
+from tests.jobs import make_job, make_rig
 from tests.simdev import plugin
 from torch import Tensor
 
@@ -48,7 +53,52 @@ def state_that_was_saved_on_the_host_goes_on_where_the_weights_are() -> None:
     assert all(torch.equal(parts[name].cpu(), whole[name].cpu()) for name in SHAPES)
 
 
-CHECKS = (state_that_was_saved_on_the_host_goes_on_where_the_weights_are,)
+def masters_on_the_host_are_updated_from_gradients_of_the_device() -> None:
+    """With the bits of gradients that were on the host all the time."""
+    settings = AdamW(lr=1e-2, weight_decay=0.3, device="host")
+    library = load_adam(make_job(optimizer={"device": "host"}))
+    found = []
+    for place in (DEVICE, torch.device("cpu")):
+        masters = {name: value.cpu() for name, value in drawn(1).items()}
+        optimizer = HostAdamW(settings, masters, library)
+        for step in range(1, 4):
+            # Not waited for: what is on its way must be behind what the device still computes.
+            gradients = {name: (value.to(place) * 2).neg() for name, value in drawn(100 + step).items()}
+            optimizer.step(gradients, 1e-2 / step)
+        found.append(masters)
+    assert all(torch.equal(found[0][name], found[1][name]) for name in SHAPES)
+
+
+def tensors_travel_to_the_host_and_back_whatever_their_size() -> None:
+    sizes = (3, SLOT_BYTES // 4 + 5, 1, 2 * SLOT_BYTES // 4, 70)
+    sources = [torch.arange(size, dtype=torch.float32).add(number) for number, size in enumerate(sizes)]
+    link = HostLink(DEVICE)
+    targets = [torch.zeros(size, dtype=torch.bfloat16, device=DEVICE) for size in sizes]
+    link.send(zip(targets, sources, strict=True))
+    doubled = [target * 2 for target in targets]  # told to the device behind what was sent
+    landed = [torch.zeros(size, dtype=torch.bfloat16) for size in sizes]
+    for piece in link.pieces(doubled, link.stream.mark()):
+        place = landed[piece.number].view(torch.uint8)
+        place[piece.begin : piece.begin + len(piece.data)].copy_(piece.data)
+    assert all(torch.equal(value, source.bfloat16() * 2) for value, source in zip(landed, sources, strict=True))
+
+
+def a_worker_with_masters_on_the_host_trains_as_with_all_on_the_device() -> None:
+    losses = []
+    for changes in ({}, {"optimizer": {"lr": 1e-2, "device": "host"}}):
+        rig = make_rig(make_job(precision="bfloat16", **changes), world=World.alone(DEVICE))
+        losses.append(rig.run(3))
+        place = {master.device.type for master in rig.replica.masters.values()}
+        assert place == {"cpu" if changes else DEVICE.type}
+    torch.testing.assert_close(*map(torch.tensor, losses), rtol=1e-2, atol=0)
+
+
+CHECKS = (
+    state_that_was_saved_on_the_host_goes_on_where_the_weights_are,
+    masters_on_the_host_are_updated_from_gradients_of_the_device,
+    tensors_travel_to_the_host_and_back_whatever_their_size,
+    a_worker_with_masters_on_the_host_trains_as_with_all_on_the_device,
+)
 
 
 def main() -> None:

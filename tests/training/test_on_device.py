@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.simdev.accelerators import ROOT, offer
 
 pytestmark = pytest.mark.simulated
 
-ROOT = Path(__file__).resolve().parents[2]
 CHECKS = Path(__file__).with_name("device_checks.py")
 
 
@@ -25,8 +25,10 @@ def names() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def results() -> dict[str, str]:
-    environment = {**os.environ, "SIMDEV_VENDOR": "sima", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    environment = offer(tmp_path_factory.mktemp("packages"))
+    paths = os.pathsep.join([environment["PYTHONPATH"], *sys.path])
+    environment |= {"SIMDEV_VENDOR": "sima", "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     words = [sys.executable, "-m", "tests.training.device_checks"]
     ended = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
     assert ended.returncode == 0, ended.stderr
