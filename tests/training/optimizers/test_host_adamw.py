@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,8 @@ from dougong.training.optimizers.host_adamw import HostAdamW
 from dougong.training.optimizers.registry import make_optimizer
 from tests.jobs import make_job, make_rig, plan_for
 from tests.training.optimizers.test_adamw import SETTINGS, SHAPES, gradients, masters
+from tests.training.running import Order, digests, token_file
+from tests.training.running import run as start
 from torch import Tensor
 
 pytestmark = pytest.mark.simulated  # DeepSpeed's library is compiled
@@ -89,3 +92,16 @@ def test_masters_that_it_is_given_are_updated_in_place(name: str) -> None:
     optimizer.step({name: torch.ones(3, 100)}, 1e-2)
     assert bool((kept < 1).all()) and optimizer.names == (name,)
     assert plan_for(make_job(**HOST)).workers, "the plan is the same"
+
+
+@pytest.mark.slow
+def test_every_layout_and_a_resume_give_the_same_bits(tmp_path: Path) -> None:
+    data = {"tokens": str(token_file(tmp_path)), "sequence_length": 16}
+    job = make_job(data=data, steps=4, checkpoint={"every": 2}, **HOST)
+    whole = {roles: start(Order(job, roles, tmp_path / roles)) for roles in ("B", "BB", "AE")}
+    due = digests(whole["B"].committed[4])
+    assert all(digests(outcome.committed[4]) == due for outcome in whole.values())
+    later = start(Order(job, "AE", tmp_path / "later", resume=whole["BB"].committed[2]))
+    assert digests(later.committed[4]) == due
+    on_worker = start(Order(make_job(data=data, steps=4, checkpoint={"every": 2}), "B", tmp_path / "worker"))
+    assert digests(on_worker.committed[4]) != due, "another recipe has other bits"
