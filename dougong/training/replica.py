@@ -119,8 +119,10 @@ class Replica:
             self.link.send(pairs)
             return
         apart = [pair for pair in pairs if pair[0].data_ptr() != pair[1].data_ptr()]
-        if apart:
-            torch._foreach_copy_([copy for copy, _ in apart], [master for _, master in apart])
+        # A device's library takes tensors of one dtype together.
+        for kind in {(copy.dtype, master.dtype) for copy, master in apart}:
+            alike = [pair for pair in apart if (pair[0].dtype, pair[1].dtype) == kind]
+            torch._foreach_copy_([copy for copy, _ in alike], [master for _, master in alike])
 
 
 def build_replica(

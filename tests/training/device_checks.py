@@ -7,19 +7,29 @@ SIMDEV_VENDOR=sima python -m tests.training.device_checks
 from __future__ import annotations
 
 import json
+import tempfile
 import traceback
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import torch
 from dougong.accelerators.staging import SLOT_BYTES, HostLink
 from dougong.deepspeed.adam_build import load_adam
 from dougong.job.optimizers.adamw import AdamW
 from dougong.parallel.comm.world import World
+from dougong.parallel.trace.checksum import ROWS_AT_ONCE_ELSEWHERE, WIDTH, checksum, checksums
+from dougong.training.build import LedgerStart, StepOptions
 from dougong.training.optimizers.adamw import OwnedAdamW
 from dougong.training.optimizers.host_adamw import HostAdamW
+from dougong.training.phases import Phases
+from tests.families import config_values
 from tests.jobs import make_job, make_rig
 from tests.simdev import plugin
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 DEVICE = torch.device(plugin.VENDOR, 0)
 SETTINGS = AdamW(lr=1e-2, weight_decay=0.3)
@@ -93,7 +103,66 @@ def a_worker_with_masters_on_the_host_trains_as_with_all_on_the_device() -> None
     torch.testing.assert_close(*map(torch.tensor, losses), rtol=1e-2, atol=0)
 
 
+class Launches(TorchDispatchMode):
+    """Counts calls of operators that are no views, by name. One for a list of tensors (`_foreach_...`) is one: a vendor
+    computes many of them in a kernel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if not func.is_view:
+            self.names[str(func)] += 1
+        return func(*args, **(kwargs or {}))
+
+
+class CountedPhases(Phases):
+    """Counts within the phases in which nothing depends on the batch: sums, norms, ledger, update, new weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.launches = Launches()
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        with super().__call__(phase):
+            if phase not in ("exchange", "update"):
+                yield
+                return
+            with self.launches:
+                yield
+
+
+def launches_of_an_update(num_experts: int) -> Counter[str]:
+    """Of the second step of a worker with so many experts in each of three layers."""
+    model = {"family": "qwen3_moe", "config": {**config_values("qwen3_moe"), "num_experts": num_experts}}
+    phases = CountedPhases()
+    with tempfile.TemporaryDirectory() as folder:
+        options = StepOptions(phases=phases, ledger=LedgerStart(Path(folder)))
+        rig = make_rig(make_job(model=model, precision="bfloat16"), world=World.alone(DEVICE), options=options)
+        rig.run(1)
+        phases.launches.names.clear()
+        rig.stepper.run(2, rig.forwards(2))
+    assert len(rig.stepper.optimizer.names) > 6 * num_experts
+    return phases.launches.names
+
+
+def launches_of_a_step_do_not_grow_with_the_number_of_experts() -> None:
+    few, many = launches_of_an_update(8), launches_of_an_update(250)
+    assert few.total() == many.total() <= 200, (few, many)
+
+
+def checksums_of_a_device_are_those_of_the_host() -> None:
+    """Small tensors are packed there, and large ones taken where they lie."""
+    sizes = (1, 3, WIDTH - 1, WIDTH, WIDTH + 1, 5 * WIDTH + 7, 0, WIDTH * (ROWS_AT_ONCE_ELSEWHERE + 1) + 5, 2, 17)
+    tensors = [torch.randn(size, generator=torch.Generator().manual_seed(size)) for size in sizes]
+    assert checksums([tensor.to(DEVICE) for tensor in tensors]) == [checksum(tensor) for tensor in tensors]
+
+
 CHECKS = (
+    launches_of_a_step_do_not_grow_with_the_number_of_experts,
+    checksums_of_a_device_are_those_of_the_host,
     state_that_was_saved_on_the_host_goes_on_where_the_weights_are,
     masters_on_the_host_are_updated_from_gradients_of_the_device,
     tensors_travel_to_the_host_and_back_whatever_their_size,
