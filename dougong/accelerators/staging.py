@@ -3,7 +3,7 @@ that the device copies from by itself, so that neither waits for the other at ev
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -93,6 +93,41 @@ class SideStream:
         if self._stream is not None:
             event = self._stream.record_event()
             torch.accelerator.current_stream(self._stream.device).wait_event(event)
+
+
+class Staging:
+    """Copies of a set of tensors in the machine's memory, which the next set takes again. For one
+    thread at a time."""
+
+    def __init__(self) -> None:
+        self._memory: dict[Hashable, Tensor] = {}
+        self._rooms: dict[torch.device, StagingRoom] = {}
+        self._streams: dict[torch.device, SideStream] = {}
+        self._being_read: list[Tensor] = []
+
+    def copy(self, key: Hashable, value: Tensor) -> Tensor:
+        """Begin to copy a tensor to its place, which is handed back: it holds the values once
+        `wait` has returned. The caller reads the place of the set before no more."""
+        value = value.detach()
+        memory = self._memory.get(key)
+        if memory is None or memory.shape != value.shape or memory.dtype != value.dtype:
+            memory = self._memory[key] = self._take(value)
+        stream = self._streams.setdefault(value.device, SideStream(value.device))
+        stream.after(stream.mark())
+        with stream.entered():
+            memory.copy_(value, non_blocking=True)
+        self._being_read.append(value)
+        return memory
+
+    def wait(self) -> None:
+        """Until all copies have landed; the tensors may be changed then."""
+        for stream in self._streams.values():
+            stream.wait()
+        self._being_read.clear()
+
+    def _take(self, value: Tensor) -> Tensor:
+        room = self._rooms.setdefault(value.device, StagingRoom(value.device))
+        return room.take(_num_bytes(value)).view(value.dtype).view(value.shape)
 
 
 @dataclass(frozen=True)

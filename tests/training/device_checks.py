@@ -16,12 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from dougong.accelerators.staging import SLOT_BYTES, HostLink
+from dougong.accelerators.staging import SLOT_BYTES, HostLink, Staging
+from dougong.checkpoint.snapshot import StateTensor
 from dougong.deepspeed.adam_build import load_adam
 from dougong.job.optimizers.adamw import AdamW
 from dougong.parallel.comm.world import World
 from dougong.parallel.trace.checksum import ROWS_AT_ONCE_ELSEWHERE, WIDTH, checksum, checksums
 from dougong.training.build import LedgerStart, StepOptions
+from dougong.training.memory.holdings import Moment
+from dougong.training.memory.part import StatePart, layout_of, num_bytes_of
 from dougong.training.optimizers.adamw import OwnedAdamW
 from dougong.training.optimizers.host_adamw import HostAdamW
 from dougong.training.phases import Phases
@@ -103,6 +106,38 @@ def a_worker_with_masters_on_the_host_trains_as_with_all_on_the_device() -> None
     torch.testing.assert_close(*map(torch.tensor, losses), rtol=1e-2, atol=0)
 
 
+def what_is_staged_is_what_the_device_had_been_told_by_then() -> None:
+    """In pinned memory, which is taken once; whatever becomes of the tensors behind it."""
+    staging, places = Staging(), []
+    for step in range(2):
+        tensors = {name: value + step for name, value in drawn(5).items()}
+        staged = {name: staging.copy(name, value) for name, value in tensors.items()}
+        staging.wait()
+        due = {name: value.cpu() for name, value in tensors.items()}
+        for value in tensors.values():
+            value.zero_()
+        assert all(torch.equal(staged[name], due[name]) for name in SHAPES)
+        assert all(value.is_pinned() for value in staged.values())
+        places.append({name: value.data_ptr() for name, value in staged.items()})
+    assert places[0] == places[1]
+
+
+def a_snapshot_is_of_the_moment_at_which_it_was_begun() -> None:
+    """What the device computes behind it changes nothing of it."""
+    values = drawn(6)
+    state = [StateTensor("model", name, value) for name, value in values.items()]
+    due = {name: value.cpu() for name, value in values.items()}
+    layout = layout_of(state)
+    link = HostLink(DEVICE)
+    torch.accelerator.synchronize()
+    for value in values.values():
+        value.mul_(2)
+    due = {name: value * 2 for name, value in due.items()}
+    part = StatePart(Moment(1, 1), None, layout, torch.empty(num_bytes_of(layout), dtype=torch.uint8))
+    part.fill(state, link, link.stream.mark())
+    assert all(torch.equal(part.tensor(("model", name)), due[name]) for name in SHAPES)
+
+
 class Launches(TorchDispatchMode):
     """Counts calls of operators that are no views, by name. One for a list of tensors (`_foreach_...`) is one: a vendor
     computes many of them in a kernel."""
@@ -162,6 +197,8 @@ def checksums_of_a_device_are_those_of_the_host() -> None:
 
 CHECKS = (
     launches_of_a_step_do_not_grow_with_the_number_of_experts,
+    what_is_staged_is_what_the_device_had_been_told_by_then,
+    a_snapshot_is_of_the_moment_at_which_it_was_begun,
     checksums_of_a_device_are_those_of_the_host,
     state_that_was_saved_on_the_host_goes_on_where_the_weights_are,
     masters_on_the_host_are_updated_from_gradients_of_the_device,
