@@ -131,7 +131,7 @@ class Staging:
 
 
 @dataclass(frozen=True)
-class Piece:
+class HostPiece:
     """Bytes of the tensor of that number, from its byte `begin` on, where the host can read them
     (uint8)."""
 
@@ -141,7 +141,7 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class _Cut:
+class _SlotRange:
     """A range of the bytes of a tensor, and its place in a slot."""
 
     number: int
@@ -159,7 +159,7 @@ class HostLink:
         self._slots: list[Tensor] = []
         self._landed: list[torch.Event | None] = [None, None]
 
-    def pieces(self, tensors: Sequence[Tensor], mark: torch.Event | None) -> Iterator[Piece]:
+    def pieces(self, tensors: Sequence[Tensor], mark: torch.Event | None) -> Iterator[HostPiece]:
         """All bytes of the tensors, in their order, a piece of at most `SLOT_BYTES` at a time: it
         holds until the next one is asked for. `mark`: when the tensors are what is wanted, by
         `SideStream.mark`. Tensors on the host are given where they lie."""
@@ -167,7 +167,7 @@ class HostLink:
         if all(here):
             for number, tensor in enumerate(tensors):
                 for begin in range(0, _num_bytes(tensor), SLOT_BYTES):
-                    yield Piece(number, begin, _bytes(tensor)[begin : begin + SLOT_BYTES])
+                    yield HostPiece(number, begin, _bytes(tensor)[begin : begin + SLOT_BYTES])
             return
         assert not any(here), "all of them on one device"
         self.stream.after(mark)
@@ -190,7 +190,7 @@ class HostLink:
             self._fill_and_send(items, fill, number % 2)
         self.stream.have_device_wait()
 
-    def _fetch(self, tensors: Sequence[Tensor], fill: Sequence[_Cut], slot: int) -> None:
+    def _fetch(self, tensors: Sequence[Tensor], fill: Sequence[_SlotRange], slot: int) -> None:
         self._free(slot)
         with self.stream.entered():
             for cut in fill:
@@ -198,13 +198,13 @@ class HostLink:
                 self._at(slot, cut).copy_(data, non_blocking=True)
         self._landed[slot] = self.stream.event()
 
-    def _arrived(self, fill: Sequence[_Cut], slot: int) -> Iterator[Piece]:
+    def _arrived(self, fill: Sequence[_SlotRange], slot: int) -> Iterator[HostPiece]:
         self._free(slot)
         for cut in fill:
-            yield Piece(cut.number, cut.begin, self._at(slot, cut))
+            yield HostPiece(cut.number, cut.begin, self._at(slot, cut))
 
     def _fill_and_send(
-        self, items: Sequence[tuple[Tensor, Tensor]], fill: Sequence[_Cut], slot: int
+        self, items: Sequence[tuple[Tensor, Tensor]], fill: Sequence[_SlotRange], slot: int
     ) -> None:
         self._free(slot)
         for cut in fill:
@@ -228,13 +228,13 @@ class HostLink:
             landed.synchronize()
             self._landed[slot] = None
 
-    def _at(self, slot: int, cut: _Cut) -> Tensor:
+    def _at(self, slot: int, cut: _SlotRange) -> Tensor:
         return self._slots[slot][cut.place : cut.place + cut.end - cut.begin]
 
 
-def _fills(sizes: Sequence[int]) -> Iterator[list[_Cut]]:
+def _fills(sizes: Sequence[int]) -> Iterator[list[_SlotRange]]:
     """Ranges of tensors of so many bytes, as many as a slot holds together."""
-    fill: list[_Cut] = []
+    fill: list[_SlotRange] = []
     place = 0
     for number, size in enumerate(sizes):
         begin = 0
@@ -243,7 +243,7 @@ def _fills(sizes: Sequence[int]) -> Iterator[list[_Cut]]:
                 yield fill
                 fill, place = [], 0
             end = min(size, begin + SLOT_BYTES - place)
-            fill.append(_Cut(number, begin, end, place))
+            fill.append(_SlotRange(number, begin, end, place))
             place += -(-(end - begin) // ALIGNMENT) * ALIGNMENT
             begin = end
     if fill:

@@ -34,7 +34,7 @@ _EXPERT = re.compile(r"(.*)\[(\d+)\]")
 
 
 @dataclass(frozen=True)
-class _Found:
+class _ParameterPart:
     """Where a part of a logical tensor lies: the parameter's name in the folder, the shape that the
     model gives it, and the row that is meant (None: all of it)."""
 
@@ -116,24 +116,24 @@ class UniversalCheckpoint:
         by_name = {piece.name: value for piece, value in zip(pieces, values, strict=True)}
         return self._names.from_disk(logical, by_name)
 
-    def _places(self, logical: str) -> Iterator[_Found]:
+    def _places(self, logical: str) -> Iterator[_ParameterPart]:
         """The parts of a logical tensor: under its live name, else under those of the family's
         files."""
         live, expert = _split(logical)
         if live in self._parameters or live in self._module:
             shape = self._live_shape(live)
-            yield _Found(live, shape, expert)
+            yield _ParameterPart(live, shape, expert)
             return
         for piece in self._names.pieces(logical):
             names = (piece.name, *self._names.aliases(logical))
             name = next((one for one in names if one in self._parameters), piece.name)
-            yield _Found(name, tuple(piece.disk.shape), piece.row)
+            yield _ParameterPart(name, tuple(piece.disk.shape), piece.row)
 
     def _live_shape(self, live: str) -> tuple[int, ...]:
         described = self._names.describe()
         return tuple({**described.dense, **described.experts}[live])
 
-    def _problem(self, found: _Found) -> str:
+    def _problem(self, found: _ParameterPart) -> str:
         """What is wrong with a parameter, in words; empty where it fits."""
         if found.name not in self._parameters:
             if found.name in self._module:
@@ -146,7 +146,7 @@ class UniversalCheckpoint:
         tensor = _tensor_in(folder / f"{WEIGHTS}.pt")
         return _misfit(found, tensor, self._shapes.get(found.name))
 
-    def _value(self, kind: str, found: _Found) -> Tensor:
+    def _value(self, kind: str, found: _ParameterPart) -> Tensor:
         tensor = self._whole(kind, found)
         problem = _misfit(found, tensor, self._shapes.get(found.name))
         if problem:
@@ -155,7 +155,7 @@ class UniversalCheckpoint:
         value = shaped if found.row is None else shaped[found.row]
         return value.float() if value.is_floating_point() else value
 
-    def _whole(self, kind: str, found: _Found) -> Tensor:
+    def _whole(self, kind: str, found: _ParameterPart) -> Tensor:
         """A parameter as it is stored. The newest of each kind is kept: the experts of a layer,
         asked for one by one, may be one file."""
         if found.name not in self._parameters:
@@ -174,7 +174,7 @@ def _split(logical: str) -> tuple[str, int | None]:
     return (logical, None) if match is None else (match.group(1), int(match.group(2)))
 
 
-def _misfit(found: _Found, tensor: Tensor, written: tuple[int, ...] | None) -> str:
+def _misfit(found: _ParameterPart, tensor: Tensor, written: tuple[int, ...] | None) -> str:
     """`written`: the shape that DeepSpeed says a flat tensor had; None: it says none."""
     shape = tuple(tensor.shape)
     if tensor.dim() == 1 and tensor.numel() == math.prod(found.shape):
