@@ -51,7 +51,7 @@ $(STAMP): pyproject.toml setup.py $(PINS)
 	@echo "== torch (first and pinned, so that nothing else chooses its build)"
 	@$(PIP) $(TORCH_ARGS) torch setuptools
 	@echo "== dougong and what it needs"
-	@$(PIP) --no-build-isolation -e ".[dev]"
+	@DS_BUILD_OPS=0 $(PIP) --no-build-isolation -e ".[dev]"
 	@touch $(STAMP)
 
 $(SYSTEM): $(STAMP)

@@ -32,6 +32,7 @@ class Deadlines:
     inspection_s: float = 3600.0  # text is tokenised once, which may take long
     fingerprint_s: float = 600.0  # every device's probes, where no cache has them
     attention_probe_s: float = 2.0  # attention's twenty repetitions, on a processor
+    compile_s: float = 500.0  # DeepSpeed's CPU Adam, a minute on an idle machine; within the probes
     rendezvous_s: float = 120.0  # all workers of a generation reach the controller's store
 
     # Running: what may stand still, and for how long.

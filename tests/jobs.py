@@ -72,7 +72,7 @@ class Rig:
     rank: int = 0
 
     def _forward(self, ids: Tensor) -> Forward:
-        ids = ids.to(next(iter(self.replica.masters.values())).device)
+        ids = ids.to(self.stepper.parts.share.blueprint.device)
         return Forward(lambda: self.replica.model(input_ids=ids, labels=ids, use_cache=False).loss)
 
     def run(self, steps: int) -> list[float]:

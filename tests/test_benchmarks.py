@@ -42,6 +42,14 @@ def test_the_price_of_the_look_for_nan_is_measured() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.simulated  # DeepSpeed's library is compiled
+def test_the_update_on_the_host_is_compared_with_torchs() -> None:
+    ended = run("benchmarks/optimizer.py", "--numbers", "100", "--tensors", "3", "--rounds", "2")
+    assert ended.returncode == 0, ended.stderr
+    assert "host over torch: median" in ended.stdout and "3 tensors of 100 numbers" in ended.stdout
+
+
+@pytest.mark.slow
 def test_the_price_of_snapshots_is_measured() -> None:
     ended = run("benchmarks/snapshots.py", "--workers", "2", "--rounds", "2", "--steps", "1")
     assert ended.returncode == 0, ended.stderr

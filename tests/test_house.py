@@ -54,6 +54,7 @@ ORDER = (
     "planner",  # from a job and a cluster to a plan
     "ui.goodput", "ui", "ui.report",
     "data",
+    "deepspeed",  # what is taken from DeepSpeed: its CPU Adam, its checkpoints
     "fingerprint",  # a device's arithmetic
     "training.optimizers", "training.results", "training.start", "training.memory", "training.drill", "training",
     "launcher.agent.here", "launcher.agent",

@@ -14,10 +14,11 @@ LOADS_HEAVY = (
     "dougong.fingerprint.take",  # torch
     "dougong.ops.experts.ascend_swiglu",  # torch
     "dougong.ops.experts.triton_swiglu",  # torch, triton
+    "dougong.tools.import_deepspeed",  # torch
     "dougong.training.start.preflight",  # torch
 )
 # Libraries that need not be installed, or are there for one kind of device.
-OPTIONAL = ("pynvml", "tokenizers", "torch_npu")
+OPTIONAL = ("deepspeed", "pynvml", "tokenizers", "torch_npu")
 
 
 def test_imports_inside_functions_are_for_heavy_libraries() -> None:

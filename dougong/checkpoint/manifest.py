@@ -29,6 +29,8 @@ from dougong.errors import CheckpointError
 
 FORMAT = "dougong.checkpoint/1"
 MODEL_GROUP = "model"
+IMPORTED = "imported"
+"""The key of the metadata that says that the state is another program's, and whose."""
 
 EntryKey = tuple[str, str, int | None]
 

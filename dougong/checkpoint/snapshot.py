@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from dougong.accelerators.staging import Staging
 from dougong.checkpoint.directories import MODEL, pending_directory
 from dougong.checkpoint.disk import (
     digest,
@@ -115,7 +116,8 @@ class Saver:
         shared = names.shared_files()
         self._layouts = {f"{MODEL}/{name}": layout for name, layout in shared.items()}
         self._file_of = _files_by_tensor(self._layouts)
-        self._memory: dict[tuple[str, str, int | None], Tensor] = {}
+        # Used again by the next save: `stage` waits for the one before, so nobody reads it then.
+        self._staging = Staging()
         self._step = 0
         self._made: list[Path] = []
         self._error: BaseException | None = None
@@ -148,6 +150,7 @@ class Saver:
             state.append(StateShape(item.group, item.name, tuple(item.tensor.shape)))
             for staged in self._copy(item):
                 files.setdefault(staged.file, []).append(staged)
+        self._staging.wait()
         directory = pending_directory(self._root, step, self._writer.generation, self._writer.fence)
         # The writer thread reads staging memory only; the tensors are training's again.
         self._start(_WriteJob(step, directory, files, tuple(state)))
@@ -223,7 +226,7 @@ class Saver:
         file = f"optimizer/rank{self._writer.rank:05d}.safetensors"
         key = f"{item.group}/{item.name}"
         shape = TensorShape(key, stored_dtype(item.tensor.dtype), tuple(item.tensor.shape))
-        memory = self._stage_memory(key, file, None, item.tensor)
+        memory = self._staging.copy((file, key, None), item.tensor)
         return _Staged(file, item.group, item.name, key, None, shape, memory)
 
     def _copy_piece(self, piece: Piece, value: Tensor) -> _Staged:
@@ -231,20 +234,8 @@ class Saver:
         if piece.row is not None:
             file = self._file_of[piece.name]
         shape = TensorShape(piece.name, piece.disk.dtype, piece.shape)
-        memory = self._stage_memory(piece.name, file, piece.row, value)
+        memory = self._staging.copy((file, piece.name, piece.row), value)
         return _Staged(file, MODEL_GROUP, piece.name, piece.name, piece.row, shape, memory)
-
-    def _stage_memory(self, key: str, file: str, row: int | None, value: Tensor) -> Tensor:
-        """Copy into memory that the next save uses again.
-
-        That is safe because `stage` waits for the save before it: nobody reads the memory then.
-        """
-        value = value.detach()
-        memory = self._memory.get((file, key, row))
-        if memory is None or memory.shape != value.shape or memory.dtype != value.dtype:
-            memory = torch.empty(value.shape, dtype=value.dtype, device="cpu")
-            self._memory[(file, key, row)] = memory
-        return memory.copy_(value)
 
     def _run(self, job: _WriteJob) -> None:
         try:

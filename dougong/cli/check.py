@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from dougong.cli.options import JobFile, Overrides
+from dougong.deepspeed.adam_build import adam_remarks
 from dougong.job.fault_rules import doubts
 from dougong.job.reference import json_schema
 from dougong.tools.job_check import load_whole_job, unchecked_model
@@ -34,11 +35,14 @@ def check(
         sys.stdout.write(resolved.to_yaml(comments=True))
     else:
         print(f"{file}: good: {resolved.summary()}")
-        for text in doubts(resolved.job):
+        told = adam_remarks(resolved.job)
+        for text in (*doubts(resolved.job), *told.warnings):
             print(f"warning: {text}")
         unchecked = unchecked_model()
         if unchecked:
             print(f"note: {unchecked}")
+        for text in told.notes:
+            print(f"note: {text}")
 
 
 def schema() -> None:

@@ -1,4 +1,5 @@
-"""`dougong verify` and `export`: what a run has saved. Neither of them imports torch."""
+"""`dougong verify` and `export`: what a run has saved, which take no torch; and `import-deepspeed`,
+what another program has."""
 
 from __future__ import annotations
 
@@ -14,10 +15,11 @@ from dougong.checkpoint import export as writing
 from dougong.checkpoint.directories import DAMAGED, SET_ASIDE, list_committed, step_of
 from dougong.checkpoint.verify import VerifyResult
 from dougong.checkpoint.verify import verify as verify_checkpoint
-from dougong.cli.options import RunPath
+from dougong.cli.options import JobFile, Overrides, RunPath
 from dougong.errors import CheckpointError
 from dougong.launcher.client import read_status
 from dougong.records.directory import RunDir
+from dougong.tools.job_check import load_whole_job
 from dougong.ui.next_step import next_step, program
 
 
@@ -113,6 +115,31 @@ def export(
     files = writing.export(chosen, out, dtype.value)
     megabytes = sum(path.stat().st_size for path in files) / 1e6
     typer.echo(f"{out}: {chosen.name} as {dtype.value}, {len(files)} files, {megabytes:.1f} MB")
+
+
+def import_deepspeed(
+    file: JobFile,
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="A DeepSpeed universal checkpoint.")
+    ],
+    into: Annotated[
+        Path, typer.Option(metavar="DIR", help="The new run's directory.", show_default=False)
+    ],
+    override: Overrides = None,
+) -> None:
+    """Make a run that goes on from a DeepSpeed universal checkpoint.
+
+    It has the weights, moments and step of the checkpoint; `dougong resume` goes on with it. The
+    job's model must be that which DeepSpeed has trained.
+
+    Example: dougong import-deepspeed job.yaml checkpoints/universal --into runs/imported
+    """
+    from dougong.tools.import_deepspeed import import_deepspeed as import_folder
+
+    found = import_folder(load_whole_job(file, override or []), folder, into)
+    more = f" -o steps={2 * found.step}" if found.step >= found.steps else ""
+    typer.echo(f"{into}: {found.num_tensors} tensors, with their moments, after step {found.step}")
+    typer.echo(f"next: dougong resume {shlex.quote(str(into))}{more}")
 
 
 def _checkpoints_of(directory: Path) -> list[Path]:

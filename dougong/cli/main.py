@@ -93,6 +93,11 @@ COMMANDS = (
         "Write a run's model as a plain Hugging Face folder.",
     ),
     Command(
+        "import-deepspeed",
+        "dougong.cli.checkpoint:import_deepspeed",
+        "Make a run that goes on from a DeepSpeed universal checkpoint.",
+    ),
+    Command(
         "report",
         "dougong.cli.report:report",
         "Draw a run as one page: loss, speed, goodput, faults, bits, layout, environment.",

@@ -22,7 +22,7 @@ from dougong.launcher.agent.facts import absent_devices, memory_of, worker_varia
 from dougong.launcher.agent.remarks import left_out_snapshots
 from dougong.parallel.plan import Inventory, Plan, Worker
 from dougong.planner.placement import seats_of_job
-from dougong.planner.plan_job import expert_bytes, plan_job, state_bytes
+from dougong.planner.plan_job import expert_bytes, host_bytes, plan_job, state_bytes
 from dougong.planner.snapshot_bytes import SnapshotBytes, snapshot_bytes
 from dougong.planner.snapshot_room import short_of_room, with_room_for_snapshots
 from dougong.remarks import Remarks
@@ -54,7 +54,8 @@ def plan(file: JobFile, override: Overrides = None) -> None:
     print_table(plan_table(made, states))
     width = min(shutil.get_terminal_size().columns, MOST_COLUMNS)
     for line in (
-        total_line(expert_bytes(job, model), states),
+        total_line(max(expert_bytes(job, model, one.name) for one in job.islands), states),
+        *host_lines(host_bytes(job, model, made)),
         *snapshot_lines(snapshots),
         *memory_lines(job, made, states, [part.total for part in snapshots]),
         *environment_lines(job, width),
@@ -152,6 +153,15 @@ def total_line(expert_bytes: int, state_bytes: Sequence[int]) -> str:
     """What all workers hold together."""
     total = f"{plural(len(state_bytes), 'worker')}: {size(sum(state_bytes))} of state"
     return f"{total}; an expert takes {size(expert_bytes)} on its worker; activations come on top"
+
+
+def host_lines(kept: Sequence[int]) -> Iterator[str]:
+    """What masters and optimizer state take beside the devices; nothing where they lie on these."""
+    if any(kept):
+        yield (
+            f"masters and optimizer state (optimizer.device: host): {size(sum(kept))} of host "
+            f"memory; a worker needs up to {size(max(kept))}"
+        )
 
 
 def snapshot_lines(kept: Sequence[SnapshotBytes]) -> Iterator[str]:

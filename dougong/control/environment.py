@@ -29,6 +29,19 @@ def child_environment(changes: Mapping[str, str]) -> dict[str, str]:
     }
 
 
+def chosen_compiler() -> str:
+    """The C++ compiler's name: the user's, else the system's own."""
+    return os.environ.get("CXX") or "c++"
+
+
+def compiling_environment(folder: Path, tools: Path) -> dict[str, str]:
+    """Of a child that compiles one of DeepSpeed's libraries, in `folder`. `tools`: where ninja may
+    lie, though no environment is active."""
+    path = os.pathsep.join([str(tools), os.environ.get("PATH", os.defpath)])
+    changes = {"PATH": path, "DS_ACCELERATOR": "cpu", "TORCH_EXTENSIONS_DIR": str(folder)}
+    return child_environment({**changes, "TORCH_DEVICE_BACKEND_AUTOLOAD": "0"})
+
+
 def read_visible_devices(variable: str) -> str | None:
     """What the vendor's variable (such as CUDA_VISIBLE_DEVICES) restricts this process to.
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from dougong.accelerators.registry import get_accelerator
 from dougong.control.cache_place import cache_place
 from dougong.control.environment import arithmetic_variables, read_visible_devices
+from dougong.deepspeed.adam_build import adam_version, load_adam
 from dougong.fingerprint.record import PRECISIONS, Fingerprint, JobShapes, question_of
 from dougong.job.schema import Job
 from dougong.records.files import replace_file
@@ -50,6 +51,11 @@ class Probing:
     def takes_fused_forms(self) -> bool:
         """Whether experts may run by a fused form."""
         return self.job is None or self.job.operators == "auto"
+
+    @property
+    def updates_on_host(self) -> bool:
+        """Whether the machine's processor updates the weights, too."""
+        return self.job is not None and self.job.optimizer.is_on_host
 
 
 def fingerprint(probing: Probing) -> Fingerprint:
@@ -90,7 +96,12 @@ def measure(probing: Probing) -> Fingerprint:
     for name, value in arithmetic_variables(accelerator.arithmetic_variables).items():
         explaining[f"${name}"] = value
     fused = accelerator.expert_operators() if probing.takes_fused_forms else ()
-    return take_fingerprint(device, probing.precisions, probing.shapes, explaining, fused)
+    host_adam = None
+    if probing.job is not None and probing.updates_on_host:
+        host_adam = load_adam(probing.job)
+    return take_fingerprint(
+        device, probing.precisions, probing.shapes, explaining, fused, host_adam
+    )
 
 
 def key_of(probing: Probing) -> str:
@@ -106,9 +117,11 @@ def key_of(probing: Probing) -> str:
         "found": accelerator.describe(),
         "versions": package_versions(),
         "variables": arithmetic_variables(accelerator.arithmetic_variables),
-        "question": question_of(probing.precisions, probing.shapes),
+        "question": question_of(probing.precisions, probing.shapes, probing.updates_on_host),
         "forms": () if probing.shapes is None else probing.shapes.attention,
         "fused": probing.takes_fused_forms,
     }
+    if probing.job is not None and probing.updates_on_host:
+        parts["update"] = adam_version(probing.job)
     text = json.dumps(parts, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

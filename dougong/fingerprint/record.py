@@ -153,12 +153,17 @@ def differing_environment(a: Fingerprint, b: Fingerprint) -> dict[str, tuple[str
     return different
 
 
-def question_of(precisions: tuple[str, ...], shapes: JobShapes | None) -> str:
-    """Digest of what a fingerprint asks: the probes' version, precisions and shapes. Imports no
-    torch."""
+def question_of(
+    precisions: tuple[str, ...], shapes: JobShapes | None, updates_on_host: bool = False
+) -> str:
+    """Digest of what a fingerprint asks: the probes' version, precisions and shapes, and whether
+    the machine's own update is among it. Imports no torch."""
     # Among which forms one was looked for is no part of it: what was found is in a probe's name.
-    asked = None if shapes is None else replace(shapes, attention=())
-    return digest(repr((PROBES_VERSION, precisions, asked)).encode())
+    shown = None if shapes is None else replace(shapes, attention=())
+    asked: tuple[Any, ...] = (PROBES_VERSION, precisions, shown)
+    if updates_on_host:
+        asked = (*asked, "update on the host")
+    return digest(repr(asked).encode())
 
 
 def digest(data: bytes) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -18,6 +19,7 @@ from dougong.fingerprint.bench import DTYPES, Bench, Probe, measure
 from dougong.fingerprint.device import describe
 from dougong.fingerprint.experts import COMPOSED, experts_probe, fused_form
 from dougong.fingerprint.general import general_probes
+from dougong.fingerprint.host_update import host_probes
 from dougong.fingerprint.job_shapes import shaped_probes
 from dougong.fingerprint.record import (
     ATTENTION,
@@ -46,11 +48,13 @@ def take_fingerprint(
     shapes: JobShapes | None = None,
     variables: Mapping[str, str] | None = None,
     fused: Iterable[ExpertOp] = (),
+    host_adam: Any = None,
 ) -> Fingerprint:
     """Run every probe on `device` (opened by its accelerator) and hash what comes out.
 
     General probes run in each of `precisions`, those of `shapes` in the last of them. `variables`
     are recorded as part of the environment. `fused`: the forms of experts that the accelerator has.
+    `host_adam`: DeepSpeed's `cpu_adam`, where the update is the machine's.
     """
     bench, answers = Bench(device), _Answers()
     for name, probe in general_probes(bench, precisions):
@@ -60,8 +64,11 @@ def take_fingerprint(
             answers.probes[name] = _answer(probe)
         _look_at_attention(answers, bench, shapes, DTYPES[precisions[-1]])
         _look_at_experts(answers, bench, shapes, DTYPES[precisions[-1]], fused)
+    if host_adam is not None:
+        for name, probe in host_probes(host_adam):
+            answers.probes[name] = _answer(probe)
     environment = describe(device) | answers.explaining | dict(variables or {})
-    question = question_of(precisions, shapes)
+    question = question_of(precisions, shapes, host_adam is not None)
     return Fingerprint(answers.probes, question, environment, forms=answers.forms)
 
 

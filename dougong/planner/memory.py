@@ -12,13 +12,14 @@ from dougong.errors import PlanError
 from dougong.job.schema import Job
 from dougong.parallel.plan import Inventory, Plan
 from dougong.planner.placement import AgentSpec, make_seats
-from dougong.planner.plan_job import BYTES_PER_GB, by_worker, plan_job, state_bytes
+from dougong.planner.plan_job import BYTES_PER_GB, by_worker, host_bytes, plan_job, state_bytes
 from dougong.planner.snapshot_bytes import snapshot_bytes
 from dougong.planner.snapshot_room import with_room_for_snapshots
 
 _DEVICE_REMEDY = (
-    "add workers, move experts by offload or speed, or take a smaller model or an optimizer with "
-    "less state"
+    "add workers, move experts by offload or speed, keep masters and optimizer state in the "
+    "machine's memory (optimizer.device: host), or take a smaller model or an optimizer with less "
+    "state"
 )
 _MACHINE_REMEDY = (
     "put islands on several machines (islands.{island}.node), lower islands.{island}.workers if "
@@ -79,8 +80,10 @@ def plan_that_fits(
     """The plan of a job on these agents' devices. Raises PlanError when it cannot be laid out, or
     is more than their memory can hold. Snapshots are left out where `auto` finds no room."""
     plan = plan_job(job, inventory, make_seats(specs, agents))
-    plan = with_room_for_snapshots(job, inventory, plan, memory_of_machines(agents.values()))
+    machines = memory_of_machines(agents.values())
+    plan = with_room_for_snapshots(job, inventory, plan, machines)
     check_fit(job, inventory, plan, known_memory(job, specs, agents))
+    check_hosts(job, inventory, plan, machines)
     return plan
 
 
@@ -107,6 +110,22 @@ def check_fit(job: Job, inventory: Inventory, plan: Plan, memory: Sequence[Known
         kept = sum(snapshots[name] for name in known.workers)
         if known.is_shared and total + kept > known.num_bytes:
             raise PlanError(_snapshots_refusal(known, total, kept))
+
+
+def check_hosts(job: Job, inventory: Inventory, plan: Plan, machines: Mapping[str, int]) -> None:
+    """PlanError where what `optimizer.device: host` keeps beside the devices of a machine is more
+    than it has. `machines`: bytes of memory by node."""
+    kept = host_bytes(job, inventory, plan)
+    for node, num_bytes in machines.items():
+        there = [worker for worker in plan.workers if worker.node == node and kept[worker.rank]]
+        total = sum(kept[worker.rank] for worker in there)
+        if total > num_bytes:
+            raise PlanError(
+                f"{node} has {_gb(num_bytes)}, and the master weights and optimizer state of its "
+                f"{len(there)} workers, which lie there (optimizer.device: host), take "
+                f"{_gb(total)}; put islands on several machines, or begin a run with "
+                "optimizer.device: worker"
+            )
 
 
 def _refusal(known: KnownMemory, needed: Mapping[str, int], total: int) -> str:

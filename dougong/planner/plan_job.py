@@ -6,6 +6,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+from dougong.accelerators.registry import get_accelerator
+from dougong.accelerators.staging import SLOT_BYTES
 from dougong.errors import PlanError
 from dougong.job.optimizers.registry import declaration_of
 from dougong.job.schema import Island, Job
@@ -18,6 +20,10 @@ GRADIENT_BYTES = 4
 MASTER_BYTES = 4
 """Of a parameter's float32 master, where its compute copy is another tensor."""
 BYTES_PER_GB = 1e9
+NUM_LINKS = 2
+"""Of a worker whose masters lie on the host: for its gradients, and for its new weights."""
+LINK_BYTES = 2 * SLOT_BYTES
+"""Pinned memory of one of them."""
 
 
 def plan_job(job: Job, inventory: Inventory, seats: Sequence[Seat]) -> Plan:
@@ -50,24 +56,42 @@ def computes(job: Job, role: Role) -> Role:
     return role_in_step(role != "experts", role != "attention" or may_keep_experts)
 
 
-def expert_bytes(job: Job, inventory: Inventory) -> int:
-    """Memory of one expert of one layer on its owner: weights, gradient and optimizer state."""
-    return inventory.expert_parameters * (_computing_bytes(job) + _owning_bytes(job))
+def expert_bytes(job: Job, inventory: Inventory, island: str) -> int:
+    """Memory of one expert of one layer on its owner in this island: weights, gradient and
+    optimizer state, but for what lies on the host of a device."""
+    return inventory.expert_parameters * (_computing_bytes(job) + _owning_bytes(job, island))
 
 
 def state_bytes(job: Job, inventory: Inventory, plan: Plan) -> list[int]:
-    """Memory of every worker for weights, gradients and optimizer state; activations come on
-    top."""
-    sizes = {tensor.name: tensor.num_parameters for tensor in inventory.tensors}
+    """Memory of every worker's device, by rank, for weights, gradients and optimizer state;
+    activations come on top. What `optimizer.device: host` keeps beside devices is `host_bytes`."""
     # Every attention worker computes with all tensors outside of the experts.
-    everywhere = sum(sizes.values()) * _computing_bytes(job)
-    one_expert = expert_bytes(job, inventory)
+    dense = sum(tensor.num_parameters for tensor in inventory.tensors)
     totals = []
-    for worker in plan.workers:
-        dense = everywhere if worker.lanes else 0
-        totals.append(dense + worker.num_experts * one_expert)
+    for worker, owned in zip(plan.workers, owned_parameters(inventory, plan), strict=True):
+        copies = worker.num_experts * inventory.expert_parameters + (dense if worker.lanes else 0)
+        owning = _owning_bytes(job, worker.island)
+        totals.append(copies * _computing_bytes(job) + owned * owning)
+    return totals
+
+
+def host_bytes(job: Job, inventory: Inventory, plan: Plan) -> list[int]:
+    """Memory of the machine, beside its devices, that every worker's masters and optimizer state
+    take, and what travels there, by rank; 0 where they lie on the device, or the two are one."""
+    each = MASTER_BYTES + declaration_of(job.optimizer).bytes_per_parameter
+    found = []
+    for worker, owned in zip(plan.workers, owned_parameters(inventory, plan), strict=True):
+        on_host = _owns_on_host(job, worker.island)
+        found.append(owned * each + NUM_LINKS * LINK_BYTES if on_host else 0)
+    return found
+
+
+def owned_parameters(inventory: Inventory, plan: Plan) -> list[int]:
+    """How many parameters every worker updates and saves, by rank."""
+    totals = [worker.num_experts * inventory.expert_parameters for worker in plan.workers]
+    sizes = {tensor.name: tensor.num_parameters for tensor in inventory.tensors}
     for name, rank in plan.owners.items():
-        totals[rank] += sizes[name] * _owning_bytes(job)
+        totals[rank] += sizes[name]
     return totals
 
 
@@ -82,8 +106,17 @@ def _computing_bytes(job: Job) -> int:
     return copy + GRADIENT_BYTES
 
 
-def _owning_bytes(job: Job) -> int:
+def _owns_on_host(job: Job, island: str) -> bool:
+    """Whether the island's workers have devices, and keep masters and optimizer state beside
+    them."""
+    kind = next(i.accelerator for i in job.islands if i.name == island)
+    return job.optimizer.is_on_host and not get_accelerator(kind).shares_machine
+
+
+def _owning_bytes(job: Job, island: str) -> int:
     """Bytes that it takes beside that on its owner. In float32 the copy itself is the master."""
+    if _owns_on_host(job, island):
+        return 0
     master = 0 if job.precision == "float32" else MASTER_BYTES
     return declaration_of(job.optimizer).bytes_per_parameter + master
 
@@ -134,7 +167,7 @@ def _room(job: Job, inventory: Inventory, seats: Sequence[Seat]) -> Room:
     """How many experts fit beside attention, and how many do not fit on the experts workers."""
     # A plan without offload: what is used before any expert is moved.
     plan = make_plan(job.batch.lanes, inventory, seats)
-    limits, one = _memory_limits(job), expert_bytes(job, inventory)
+    limits = _memory_limits(job)
     most, least = 0, 0
     for worker, used in zip(plan.workers, state_bytes(job, inventory, plan), strict=True):
         limit = limits[worker.island]
@@ -143,7 +176,7 @@ def _room(job: Job, inventory: Inventory, seats: Sequence[Seat]) -> Room:
             most += len(inventory.sites) * inventory.num_experts if on_attention else 0
             continue
         # How many more fit; below zero: how many are too many, a part of one counted whole.
-        fitting = int(limit - used) // one
+        fitting = int(limit - used) // expert_bytes(job, inventory, worker.island)
         if on_attention:
             most += max(0, fitting)
         else:
@@ -168,7 +201,8 @@ def _check_memory(job: Job, inventory: Inventory, plan: Plan) -> None:
         limit = limits[worker.island]
         if limit is None or used <= limit:
             continue
-        needed, one = used / BYTES_PER_GB, expert_bytes(job, inventory) / BYTES_PER_GB
+        one = expert_bytes(job, inventory, worker.island) / BYTES_PER_GB
+        needed = used / BYTES_PER_GB
         raise PlanError(
             f"{worker.name} needs {needed:.3g} GB for weights, gradients and optimizer state "
             f"({worker.num_experts} experts of {one:.3g} GB), and "

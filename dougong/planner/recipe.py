@@ -72,7 +72,7 @@ def make_recipe(job: Job, inventory: Inventory) -> Recipe:
         sums="micro-batches in order, lanes in a binary tree" if ordered else "native library",
         products=f"tiles of {rows} rows" if isinstance(rows, int) else f"one for each {rows}",
         norm="whole tensors, in the order of names",
-        optimizer=f"{optimizer.name}, {optimizer.arithmetic}",
+        optimizer=f"{optimizer.name}, {optimizer.arithmetic_of(job.optimizer)}",
         attention=inventory.attention[0] if len(inventory.attention) == 1 else "",
     )
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from dougong.accelerators.registry import get_accelerator
 from dougong.job.schema import Job
 from dougong.parallel.plan import Inventory, Plan
-from dougong.planner.plan_job import state_bytes
+from dougong.planner.plan_job import host_bytes, state_bytes
 from dougong.planner.snapshot_bytes import snapshot_bytes
 
 
@@ -57,10 +57,12 @@ def _demands(
     job: Job, inventory: Inventory, plan: Plan, machines: Mapping[str, int]
 ) -> Iterator[SnapshotDemand]:
     states, kept = state_bytes(job, inventory, plan), snapshot_bytes(job, inventory, plan)
+    on_host = host_bytes(job, inventory, plan)
     kinds = {island.name: get_accelerator(island.accelerator) for island in job.islands}
     for node, num_bytes in machines.items():
         there = [worker for worker in plan.workers if worker.node == node]
         on_machine = [worker for worker in there if kinds[worker.island].shares_machine]
         state = sum(states[worker.rank] for worker in on_machine)
+        state += sum(on_host[worker.rank] for worker in there)
         snapshots = sum(kept[worker.rank].total for worker in there)
         yield SnapshotDemand(node, num_bytes, state, snapshots)

@@ -119,7 +119,7 @@ def build_on_plan(
     job = blueprint.job
     replica = build_replica(blueprint, plan, rank, start.read)
     forms = report_forms(job, plan, replica)
-    optimizer = make_optimizer(job.optimizer, {n: replica.masters[n] for n in forms[rank].squares})
+    optimizer = make_optimizer(job, {n: replica.masters[n] for n in forms[rank].squares})
     start.load_optimizer(optimizer)
     spec = DispatchSpec(
         int(blueprint.config.hidden_size),

@@ -196,8 +196,12 @@ def _state(share: WorkerShare) -> tuple[str, ...]:
 
 
 def _names_not_finite(tensors: dict[str, Tensor]) -> tuple[str, ...]:
-    counts = num_not_finite(list(tensors.values()))
-    return tuple(name for name, count in zip(tensors, counts, strict=True) if count)
+    found: list[str] = []
+    for device in {tensor.device for tensor in tensors.values()}:
+        there = {name: tensor for name, tensor in tensors.items() if tensor.device == device}
+        counts = num_not_finite(list(there.values()))
+        found += [name for name, count in zip(there, counts, strict=True) if count]
+    return tuple(name for name in tensors if name in found)
 
 
 def _largest(share: WorkerShare) -> tuple[float, str]:

@@ -3,7 +3,7 @@ what it owns.
 
 Every attention worker holds all dense tensors in compute precision. A named tensor has one owner,
 which keeps its float32 master, updates it and saves it; in float32 the owner's master and its
-compute copy are one tensor.
+compute copy are one tensor, but where masters lie on the host and the worker computes elsewhere.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dougong.accelerators.staging import HostLink
 from dougong.checkpoint.huggingface import Names
 from dougong.job.schema import Job
 from dougong.models.build import build_on_meta, initial_expert, materialise
@@ -53,6 +54,20 @@ class ModelBlueprint:
         """The compute copies' precision."""
         return DTYPES[self.job.precision]
 
+    @property
+    def master_device(self) -> torch.device:
+        """Where masters lie, and what the optimizer keeps."""
+        return torch.device("cpu") if self.job.optimizer.is_on_host else self.device
+
+    @property
+    def has_masters_apart(self) -> bool:
+        """Whether that is in another memory than that in which the worker computes."""
+        return self.master_device != self.device
+
+    def link_to_masters(self) -> HostLink | None:
+        """A new one, from there to the device; None where both are in one memory."""
+        return HostLink(self.device) if self.has_masters_apart else None
+
     @cached_property
     def names(self) -> Names:
         """The model's map on disk. Raises `ModelError` for a family that cannot be stored."""
@@ -66,7 +81,8 @@ class Replica:
     dense: compute copies by name (trainable and frozen, empty on a pure experts worker); flat: the
     buffers in which the trainable ones lie; experts[site][expert]: compute copies of owned experts;
     masters: float32, everything that this worker owns, trainable or not; trainable: names of the
-    dense tensors that training changes (every expert's are).
+    dense tensors that training changes (every expert's are). link: from masters on the host to the
+    device that computes; None where they lie there.
     """
 
     model: nn.Module
@@ -77,6 +93,7 @@ class Replica:
     experts: list[dict[int, dict[str, Tensor]]]
     masters: dict[str, Tensor]
     trainable: frozenset[str]
+    link: HostLink | None = None
 
     @property
     def leaves(self) -> Iterator[tuple[str, Tensor]]:
@@ -97,10 +114,15 @@ class Replica:
     def refresh(self) -> None:
         """Copy owned masters over their compute copies (nothing to do where they are one tensor).
         To be called without gradients: the copies are the leaves of the model's graph."""
-        for name, copy in self.copies:
-            master = self.masters[name]
-            if copy.data_ptr() != master.data_ptr():
-                copy.copy_(master)
+        pairs = [(copy, self.masters[name]) for name, copy in self.copies]
+        if self.link is not None:
+            self.link.send(pairs)
+            return
+        apart = [pair for pair in pairs if pair[0].data_ptr() != pair[1].data_ptr()]
+        # A device's library takes tensors of one dtype together.
+        for kind in {(copy.dtype, master.dtype) for copy, master in apart}:
+            alike = [pair for pair in apart if (pair[0].dtype, pair[1].dtype) == kind]
+            torch._foreach_copy_([copy for copy, _ in alike], [master for _, master in alike])
 
 
 def build_replica(
@@ -126,7 +148,7 @@ def build_replica(
     # float32 are views of the same memory.
     trained = {n: t for n, t in _named(model).items() if n in trainable}
     flat = FlatTensors(trained, plan.owners)
-    masters = _dense_masters(source, plan.owners, rank, shared=model is source)
+    masters = _dense_masters(source, blueprint, plan.owners, rank, shared=model is source)
     experts = _Experts(blueprint, source, read).build(sites, worker.experts, masters)
     described = cut(model, sites)
     dense = {n: _without_graph(t) for n, t in _named(model).items()}
@@ -139,6 +161,7 @@ def build_replica(
         experts=experts,
         masters=masters,
         trainable=trainable,
+        link=blueprint.link_to_masters(),
     )
 
 
@@ -187,11 +210,17 @@ def _compute_copy(source: nn.Module, blueprint: ModelBlueprint) -> nn.Module:
 
 
 def _dense_masters(
-    source: nn.Module, owners: Mapping[str, int], rank: int, shared: bool
+    source: nn.Module,
+    blueprint: ModelBlueprint,
+    owners: Mapping[str, int],
+    rank: int,
+    shared: bool,
 ) -> dict[str, Tensor]:
     """Float32 masters of the dense tensors that `rank` owns. `shared`: the model computes with
     them; otherwise they are copies, so that the rest of `source` can be freed."""
     masters = {n: t.detach() for n, t in _named(source).items() if owners[n] == rank}
+    if blueprint.has_masters_apart:
+        return {n: t.to(blueprint.master_device) for n, t in masters.items()}
     if shared:
         return masters
     return {n: t.clone() for n, t in masters.items()}
@@ -223,16 +252,20 @@ class _Experts:
         return copies
 
     def _copies(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """In compute precision; the masters themselves where that is float32."""
-        return {p: t.to(self.blueprint.dtype) for p, t in tensors.items()}
+        """In compute precision, where the worker computes; the masters themselves where that is
+        float32 and they lie there."""
+        blueprint = self.blueprint
+        return {p: t.to(blueprint.device, blueprint.dtype) for p, t in tensors.items()}
 
     def _masters(self, site: Site, expert: int) -> dict[str, Tensor]:
-        device = self.blueprint.device
+        blueprint, place = self.blueprint, self.blueprint.master_device
+        tensors: dict[str, Tensor] = {}
         if self.read is None:
-            return initial_expert(self.source, site, expert, self.blueprint.job.seed, device)
-        tensors = {}
+            # Drawn where the worker computes, wherever they lie then: the same bits.
+            drawn = initial_expert(self.source, site, expert, blueprint.job.seed, blueprint.device)
+            return {parameter: tensor.to(place) for parameter, tensor in drawn.items()}
         for parameter, name in site.tensors_of(expert):
-            tensors[parameter] = self.read(name).to(device, torch.float32, copy=True)
+            tensors[parameter] = self.read(name).to(place, torch.float32, copy=True)
         return tensors
 
 

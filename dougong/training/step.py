@@ -278,11 +278,11 @@ class Stepper:
         )
 
     def _squares(self, gradients: Mapping[str, Tensor]) -> dict[str, float]:
-        """Squared norms of the trained tensors' gradients, by name; one whole tensor a kernel call,
-        so that no bit depends on who its neighbours are. 0 where there is no gradient."""
+        """Squared norms of the trained tensors' gradients, by name; each of one whole tensor by
+        itself, so that no bit depends on who its neighbours are. 0 where there is no gradient."""
         squares = dict.fromkeys(self._share.forms[self._share.rank].squares, 0.0)
         if gradients:
-            norms = torch.stack([torch.linalg.vector_norm(g) for g in gradients.values()])
+            norms = torch.stack(torch._foreach_norm(list(gradients.values())))
             for name, norm in zip(gradients, norms.tolist(), strict=True):
                 squares[name] = norm**2
         return squares
@@ -295,9 +295,8 @@ class Stepper:
         # leaf is its layer's fused weight, which every step reaches.
         gradients = {n: g for n, g in gradients.items() if n not in result.unreached}
         # Every worker has the same norm and limit, so all of them scale or none does.
-        if scale != 1.0:
-            for gradient in gradients.values():
-                gradient.mul_(scale)
+        if scale != 1.0 and gradients:
+            torch._foreach_mul_(list(gradients.values()), scale)
         self._share.optimizer.step(gradients, result.rate)
         # Owners alone have updated. Their new values go into the flat buffers first, in compute
         # precision, and from there to every attention worker.

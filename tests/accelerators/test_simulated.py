@@ -135,3 +135,17 @@ def test_an_operator_that_runs_on_the_host_is_told_by_name(vendors: Vendors) -> 
     told = [event.text for event in RunDir(path).read_events() if isinstance(event, WarningRaised)]
     (said,) = [text for text in told if "runs on the host" in text]
     assert said.startswith("aten::silu.out has no kernel on sima and runs on the host, each time with a copy there")
+
+
+@pytest.mark.slow
+def test_masters_on_the_host_give_the_same_bits_through_a_lost_worker_and_a_resume(vendors: Vendors) -> None:
+    host = {"optimizer": {"device": "host"}, "schedule": {"name": "constant"}, "precision": "bfloat16"}
+    whole = vendors.run("host", [island("sima", workers=2)], steps=STEPS + 2, **host)
+    drill = {"drill": [{"kill": "sima/1", "at_step": 3}], "checkpoint": {"every": 2}}
+    lost = vendors.run("host-lost", [island("sima", workers=2)], **host, **drill)
+    ended = vendors.dougong("resume", str(lost.path), "--no-ray", "-o", f"steps={STEPS + 2}", "-o", "drill=[]")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    ledgers = [[row["ledger"] for row in run_dir.latest_metrics()] for run_dir in (whole, RunDir(lost.path))]
+    assert ledgers[0] == ledgers[1] and len(ledgers[0]) == STEPS + 2
+    ended = vendors.dougong("resume", str(lost.path), "--no-ray", "-o", "optimizer.device=worker", "-o", "steps=9")
+    assert ended.returncode == 2 and "optimizer.device: host then, worker now" in ended.stdout + ended.stderr

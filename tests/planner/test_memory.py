@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from dougong.control.handshake import AgentFacts
 from dougong.errors import PlanError
-from dougong.planner.memory import KnownMemory, check_fit, known_memory
+from dougong.planner.memory import KnownMemory, check_fit, check_hosts, known_memory
 from dougong.planner.placement import AgentSpec, seats_of_job
-from dougong.planner.plan_job import plan_job, state_bytes
+from dougong.planner.plan_job import host_bytes, plan_job, state_bytes
 from dougong.planner.snapshot_bytes import snapshot_bytes
 from tests.planner.test_plan_job import TINY, job_of, with_island
 
@@ -86,3 +86,16 @@ def test_a_machine_holds_snapshots_too_and_a_device_does_not() -> None:
     assert "for snapshots of the state" in said and "set fault.snapshots.replicas: 0" in said
     assert said.endswith("fault.snapshots.every: 0 (no snapshots); to run even so, set islands.a.memory_gb")
     check_fit(job, TINY, plan, [KnownMemory("a device of anvil", ("e/0",), states[2], False)])
+
+
+def test_a_machine_must_hold_what_lies_beside_its_devices() -> None:
+    job = with_island(job_of(optimizer={"device": "host"}), "e", accelerator="cuda")
+    plan = plan_job(job, TINY, seats_of_job(job.islands))
+    (node,) = {worker.node for worker in plan.workers if worker.island == "e"}
+    needed = sum(host_bytes(job, TINY, plan))
+    check_hosts(job, TINY, plan, {node: needed})
+    with pytest.raises(PlanError) as refused:
+        check_hosts(job, TINY, plan, {node: needed - 1})
+    said = str(refused.value)
+    assert "master weights and optimizer state of its 2 workers, which lie there (optimizer.device: host)" in said
+    assert said.endswith("or begin a run with optimizer.device: worker")

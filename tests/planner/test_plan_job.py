@@ -10,7 +10,7 @@ from dougong.errors import PlanError
 from dougong.job.schema import Job
 from dougong.parallel.plan import Inventory, Plan, TensorSpec
 from dougong.planner.placement import seats_of_job
-from dougong.planner.plan_job import computes, expert_bytes, layer_times, plan_job, speed_of, state_bytes
+from dougong.planner.plan_job import computes, expert_bytes, host_bytes, layer_times, plan_job, speed_of, state_bytes
 
 EXPERT = 1_000_000
 """Parameters of one expert; a dense tensor has as many."""
@@ -72,14 +72,28 @@ def test_offload_where_no_worker_computes_attention_alone_changes_nothing() -> N
 @pytest.mark.parametrize(("precision", "each"), [("float32", 16), ("bfloat16", 18)])
 def test_memory_is_weights_gradients_and_optimizer_state(precision: str, each: int) -> None:
     job = job_of(precision=precision)
-    plan, one = plan_of(job), expert_bytes(job, TINY)
+    plan, one = plan_of(job), expert_bytes(job, TINY, "e")
     assert one == each * EXPERT
     computing = {"float32": 8, "bfloat16": 6}[precision] * EXPERT  # the dense tensor and its gradient; one owns it
     assert state_bytes(job, TINY, plan) == [one, computing, 8 * one, 8 * one]
 
 
+@pytest.mark.parametrize(("precision", "computing"), [("float32", 8), ("bfloat16", 6)])
+def test_masters_and_moments_on_the_host_take_its_memory_and_not_the_device_s(precision: str, computing: int) -> None:
+    """Of islands whose workers have devices; a processor's memory is the machine's either way."""
+    on_device = job_of(precision=precision)
+    job = with_island(job_of(precision=precision, optimizer={"device": "host"}), "e", accelerator="cuda")
+    plan = plan_of(job)
+    worker, _, expert, _ = state_bytes(job, TINY, plan)
+    assert worker == state_bytes(on_device, TINY, plan)[0]
+    assert expert == plan.workers[2].num_experts * computing * EXPERT == 8 * expert_bytes(job, TINY, "e")
+    links = 4 * (16 << 20)
+    assert host_bytes(job, TINY, plan) == [0, 0, *[8 * 12 * EXPERT + links] * 2]
+    assert host_bytes(with_island(on_device, "e", accelerator="cuda"), TINY, plan) == [0] * 4
+
+
 def test_memory_bounds_auto_offload_on_both_sides() -> None:
-    one = expert_bytes(job_of(), TINY) / 1e9
+    one = expert_bytes(job_of(), TINY, "e") / 1e9
     auto = job_of(offload="auto")
     assert kept_in(with_island(auto, "a", memory_gb=2.6 * one)) == 2  # one has room for 1 beside its tensor, one for 2
     assert kept_in(with_island(with_island(auto, "a", speed={"attention": 0.1}), "e", memory_gb=6.5 * one)) == 4

@@ -25,6 +25,16 @@ class AdamW(OptimizerConfig):
     eps: Annotated[StrictFloat, Field(gt=0)] = logical(
         1.0e-8, "added to the root of the second moment"
     )
+    device: Literal["worker", "host"] = logical(
+        "worker",
+        "where master weights and moments lie and are updated: on the `worker`'s device, by torch; "
+        "or in the memory of its `host`, by DeepSpeed's CPU Adam, for devices with little memory "
+        "(other bits; needs `pip install dougong[deepspeed]` and a C++ compiler)",
+    )
+
+    @property
+    def is_on_host(self) -> bool:
+        return self.device == "host"
 
 
 ADAMW = OptimizerDeclaration(
@@ -36,4 +46,5 @@ ADAMW = OptimizerDeclaration(
         StateKind("exp_avg_sq"),
     ),
     arithmetic="fused, whole tensors",
+    arithmetic_on_host="DeepSpeed's CPU Adam, whole tensors",
 )

@@ -25,6 +25,12 @@ class OptimizerConfig(Section):
         1.0, "largest global norm of the gradients; null: no clipping"
     )
 
+    @property
+    def is_on_host(self) -> bool:
+        """Whether masters and state lie in the memory of the worker's machine, and are updated
+        there, wherever the worker computes."""
+        return False
+
 
 @dataclass(frozen=True)
 class StateKind:
@@ -45,13 +51,19 @@ class OptimizerDeclaration:
 
     name: what the job file says, `optimizer: {name: adamw}`; config: its section; state_kinds: what
     it keeps, in the order in which a checkpoint holds it; arithmetic: how its update computes, for
-    the recipe, by which another release's bits are recognised.
+    the recipe, by which another release's bits are recognised; arithmetic_on_host: the same where
+    it is done in the machine's memory.
     """
 
     name: str
     config: type[OptimizerConfig]
     state_kinds: tuple[StateKind, ...]
     arithmetic: str
+    arithmetic_on_host: str = ""
+
+    def arithmetic_of(self, config: OptimizerConfig) -> str:
+        """How the update of a job with this section computes."""
+        return self.arithmetic_on_host if config.is_on_host else self.arithmetic
 
     @property
     def kinds_like_parameters(self) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from dougong.job.schema import Job
 from dougong.parallel.plan import Inventory, Plan
 from dougong.planner.memory import memory_of_machines
 from dougong.planner.placement import AgentSpec
-from dougong.planner.plan_job import by_worker, state_bytes
+from dougong.planner.plan_job import by_worker, host_bytes, state_bytes
 from dougong.planner.snapshot_bytes import snapshot_bytes
 from dougong.planner.snapshot_room import SnapshotDemand, short_of_room
 from dougong.remarks import Remarks
@@ -147,10 +147,12 @@ def remarks_on_memory(
     """Warnings of nodes that have less memory free now than their workers need there: for state,
     where these share the machine, and for snapshots of it; and a note where these are left out."""
     states = by_worker(plan, state_bytes(job, inventory, plan))
+    on_host = by_worker(plan, host_bytes(job, inventory, plan))
     snapshots = by_worker(plan, [part.total for part in snapshot_bytes(job, inventory, plan)])
     warnings: list[str] = []
     for node, there in _by_node(agents).items():
         on_machine = _sum_of([agent for agent in there if not agent.has_devices], states)
+        on_machine += _sum_of(there, on_host)
         warnings += _on_free_memory(node, there, on_machine, _sum_of(there, snapshots))
     machines = memory_of_machines(agent.facts for agent in agents)
     short = short_of_room(job, inventory, plan, machines)

@@ -13,7 +13,7 @@ from dougong.checkpoint import repository
 from dougong.checkpoint.directories import list_committed
 from dougong.checkpoint.disk import storage_error
 from dougong.checkpoint.export import small_files
-from dougong.checkpoint.manifest import Manifest
+from dougong.checkpoint.manifest import IMPORTED, Manifest
 from dougong.checkpoint.part import CheckpointPart
 from dougong.control.worker_messages import PartDurable
 from dougong.errors import CheckpointError, DougongError, RecordError
@@ -367,6 +367,8 @@ def compare_kernels(
 ) -> tuple[str, ...]:
     """Warnings about going on with other kernels than those that made the checkpoint, where the job
     allows it; else CheckpointError."""
+    if IMPORTED in written:
+        return ()  # of another program's bits nothing is promised
     before = written.get("kernels", {})
     verdict = judge.judge_resume(before, origin.kernels, job.needs_exact_kernels)
     if verdict.refusal is not None:

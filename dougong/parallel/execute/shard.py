@@ -15,6 +15,10 @@ Expert = Mapping[int, Mapping[str, Tensor]]
 """Tensors by expert and parameter."""
 
 
+ALIGNMENT = 128
+"""Elements: every gradient begins at a multiple of 512 bytes, as one that was allocated alone."""
+
+
 class ExpertShard:
     """Owned experts of every site. `tensors[site][expert]` are compute copies; gradients are
     float32.
@@ -29,14 +33,14 @@ class ExpertShard:
         self._tensors = tensors
         self._saved: dict[CallKey, Any] = {}
         self._rest: dict[CallKey, AddWeights] = {}
-        self.gradients = [_zeros_like(site) for site in tensors]
+        self._flat = [_room_for(site) for site in tensors]
+        pairs = zip(self._flat, tensors, strict=True)
+        self.gradients = [_views_like(flat, site) for flat, site in pairs]
 
     def zero_gradients(self) -> None:
         """Start a step: all gradients are zero."""
-        for site in self.gradients:
-            for tensors in site.values():
-                for gradient in tensors.values():
-                    gradient.zero_()
+        for flat in self._flat:
+            flat.zero_()
 
     def forward(
         self, key: CallKey, rows_RH: Tensor, blocks: Sequence[Block], keep: bool = True
@@ -68,11 +72,29 @@ class ExpertShard:
         self._rest.pop(key)()
 
 
-def _zeros_like(experts: Expert) -> dict[int, dict[str, Tensor]]:
-    """Float32 zeros of the same shapes, for one site."""
-    zeros: dict[int, dict[str, Tensor]] = {}
+def _room_for(experts: Expert) -> Tensor:
+    """One float32 buffer, zero, for the gradients of all experts of a site: to clear it is one
+    kernel, however many they are."""
+    tensors: list[Tensor] = []
+    for of_one in experts.values():
+        tensors += of_one.values()
+    numel = sum(_aligned(tensor.numel()) for tensor in tensors)
+    device = tensors[0].device if tensors else None
+    return torch.zeros(numel, dtype=torch.float32, device=device)
+
+
+def _views_like(flat: Tensor, experts: Expert) -> dict[int, dict[str, Tensor]]:
+    """The buffer's parts, in the shapes of a site's tensors."""
+    begin = 0
+    views: dict[int, dict[str, Tensor]] = {}
     for expert, tensors in experts.items():
-        zeros[expert] = {
-            name: torch.zeros_like(tensor, dtype=torch.float32) for name, tensor in tensors.items()
-        }
-    return zeros
+        views[expert] = {}
+        for name, tensor in tensors.items():
+            views[expert][name] = flat[begin : begin + tensor.numel()].view(tensor.shape)
+            begin += _aligned(tensor.numel())
+    return views
+
+
+def _aligned(numel: int) -> int:
+    """The next multiple of `ALIGNMENT`."""
+    return -(-numel // ALIGNMENT) * ALIGNMENT

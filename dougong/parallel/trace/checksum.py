@@ -11,8 +11,7 @@ multiples of 2**33, and those of words are less than 2**32); any other change is
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import accumulate
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -22,7 +21,6 @@ from dougong.ops.mixing import STEP, as_signed, mix_signed
 WORD_BYTES = 4
 WIDTH = 1024
 """Words in a row of the fold."""
-TENSORS_AT_ONCE = 256
 ROWS_AT_ONCE = {"cpu": 256}
 """Bounds the memory of the products (8 KiB a row); on the CPU they then stay in its cache."""
 ROWS_AT_ONCE_ELSEWHERE = 1 << 14
@@ -42,12 +40,15 @@ def checksums(tensors: Sequence[Tensor]) -> list[int]:
     """The checksums of several tensors of one device. Waits for the device once."""
     if not tensors:
         return []
-    found = []
     with torch.no_grad():
-        fold = _Fold(tensors[0].device, max(_num_bytes(tensor) for tensor in tensors))
-        for first in range(0, len(tensors), TENSORS_AT_ONCE):
-            found.append(_checksums(tensors[first : first + TENSORS_AT_ONCE], fold))
-        signed: list[int] = torch.cat(found).tolist()
+        words = [_words(tensor.detach()) for tensor in tensors]
+        sums = _Fold(words).sums()
+        sizes = torch.tensor([[_num_rows(w) for w in words], [_num_bytes(t) for t in tensors]])
+        num_rows, num_bytes = sizes.to(sums.device)
+        ends = num_rows.cumsum(0)
+        mixed = mix_signed(sums + _places(num_rows, ends, len(sums)) * _SIGNED_STEP)
+        lengths = mix_signed(num_bytes + as_signed(_LENGTH * STEP % (1 << 64)))
+        signed: list[int] = (_sums_of_runs(mixed, ends) + lengths).tolist()
     return [value % (1 << 64) for value in signed]
 
 
@@ -57,58 +58,86 @@ def factors(device: torch.device) -> Tensor:
 
 
 class _Fold:
-    """Weighted sums of rows, with memory for the products of as many as are taken at once."""
+    """Weighted sums of the rows of several tensors' words, with memory for the products of as many
+    as are taken at once."""
 
-    def __init__(self, device: torch.device, most_bytes: int) -> None:
-        self.weights = factors(device)
-        most_rows = max(1, most_bytes // (WIDTH * WORD_BYTES))
-        self._at_once = min(most_rows, ROWS_AT_ONCE.get(device.type, ROWS_AT_ONCE_ELSEWHERE))
+    def __init__(self, words: Sequence[Tensor]) -> None:
+        self._words = words
+        device = words[0].device
+        self._weights = factors(device)
+        self._is_near = device.type == "cpu"
+        most = sum(map(_num_rows, words))
+        if self._is_near:
+            most = max(len(of_one) // WIDTH for of_one in words)
+        self._at_once = min(max(1, most), ROWS_AT_ONCE.get(device.type, ROWS_AT_ONCE_ELSEWHERE))
         self._products = torch.empty(self._at_once, WIDTH, dtype=torch.int64, device=device)
 
-    def sums(self, words: Tensor) -> list[Tensor]:
-        """Of the rows in their order, in pieces; the last row may be short."""
+    def sums(self) -> Tensor:
+        """Of all rows in their order, int64; the last row of a tensor may be short."""
+        found: list[Tensor] = []
+        if self._is_near:
+            for words in self._words:
+                found += self._of_one(words)
+        else:
+            for few in self._packs():
+                found += self._of_one(few[0]) if len(few) == 1 else [self._of_pack(few)]
+        return torch.cat(found) if found else self._weights.new_zeros(0)
+
+    def _of_one(self, words: Tensor) -> Iterator[Tensor]:
         num_rows = len(words) // WIDTH
         whole, rest = words.tensor_split([num_rows * WIDTH])
-        found = []
         if num_rows:
             for rows in whole.view(num_rows, WIDTH).split(self._at_once):
-                products = torch.mul(rows, self.weights, out=self._products[: len(rows)])
-                found.append(products.sum(1))
+                yield self._of_rows(rows)
         if len(rest):
-            found.append((rest * self.weights[: len(rest)]).sum(0, keepdim=True))
-        return found
+            yield (rest * self._weights[: len(rest)]).sum(0, keepdim=True)
+
+    def _of_pack(self, few: Sequence[Tensor]) -> Tensor:
+        """Of several tensors, laid out with each one's last row filled up by zeros."""
+        num_rows = sum(map(_num_rows, few))
+        rows = few[0].new_zeros(num_rows * WIDTH)
+        places = []
+        begin = 0
+        for words in few:
+            places.append(rows[begin : begin + len(words)])
+            begin += _num_rows(words) * WIDTH
+        torch._foreach_copy_(places, list(few))
+        return self._of_rows(rows.view(num_rows, WIDTH))
+
+    def _of_rows(self, rows: Tensor) -> Tensor:
+        products = torch.mul(rows, self._weights, out=self._products[: len(rows)])
+        return products.sum(1)
+
+    def _packs(self) -> Iterator[list[Tensor]]:
+        """The tensors in their order: as many together as are taken at once, since on a device a
+        call costs more than a small tensor's copy; a large one alone, where it lies."""
+        few: list[Tensor] = []
+        num_rows = 0
+        for words in self._words:
+            if few and num_rows + _num_rows(words) > self._at_once:
+                yield few
+                few, num_rows = [], 0
+            few.append(words)
+            num_rows += _num_rows(words)
+        yield few
 
 
-def _checksums(tensors: Sequence[Tensor], fold: _Fold) -> Tensor:
-    """int64 [len(tensors)], as the device counts: from -2**63."""
-    sums: list[Tensor] = []
-    num_rows: list[int] = []
-    for tensor in tensors:
-        rows = fold.sums(_words(tensor.detach()))
-        sums += [*rows, fold.weights.new_full((1,), _num_bytes(tensor))]
-        num_rows.append(sum(map(len, rows)))
-    places = _places(num_rows, fold.weights.device)
-    mixed = mix_signed(torch.cat(sums) + places * _SIGNED_STEP)
-    return _sums_of_runs(mixed, [count + 1 for count in num_rows])
+def _num_rows(words: Tensor) -> int:
+    return -(-len(words) // WIDTH)
 
 
-def _sums_of_runs(values: Tensor, lengths: Sequence[int]) -> Tensor:
-    """The sum of each run of so many values, int64 [len(lengths)]."""
+def _sums_of_runs(values: Tensor, ends: Tensor) -> Tensor:
+    """The sum of each run of values up to these ends, int64 [len(ends)]."""
     # The runs lie one after another, so a run's sum is the difference of the running sum at its end
     # and at its beginning: wrap-around makes that exact, however far it has run.
-    ends = torch.tensor([*accumulate(lengths)], device=values.device)
-    running = values.cumsum(0).index_select(0, ends - 1)
+    running = torch.cat([values.new_zeros(1), values.cumsum(0)]).index_select(0, ends)
     return torch.diff(running, prepend=running.new_zeros(1))
 
 
-def _places(num_rows: Sequence[int], device: torch.device) -> Tensor:
-    """A row's place in its tensor, for all rows and the length of every tensor, int64."""
-    numbers = torch.arange(max(1, *num_rows), device=device)
-    length = torch.tensor([_LENGTH], device=device)
-    pieces: list[Tensor] = []
-    for count in num_rows:
-        pieces += [numbers[:count], length]
-    return torch.cat(pieces)
+def _places(num_rows: Tensor, ends: Tensor, total: int) -> Tensor:
+    """Every row's place in its tensor, int64 [total]."""
+    begins = torch.repeat_interleave(ends - num_rows, num_rows, output_size=total)
+    return torch.arange(total, device=ends.device) - begins
 
 
 def _num_bytes(tensor: Tensor) -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dougong.accelerators.staging import HostLink
 from dougong.checkpoint.disk import digest
 from dougong.checkpoint.parameters import TORCH_DTYPES, stored_dtype
 from dougong.checkpoint.snapshot import StateTensor
@@ -75,10 +76,19 @@ class StatePart:
         self.is_whole = False
         self._held: dict[StateKey, tuple[Spot, HeldTensor]] = {}
 
-    def fill(self, state: Sequence[StateTensor]) -> None:
-        """Copy a worker's state, in the order of the layout, and take the digests."""
-        for spot, item in zip(self.layout, state, strict=True):
-            self._tensor_at(spot).copy_(item.tensor.detach())
+    def fill(
+        self,
+        state: Sequence[StateTensor],
+        link: HostLink | None = None,
+        mark: torch.Event | None = None,
+    ) -> None:
+        """Copy a worker's state, in the order of the layout, and take the digests. `link`, `mark`:
+        of tensors on a device, as for `HostLink.pieces`. All are contiguous, and not changed
+        meanwhile."""
+        link = link or HostLink(torch.device("cpu"))
+        for piece in link.pieces([item.tensor for item in state], mark):
+            begin = self.layout[piece.number].offset + piece.begin
+            self.memory[begin : begin + len(piece.data)].copy_(piece.data)
         self.seal([digest(self._bytes_at(spot)) for spot in self.layout])
 
     def seal(self, digests: Sequence[str]) -> None:

@@ -43,6 +43,7 @@ import torch
 from torch import Tensor
 
 from dougong.accelerators.base import enter_device
+from dougong.accelerators.staging import HostLink
 from dougong.checkpoint.snapshot import StateTensor
 from dougong.errors import CheckpointError
 from dougong.job.fault.snapshots import Snapshots
@@ -89,12 +90,14 @@ class Slot:
 
 @dataclass(frozen=True)
 class _Following:
-    """The generation that is kept up with. `begun`: the state that it went on from."""
+    """The generation that is kept up with. `begun`: the state that it went on from; `link`: by
+    which its tensors come from the worker's device."""
 
     world: World
     state: StateOf
     exchange: ReplicaExchange
     begun: Moment
+    link: HostLink
 
     def moment(self, step: int) -> Moment:
         """That of a step which this generation has done, or went on from."""
@@ -186,7 +189,8 @@ class StateMemory:
             if not slot.holds(begun):
                 slot.clear()
         holders = replica_holders(plan, self._settings.num_replicas)
-        self._following = _Following(world, state, ReplicaExchange(world, holders), begun)
+        link, exchange = HostLink(world.member.device), ReplicaExchange(world, holders)
+        self._following = _Following(world, state, exchange, begun, link)
         # What the recovery was made from stays in its slot until the first update.
         self._newest = 0 if self._slots[0].holds(begun) else 1
         self._note(_Live(begun, ledger), is_due=True)
@@ -238,7 +242,8 @@ class StateMemory:
         elif live is not None:
             slot = self._slots[1 - self._newest]
             slot.clear()
-            _copy(slot, list(following.state()), live)
+            link = following.link
+            _copy(slot, list(following.state()), live, link, link.stream.mark())
 
     def _end(self, under_way: Future[None], within_s: float) -> None:
         try:
@@ -278,18 +283,22 @@ class StateMemory:
             slot.clear()
             if self._local is not None and self._local.is_busy():
                 slot.buffers.forget(_OWN)  # it may be this memory that is being written to disk
-            state = list(self._following.state())
-            world, exchange = self._following.world, self._following.exchange
-            device = world.member.device
-            self._under_way = self._thread.submit(_take, slot, state, live, exchange, device)
+            state, mark = list(self._following.state()), self._following.link.stream.mark()
+            self._under_way = self._thread.submit(_take, slot, state, live, self._following, mark)
 
 
-def _copy(slot: Slot, state: Sequence[StateTensor], live: _Live) -> StatePart:
-    """This worker's state as a whole part."""
+def _copy(
+    slot: Slot,
+    state: Sequence[StateTensor],
+    live: _Live,
+    link: HostLink,
+    mark: torch.Event | None,
+) -> StatePart:
+    """This worker's state as a whole part. `mark`: when the tensors are that state."""
     layout = layout_of(state)
     memory = slot.buffers.take(_OWN, num_bytes_of(layout))
     part = StatePart(live.moment, live.ledger, layout, memory)
-    part.fill(state)
+    part.fill(state, link, mark)
     slot.parts = [part]
     return part
 
@@ -298,12 +307,12 @@ def _take(
     slot: Slot,
     state: Sequence[StateTensor],
     live: _Live,
-    exchange: ReplicaExchange,
-    device: torch.device,
+    following: _Following,
+    mark: torch.Event | None,
 ) -> None:
     """Copy this worker's state, send it to its holders, and take what it keeps for others."""
-    enter_device(device)
-    own = _copy(slot, state, live)
+    enter_device(following.world.member.device)
+    own = _copy(slot, state, live, following.link, mark)
     used: list[str] = []
 
     def room(owner: int, num_bytes: int) -> Tensor:
@@ -311,7 +320,7 @@ def _take(
         return slot.buffers.take(used[-1], num_bytes)
 
     try:
-        slot.parts += exchange.exchange(own, room).values()
+        slot.parts += following.exchange.exchange(own, room).values()
     except BaseException:
         # The library may still write what is late into this memory.
         for purpose in used:

@@ -7,9 +7,11 @@ from typing import Any
 
 from torch import Tensor
 
-from dougong.job.optimizers.declaration import OptimizerConfig
+from dougong.deepspeed.adam_build import load_adam
+from dougong.job.schema import Job
 from dougong.training.optimizers.adamw import OwnedAdamW
 from dougong.training.optimizers.base import Optimizer
+from dougong.training.optimizers.host_adamw import HostAdamW
 
 Rule = Callable[[Any, Mapping[str, Tensor]], Optimizer]
 """rule(the section that its declaration names, float32 tensors to train by name)."""
@@ -17,7 +19,17 @@ Rule = Callable[[Any, Mapping[str, Tensor]], Optimizer]
 RULES: dict[str, Rule] = {OwnedAdamW.declaration.name: OwnedAdamW}
 """By the name in the job file."""
 
+HostRule = Callable[[Any, Mapping[str, Tensor], Any], Optimizer]
+"""rule(section, float32 tensors on the CPU by name, DeepSpeed's compiled library)."""
 
-def make_optimizer(settings: OptimizerConfig, masters: Mapping[str, Tensor]) -> Optimizer:
-    """The rule that the job's optimizer section names, over one worker's tensors."""
+HOST_RULES: dict[str, HostRule] = {HostAdamW.declaration.name: HostAdamW}
+"""Those that `optimizer.device: host` means."""
+
+
+def make_optimizer(job: Job, masters: Mapping[str, Tensor]) -> Optimizer:
+    """The rule that the job's optimizer section names, over one worker's tensors. Raises
+    DeviceError where it is one of the host, whose library is missing."""
+    settings = job.optimizer
+    if settings.is_on_host:
+        return HOST_RULES[settings.name](settings, masters, load_adam(job))
     return RULES[settings.name](settings, masters)

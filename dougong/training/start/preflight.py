@@ -18,6 +18,7 @@ from dougong.control.cache_place import REMEDY, cache_place, why_unwritable
 from dougong.control.run_sources import RunSources
 from dougong.data.preview import preview_data
 from dougong.data.windows import job_tokenizer, open_data, vocabulary
+from dougong.deepspeed.adam_build import adam_remarks, check_adam
 from dougong.errors import DataError, ModelError
 from dougong.fingerprint.record import JobShapes
 from dougong.job.schema import Job
@@ -65,8 +66,10 @@ def inspect(job: Job, known: RunSources | None = None) -> Inspection:
     it was not before. `known`: what a run that goes on has read when it began (the job is settled
     by it); what is there now is held against it.
 
-    Raises ModelError or DataError.
+    Raises ModelError or DataError, or DeviceError where the update that it asks for is not to be
+    had.
     """
+    check_adam(job)
     inventory, config = inspect_only(job), _config_of(job)
     data = open_data(job, config.vocab_size)
     if known is not None:
@@ -172,6 +175,10 @@ def _rate_remarks(job: Job, inventory: Inventory) -> Remarks:
     return rate_remarks(job)
 
 
+def _on_the_update(job: Job, inventory: Inventory) -> Remarks:
+    return adam_remarks(job)
+
+
 def tokenizer_remarks(job: Job, inventory: Inventory) -> Remarks:
     """Which tokenizer it is, what marks a document, and ids that the model does not have. Raises
     DataError."""
@@ -200,6 +207,7 @@ def _on_the_cache(job: Job, inventory: Inventory) -> Remarks:
 
 _REMARKS: tuple[Callable[[Job, Inventory], Remarks], ...] = (
     _rate_remarks,
+    _on_the_update,
     folder_remarks,
     tokenizer_remarks,
     _on_the_cache,

@@ -6,13 +6,21 @@ import pytest
 import torch
 from dougong.job.optimizers.declaration import OptimizerDeclaration
 from dougong.job.optimizers.registry import DECLARATIONS
+from dougong.job.schema import Job
 from dougong.training.optimizers.base import Optimizer
-from dougong.training.optimizers.registry import RULES, make_optimizer
+from dougong.training.optimizers.registry import HOST_RULES, RULES, make_optimizer
+from tests.jobs import make_job
 from torch import Tensor
 
 
 def test_declarations_and_rules_are_of_the_same_optimizers() -> None:
     assert {declaration.name for declaration in DECLARATIONS} == set(RULES)
+    on_host = {declaration.name for declaration in DECLARATIONS if declaration.arithmetic_on_host}
+    assert on_host == set(HOST_RULES)
+
+
+def job_with(declaration: OptimizerDeclaration) -> Job:
+    return make_job(optimizer={"name": declaration.name})
 
 
 def tensors(seed: int) -> dict[str, Tensor]:
@@ -23,7 +31,7 @@ def tensors(seed: int) -> dict[str, Tensor]:
 @pytest.mark.parametrize("declaration", DECLARATIONS, ids=lambda declaration: declaration.name)
 def test_a_rule_keeps_what_its_declaration_says(declaration: OptimizerDeclaration) -> None:
     masters = tensors(0)
-    rule: Optimizer = make_optimizer(declaration.config(), masters)
+    rule: Optimizer = make_optimizer(job_with(declaration), masters)
     assert rule.declaration is declaration and rule.names == ("a", "b")
     assert not list(rule.state())
     rule.step({"a": tensors(1)["a"]}, 1e-2)
@@ -38,10 +46,10 @@ def test_a_rule_keeps_what_its_declaration_says(declaration: OptimizerDeclaratio
 @pytest.mark.parametrize("declaration", DECLARATIONS, ids=lambda declaration: declaration.name)
 def test_a_rule_goes_on_from_its_state_with_the_same_bits(declaration: OptimizerDeclaration) -> None:
     masters = tensors(0)
-    rule = make_optimizer(declaration.config(), masters)
+    rule = make_optimizer(job_with(declaration), masters)
     rule.step(tensors(1), 1e-2)
     copies = {name: master.clone() for name, master in masters.items()}
-    other = make_optimizer(declaration.config(), copies)
+    other = make_optimizer(job_with(declaration), copies)
     for kind, name, value in list(rule.state()):
         other.load(kind, name, value)
     for one in (rule, other):

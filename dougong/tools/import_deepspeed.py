@@ -1,0 +1,164 @@
+"""A run that goes on from a DeepSpeed universal checkpoint: its directory, with one checkpoint."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from dougong.checkpoint.huggingface import Names
+from dougong.checkpoint.manifest import IMPORTED, MODEL_GROUP
+from dougong.checkpoint.part import CheckpointPart, PartWriter
+from dougong.checkpoint.repository import Additions, commit, expected_tensors
+from dougong.checkpoint.snapshot import Saver, StateTensor
+from dougong.deadlines import DEADLINES
+from dougong.deepspeed.universal import MOMENTS, UniversalCheckpoint
+from dougong.errors import CheckpointError
+from dougong.job.load import ResolvedJob, placed
+from dougong.job.optimizers.registry import declaration_of
+from dougong.job.schema import Job
+from dougong.launcher.controller.checkpoints import companions_of
+from dougong.models.build import build_on_meta, load_config
+from dougong.models.sites import find_sites
+from dougong.parallel.plan import Inventory
+from dougong.planner.resume import identity
+from dougong.records.claim import claim
+from dougong.records.directory import RunDir
+from dougong.records.events import CheckpointCommitted, NoteTaken, RunCreated, RunEnded
+from dougong.records.machine import describe_machine
+from dougong.records.rebuilt_status import known_status
+from dougong.training.start.preflight import inspect_only, vocabulary_of
+
+GENERATION = 0
+"""Before the run's first one."""
+MOST_BYTES = 2 << 30
+"""Of the state that is held in memory at once."""
+_COPIES = 1 + len(MOMENTS)
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What a run goes on from. `steps`: those that its job asks for."""
+
+    run_dir: Path
+    step: int
+    steps: int
+    num_tensors: int
+
+
+def import_deepspeed(resolved: ResolvedJob, folder: Path, path: Path) -> Imported:
+    """Make a new run at `path` that `dougong resume` goes on with: with weights, masters, moments
+    and the step of the checkpoint in `folder`.
+
+    Raises CheckpointError that names what does not fit the job's model, before anything is written.
+    """
+    job = resolved.job
+    with placed(resolved):
+        inventory, names = inspect_only(job), _names_of(job)
+        source = UniversalCheckpoint(folder, names)
+        source.check()
+        with claim(path) as claimed:
+            run_dir = claimed.run_dir
+            run_dir.write_job(resolved.to_yaml())
+            created = RunCreated(generation=GENERATION, job=job.job, machine=describe_machine())
+            run_dir.append_event(created)
+            directory = _save(job, inventory, names, source, run_dir.checkpoints)
+            _record(run_dir, source, directory)
+    return Imported(path, source.step, job.steps, len(list(names.tensors())))
+
+
+def _names_of(job: Job) -> Names:
+    model = build_on_meta(load_config(job.model, vocabulary_of(job)))
+    sites = find_sites(model)
+    return Names.of(model, [site.name for site in sites], sites[0].num_experts)
+
+
+def _save(
+    job: Job, inventory: Inventory, names: Names, source: UniversalCheckpoint, root: Path
+) -> Path:
+    """One committed checkpoint of all of it, in parts that memory can hold."""
+    kinds = declaration_of(job.optimizer).kinds_like_parameters
+    expected = expected_tensors(inventory, kinds)
+    trained = {shape.name for shape in expected if shape.group != MODEL_GROUP}
+    parts: list[CheckpointPart] = []
+    for rank, share in enumerate(_shares(names)):
+        _save_share(root, names, source, parts, (rank, share, trained))
+    metadata = {
+        "job": identity(job),
+        IMPORTED: {"from": str(source.folder), "format": "DeepSpeed universal checkpoint"},
+        "random": {"seed": job.seed},
+        "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    additions = Additions(metadata, expected, companions_of(root, job))
+    return commit(root, source.step, GENERATION, parts, additions)
+
+
+def _save_share(
+    root: Path,
+    names: Names,
+    source: UniversalCheckpoint,
+    parts: list[CheckpointPart],
+    share: tuple[int, list[str], set[str]],
+) -> None:
+    rank, logical, trained = share
+    refusals: list[str] = []
+
+    def refused(step: int, reason: str) -> None:
+        refusals.append(reason)
+
+    writer = PartWriter(f"import/{rank}", rank, GENERATION)
+    saver = Saver(root, writer, parts.append, refused, names, DEADLINES)
+    saver.stage(source.step, _state(source, logical, trained))
+    saver.wait(DEADLINES.commit_checkpoint_s)
+    if refusals or len(parts) != rank + 1:
+        raise CheckpointError(f"{root}: {'; '.join(refusals) or 'the disk does not answer'}")
+
+
+def _state(
+    source: UniversalCheckpoint, logical: list[str], trained: set[str]
+) -> Iterator[StateTensor]:
+    for name in logical:
+        yield StateTensor(MODEL_GROUP, name, source.weights(name))
+        if name not in trained:
+            continue
+        for kind in MOMENTS:
+            yield StateTensor(kind, name, source.moment(kind, name))
+        count = source.updates(name)
+        if count:
+            yield StateTensor("step", name, torch.tensor(float(count)))
+
+
+def _shares(names: Names) -> Iterator[list[str]]:
+    """All tensors in their order, a list for each part."""
+    share: list[str] = []
+    num_bytes = 0
+    for name, shape in names.tensors():
+        share.append(name)
+        num_bytes += _COPIES * 4 * torch.Size(shape).numel()
+        if num_bytes >= MOST_BYTES:
+            yield share
+            share, num_bytes = [], 0
+    if share:
+        yield share
+
+
+def _record(run_dir: RunDir, source: UniversalCheckpoint, directory: Path) -> None:
+    text = f"weights, moments and step {source.step} are those of {source.folder} (DeepSpeed)"
+    run_dir.append_event(NoteTaken(generation=GENERATION, text=text))
+    num_bytes = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
+    committed = CheckpointCommitted(
+        generation=GENERATION,
+        step=source.step,
+        directory=directory.name,
+        num_bytes=num_bytes,
+        seconds=0.0,
+    )
+    run_dir.append_event(committed)
+    step = source.step
+    ended = RunEnded(kind="stopped", generation=GENERATION, step=step, saved=step, failure=None)
+    run_dir.append_event(ended)
+    status, _ = known_status(run_dir)
+    run_dir.write_status(status)

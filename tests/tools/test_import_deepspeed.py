@@ -1,0 +1,109 @@
+"""A DeepSpeed checkpoint becomes a run that goes on: with its weights, moments and step, to the bit."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from dougong.checkpoint.directories import list_committed
+from dougong.checkpoint.reader import CheckpointReader
+from dougong.cli.checkpoint import import_deepspeed as command
+from dougong.errors import CheckpointError
+from dougong.launcher.client import read_status
+from dougong.records.directory import RunDir
+from dougong.tools.import_deepspeed import import_deepspeed
+from dougong.tools.job_check import load_whole_job
+from tests.checkpoint.saving import live_tensor, names_of, state_of, tiny_model
+from tests.deepspeed.universal_folder import live_parameters, write
+from tests.families import config_values
+
+ROOT = Path(__file__).resolve().parents[2]
+LIMIT_S = 600
+
+
+def job_file(folder: Path, **changes: Any) -> Path:
+    values = {
+        "job": "imported",
+        "model": {"family": "qwen3_moe", "config": config_values("qwen3_moe")},
+        "data": {"text": "stdlib", "sequence_length": 16},
+        "steps": 9,
+        "islands": [{"name": "east", "accelerator": "cpu", "workers": 1}],
+        **changes,
+    }
+    path = folder / "job.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def read(run: RunDir, names: Any) -> CheckpointReader:
+    (place,) = list_committed(run.checkpoints)
+    return CheckpointReader(place.path, names)
+
+
+def test_the_run_has_one_checkpoint_with_all_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = tiny_model("qwen3_moe")
+    names = names_of(model)
+    state = state_of(model, names)
+    folder = write(tmp_path / "universal", live_parameters(names, state), step=7)
+    command(job_file(tmp_path), folder, tmp_path / "run")
+    said = capsys.readouterr().out
+    assert f"next: dougong resume {tmp_path / 'run'}" in said and "after step 7" in said
+    run = RunDir.open(tmp_path / "run")
+    with read(run, names) as reader:
+        assert reader.step == 7 and reader.metadata["imported"]["from"] == str(folder)
+        for (group, name), value in state.items():
+            assert torch.equal(reader.read(group, name), value), (group, name)
+        assert float(reader.read("step", "model.norm.weight")) == 5.0
+    status = read_status(run)
+    assert status.has_ended and status.step == 7 and run.read_status() is not None
+
+
+def test_what_does_not_fit_leaves_nothing_behind(tmp_path: Path) -> None:
+    model = tiny_model("qwen3_moe", num_hidden_layers=1)
+    names = names_of(model)
+    folder = write(tmp_path / "universal", live_parameters(names, state_of(model, names)))
+    with pytest.raises(CheckpointError, match=r"model.layers.1.* is not there; .*; and \d+ more"):
+        import_deepspeed(load_whole_job(job_file(tmp_path), []), folder, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.simulated  # DeepSpeed compiles a library for its messages on the processor
+@pytest.mark.timeout(900)
+def test_deepspeed_s_own_checkpoint_goes_on(tmp_path: Path) -> None:
+    paths = os.pathsep.join([str(ROOT), *sys.path])
+    alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29617"}
+    tools = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = {**os.environ, "PYTHONPATH": paths, "DS_ACCELERATOR": "cpu", "PATH": tools}
+
+    def python(*words: str, **more: str) -> str:
+        ended = subprocess.run(
+            [sys.executable, *words],
+            cwd=ROOT,
+            env={**environment, **more},
+            capture_output=True,
+            text=True,
+            timeout=LIMIT_S,
+        )
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+        return ended.stdout
+
+    python("-m", "tests.tools.zero3", str(tmp_path), **alone)
+    to_universal = ["--input_folder", str(tmp_path / "checkpoint" / "last"), "--output_folder", str(tmp_path / "u")]
+    python("-m", "deepspeed.checkpoint.ds_to_universal", *to_universal, "--num_extract_workers", "1")
+    job = job_file(tmp_path, steps=5)
+    python("-m", "dougong", "import-deepspeed", str(job), str(tmp_path / "u"), "--into", str(tmp_path / "run"))
+    weights, names = torch.load(tmp_path / "weights.pt"), names_of(tiny_model("qwen3_moe"))
+    run = RunDir.open(tmp_path / "run")
+    with read(run, names) as reader:
+        for name, _ in names.tensors():
+            assert torch.equal(reader.read("model", name), live_tensor(weights, name)), name
+        assert float(reader.read("step", "model.norm.weight")) == 3.0
+    python("-m", "dougong", "resume", str(run.path), "--no-ray")
+    assert [row["step"] for row in run.latest_metrics()] == [4, 5]
