@@ -1,0 +1,130 @@
+"""What a conformance report holds, as it lies in `conformance.json`. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from dougong.records.machine import Machine
+
+FILE = "conformance.json"
+FORMAT = 1
+"""Raised with every change of the file's form that a reader must know of."""
+
+Grade = Literal["sound", "unsound", "not run"]
+"""`not run`: what the check needs is not here, and is named; that decides nothing."""
+Native = Literal["native", "composed", "missing"]
+"""Of an operator: a kernel of the device; made of other operators; neither, or run on the host."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Deviation(_Frozen):
+    """The largest error of one direction in one precision, as a part of the values' size, and the
+    most that is allowed. `tf32`: allowed only for products that read ten bits of a mantissa."""
+
+    dtype: str
+    direction: Literal["forward", "backward"]
+    error: float
+    tolerance: float
+    tf32: bool = False
+
+
+class OperatorFacts(_Frozen):
+    """What was found of one operator.
+
+    calls: the operators that it is made of here, forward and backward; deterministic: the same bits
+    every time (None: never computed); moves_with: what a row's bits depend on beside the row;
+    speed: how many times as fast as the composed form (None: there is no other form).
+    """
+
+    form: Native = "missing"
+    calls: tuple[str, ...] = ()
+    deterministic: bool | None = None
+    moves_with: tuple[str, ...] = ()
+    deviations: tuple[Deviation, ...] = ()
+    speed: float | None = None
+
+
+class Outcome(_Frozen):
+    """What became of one check.
+
+    judges: the operator or method that it names; words: what is wrong, one sentence for each thing;
+    remarks: what is worth knowing and no fault; follows: operators found unsound by checks of their
+    own that this one is made of, so that it says nothing more.
+    """
+
+    name: str
+    group: str
+    judges: str
+    grade: Grade
+    words: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+    seconds: float = 0.0
+    operator: OperatorFacts | None = None
+    follows: tuple[str, ...] = ()
+
+    @property
+    def is_culprit(self) -> bool:
+        """Unsound by itself, not because of something that is named elsewhere."""
+        return self.grade == "unsound" and not self.follows
+
+
+class SegmentFacts(_Frozen):
+    """One segment of a model, forward and backward, against the processor's."""
+
+    name: str
+    error: float
+    tolerance: float
+    words: str = ""
+
+    @property
+    def departs(self) -> bool:
+        return bool(self.words)
+
+
+class Conformance(_Frozen):
+    """The whole report. `device`: facts of the accelerator; `model`: which one was tried, segment
+    by segment in `segments`, empty where none was."""
+
+    format: int = FORMAT
+    accelerator: str
+    device: dict[str, str]
+    machine: Machine
+    wall: float
+    outcomes: tuple[Outcome, ...]
+    model: str = ""
+    segments: tuple[SegmentFacts, ...] = ()
+
+    @property
+    def culprits(self) -> tuple[Outcome, ...]:
+        """The checks to begin with."""
+        return tuple(outcome for outcome in self.outcomes if outcome.is_culprit)
+
+    @property
+    def unsound(self) -> tuple[Outcome, ...]:
+        return tuple(outcome for outcome in self.outcomes if outcome.grade == "unsound")
+
+    @property
+    def is_sound(self) -> bool:
+        return not self.unsound
+
+    def group(self, name: str) -> tuple[Outcome, ...]:
+        """The outcomes of one group, in the order of their checks."""
+        return tuple(outcome for outcome in self.outcomes if outcome.group == name)
+
+
+def with_causes(outcomes: tuple[Outcome, ...]) -> tuple[Outcome, ...]:
+    """The same, where each unsound outcome names the unsound operators that it is made of."""
+    guilty = {o.judges for o in outcomes if o.grade == "unsound" and o.group == "operators"}
+    return tuple(_with_causes(outcome, guilty) for outcome in outcomes)
+
+
+def _with_causes(outcome: Outcome, guilty: set[str]) -> Outcome:
+    if outcome.grade != "unsound" or outcome.operator is None:
+        return outcome
+    found = guilty.intersection(outcome.operator.calls) - {outcome.judges}
+    return outcome.model_copy(update={"follows": tuple(sorted(found))})
