@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -62,7 +62,7 @@ class Result:
     words: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
     operator: OperatorFacts | None = None
-    segments: tuple[SegmentFacts, ...] = field(default=())
+    segments: tuple[SegmentFacts, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def method(
     return Check(name, group, judges, tried, num_processes)
 
 
-def outcome_of(check: Check, bed: Bed) -> tuple[Outcome, Result]:
+def outcome_of(check: Check, bed: Bed) -> Outcome:
     """Run a check; whatever it raises is an outcome."""
     begun = time.perf_counter()
     grade: Grade = "sound"
@@ -101,9 +101,11 @@ def outcome_of(check: Check, bed: Bed) -> tuple[Outcome, Result]:
         grade, result = "not run", Result(remarks=(str(error),))
     except Depart as error:
         grade, result = "unsound", Result((str(error),))
+    except torch.OutOfMemoryError as error:  # no fault of what was to be tried
+        grade, result = "not run", Result(remarks=(first_line(error),))
     except Exception as error:  # whatever a vendor's library raises is what was found
         grade, result = "unsound", Result((first_line(error),))
-    outcome = Outcome(
+    return Outcome(
         name=check.name,
         group=check.group,
         judges=check.judges,
@@ -112,8 +114,8 @@ def outcome_of(check: Check, bed: Bed) -> tuple[Outcome, Result]:
         remarks=result.remarks,
         seconds=time.perf_counter() - begun,
         operator=result.operator,
+        segments=result.segments,
     )
-    return outcome, result
 
 
 def first_line(error: BaseException) -> str:
@@ -132,13 +134,3 @@ def need_streams(bed: Bed) -> None:
     """Raise `CannotTry` on a processor, which has no streams and no memory of its own."""
     if not bed.has_streams:
         raise CannotTry("a processor has no streams and no memory of its own")
-
-
-def with_outcome(outcome: Outcome, words: str) -> Outcome:
-    """The same check, unsound for one more reason."""
-    return outcome.model_copy(update={"grade": "unsound", "words": (*outcome.words, words)})
-
-
-def in_group(check: Check, group: str) -> Check:
-    """The same check among others."""
-    return replace(check, group=group)

@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict
 from dougong.records.machine import Machine
 
 FILE = "conformance.json"
+COPIES = "copies"
+"""The group on which all others rest."""
 FORMAT = 1
 """Raised with every change of the file's form that a reader must know of."""
 
@@ -49,30 +51,6 @@ class OperatorFacts(_Frozen):
     speed: float | None = None
 
 
-class Outcome(_Frozen):
-    """What became of one check.
-
-    judges: the operator or method that it names; words: what is wrong, one sentence for each thing;
-    remarks: what is worth knowing and no fault; follows: operators found unsound by checks of their
-    own that this one is made of, so that it says nothing more.
-    """
-
-    name: str
-    group: str
-    judges: str
-    grade: Grade
-    words: tuple[str, ...] = ()
-    remarks: tuple[str, ...] = ()
-    seconds: float = 0.0
-    operator: OperatorFacts | None = None
-    follows: tuple[str, ...] = ()
-
-    @property
-    def is_culprit(self) -> bool:
-        """Unsound by itself, not because of something that is named elsewhere."""
-        return self.grade == "unsound" and not self.follows
-
-
 class SegmentFacts(_Frozen):
     """One segment of a model, forward and backward, against the processor's."""
 
@@ -86,9 +64,35 @@ class SegmentFacts(_Frozen):
         return bool(self.words)
 
 
+class Outcome(_Frozen):
+    """What became of one check.
+
+    judges: the operator or method that it names; words: what is wrong, one sentence for each thing;
+    remarks: what is worth knowing and no fault; follows: operators found unsound by checks of their
+    own that this one is made of, so that it says nothing more; segments: of a model, in their
+    order.
+    """
+
+    name: str
+    group: str
+    judges: str
+    grade: Grade
+    words: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+    seconds: float = 0.0
+    operator: OperatorFacts | None = None
+    follows: tuple[str, ...] = ()
+    segments: tuple[SegmentFacts, ...] = ()
+
+    @property
+    def is_culprit(self) -> bool:
+        """Unsound by itself, not because of something that is named elsewhere."""
+        return self.grade == "unsound" and not self.follows
+
+
 class Conformance(_Frozen):
-    """The whole report. `device`: facts of the accelerator; `model`: which one was tried, segment
-    by segment in `segments`, empty where none was."""
+    """The whole report. `device`: facts of the accelerator; `model`: which one was tried, empty
+    where none was."""
 
     format: int = FORMAT
     accelerator: str
@@ -97,7 +101,6 @@ class Conformance(_Frozen):
     wall: float
     outcomes: tuple[Outcome, ...]
     model: str = ""
-    segments: tuple[SegmentFacts, ...] = ()
 
     @property
     def culprits(self) -> tuple[Outcome, ...]:
@@ -118,13 +121,33 @@ class Conformance(_Frozen):
 
 
 def with_causes(outcomes: tuple[Outcome, ...]) -> tuple[Outcome, ...]:
-    """The same, where each unsound outcome names the unsound operators that it is made of."""
-    guilty = {o.judges for o in outcomes if o.grade == "unsound" and o.group == "operators"}
-    return tuple(_with_causes(outcome, guilty) for outcome in outcomes)
+    """The same, where each unsound outcome names the unsound operators that it is made of.
+
+    Those are at fault by themselves: all that they call is sound. (A gather's gradient is a
+    scatter, and the other way round: of two that call each other both are named.)
+    """
+    guilty = {o.judges for o in outcomes if o.grade == "unsound" and o.operator is not None}
+    roots = {o.judges for o in outcomes if o.grade == "unsound" and not _causes(o, guilty)}
+    moved = tuple(o.judges for o in outcomes if o.grade == "unsound" and o.group == COPIES)
+    return tuple(_with_causes(outcome, roots, moved) for outcome in outcomes)
 
 
-def _with_causes(outcome: Outcome, guilty: set[str]) -> Outcome:
+def _causes(outcome: Outcome, guilty: set[str]) -> set[str]:
+    """Which of the guilty operators an outcome's own calls."""
+    if outcome.operator is None:
+        return set()
+    others = guilty - {outcome.judges}
+    return {name for name in others if _calls(outcome.operator, name)}
+
+
+def _calls(operator: OperatorFacts, name: str) -> bool:
+    """An in-place form is another name of the same operator."""
+    return any(called.startswith(name) for called in operator.calls)
+
+
+def _with_causes(outcome: Outcome, roots: set[str], copies: tuple[str, ...]) -> Outcome:
     if outcome.grade != "unsound" or outcome.operator is None:
         return outcome
-    found = guilty.intersection(outcome.operator.calls) - {outcome.judges}
-    return outcome.model_copy(update={"follows": tuple(sorted(found))})
+    # Copies bring an operator's values and take its results: where they are wrong, all is.
+    causes = sorted(_causes(outcome, roots) | set(copies))
+    return outcome.model_copy(update={"follows": tuple(causes)})

@@ -11,24 +11,24 @@ from torch import Tensor
 from dougong.conform.check import CPU, Bed, Check, method, need_streams, require
 from dougong.conform.judge import same_bits
 from dougong.conform.operators.case import Draw
+from dougong.conform.record import COPIES
 
-GROUP = "copies"
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.uint8, torch.bool)
 MANY = 1 << 16
 
 
 def copy_checks() -> Iterator[Check]:
     """In the order in which one rests on the other."""
-    yield method("copy to the device and back", GROUP, "Tensor.to", _there_and_back)
-    yield method("copies of nothing", GROUP, "Tensor.to", _nothing)
-    yield method("copy of strided values to the device", GROUP, "Tensor.copy_", _strided_in)
-    yield method("copy of strided values to the host", GROUP, "Tensor.copy_", _strided_out)
-    yield method("copy within the device", GROUP, "Tensor.copy_", _within)
-    yield method("a copy has read its source when it returns", GROUP, "Tensor.copy_", _source_is_free)
-    yield method("pinned memory", GROUP, "Tensor.pin_memory", _pinned)
-    yield method("a number to the host", GROUP, "Tensor.item", _item)
-    yield method("copy to a late reader", GROUP, "Tensor.copy_", _late_to_host)
-    yield method("copy from pinned memory", GROUP, "Tensor.copy_", _late_to_device)
+    yield method("copy to the device and back", COPIES, "Tensor.to", _there_and_back)
+    yield method("copies of nothing", COPIES, "Tensor.to", _nothing)
+    yield method("copy of strided values to the device", COPIES, "Tensor.copy_", _strided_in)
+    yield method("copy of strided values to the host", COPIES, "Tensor.copy_", _strided_out)
+    yield method("copy within the device", COPIES, "Tensor.copy_", _within)
+    yield method(
+        "a copy has read its source when it returns", COPIES, "Tensor.copy_", _source_is_free
+    )
+    yield method("pinned memory", COPIES, "Tensor.pin_memory", _pinned)
+    yield method("a number to the host", COPIES, "Tensor.item", _item)
 
 
 def patterns() -> Iterator[Tensor]:
@@ -55,7 +55,6 @@ def _nothing(bed: Bed) -> None:
         require(tuple(there.shape) == shape, f"shape {tuple(there.shape)} of {shape} values")
         back = torch.empty(shape).copy_(there)
         require(back.numel() == 0, "values of an empty tensor")
-        require(there.sum().item() == 0, "the sum of no values is not zero")
 
 
 def _strided_in(bed: Bed) -> None:
@@ -88,7 +87,9 @@ def views(values: Tensor) -> list[Tensor]:
 
 
 def _expect(found: Tensor, expected: Tensor, what: str) -> None:
-    require(same_bits(found.to(CPU), expected.contiguous()), f"{expected.dtype}: {what}: other values")
+    require(
+        same_bits(found.to(CPU), expected.contiguous()), f"{expected.dtype}: {what}: other values"
+    )
 
 
 def _source_is_free(bed: Bed) -> None:
@@ -111,27 +112,6 @@ def _pinned(bed: Bed) -> None:
 
 
 def _item(bed: Bed) -> None:
-    total = torch.ones(MANY, device=bed.device).mul_(0.5).sum()
-    require(total.item() == MANY / 2, f"{total.item()} was read of {MANY / 2}")
-    require(bool((total > 1).item()), "a comparison was read as False")
-
-
-def _late_to_host(bed: Bed) -> None:
-    """A copy that does not block is there once an event behind it has been waited for."""
-    need_streams(bed)
-    for count in (5, MANY):
-        host = torch.zeros(count).pin_memory()
-        host.copy_(torch.full((count,), 3.0, device=bed.device), non_blocking=True)
-        torch.accelerator.current_stream().record_event().synchronize()
-        require(bool(host.eq(3).all()), "it was not there after its event")
-
-
-def _late_to_device(bed: Bed) -> None:
-    """What follows in the stream reads what such a copy brings."""
-    need_streams(bed)
-    host = torch.full((MANY,), 5.0).pin_memory()
-    there = torch.zeros(MANY, device=bed.device)
-    there.copy_(host, non_blocking=True)
-    doubled = there * 2
-    torch.accelerator.synchronize()
-    require(bool(doubled.to(CPU).eq(10).all()), "an operator behind it has read older values")
+    half = torch.full((), 1.0, device=bed.device).mul_(0.5)
+    require(half.item() == 0.5, "another number was read than the one computed before")
+    require(bool((half < 1).item()), "a comparison was read as False")

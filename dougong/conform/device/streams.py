@@ -13,7 +13,8 @@ from dougong.conform.check import CPU, Bed, CannotTry, Check, method, need_strea
 
 GROUP = "streams"
 MANY = 1 << 16
-_SIZE, _LINKS = 256, 40
+_SMALL, _LARGE, _LINKS = 64, 2048, 20
+_FAST_BYTES = 8 << 30
 
 
 def stream_checks() -> Iterator[Check]:
@@ -24,15 +25,22 @@ def stream_checks() -> Iterator[Check]:
     yield method("the host asks an event", GROUP, "torch.Event.query", _query)
     yield method("the host waits for a stream", GROUP, "torch.Stream.synchronize", _stream)
     yield method("the host waits for the device", GROUP, "torch.accelerator.synchronize", _device)
+    yield method("copy to a late reader", GROUP, "Tensor.copy_", _late_to_host)
+    yield method("copy from pinned memory", GROUP, "Tensor.copy_", _late_to_device)
     yield method("memory waits for its readers", GROUP, "Tensor.record_stream", _record_stream)
     yield method("events tell time", GROUP, "torch.Event.elapsed_time", _elapsed)
     yield method("each thread has a device", GROUP, "torch.accelerator.set_device_index", _threads)
-    yield method("each thread has a stream", GROUP, "torch.accelerator.current_stream", _own_streams)
+    yield method(
+        "each thread has a stream", GROUP, "torch.accelerator.current_stream", _own_streams
+    )
 
 
 def busy(bed: Bed) -> Tensor:
-    """Give the current stream some milliseconds of work: a chain of products."""
-    link = torch.full((_SIZE, _SIZE), 1 / _SIZE, device=bed.device)
+    """Give the current stream some milliseconds of work: a chain of products, larger ones on a
+    device that has the memory of a fast one."""
+    _, total = torch.accelerator.get_memory_info()
+    size = _LARGE if total >= _FAST_BYTES else _SMALL
+    link = torch.full((size, size), 1 / size, device=bed.device)
     held = link
     for _ in range(_LINKS):
         held = held @ link
@@ -172,3 +180,24 @@ def _own_streams(bed: Bed) -> None:
         thread.join()
     require(seen[0] != stream, "a stream that one thread has entered is another's, too")
     require(torch.accelerator.current_stream() == before, "a left stream is current still")
+
+
+def _late_to_host(bed: Bed) -> None:
+    """A copy that does not block is there once an event behind it has been waited for."""
+    need_streams(bed)
+    for count in (5, MANY):
+        host = torch.zeros(count).pin_memory()
+        host.copy_(torch.full((count,), 3.0, device=bed.device), non_blocking=True)
+        torch.accelerator.current_stream().record_event().synchronize()
+        require(bool(host.eq(3).all()), "it was not there after its event")
+
+
+def _late_to_device(bed: Bed) -> None:
+    """What follows in the stream reads what such a copy brings."""
+    need_streams(bed)
+    host = torch.full((MANY,), 5.0).pin_memory()
+    there = torch.zeros(MANY, device=bed.device)
+    there.copy_(host, non_blocking=True)
+    doubled = there * 2
+    torch.accelerator.synchronize()
+    require(bool(doubled.to(CPU).eq(10).all()), "an operator behind it has read older values")

@@ -46,7 +46,16 @@ def _activations() -> Iterator[Case]:
         return F.gelu(x, approximate="tanh")
 
     yield Case(
-        "silu", "aten::silu", F.silu, _one, each, (0,), rows=(0,), by_row=True, composed=plain_silu
+        "silu",
+        "aten::silu",
+        F.silu,
+        _one,
+        each,
+        (0,),
+        Exactness.SUMMED,
+        rows=(0,),
+        by_row=True,
+        composed=plain_silu,
     )
     yield Case("gelu", "aten::gelu", F.gelu, _one, Exactness.SUMMED, (0,), rows=(0,))
     yield Case("gelu by tanh", "aten::gelu", gelu_tanh, _one, Exactness.SUMMED, (0,), rows=(0,))

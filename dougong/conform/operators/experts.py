@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dougong.conform.check import CPU, Bed, Check, Result
 from dougong.conform.forms import observe
-from dougong.conform.judge import TF32, Exactness, deviance, same_bits, tolerance_of
+from dougong.conform.judge import Exactness, deviance, same_bits, tolerance_of
 from dougong.conform.operators.case import Draw
 from dougong.conform.record import Deviation, Native, OperatorFacts
 from dougong.ops.experts.base import Block, ExpertOp, Tensors
@@ -142,8 +142,9 @@ def _compare(
     for part, tensor in found.items():
         apart = deviance(tensor, exact[part], Exactness.SUMMED)
         allowed = ROUNDINGS * tolerance_of(Exactness.PRODUCT, dtype)
-        is_tf32 = dtype == torch.float32 and allowed < apart.error <= ROUNDINGS * 4 * TF32
-        allowed = ROUNDINGS * 4 * TF32 if is_tf32 else allowed
+        wider = ROUNDINGS * tolerance_of(Exactness.PRODUCT, dtype, tf32=True)
+        is_tf32 = dtype == torch.float32 and allowed < apart.error <= wider
+        allowed = wider if is_tf32 else allowed
         if apart.misfit:
             words[f"{name}, {wave.name}, {part}: {apart.misfit}"] = None
             continue
@@ -161,9 +162,7 @@ def _compare(
         )
 
 
-def _facts(
-    form: Form, bed: Bed, deviations: Sequence[Deviation], stable: bool
-) -> OperatorFacts:
+def _facts(form: Form, bed: Bed, deviations: Sequence[Deviation], stable: bool) -> OperatorFacts:
     placed = _draw().on(bed.device, torch.float32)
     observed = observe(partial(compute, form.op, placed), bed.device)
     kind: Native = "native" if form.is_fused else "composed"

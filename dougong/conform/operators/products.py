@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dougong.conform.judge import Exactness
+from dougong.conform.check import CPU
+from dougong.conform.judge import Exactness, deviance, tolerance_of
 from dougong.conform.operators.case import Case, Draw
 
 _R, _K, _N = 24, 520, 40  # a sum that no power of two divides
@@ -56,3 +57,14 @@ def product_cases() -> Iterator[Case]:
         product,
         dtypes=(torch.float32,),
     )
+
+
+def reads_tf32(device: torch.device) -> bool:
+    """Whether products of float32 have the precision of TF32 there, and no less."""
+    draw = Draw()
+    x_RK, w_KN = draw.values(_R, _K).float(), draw.values(_K, _N, low=-1.0).float()
+    found = (x_RK.to(device) @ w_KN.to(device)).to(CPU)
+    product = Exactness.PRODUCT
+    error = deviance(found, x_RK.double() @ w_KN.double(), product).error
+    narrow = tolerance_of(product, torch.float32)
+    return narrow < error <= tolerance_of(product, torch.float32, tf32=True)

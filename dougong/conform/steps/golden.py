@@ -1,0 +1,156 @@
+"""Fifty steps of a small model on a device: its losses against the processor's, its bits against
+its own."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dougong.conform.check import CPU, Bed, Check, Result, method, require
+from dougong.conform.operators.products import reads_tf32
+from dougong.conform.steps.tiny import VOCABULARY, job_of
+from dougong.fingerprint.record import digest
+from dougong.job.schema import Job
+from dougong.models.inventory import inspect_model
+from dougong.ops.counter_rng import torch_seed
+from dougong.ops.experts.base import ExpertOp
+from dougong.parallel.comm.world import World
+from dougong.parallel.plan import Plan, Seat, make_plan
+from dougong.parallel.segments.flight import Forward
+from dougong.training.build import StepOptions, build_model, rebuild
+from dougong.training.replica import ModelBlueprint
+from dougong.training.state import StartState
+from dougong.training.step import Stepper
+
+GROUP = "training"
+STEPS = 50
+FIRST_STEPS = 5
+"""Before rounding has grown: there a loss that differs is a fault of one step."""
+FIRST_BOUND, BOUND = 2e-5, 1e-3
+"""Parts of the loss. Other float32 kernels were seen to give up to 2e-7 in the first steps and 2e-6
+in all."""
+TF32_FACTOR = 50.0
+"""Products that read ten bits of a mantissa round so much more: 2e-4 and 3e-3 were seen."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What some steps came to: a loss each, and the digest of all weights at the end."""
+
+    losses: tuple[float, ...]
+    digest: str
+
+
+def golden_checks() -> Iterator[Check]:
+    yield Check("fifty steps", GROUP, "training", _golden)
+    yield method("the same steps again", GROUP, "training, from run to run", _twice)
+
+
+def plan_of(job: Job) -> Plan:
+    """One worker that does everything."""
+    seat = Seat("here/0", "here", "both", "here", "cpu:0")
+    return make_plan(job.batch.lanes, inspect_model(job.model, _vocabulary(job)), [seat])
+
+
+def blueprint_of(job: Job, bed: Bed, device: torch.device) -> ModelBlueprint:
+    """The job's model for this device, or for the processor beside it."""
+    fused: Iterator[ExpertOp] = iter(())
+    if device.type == bed.device.type:
+        fused = bed.accelerator.expert_operators()
+    return build_model(job, _vocabulary(job), device, fused)
+
+
+def _vocabulary(job: Job) -> int | None:
+    return None if job.model.path else VOCABULARY
+
+
+def stepper_of(
+    job: Job, blueprint: ModelBlueprint, plan: Plan, start: StartState | None = None
+) -> Stepper:
+    """What trains it alone, from the state `start` (None: initial values)."""
+    world = World.alone(blueprint.device)
+    return rebuild(blueprint, plan, world, start or StartState(), StepOptions())
+
+
+def train(job: Job, stepper: Stepper, steps: range) -> list[float]:
+    """The losses of some steps on tokens that are drawn anew for each."""
+    return [stepper.run(step, _forwards(job, stepper, step)).loss for step in steps]
+
+
+def _forwards(job: Job, stepper: Stepper, step: int) -> Callable[[int], Mapping[int, Forward]]:
+    blueprint = stepper.parts.share.blueprint
+    model = stepper.parts.share.replica.model
+
+    def of(microbatch: int) -> Mapping[int, Forward]:
+        found = {}
+        for lane in range(job.batch.lanes):
+            ids = tokens(job, blueprint, step, lane, microbatch).to(blueprint.device)
+            found[lane] = Forward(lambda ids=ids: _loss(model, ids))  # type: ignore[misc]
+        return found
+
+    return of
+
+
+def _loss(model: torch.nn.Module, ids: Tensor) -> Tensor:
+    loss: Tensor = model(input_ids=ids, labels=ids, use_cache=False).loss
+    return loss
+
+
+def tokens(job: Job, blueprint: ModelBlueprint, *place: int) -> Tensor:
+    """Ids [sequences, tokens] of a text in which one word follows from the one before."""
+    generator = torch.Generator().manual_seed(torch_seed(job.seed, *place))
+    shape = (job.batch.microbatch_size, job.data.sequence_length)
+    steps = torch.randint(1, 4, shape, generator=generator)
+    return steps.cumsum(-1) % min(int(blueprint.config.vocab_size), 61)
+
+
+def weights_digest(stepper: Stepper) -> str:
+    """Of all weights, in the order of their names."""
+    found = hashlib.blake2b(digest_size=16)
+    for name, master in sorted(stepper.parts.share.replica.masters.items()):
+        data = master.detach().to(CPU).contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+        found.update(f"{name} {digest(data)}\n".encode())
+    return found.hexdigest()
+
+
+def trained(bed: Bed, device: torch.device, steps: int = STEPS) -> Trained:
+    """Train the small model on a device from its initial values."""
+    job = job_of()
+    stepper = stepper_of(job, blueprint_of(job, bed, device), plan_of(job))
+    losses = train(job, stepper, range(1, steps + 1))
+    stepper.close()
+    return Trained(tuple(losses), weights_digest(stepper))
+
+
+def _golden(bed: Bed) -> Result:
+    found, exact = trained(bed, bed.device), trained(bed, CPU)
+    apart = [abs(a - b) / abs(b) for a, b in zip(found.losses, exact.losses, strict=True)]
+    first, all_of_it = max(apart[:FIRST_STEPS]), max(apart)
+    remarks = (
+        f"loss {exact.losses[0]:.4f} to {exact.losses[-1]:.4f}; off by {first:.1e} of it in the "
+        f"first {FIRST_STEPS} steps, by {all_of_it:.1e} in all {STEPS}",
+    )
+    words = []
+    factor = TF32_FACTOR if reads_tf32(bed.device) else 1.0
+    if first > FIRST_BOUND * factor:
+        words.append(
+            f"a loss of the first {FIRST_STEPS} steps is off by {first:.1e} of it, at most "
+            f"{FIRST_BOUND * factor:.1e} is allowed"
+        )
+    if not all_of_it <= BOUND * factor:
+        words.append(
+            f"a loss is off by {all_of_it:.1e} of it, at most {BOUND * factor:.1e} is allowed"
+        )
+    if not exact.losses[-1] < 0.8 * exact.losses[0]:
+        words.append(f"the processor's own loss has not fallen: {exact.losses}")
+    return Result(tuple(words), remarks)
+
+
+def _twice(bed: Bed) -> None:
+    first, again = trained(bed, bed.device, FIRST_STEPS), trained(bed, bed.device, FIRST_STEPS)
+    require(first.losses == again.losses, "other losses when it is trained again")
+    require(first.digest == again.digest, "other weights when it is trained again")
