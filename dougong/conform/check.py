@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from dougong.accelerators.base import Accelerator
-from dougong.conform.record import Grade, OperatorFacts, Outcome, SegmentFacts
+from dougong.conform.record import CheckOutcome, Grade, OperatorFacts, SegmentFacts
 
 CPU = torch.device("cpu")
 
@@ -27,11 +27,12 @@ class CannotTry(Exception):
 @dataclass(frozen=True)
 class Pair:
     """One of two processes with a device each. `native`: their group of the device's own library,
-    None where it has none of its own; `gloo`: the one that everybody has."""
+    None where there is none, for the reason `why_not`; `gloo`: the one that everybody has."""
 
     rank: int
     native: dist.ProcessGroup | None
     gloo: dist.ProcessGroup
+    why_not: str = ""
 
     @property
     def other(self) -> int:
@@ -89,7 +90,7 @@ def method(
     return Check(name, group, judges, tried, num_processes)
 
 
-def outcome_of(check: Check, bed: Bed) -> Outcome:
+def outcome_of(check: Check, bed: Bed) -> CheckOutcome:
     """Run a check; whatever it raises is an outcome."""
     begun = time.perf_counter()
     grade: Grade = "sound"
@@ -105,7 +106,7 @@ def outcome_of(check: Check, bed: Bed) -> Outcome:
         grade, result = "not run", Result(remarks=(first_line(error),))
     except Exception as error:  # whatever a vendor's library raises is what was found
         grade, result = "unsound", Result((first_line(error),))
-    return Outcome(
+    return CheckOutcome(
         name=check.name,
         group=check.group,
         judges=check.judges,

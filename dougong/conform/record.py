@@ -64,7 +64,7 @@ class SegmentFacts(_Frozen):
         return bool(self.words)
 
 
-class Outcome(_Frozen):
+class CheckOutcome(_Frozen):
     """What became of one check.
 
     judges: the operator or method that it names; words: what is wrong, one sentence for each thing;
@@ -92,35 +92,35 @@ class Outcome(_Frozen):
 
 class Conformance(_Frozen):
     """The whole report. `device`: facts of the accelerator; `model`: which one was tried, empty
-    where none was."""
+    where none was; `wall`: when (ISO 8601, UTC)."""
 
     format: int = FORMAT
     accelerator: str
     device: dict[str, str]
     machine: Machine
-    wall: float
-    outcomes: tuple[Outcome, ...]
+    wall: str
+    outcomes: tuple[CheckOutcome, ...]
     model: str = ""
 
     @property
-    def culprits(self) -> tuple[Outcome, ...]:
+    def culprits(self) -> tuple[CheckOutcome, ...]:
         """The checks to begin with."""
         return tuple(outcome for outcome in self.outcomes if outcome.is_culprit)
 
     @property
-    def unsound(self) -> tuple[Outcome, ...]:
+    def unsound(self) -> tuple[CheckOutcome, ...]:
         return tuple(outcome for outcome in self.outcomes if outcome.grade == "unsound")
 
     @property
     def is_sound(self) -> bool:
         return not self.unsound
 
-    def group(self, name: str) -> tuple[Outcome, ...]:
+    def group(self, name: str) -> tuple[CheckOutcome, ...]:
         """The outcomes of one group, in the order of their checks."""
         return tuple(outcome for outcome in self.outcomes if outcome.group == name)
 
 
-def with_causes(outcomes: tuple[Outcome, ...]) -> tuple[Outcome, ...]:
+def with_causes(outcomes: tuple[CheckOutcome, ...]) -> tuple[CheckOutcome, ...]:
     """The same, where each unsound outcome names the unsound operators that it is made of.
 
     Those are at fault by themselves: all that they call is sound. (A gather's gradient is a
@@ -132,7 +132,7 @@ def with_causes(outcomes: tuple[Outcome, ...]) -> tuple[Outcome, ...]:
     return tuple(_with_causes(outcome, roots, moved) for outcome in outcomes)
 
 
-def _causes(outcome: Outcome, guilty: set[str]) -> set[str]:
+def _causes(outcome: CheckOutcome, guilty: set[str]) -> set[str]:
     """Which of the guilty operators an outcome's own calls."""
     if outcome.operator is None:
         return set()
@@ -145,7 +145,7 @@ def _calls(operator: OperatorFacts, name: str) -> bool:
     return any(called.startswith(name) for called in operator.calls)
 
 
-def _with_causes(outcome: Outcome, roots: set[str], copies: tuple[str, ...]) -> Outcome:
+def _with_causes(outcome: CheckOutcome, roots: set[str], copies: tuple[str, ...]) -> CheckOutcome:
     if outcome.grade != "unsound" or outcome.operator is None:
         return outcome
     # Copies bring an operator's values and take its results: where they are wrong, all is.

@@ -41,7 +41,7 @@ class Form:
 
 
 @dataclass(frozen=True)
-class Wave:
+class ExpertsWave:
     """Rows x [R, H] of some experts and lanes, their outputs' gradients [R, H], and weights."""
 
     name: str
@@ -50,13 +50,13 @@ class Wave:
     dy_RH: Tensor
     tensors: Mapping[int, Tensors]
 
-    def on(self, device: torch.device, dtype: torch.dtype) -> Wave:
+    def on(self, device: torch.device, dtype: torch.dtype) -> ExpertsWave:
         """The same wave elsewhere."""
         x_RH, dy_RH = (tensor.to(device, dtype) for tensor in (self.x_RH, self.dy_RH))
         moved: dict[int, Tensors] = {}
         for expert, tensors in self.tensors.items():
             moved[expert] = {name: tensor.to(device, dtype) for name, tensor in tensors.items()}
-        return Wave(self.name, self.blocks, x_RH, dy_RH, moved)
+        return ExpertsWave(self.name, self.blocks, x_RH, dy_RH, moved)
 
 
 def forms_of(bed: Bed) -> Iterator[Form]:
@@ -74,17 +74,17 @@ def expert_checks(bed: Bed) -> Iterator[Check]:
         yield Check(form.name, GROUP, form.name, partial(_judge, form))
 
 
-def waves() -> Iterator[Wave]:
+def waves() -> Iterator[ExpertsWave]:
     """Ordinary rows, rows of NaN, rows so large that the activation saturates."""
     plain = _draw()
     yield plain
     for name, value in (("a row of NaN", torch.nan), ("a row of large values", 3e4)):
         x_RH = plain.x_RH.clone()
         x_RH[plain.blocks[1].start] = value
-        yield Wave(name, plain.blocks, x_RH, plain.dy_RH, plain.tensors)
+        yield ExpertsWave(name, plain.blocks, x_RH, plain.dy_RH, plain.tensors)
 
 
-def _draw() -> Wave:
+def _draw() -> ExpertsWave:
     draw = Draw()
     blocks = (Block(0, 0, 0, 5), Block(2, 0, 5, 37), Block(5, 0, 42, 1), Block(0, 1, 43, 18))
     tensors: dict[int, Tensors] = {}
@@ -94,10 +94,10 @@ def _draw() -> Wave:
             "down_proj": draw.values(HIDDEN, INNER) / 8,
         }
     x_RH, dy_RH = draw.values(61, HIDDEN), draw.values(61, HIDDEN)
-    return Wave("ordinary rows", blocks, x_RH, dy_RH, tensors)
+    return ExpertsWave("ordinary rows", blocks, x_RH, dy_RH, tensors)
 
 
-def compute(op: ExpertOp, wave: Wave) -> dict[str, Tensor]:
+def compute(op: ExpertOp, wave: ExpertsWave) -> dict[str, Tensor]:
     """Outputs and all gradients, by name; weights' gradients in float32, or wider."""
     y_RH, dx_RH = torch.empty_like(wave.x_RH), torch.empty_like(wave.x_RH)
     wide = torch.promote_types(wave.x_RH.dtype, torch.float32)
@@ -132,7 +132,7 @@ def _judge(form: Form, bed: Bed) -> Result:
 
 
 def _compare(
-    wave: Wave,
+    wave: ExpertsWave,
     dtype: torch.dtype,
     found: Mapping[str, Tensor],
     exact: Mapping[str, Tensor],
@@ -188,7 +188,7 @@ def _worst(deviations: Sequence[Deviation]) -> tuple[Deviation, ...]:
     return tuple(found.values())
 
 
-def _median_s(op: ExpertOp, wave: Wave) -> float:
+def _median_s(op: ExpertOp, wave: ExpertsWave) -> float:
     seconds = []
     for _ in range(_TIMED):
         begun = time.perf_counter()

@@ -41,7 +41,7 @@ def native_of(bed: Bed) -> tuple[Pair, dist.ProcessGroup]:
     """The pair, and the group of the device's own library. Raises `CannotTry` without one."""
     assert bed.pair is not None
     if bed.pair.native is None:
-        raise CannotTry("processors speak by gloo, with which the others are compared")
+        raise CannotTry(bed.pair.why_not)
     return bed.pair, bed.pair.native
 
 

@@ -93,7 +93,7 @@ class ExpertsRun:
     weights_TK: Tensor
 
 
-class Comparison:
+class Lockstep:
     """Two sides in lockstep; `segments` is what has been found so far."""
 
     def __init__(self, exact: Side, tried: Side, bound: float) -> None:
@@ -191,7 +191,7 @@ def compare_model(bed: Bed) -> Result:
     """The bed's model on its device and on the processor, forward and backward."""
     sides = [_side(bed, device) for device in (CPU, bed.device)]
     bound = TF32_FACTOR * TF32 if reads_tf32(bed.device) else FACTOR * EPSILON[torch.float32]
-    comparison = Comparison(sides[0], sides[1], bound)
+    comparison = Lockstep(sides[0], sides[1], bound)
     words: tuple[str, ...] = ()
     try:
         comparison.run()

@@ -1,15 +1,17 @@
 """Jobs that are small enough to be tried on the spot: a family's own code with a small
-configuration."""
+configuration. Imports no torch."""
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from dougong.errors import ModelError
-from dougong.job.schema import Job, Model
-from dougong.models.build import declared_keys, load_config
+from dougong.job.families import read_families
+from dougong.job.schema import Job
+from dougong.models.folder import check_folder
 
 VOCABULARY = 256
 FAMILY = "qwen3_moe"
@@ -63,17 +65,25 @@ def job_of(model: str = FAMILY) -> Job:
 
 
 def _folder(model: str) -> dict[str, Any]:
-    return {"path": str(Path(model).absolute())}
+    folder = Path(model).absolute()
+    check_folder(folder)
+    return {"path": str(folder)}
 
 
 def _small_model(family: str) -> dict[str, Any]:
-    if "/" in family or "." in family:
-        raise ModelError(
-            f"--model {family}: there is no such folder; give one that holds a model's config.json "
-            "and weights, or a family, such as qwen3_moe"
-        )
-    config = load_config(Model(family=family), VOCABULARY)
-    known = declared_keys(config)
-    latent = _LATENT if "kv_lora_rank" in known else {}
+    families = read_families()
+    if family in families.refused:
+        raise ModelError(f"--model {family}: {families.refused[family]}; not supported")
+    known = families.with_experts.get(family)
+    if known is None:
+        raise ModelError(f"--model {family}: {_not_known(family, list(families.with_experts))}")
+    latent = _LATENT if known.knows("kv_lora_rank") else {}
     wanted: Mapping[str, Any] = {**_SMALL, **latent, **_OF_FAMILY.get(family, {})}
-    return {"family": family, "config": {k: v for k, v in wanted.items() if k in known}}
+    config = {key: value for key, value in wanted.items() if known.knows(key)}
+    return {"family": family, "config": config}
+
+
+def _not_known(model: str, families: list[str]) -> str:
+    near = difflib.get_close_matches(model, families, 3)
+    hint = f"did you mean {', '.join(near)}?" if near else "such as qwen3_moe"
+    return f"neither a folder nor a family of mixture-of-experts models that is known; {hint}"
