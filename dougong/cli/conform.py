@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +15,7 @@ from dougong.conform.kit.crew import Told, Trial
 from dougong.conform.kit.page import groups_of, operator_rows
 from dougong.conform.kit.report import examine, keep
 from dougong.conform.record import FILE, CheckOutcome, Conformance
+from dougong.errors import DeviceError
 from dougong.ui.formatting import plural
 
 
@@ -54,7 +55,7 @@ def conform(
             if not isinstance(told, CheckOutcome):
                 line.update(f"{told.group}: {told.name}")
 
-        found = examine(Trial(accelerator, model, threads), tell)
+        found = _examined(Trial(accelerator, model, threads), tell)
     page = keep(found, folder)
     console.print(group_table(found))
     for text in remarkable(found):
@@ -62,6 +63,15 @@ def conform(
     console.print(f"{verdict(found)}\n{page}\n{folder / FILE}", markup=False, soft_wrap=True)
     if not found.is_sound:
         raise typer.Exit(1)
+
+
+def _examined(trial: Trial, tell: Callable[[Told], None]) -> Conformance:
+    """A device that cannot be tried is bad input, not an unsound one."""
+    try:
+        return examine(trial, tell)
+    except DeviceError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(2) from error
 
 
 def group_table(found: Conformance) -> Table:

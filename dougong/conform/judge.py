@@ -75,17 +75,27 @@ def deviance(found: Tensor, exact: Tensor, exactness: Exactness) -> Deviance:
     if not exact.is_floating_point() or exactness is Exactness.MOVED:
         return _of_moved(found, exact)
     wide, right = found.double(), exact.double()
+    misfit = _misfit(wide, right)
+    return Deviance(misfit=misfit) if misfit else Deviance(_error(wide, right, exactness))
+
+
+def _misfit(wide: Tensor, right: Tensor) -> str:
+    """Why no size can be told of what is apart; empty where it can."""
     if not torch.equal(wide.isnan(), right.isnan()):
-        return Deviance(misfit=_places("NaN", wide.isnan(), right.isnan()))
+        return _places("NaN", wide.isnan(), right.isnan())
     if not torch.equal(_infinite(wide), _infinite(right)):
-        return Deviance(misfit="infinite values that are other than the exact ones")
+        return "infinite values that are other than the exact ones"
+    return ""
+
+
+def _error(wide: Tensor, right: Tensor, exactness: Exactness) -> float:
     finite = right.isfinite()
     apart = (wide - right).masked_fill(~finite, 0).abs()
     sizes = right.masked_fill(~finite, 0).abs()
-    largest = sizes.max().clamp_min(torch.finfo(torch.float32).tiny)
+    largest = max(float(sizes.max()), torch.finfo(torch.float32).tiny)
     if exactness is Exactness.EACH:
-        return Deviance(float((apart / sizes.clamp_min(float(largest) * NEAR_ZERO)).max()))
-    return Deviance(float(apart.max() / largest))
+        return float((apart / sizes.clamp_min(largest * NEAR_ZERO)).max())
+    return float(apart.max()) / largest
 
 
 def _infinite(values: Tensor) -> Tensor:

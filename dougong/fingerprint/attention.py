@@ -96,7 +96,8 @@ def eager(q_BNTD: Tensor, k_BNTD: Tensor, v_BNTD: Tensor) -> Tensor:
     future = torch.ones(length, length, dtype=torch.bool, device=scores.device).triu(1)
     scores = scores.masked_fill(future, torch.finfo(scores.dtype).min)
     wide = torch.promote_types(scores.dtype, torch.float32)
-    return scores.softmax(-1, dtype=wide).to(q_BNTD.dtype) @ v_BNTD
+    mixed_BNTD: Tensor = scores.softmax(-1, dtype=wide).to(q_BNTD.dtype) @ v_BNTD
+    return mixed_BNTD
 
 
 class _Layer(nn.Module):
@@ -107,5 +108,6 @@ class _Layer(nn.Module):
 
 
 def _by_registry(function: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    output: Tensor = function(_Layer(), q, k, v, None, dropout=0.0, scaling=q.shape[-1] ** -0.5)[0]
-    return output.transpose(1, 2)  # the registry's functions give [B, T, N, D]
+    scaling = q.shape[-1] ** -0.5
+    output_BTND: Tensor = function(_Layer(), q, k, v, None, dropout=0.0, scaling=scaling)[0]
+    return output_BTND.transpose(1, 2)

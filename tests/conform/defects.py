@@ -99,3 +99,17 @@ METHODS = (
     _of("rng_state.no_offset", "set_rng_state"),
     _of("chance.stands_still", "torch.Generator"),
 )
+
+TOGETHER = (
+    _of("allreduce.drops_a_rank", "all_reduce", quick=True),
+    _of("allgather.other_order", "all_gather", quick=True),
+    _of("alltoall.uneven_cut", "all_to_all_single"),
+    _of("alltoall.refuses_nothing", "all_to_all_single"),
+    _of("broadcast.other_root", "broadcast"),
+    _of("send.cut", "batch_isend_irecv"),
+    _of("send.reads_early", "stream order"),
+)
+STEPS = (
+    _of("aten::silu/scaled", "the model"),
+    _of("aten::_fused_adamw_/other_eps", "training"),
+)

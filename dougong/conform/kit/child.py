@@ -13,6 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import torch.distributed as dist
+from torch.distributed import FileStore  # type: ignore[attr-defined]
 
 from dougong.accelerators.base import Accelerator, enter_device
 from dougong.accelerators.registry import get_accelerator
@@ -60,7 +61,7 @@ def _meet(request: CheckRequest, accelerator: Accelerator) -> Pair:
     """The groups of two processes. The native one is made at its first use by most libraries, and
     so belongs to the first check of it."""
     patience = timedelta(seconds=DEADLINES.conform_check_s)
-    store = dist.FileStore(request.store, request.size)
+    store = FileStore(request.store, request.size)
     dist.init_process_group(
         "gloo", store=store, rank=request.rank, world_size=request.size, timeout=patience
     )

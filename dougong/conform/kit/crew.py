@@ -54,15 +54,9 @@ def run_part(part: Part, trial: Trial) -> Iterator[Told]:
     over: list[str] = []
     with tempfile.TemporaryDirectory(prefix="dougong-conform-") as folder:
         while True:
-            crew = _start(part, trial, Path(folder), tuple(over))
             num_before = len(over)
-            try:
-                for told in crew.follow():
-                    if isinstance(told, CheckOutcome):
-                        over.append(told.name)
-                    yield told
-            finally:
-                crew.end()
+            crew = _start(part, trial, Path(folder), tuple(over))
+            yield from _followed(crew, over)
             failed = crew.failure()
             if failed is None:
                 return
@@ -70,6 +64,17 @@ def run_part(part: Part, trial: Trial) -> Iterator[Told]:
                 raise DeviceError(f"accelerator {trial.accelerator}: {failed.words[0]}")
             over.append(failed.name)
             yield failed
+
+
+def _followed(crew: Crew, over: list[str]) -> Iterator[Told]:
+    """What a crew tells, to its end; the names of the checks that are over join `over`."""
+    try:
+        for told in crew.follow():
+            if isinstance(told, CheckOutcome):
+                over.append(told.name)
+            yield told
+    finally:
+        crew.end()
 
 
 @dataclass
@@ -94,6 +99,14 @@ class Member:
         *whole, self.rest = (self.rest + data).split(b"\n")
         return [CheckLine.model_validate_json(line) for line in whole]
 
+    def has_failed(self) -> bool:
+        """Whether it has ended otherwise than by having done all."""
+        if not self.is_ended:
+            return False
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(DEADLINES.kill_s)  # its line is closed, so it is about to end
+        return self.process.poll() != 0
+
     def last_words(self) -> str:
         """The last line of what it has written as an error."""
         text = self.errors.read_text(encoding="utf-8", errors="replace").strip()
@@ -107,31 +120,28 @@ class Crew:
         self._members = members
         self._deadlines = deadlines
         self._is_late = False
-        self._last: CheckBegun | None = None
 
     def follow(self) -> Iterator[Told]:
         """What is told until all have ended, one of them has failed, or a check takes too long."""
         with selectors.DefaultSelector() as selector:
             for member in self._members:
                 selector.register(member.lines, selectors.EVENT_READ, member)
-            until = self._limit()
-            while selector.get_map():
-                ready = selector.select(max(0.0, until - time.monotonic()))
-                if not ready:
-                    self._is_late = True
-                    return
+            while selector.get_map() and not self._has_failed():
+                ready = selector.select(self._limit_s())
+                self._is_late = not ready
                 for key, _ in ready:
                     yield from self._heard(key.data)
                     if key.data.is_ended:
                         selector.unregister(key.fileobj)
-                        if self._has_failed(key.data):
-                            return
-                until = self._limit()
 
-    def _limit(self) -> float:
+    def _has_failed(self) -> bool:
+        return self._is_late or any(member.has_failed() for member in self._members)
+
+    def _limit_s(self) -> float:
+        """Seconds within which something is told."""
         are_open = all(member.is_open for member in self._members)
         limits = self._deadlines
-        return time.monotonic() + (limits.conform_check_s if are_open else limits.conform_start_s)
+        return limits.conform_check_s if are_open else limits.conform_start_s
 
     def _heard(self, member: Member) -> Iterator[Told]:
         for line in member.read():
@@ -139,7 +149,6 @@ class Crew:
             if line.begun is not None:
                 member.under_way = line.begun
                 if member is self._members[0]:
-                    self._last = line.begun
                     yield line.begun
             if line.over is not None:
                 member.under_way = None
@@ -152,11 +161,6 @@ class Crew:
         if len(found) == len(self._members):
             yield _merged(found)
 
-    def _has_failed(self, member: Member) -> bool:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            member.process.wait(self._deadlines.kill_s)
-        return member.process.poll() != 0
-
     def end(self) -> None:
         """Leave no process."""
         for member in self._members:
@@ -168,21 +172,23 @@ class Crew:
     def failure(self) -> CheckOutcome | None:
         """What has ended it before all checks were over; None where nothing has. Its name is empty
         where no check was under way."""
-        for member in self._members:
-            if self._is_late and (member.under_way or not member.is_open):
-                limit = self._deadlines.conform_check_s
-                words = f"it did not return within {limit:g} s, and its process was ended"
-                if not member.is_open:
-                    limit = self._deadlines.conform_start_s
-                    words = f"it did not open within {limit:g} s"
-                return _failed(member.under_way, words)
-        for member in self._members:
-            status = member.process.returncode
-            if self._is_late or status in (0, -signal.SIGKILL):
-                continue
+        if self._is_late:
+            return self._late()
+        ended = [member for member in self._members if member.process.returncode]
+        # Who was killed here had to be, since another one had failed.
+        own = [member for member in ended if member.process.returncode != -signal.SIGKILL]
+        for member in own or ended:
             return _failed(member.under_way, _end_words(member))
-        is_over = all(member.process.returncode == 0 for member in self._members)
-        return None if is_over else _failed(self._last, "its process was killed (SIGKILL)")
+        return None
+
+    def _late(self) -> CheckOutcome:
+        limits = self._deadlines
+        for member in self._members:
+            if not member.is_open:
+                return _failed(None, f"it did not open within {limits.conform_start_s:g} s")
+        waiting = [member.under_way for member in self._members if member.under_way]
+        words = f"it did not return within {limits.conform_check_s:g} s, and was ended"
+        return _failed(waiting[0] if waiting else None, words)
 
 
 def _merged(found: Sequence[CheckOutcome]) -> CheckOutcome:

@@ -15,6 +15,7 @@ from dougong.ui import formatting
 
 OPERATORS = ("operators", "experts")
 """Groups whose outcomes hold facts of an operator."""
+EXACT = "exact"
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,7 @@ def _part(one: Deviation) -> float:
 
 def _cell(worst: Deviation) -> ErrorCell:
     part = _part(worst)
-    limit = "exact" if not worst.tolerance else f"of {worst.tolerance:.0e}"
-    text = limit if not worst.error and not worst.tolerance else f"{worst.error:.0e} {limit}"
+    text = f"{worst.error:.0e} of {worst.tolerance:.0e}" if worst.error else EXACT
     return ErrorCell(text, min(100.0, 100 * part), part > 1)
 
 

@@ -47,7 +47,7 @@ class Case:
     name counts, too); trained: numbers of the inputs that get a gradient; backward: what may be
     asked of gradients (None: the same as of values); rows: numbers of the inputs whose first
     dimension goes over rows, each of which gives one row of the output (none: it is not computed
-    row by row); by_row: a row must not depend on how many there are, either, since a wave of rows is
+    row by row); by_row: a row must not depend on how many there are, either, since a wave is
     computed at once; composed: the same of plain operators, where this one may be fused; spread:
     inputs may lie apart in memory.
     """

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dougong.conform.judge import Exactness
-from dougong.conform.operators.case import Case, Draw
+from dougong.conform.operators.case import Case, Compute, Draw
 
+Named = dict[str, Compute]
 _OF_WAVES = ("add", "mul")
 """What experts compute of all rows of a wave at once."""
 _ROWS, _WIDTH = 18, 37  # a tail behind every vector width
@@ -68,7 +69,7 @@ def _activations() -> Iterator[Case]:
 
 def _arithmetic() -> Iterator[Case]:
     each = Exactness.EACH
-    two = {"add": torch.add, "mul": torch.mul, "div": torch.div, "maximum": torch.maximum}
+    two: Named = {"add": torch.add, "mul": torch.mul, "div": torch.div, "maximum": torch.maximum}
     for name, function in two.items():
         yield Case(
             name,
@@ -80,28 +81,38 @@ def _arithmetic() -> Iterator[Case]:
             rows=(0, 1),
             by_row=name in _OF_WAVES,
         )
-    one = {"exp": torch.exp, "sin": torch.sin, "cos": torch.cos, "neg": torch.neg}
+    one: Named = {
+        "exp": torch.exp,
+        "sin": torch.sin,
+        "cos": torch.cos,
+        "neg": torch.neg,
+        "pow": _square,
+    }
     for name, function in one.items():
         yield Case(name, f"aten::{name}", function, _one, each, (0,), rows=(0,))
-    for name, function in {"rsqrt": torch.rsqrt, "sqrt": torch.sqrt, "log": torch.log}.items():
+    roots: Named = {"rsqrt": torch.rsqrt, "sqrt": torch.sqrt, "log": torch.log}
+    for name, function in roots.items():
         yield Case(name, f"aten::{name}", function, _positive, each, (0,), rows=(0,))
-    yield Case("pow", "aten::pow", lambda x: x.pow(2), _one, each, (0,), rows=(0,))
-    yield Case(
-        "a broadcast sum",
-        "aten::add",
-        torch.add,
-        lambda draw: (draw.values(_ROWS, _WIDTH), draw.values(1, _WIDTH)),
-        each,
-        rows=(0,),
-    )
-    yield Case(
-        "an expanded factor",
-        "aten::mul",
-        lambda x, weight: x * weight[:, None].expand_as(x),
-        lambda draw: (draw.values(_ROWS, _WIDTH), draw.values(_ROWS)),
-        each,
-        rows=(0, 1),
-    )
+    yield from _of_two_shapes()
+
+
+def _square(x: Tensor) -> Tensor:
+    return x.pow(2)
+
+
+def _of_two_shapes() -> Iterator[Case]:
+    def added(draw: Draw) -> tuple[Tensor, ...]:
+        return draw.values(_ROWS, _WIDTH), draw.values(1, _WIDTH)
+
+    def weighted(draw: Draw) -> tuple[Tensor, ...]:
+        return draw.values(_ROWS, _WIDTH), draw.values(_ROWS)
+
+    def weigh(x: Tensor, weight: Tensor) -> Tensor:
+        return x * weight[:, None].expand_as(x)
+
+    each = Exactness.EACH
+    yield Case("a broadcast sum", "aten::add", torch.add, added, each, rows=(0,))
+    yield Case("an expanded factor", "aten::mul", weigh, weighted, each, rows=(0, 1))
 
 
 def _special(draw: Draw) -> tuple[Tensor, ...]:
@@ -117,38 +128,26 @@ def _comparisons() -> Iterator[Case]:
     for name, function in functions.items():
         yield Case(name, f"aten::{name}", function, _special, moved, rows=(0, 1))
     yield Case("isnan", "aten::isnan", lambda x, _: x.isnan(), _special, moved)
+    single = (torch.float32,)
     yield Case(
-        "isfinite",
-        "aten::eq",
-        lambda x, _: torch.isfinite(x),
-        _special,
-        moved,
-        dtypes=(torch.float32,),
+        "isfinite", "aten::eq", lambda x, _: torch.isfinite(x), _special, moved, dtypes=single
     )
-    yield Case(
-        "bool operators",
-        "aten::bitwise_and",
-        lambda x, y: ((x > 0) & (y > 0), (x > 0) | (y > 0), ~(x > 0), (x > 0) ^ (y > 0)),
-        _special,
-        moved,
-    )
-    yield Case(
-        "where",
-        "aten::where",
-        lambda x, y: torch.where(y > 0, x, y),
-        _two,
-        moved,
-        (0, 1),
-        rows=(0, 1),
-    )
-    yield Case(
-        "masked_fill",
-        "aten::masked_fill",
-        lambda x, y: x.masked_fill(y > 1, -1.0),
-        _two,
-        moved,
-        (0,),
-    )
+    yield Case("bool operators", "aten::bitwise_and", _by_bits, _special, moved)
+    yield Case("where", "aten::where", _chosen, _two, moved, (0, 1), rows=(0, 1))
+    yield Case("masked_fill", "aten::masked_fill", _filled, _two, moved, (0,))
+
+
+def _by_bits(x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+    one, other = x > 0, y > 0
+    return one & other, one | other, ~one, one ^ other
+
+
+def _chosen(x: Tensor, y: Tensor) -> Tensor:
+    return torch.where(y > 0, x, y)
+
+
+def _filled(x: Tensor, y: Tensor) -> Tensor:
+    return x.masked_fill(y > 1, -1.0)
 
 
 def _casts() -> Iterator[Case]:

@@ -149,10 +149,8 @@ def _compare(
             words[f"{name}, {wave.name}, {part}: {apart.misfit}"] = None
             continue
         if apart.error > allowed:
-            words[
-                f"{name}, {wave.name}, {part}: error {apart.error:.1e} of the values' size, at most "
-                f"{allowed:.1e} is allowed"
-            ] = None
+            much = f"error {apart.error:.1e} of the values' size, at most {allowed:.1e} is allowed"
+            words[f"{name}, {wave.name}, {part}: {much}"] = None
         yield Deviation(
             dtype=name,
             direction="forward" if part == "forward" else "backward",

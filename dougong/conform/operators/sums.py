@@ -29,36 +29,28 @@ def _rows(draw: Draw) -> tuple[Tensor, ...]:
 
 
 def _plain_sums() -> Iterator[Case]:
-    summed = Exactness.SUMMED
+    summed, single = Exactness.SUMMED, (torch.float32,)
     yield Case("sum of rows", "aten::sum", lambda x: x.sum(-1), _rows, summed, (0,), rows=(0,))
     yield Case("sum of columns", "aten::sum", lambda x: x.sum(0), _rows, summed, (0,))
-    yield Case("sum of all", "aten::sum", lambda x: x.sum(), _rows, summed, (0,))
+    yield Case("sum of all", "aten::sum", torch.sum, _rows, summed, (0,))
     yield Case("mean", "aten::mean", lambda x: x.mean(-1), _rows, summed, (0,), rows=(0,))
     yield Case(
-        "cumsum",
-        "aten::cumsum",
-        lambda x: x.cumsum(-1),
-        _rows,
-        summed,
-        dtypes=(torch.float32,),
-        rows=(0,),
-    )
-    yield Case(
-        "cumsum of whole numbers",
-        "aten::cumsum",
-        lambda x: x.cumsum(0),
-        lambda draw: (draw.ids(67, below=9),),
-        Exactness.MOVED,
-    )
-    yield Case(
-        "norm",
-        "aten::linalg_vector_norm",
-        torch.linalg.vector_norm,
-        _rows,
-        summed,
-        dtypes=(torch.float32,),
+        "norm", "aten::linalg_vector_norm", torch.linalg.vector_norm, _rows, summed, dtypes=single
     )
     yield Case("sum of nothing", "aten::sum", lambda x: x[:0].sum(), _rows, Exactness.MOVED)
+    yield from _running_sums()
+
+
+def _running_sums() -> Iterator[Case]:
+    def counts(draw: Draw) -> tuple[Tensor, ...]:
+        return (draw.ids(67, below=9),)
+
+    def along(x: Tensor) -> Tensor:
+        return x.cumsum(-1)
+
+    single, name = (torch.float32,), "aten::cumsum"
+    yield Case("cumsum", name, along, _rows, Exactness.SUMMED, dtypes=single, rows=(0,))
+    yield Case("cumsum of whole numbers", name, along, counts, Exactness.MOVED)
 
 
 def _with_nan(draw: Draw) -> tuple[Tensor, ...]:

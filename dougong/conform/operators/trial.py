@@ -20,7 +20,9 @@ from dougong.conform.operators.layouts import is_fault, moves_with
 from dougong.conform.record import Deviation, OperatorFacts
 
 GROUP = "operators"
+TF32_WORDS = "products with the precision of TF32: other bits than elsewhere (numerics: bounded)"
 _TIMED = 5
+Direction = Literal["forward", "backward"]
 
 
 def check_of(case: Case) -> Check:
@@ -104,16 +106,36 @@ def _compare(
     case: Case, dtype: torch.dtype, found: list[Tensor], exact: list[Tensor], notes: _Notes
 ) -> None:
     num_outputs = len(found) - len(case.trained)
-    for start, stop, how, direction in (
-        (0, num_outputs, case.exactness, "forward"),
-        (num_outputs, len(found), case.of_gradients, "backward"),
-    ):
-        pairs = zip(found[start:stop], exact[start:stop], strict=True)
-        apart = [deviance(one, _like(other, one, how), how) for one, other in pairs]
-        notes.words += [f"{_name(dtype)} {direction}: {one.misfit}" for one in apart if one.misfit]
-        errors = [one.error for one in apart if not one.misfit]
-        if errors:
-            _note_error(max(errors), how, dtype, direction, notes)
+    values, gradients = slice(num_outputs), slice(num_outputs, None)
+    forward = _Part(dtype, "forward", case.exactness)
+    backward = _Part(dtype, "backward", case.of_gradients)
+    _compare_part(forward, found[values], exact[values], notes)
+    _compare_part(backward, found[gradients], exact[gradients], notes)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What is compared: outputs or gradients in one precision, and what may be asked of them."""
+
+    dtype: torch.dtype
+    direction: Direction
+    how: Exactness
+
+    @property
+    def name(self) -> str:
+        return f"{_name(self.dtype)} {self.direction}"
+
+
+def _compare_part(
+    part: _Part, found: Sequence[Tensor], exact: Sequence[Tensor], notes: _Notes
+) -> None:
+    how = part.how
+    pairs = zip(found, exact, strict=True)
+    apart = [deviance(one, _like(other, one, how), how) for one, other in pairs]
+    notes.words += [f"{part.name}: {one.misfit}" for one in apart if one.misfit]
+    errors = [one.error for one in apart if not one.misfit]
+    if errors:
+        _note_error(max(errors), part, notes)
 
 
 def _like(exact: Tensor, found: Tensor, how: Exactness) -> Tensor:
@@ -123,33 +145,26 @@ def _like(exact: Tensor, found: Tensor, how: Exactness) -> Tensor:
     return exact
 
 
-def _note_error(
-    error: float,
-    how: Exactness,
-    dtype: torch.dtype,
-    direction: Literal["forward", "backward"],
-    notes: _Notes,
-) -> None:
-    allowed = tolerance_of(how, dtype)
-    tf32 = False
-    if error > allowed and how is Exactness.PRODUCT and dtype == torch.float32:
-        wider = tolerance_of(how, dtype, tf32=True)
-        if error <= wider:
-            allowed, tf32 = wider, True
-            _add_once(
-                notes.remarks,
-                "products of float32 have the precision of TF32 (ten bits of a mantissa): "
-                "sound under `numerics: bounded`, and other bits than a processor's",
-            )
+def _note_error(error: float, part: _Part, notes: _Notes) -> None:
+    allowed = tolerance_of(part.how, part.dtype)
+    is_product = part.how is Exactness.PRODUCT and part.dtype == torch.float32
+    wider = tolerance_of(part.how, part.dtype, tf32=True)
+    is_tf32 = is_product and allowed < error <= wider
+    if is_tf32:
+        allowed = wider
+        _add_once(notes.remarks, TF32_WORDS)
     notes.deviations.append(
         Deviation(
-            dtype=_name(dtype), direction=direction, error=error, tolerance=allowed, tf32=tf32
+            dtype=_name(part.dtype),
+            direction=part.direction,
+            error=error,
+            tolerance=allowed,
+            tf32=is_tf32,
         )
     )
     if error > allowed:
         notes.words.append(
-            f"{_name(dtype)} {direction}: error {error:.1e} of the values' size, at most "
-            f"{allowed:.1e} is allowed"
+            f"{part.name}: error {error:.1e} of the values' size, at most {allowed:.1e} is allowed"
         )
 
 

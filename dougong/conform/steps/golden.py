@@ -127,27 +127,29 @@ def trained(bed: Bed, device: torch.device, steps: int = STEPS) -> Trained:
 
 
 def _golden(bed: Bed) -> Result:
-    found, exact = trained(bed, bed.device), trained(bed, CPU)
-    apart = [abs(a - b) / abs(b) for a, b in zip(found.losses, exact.losses, strict=True)]
-    first, all_of_it = max(apart[:FIRST_STEPS]), max(apart)
-    remarks = (
-        f"loss {exact.losses[0]:.4f} to {exact.losses[-1]:.4f}; off by {first:.1e} of it in the "
-        f"first {FIRST_STEPS} steps, by {all_of_it:.1e} in all {STEPS}",
-    )
-    words = []
+    found, exact = trained(bed, bed.device).losses, trained(bed, CPU).losses
+    apart = [abs(a - b) / abs(b) for a, b in zip(found, exact, strict=True)]
+    first, whole = max(apart[:FIRST_STEPS]), max(apart)
     factor = TF32_FACTOR if reads_tf32(bed.device) else 1.0
-    if first > FIRST_BOUND * factor:
-        words.append(
-            f"a loss of the first {FIRST_STEPS} steps is off by {first:.1e} of it, at most "
-            f"{FIRST_BOUND * factor:.1e} is allowed"
-        )
-    if not all_of_it <= BOUND * factor:
-        words.append(
-            f"a loss is off by {all_of_it:.1e} of it, at most {BOUND * factor:.1e} is allowed"
-        )
-    if not exact.losses[-1] < 0.8 * exact.losses[0]:
-        words.append(f"the processor's own loss has not fallen: {exact.losses}")
-    return Result(tuple(words), remarks)
+    words = [
+        *_too_far(f"the first {FIRST_STEPS} steps", first, factor * FIRST_BOUND),
+        *_too_far(f"all {STEPS} steps", whole, factor * BOUND),
+    ]
+    if not exact[-1] < 0.8 * exact[0]:
+        words.append(f"the processor's own loss has not fallen: {exact}")
+    return Result(tuple(words), (_remark(exact, first, whole),))
+
+
+def _remark(losses: tuple[float, ...], first: float, whole: float) -> str:
+    return (
+        f"loss {losses[0]:.4f} to {losses[-1]:.4f}; off by {first:.1e} of it in the first "
+        f"{FIRST_STEPS} steps, by {whole:.1e} in all {STEPS}"
+    )
+
+
+def _too_far(steps: str, apart: float, bound: float) -> Iterator[str]:
+    if not apart <= bound:  # a loss that is no number is too far, too
+        yield f"a loss of {steps} is off by {apart:.1e} of it, at most {bound:.1e} is allowed"
 
 
 def _twice(bed: Bed) -> None:

@@ -24,6 +24,8 @@ from dougong.training.state import StartState, state_of
 from dougong.training.step import Stepper
 
 GROUP = "checkpoint"
+STEP = 3
+"""The checkpoint's."""
 State = dict[tuple[str, str], Tensor]
 """By group (model, or a kind of optimizer state) and name, on the processor."""
 
@@ -46,9 +48,8 @@ def _carried(bed: Bed, source: torch.device, target: torch.device) -> None:
     next step that can be taken."""
     job = job_of()
     plan = plan_of(job)
-    first = blueprint_of(job, bed, source)
-    stepper = stepper_of(job, first, plan)
-    train(job, stepper, range(1, 4))
+    stepper = stepper_of(job, blueprint_of(job, bed, source), plan)
+    train(job, stepper, range(1, STEP + 1))
     saved = state_on_host(stepper)
     directory = save(stepper, bed.folder / f"from-{source.type}")
     stepper.close()
@@ -57,16 +58,15 @@ def _carried(bed: Bed, source: torch.device, target: torch.device) -> None:
     other = blueprint_of(job, bed, target)
     with CheckpointReader(directory, other.names) as reader:
         again = stepper_of(job, other, plan, StartState.of(reader))
-    found = state_on_host(again)
-    require(found.keys() == saved.keys(), "other tensors were read than were saved")
-    parted = [
-        f"{group} {name}"
-        for (group, name), value in saved.items()
-        if not same_bits(found[group, name], value)
-    ]
-    require(not parted, f"other bits were read of {', '.join(parted[:3])} ({len(parted)} in all)")
-    train(job, again, range(4, 5))
+    _expect_equal(state_on_host(again), saved)
+    train(job, again, range(STEP + 1, STEP + 2))
     again.close()
+
+
+def _expect_equal(found: State, saved: State) -> None:
+    require(found.keys() == saved.keys(), "other tensors were read than were saved")
+    parted = [" ".join(key) for key, value in saved.items() if not same_bits(found[key], value)]
+    require(not parted, f"other bits were read of {', '.join(parted[:3])} ({len(parted)} in all)")
 
 
 def state_on_host(stepper: Stepper) -> State:
@@ -92,10 +92,10 @@ def save(stepper: Stepper, root: Path) -> Path:
         share.blueprint.names,
         DEADLINES,
     )
-    saver.stage(3, state_of(share.replica, share.optimizer))
+    saver.stage(STEP, state_of(share.replica, share.optimizer))
     saver.finish(partial(_raise_first, failed))
     _raise_first(failed)
-    return commit(root, 3, 1, parts)
+    return commit(root, STEP, 1, parts)
 
 
 def _raise_first(failed: list[str]) -> None:

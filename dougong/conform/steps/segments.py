@@ -143,16 +143,19 @@ class Lockstep:
         pairs["gradient of the experts' outputs"] = (dout_TH, found_TH)
         done = 2 * len(self._calls) - number
         self._note(f"{self._segment(number + 1)}, backward", pairs, done)
-        runs = self._calls[number]
-        backs = [
-            _experts_backward(side, run, dout_TH.to(side.device), number)
-            for side, run in zip((self.exact, self.tried), runs, strict=True)
-        ]
-        both = {name: (value, backs[1][name]) for name, value in backs[0].items()}
-        self._note(f"{self._site(number)}, backward", both, 0)
+        exact = self._experts_backward(number, dout_TH)
         for side, one in ((self.exact, call), (self.tried, other)):
-            given = (backs[0][name].to(side.device) for name in ("hidden", "weights"))
+            given = (exact[name].to(side.device) for name in ("hidden", "weights"))
             side.flight.add_input_gradients(one, *given)
+
+    def _experts_backward(self, number: int, dout_TH: Tensor) -> dict[str, Tensor]:
+        """Of both sides; the processor's."""
+        one, other = self._calls[number]
+        exact = _experts_backward(self.exact, one, dout_TH, number)
+        found = _experts_backward(self.tried, other, dout_TH.to(self.tried.device), number)
+        both = {name: (value, found[name]) for name, value in exact.items()}
+        self._note(f"{self._site(number)}, backward", both, 0)
+        return exact
 
     def _gradients(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Those of dense tensors since the last cut."""
