@@ -24,7 +24,7 @@ def _of(name: str, *named: str, quick: bool = False) -> Defect:
 
 
 OPERATORS = (
-    _of("aten::mm/bf16_inputs", quick=True),
+    _of("aten::mm/bf16_inputs"),
     _of("aten::mm/half_sum", quick=True),
     _of("aten::mm/by_place"),
     _of("aten::mm/no_strides"),
@@ -35,7 +35,7 @@ OPERATORS = (
     _of("aten::sum/jitter", quick=True),
     _of("aten::sum/half_sum"),
     _of("aten::sum/no_strides"),
-    _of("aten::sum/empty_is_one", quick=True),
+    _of("aten::sum/empty_is_one"),
     _of("aten::mean/scaled"),
     _of("aten::cumsum/tail_lost"),
     _of("aten::linalg_vector_norm/cut"),
@@ -51,7 +51,7 @@ OPERATORS = (
     _of("aten::rsqrt/cut"),
     _of("aten::silu/by_rows"),
     _of("aten::silu/scaled"),
-    _of("aten::gelu/as_tanh", quick=True),
+    _of("aten::gelu/as_tanh"),
     _of("aten::gelu_backward/as_tanh", "aten::gelu"),
     _of("aten::mul/by_rows"),
     _of("aten::div/cut"),
@@ -74,7 +74,7 @@ METHODS = (
     _of("copy.cut", "aten::_to_copy"),
     _of("copy.flushes", "Tensor.to"),
     _of("copy.nothing", "Tensor.to"),
-    _of("copy.reads_late", "Tensor.copy_"),
+    _of("copy.reads_late", "Tensor.copy_", quick=True),
     _of("copy.pinned_lost", "Tensor.copy_"),
     _of("item.early", "Tensor.item"),
     _of("pin.not_told", "Tensor.pin_memory"),

@@ -60,4 +60,5 @@ def read(folder: Path) -> Conformance:
     try:
         return Conformance.model_validate_json(file.read_text(encoding="utf-8"))
     except (OSError, ValidationError) as error:
-        raise RecordError(f"{file}: {error}; run `dougong conform` again") from error
+        why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        raise RecordError(f"{file}: {why}; run `dougong conform` again") from error
