@@ -11,7 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from dougong.conform.kit.crew import Told, Trial
+from dougong.conform.kit.crew import Examination, Told
 from dougong.conform.kit.page import groups_of, operator_rows
 from dougong.conform.kit.report import examine, keep
 from dougong.conform.record import FILE, CheckOutcome, Conformance
@@ -55,7 +55,7 @@ def conform(
             if not isinstance(told, CheckOutcome):
                 line.update(f"{told.group}: {told.name}")
 
-        found = _examined(Trial(accelerator, model, threads), tell)
+        found = _examined(Examination(accelerator, model, threads), tell)
     page = keep(found, folder)
     console.print(group_table(found))
     for text in remarkable(found):
@@ -65,7 +65,7 @@ def conform(
         raise typer.Exit(1)
 
 
-def _examined(trial: Trial, tell: Callable[[Told], None]) -> Conformance:
+def _examined(trial: Examination, tell: Callable[[Told], None]) -> Conformance:
     """A device that cannot be tried is bad input, not an unsound one."""
     try:
         return examine(trial, tell)
@@ -93,9 +93,11 @@ def remarkable(found: Conformance) -> Iterator[str]:
     composed = [row.outcome.name for row in operator_rows(found) if row.facts.form == "composed"]
     if composed:
         yield f"composed of other operators: {', '.join(composed)}"
-    told = dict.fromkeys(text for outcome in found.outcomes for text in outcome.remarks)
-    for text in told:
-        names = [outcome.name for outcome in found.outcomes if text in outcome.remarks]
+    told: dict[str, list[str]] = {}
+    for outcome in found.outcomes:
+        for text in outcome.remarks:
+            told.setdefault(text, []).append(outcome.name)
+    for text, names in told.items():
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         yield f"{', '.join(names[:3])}{more}: {text}"
 

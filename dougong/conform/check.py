@@ -25,7 +25,7 @@ class CannotTry(Exception):
 
 
 @dataclass(frozen=True)
-class Pair:
+class DevicePair:
     """One of two processes with a device each. `native`: their group of the device's own library,
     None where there is none, for the reason `why_not`; `gloo`: the one that everybody has."""
 
@@ -47,7 +47,7 @@ class Bed:
     accelerator: Accelerator
     device: torch.device
     folder: Path
-    pair: Pair | None = None
+    pair: DevicePair | None = None
     model: str = ""
 
     @property

@@ -34,14 +34,14 @@ class Observed:
 
 def observe(compute: Callable[[], Any], device: torch.device) -> Observed:
     """Compute once, and see what is called. The first run should be over: it loads kernels."""
-    with _Names() as names, profile(use_kineto=False) as seen:
+    with _CallNames() as names, profile(use_kineto=False) as seen:
         compute()
     # The names alone: to make torch's own events of them takes longer than what was computed.
     events = {event.name() for event in seen.kineto_results.events()}
     return Observed(names.found, device.type != "cpu" and bool(events & TO_HOST))
 
 
-class _Names(TorchDispatchMode):
+class _CallNames(TorchDispatchMode):
     """Names of the operators that reach a device, in the order of their first calls."""
 
     def __init__(self) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from dougong.accelerators.registry import get_accelerator
-from dougong.conform.check import Bed, Check, Pair, outcome_of
+from dougong.conform.check import Bed, Check, DevicePair, outcome_of
 from dougong.conform.kit.catalogue import checks_of
 from dougong.conform.record import with_causes
 from tests.simdev import plugin
@@ -53,11 +53,11 @@ def run(part: str, bed: Bed, defects: Sequence[str]) -> dict[str, Named]:
     return found
 
 
-def meet(rank: int, store: str) -> Pair:
+def meet(rank: int, store: str) -> DevicePair:
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
     native = dist.new_group([0, 1], backend=plugin.LIBRARY)
     assert dist.group.WORLD is not None
-    return Pair(rank, native, dist.group.WORLD)
+    return DevicePair(rank, native, dist.group.WORLD)
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ from torch.distributed import FileStore  # type: ignore[attr-defined]
 
 from dougong.accelerators.base import Accelerator, enter_device
 from dougong.accelerators.registry import get_accelerator
-from dougong.conform.check import Bed, Check, Pair, outcome_of
+from dougong.conform.check import Bed, Check, DevicePair, outcome_of
 from dougong.conform.kit.catalogue import checks_of
 from dougong.conform.kit.lines import CheckBegun, CheckLine, CheckRequest
 from dougong.deadlines import DEADLINES
@@ -57,7 +57,7 @@ def _begun(check: Check) -> CheckBegun:
     return CheckBegun(name=check.name, group=check.group, judges=check.judges)
 
 
-def _meet(request: CheckRequest, accelerator: Accelerator) -> Pair:
+def _meet(request: CheckRequest, accelerator: Accelerator) -> DevicePair:
     """The groups of two processes. The native one is made at its first use by most libraries, and
     so belongs to the first check of it."""
     patience = timedelta(seconds=DEADLINES.conform_check_s)
@@ -69,7 +69,7 @@ def _meet(request: CheckRequest, accelerator: Accelerator) -> Pair:
     if accelerator.backend != "gloo" and not request.is_shared:
         native = dist.new_group([0, 1], backend=accelerator.backend, timeout=patience)
     assert dist.group.WORLD is not None
-    return Pair(request.rank, native, dist.group.WORLD, _why_not(request))
+    return DevicePair(request.rank, native, dist.group.WORLD, _why_not(request))
 
 
 def _why_not(request: CheckRequest) -> str:

@@ -32,7 +32,7 @@ _SHOWN = 300
 
 
 @dataclass(frozen=True)
-class Trial:
+class Examination:
     """What is to be checked: an accelerator, with so many compute threads, and a model (a family or
     a folder; empty: none)."""
 
@@ -46,7 +46,7 @@ Told = CheckBegun | CheckOutcome
 """A check that begins, or what became of one."""
 
 
-def run_part(part: Part, trial: Trial) -> Iterator[Told]:
+def run_part(part: Part, trial: Examination) -> Iterator[Told]:
     """Run the checks of one part; a crash or a hang is an outcome like others.
 
     Raises DeviceError where the device does not open.
@@ -78,7 +78,7 @@ def _followed(crew: Crew, over: list[str]) -> Iterator[Told]:
 
 
 @dataclass
-class Member:
+class CheckProcess:
     """One process, and what is known of it. `said`: what its check came to, by name."""
 
     process: subprocess.Popen[bytes]
@@ -116,7 +116,7 @@ class Member:
 class Crew:
     """Processes that begin each check together: one, or two that speak with each other."""
 
-    def __init__(self, members: Sequence[Member], deadlines: Deadlines) -> None:
+    def __init__(self, members: Sequence[CheckProcess], deadlines: Deadlines) -> None:
         self._members = members
         self._deadlines = deadlines
         self._is_late = False
@@ -143,7 +143,7 @@ class Crew:
         limits = self._deadlines
         return limits.conform_check_s if are_open else limits.conform_start_s
 
-    def _heard(self, member: Member) -> Iterator[Told]:
+    def _heard(self, member: CheckProcess) -> Iterator[Told]:
         for line in member.read():
             member.is_open = True
             if line.begun is not None:
@@ -204,7 +204,7 @@ def _failed(check: CheckBegun | None, words: str) -> CheckOutcome:
     )
 
 
-def _end_words(member: Member) -> str:
+def _end_words(member: CheckProcess) -> str:
     status, last = member.process.returncode, member.last_words()
     if status >= 0 and not member.is_open:
         return last or f"its process ended with status {status}"
@@ -212,7 +212,7 @@ def _end_words(member: Member) -> str:
     return f"its process ended {how}" + (f": {last}" if last else "")
 
 
-def _start(part: Part, trial: Trial, folder: Path, over: tuple[str, ...]) -> Crew:
+def _start(part: Part, trial: Examination, folder: Path, over: tuple[str, ...]) -> Crew:
     accelerator = get_accelerator(trial.accelerator)
     variable = accelerator.visible_devices_variable
     count = accelerator.device_count(read_visible_devices(variable) if variable else None)
@@ -248,7 +248,7 @@ def _none_words(name: str, missing: str) -> str:
     )
 
 
-def _member(request: CheckRequest, environment: dict[str, str], errors: Path) -> Member:
+def _member(request: CheckRequest, environment: dict[str, str], errors: Path) -> CheckProcess:
     reading, writing = os.pipe()
     with errors.open("wb") as stderr:
         process = subprocess.Popen(
@@ -264,4 +264,4 @@ def _member(request: CheckRequest, environment: dict[str, str], errors: Path) ->
     assert process.stdin is not None
     with contextlib.suppress(BrokenPipeError), process.stdin as stdin:
         stdin.write(request.model_dump_json().encode())
-    return Member(process, os.fdopen(reading, "rb", buffering=0), errors)
+    return CheckProcess(process, os.fdopen(reading, "rb", buffering=0), errors)

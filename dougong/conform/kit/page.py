@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -91,7 +92,6 @@ def render(found: Conformance) -> str:
     """The whole page as text."""
     groups = dict.fromkeys(outcome.group for outcome in found.outcomes)
     others = {name: found.group(name) for name in groups if name not in OPERATORS}
-    segments = [segment for outcome in found.outcomes for segment in outcome.segments]
     page = _environment().get_template("page.html.j2")
     return page.render(
         found=found,
@@ -100,7 +100,7 @@ def render(found: Conformance) -> str:
         cards=_cards(found),
         operators=list(operator_rows(found)),
         others=others,
-        segments=segments,
+        segments=[*itertools.chain.from_iterable(one.segments for one in found.outcomes)],
         facts=_facts(found),
     )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from dougong.accelerators.registry import get_accelerator
-from dougong.conform.kit.crew import Told, Trial, run_part
+from dougong.conform.kit.crew import Examination, Told, run_part
 from dougong.conform.kit.lines import PARTS
 from dougong.conform.kit.page import render
 from dougong.conform.record import FILE, CheckOutcome, Conformance, with_causes
@@ -21,7 +21,7 @@ from dougong.records.machine import describe_machine
 PAGE = "conformance.html"
 
 
-def examine(trial: Trial, tell: Callable[[Told], None]) -> Conformance:
+def examine(trial: Examination, tell: Callable[[Told], None]) -> Conformance:
     """Run all checks; `tell` hears of each that begins and each that is over.
 
     Raises DeviceError where the device does not open, ModelError for a model that is none.

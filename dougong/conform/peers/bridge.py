@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dougong.conform.check import CPU, Bed, Check, Pair, method, require
+from dougong.conform.check import CPU, Bed, Check, DevicePair, method, require
 from dougong.conform.device.copies import patterns, views
 from dougong.conform.judge import same_bits
 from dougong.conform.peers.collectives import exchange
@@ -38,7 +38,7 @@ def _round_trip(bed: Bed) -> None:
     require(not wrong, f"other bits have come over, of {', '.join(dict.fromkeys(wrong))}")
 
 
-def _pair(bed: Bed) -> Pair:
+def _pair(bed: Bed) -> DevicePair:
     assert bed.pair is not None
     return bed.pair
 
@@ -54,7 +54,7 @@ def _laid_out_like(view: Tensor, bed: Bed) -> Tensor:
     return there.copy_(view) if view.stride(0) else view.to(bed.device)
 
 
-def _by_host(there: Tensor, pair: Pair) -> Tensor:
+def _by_host(there: Tensor, pair: DevicePair) -> Tensor:
     """To the other island, and what it sends back, in host memory."""
     host = there.to(CPU).contiguous()
     back = torch.zeros_like(host)
@@ -63,7 +63,7 @@ def _by_host(there: Tensor, pair: Pair) -> Tensor:
     return back
 
 
-def _echo(expected: Tensor, pair: Pair) -> Tensor:
+def _echo(expected: Tensor, pair: DevicePair) -> Tensor:
     """The other island: what has come, which it sends back."""
     came = torch.zeros_like(expected)
     dist.recv(came.view(torch.uint8), pair.other, group=pair.gloo)
@@ -85,14 +85,14 @@ def _numbers(first: int, bed: Bed) -> Tensor:
     return torch.arange(1 << 14, device=bed.device).float() + first
 
 
-def _by_memory(number: int, bed: Bed, pair: Pair) -> Tensor:
+def _by_memory(number: int, bed: Bed, pair: DevicePair) -> Tensor:
     sent = _numbers(number, bed)
     received = torch.zeros_like(sent)
     exchange(sent, received, pair, pair.gloo)
     return received
 
 
-def _by_pinned_memory(number: int, bed: Bed, pair: Pair) -> Tensor:
+def _by_pinned_memory(number: int, bed: Bed, pair: DevicePair) -> Tensor:
     computed = _numbers(number, bed)
     sent, received = (torch.zeros(computed.shape).pin_memory() for _ in range(2))
     sent.copy_(computed, non_blocking=True)

@@ -11,13 +11,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dougong.conform.check import CPU, Bed, CannotTry, Check, Pair, method, require
+from dougong.conform.check import CPU, Bed, CannotTry, Check, DevicePair, method, require
 from dougong.conform.judge import same_bits
 from dougong.conform.operators.case import Draw
 
 GROUP = "collectives"
 DTYPES = (torch.float32, torch.bfloat16, torch.int64, torch.uint8)
-Talk = Callable[[Tensor, Pair, dist.ProcessGroup], Sequence[Tensor]]
+Talk = Callable[[Tensor, DevicePair, dist.ProcessGroup], Sequence[Tensor]]
 """talk(own values, pair, group): what this process has then; on whatever device the values are."""
 
 
@@ -37,7 +37,7 @@ def collective_checks() -> Iterator[Check]:
     yield method("a message behind work", GROUP, "stream order", _behind_work, num_processes=2)
 
 
-def native_of(bed: Bed) -> tuple[Pair, dist.ProcessGroup]:
+def native_of(bed: Bed) -> tuple[DevicePair, dist.ProcessGroup]:
     """The pair, and the group of the device's own library. Raises `CannotTry` without one."""
     assert bed.pair is not None
     if bed.pair.native is None:
@@ -67,13 +67,13 @@ def _compared(talk: Talk) -> Callable[[Bed], None]:
     return run
 
 
-def _messages(values: Tensor, pair: Pair, group: dist.ProcessGroup) -> Sequence[Tensor]:
+def _messages(values: Tensor, pair: DevicePair, group: dist.ProcessGroup) -> Sequence[Tensor]:
     received = torch.zeros_like(values)
     exchange(values, received, pair, group)
     return (received,)
 
 
-def exchange(sent: Tensor, received: Tensor, pair: Pair, group: dist.ProcessGroup) -> None:
+def exchange(sent: Tensor, received: Tensor, pair: DevicePair, group: dist.ProcessGroup) -> None:
     """One batch: a message to the other, and one from it."""
     works = dist.batch_isend_irecv(
         [
@@ -85,39 +85,39 @@ def exchange(sent: Tensor, received: Tensor, pair: Pair, group: dist.ProcessGrou
         work.wait()
 
 
-def _in_order(values: Tensor, pair: Pair, group: dist.ProcessGroup) -> Sequence[Tensor]:
+def _in_order(values: Tensor, pair: DevicePair, group: dist.ProcessGroup) -> Sequence[Tensor]:
     received = [torch.zeros_like(values) for _ in range(3)]
     for number, place in enumerate(received):
         exchange((values + number).to(values.dtype), place, pair, group)
     return received
 
 
-def _sum(values: Tensor, pair: Pair, group: dist.ProcessGroup) -> Sequence[Tensor]:
+def _sum(values: Tensor, pair: DevicePair, group: dist.ProcessGroup) -> Sequence[Tensor]:
     if values.dtype != torch.int64:
         return ()  # nothing but whole numbers is added by a library
     dist.all_reduce(values, group=group)
     return (values,)
 
 
-def _gather(values: Tensor, pair: Pair, group: dist.ProcessGroup) -> Sequence[Tensor]:
+def _gather(values: Tensor, pair: DevicePair, group: dist.ProcessGroup) -> Sequence[Tensor]:
     parts = [torch.zeros_like(values) for _ in range(2)]
     dist.all_gather(parts, values, group=group)
     return parts
 
 
-def _uneven(values: Tensor, pair: Pair, group: dist.ProcessGroup) -> Sequence[Tensor]:
+def _uneven(values: Tensor, pair: DevicePair, group: dist.ProcessGroup) -> Sequence[Tensor]:
     sent = ([7, 17], [20, 4])
     return _all_to_all(values, sent, pair, group)
 
 
-def _empty_parts(values: Tensor, pair: Pair, group: dist.ProcessGroup) -> Sequence[Tensor]:
+def _empty_parts(values: Tensor, pair: DevicePair, group: dist.ProcessGroup) -> Sequence[Tensor]:
     parts = _all_to_all(values, ([0, 24], [24, 0]), pair, group)
     nothing = _all_to_all(values[:0], ([0, 0], [0, 0]), pair, group)
     return *parts, *nothing
 
 
 def _all_to_all(
-    values: Tensor, sent: Sequence[list[int]], pair: Pair, group: dist.ProcessGroup
+    values: Tensor, sent: Sequence[list[int]], pair: DevicePair, group: dist.ProcessGroup
 ) -> Sequence[Tensor]:
     """`sent[r][s]`: rows that rank r has for rank s."""
     due = [row[pair.rank] for row in sent]
@@ -126,7 +126,7 @@ def _all_to_all(
     return (received,)
 
 
-def _broadcast(values: Tensor, pair: Pair, group: dist.ProcessGroup) -> Sequence[Tensor]:
+def _broadcast(values: Tensor, pair: DevicePair, group: dist.ProcessGroup) -> Sequence[Tensor]:
     copies = [values.clone() for _ in range(2)]
     for root, copy in enumerate(copies):
         dist.broadcast(copy, root, group=group)

@@ -43,7 +43,7 @@ def segment_checks() -> Iterator[Check]:
 
 
 @dataclass
-class Side:
+class ModelSide:
     """One of the two: a model in flight, and its experts."""
 
     stepper: Stepper
@@ -96,7 +96,7 @@ class ExpertsRun:
 class Lockstep:
     """Two sides in lockstep; `segments` is what has been found so far."""
 
-    def __init__(self, exact: Side, tried: Side, bound: float) -> None:
+    def __init__(self, exact: ModelSide, tried: ModelSide, bound: float) -> None:
         self.exact, self.tried = exact, tried
         self.segments: list[SegmentFacts] = []
         self._bound = bound
@@ -212,7 +212,7 @@ def compare_model(bed: Bed) -> Result:
     return Result(words, segments=tuple(comparison.segments))
 
 
-def _side(bed: Bed, device: torch.device) -> Side:
+def _side(bed: Bed, device: torch.device) -> ModelSide:
     job = job_of(bed.model)
     blueprint = blueprint_of(job, bed, device)
     stepper = stepper_of(job, blueprint, plan_of(job))
@@ -223,7 +223,7 @@ def _side(bed: Bed, device: torch.device) -> Side:
         loss: Tensor = model(input_ids=ids, labels=ids, use_cache=False).loss
         return loss
 
-    return Side(stepper, Flight(Forward(forward), with_gradients=True), device)
+    return ModelSide(stepper, Flight(Forward(forward), with_gradients=True), device)
 
 
 def _flips(one_TK: Tensor, other_TK: Tensor) -> float:
@@ -232,7 +232,7 @@ def _flips(one_TK: Tensor, other_TK: Tensor) -> float:
     return float((exact != found).any(-1).double().mean())
 
 
-def _experts(side: Side, call: ExpertsCall, site: int) -> ExpertsRun:
+def _experts(side: ModelSide, call: ExpertsCall, site: int) -> ExpertsRun:
     """The experts on one side, of what the processor's router asks for."""
     cut, share = side.replica.cut, side.stepper.parts.share
     given = (call.hidden.detach(), call.index, call.weights.detach())
@@ -248,7 +248,9 @@ def _experts(side: Side, call: ExpertsCall, site: int) -> ExpertsRun:
     return ExpertsRun(outputs_TH, outputs_RH, routing, saved, hidden_TH, weights_TK)
 
 
-def _experts_backward(side: Side, run: ExpertsRun, dout_TH: Tensor, site: int) -> dict[str, Tensor]:
+def _experts_backward(
+    side: ModelSide, run: ExpertsRun, dout_TH: Tensor, site: int
+) -> dict[str, Tensor]:
     """Gradients of hidden and weights, and of every expert's tensors by name."""
     routing = run.routing
     dout_RH = ops.permute(dout_TH, routing)

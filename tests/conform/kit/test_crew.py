@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from dougong.conform.kit.crew import Trial, run_part
+from dougong.conform.kit.crew import Examination, run_part
 from dougong.conform.record import CheckOutcome
 from dougong.deadlines import DEADLINES
 from dougong.errors import DeviceError
@@ -71,7 +71,7 @@ def offered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.timeout(600)
 def test_a_crash_and_a_hang_are_named_and_the_others_are_run(offered: None) -> None:
     deadlines = dataclasses.replace(DEADLINES, conform_check_s=30.0)
-    told = list(run_part("alone", Trial("bad", deadlines=deadlines)))
+    told = list(run_part("alone", Examination("bad", deadlines=deadlines)))
     found = {one.name: one for one in told if isinstance(one, CheckOutcome)}
     assert found["Crashing, fused form 1"].words == ("its process ended by SIGSEGV",)
     assert found["Hanging, fused form 2"].words == ("it did not return within 30 s, and was ended",)
@@ -84,18 +84,18 @@ def test_a_crash_and_a_hang_are_named_and_the_others_are_run(offered: None) -> N
 @pytest.mark.slow
 def test_a_device_that_does_not_open_is_an_error(offered: None) -> None:
     with pytest.raises(DeviceError, match="accelerator closed: its process ended by SIGABRT"):
-        list(run_part("alone", Trial("closed")))
+        list(run_part("alone", Examination("closed")))
 
 
 def test_a_machine_without_such_a_device_is_an_error(offered: None) -> None:
     with pytest.raises(DeviceError, match=r"absent: this machine has no such device \(its plug-in is not installed\)"):
-        list(run_part("alone", Trial("absent")))
+        list(run_part("alone", Examination("absent")))
 
 
 @pytest.mark.slow
 def test_no_process_is_left_where_nobody_listens_any_more() -> None:
     before = psutil.Process().children(recursive=True)
-    telling = run_part("alone", Trial("cpu"))
+    telling = run_part("alone", Examination("cpu"))
     next(telling)
     assert len(psutil.Process().children(recursive=True)) == len(before) + 1
     telling.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from dougong.conform.kit.crew import Trial
+from dougong.conform.kit.crew import Examination
 from dougong.conform.kit.report import PAGE, examine, keep, read
 from dougong.conform.record import FILE
 from dougong.errors import DeviceError, ModelError, RecordError
@@ -30,6 +30,6 @@ def test_bad_input_is_refused_before_anything_is_tried() -> None:
         raise AssertionError(told)
 
     with pytest.raises(DeviceError, match="accelerator gpu: not known"):
-        examine(Trial("gpu"), fail)
+        examine(Examination("gpu"), fail)
     with pytest.raises(ModelError, match="did you mean qwen3_moe"):
-        examine(Trial("cpu", "qwen3_mo"), fail)
+        examine(Examination("cpu", "qwen3_mo"), fail)
