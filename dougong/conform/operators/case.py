@@ -16,6 +16,8 @@ from dougong.conform.judge import Exactness
 Compute = Callable[..., Any]
 """compute(*inputs): a tensor, or several."""
 
+ALIGNMENT = 512
+"""Bytes: dougong begins every buffer that a product reads at a multiple of them."""
 FLOATS = (torch.float32, torch.bfloat16)
 
 
@@ -78,6 +80,21 @@ def given(case: Case, dtype: torch.dtype) -> list[Tensor]:
 
 def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor.to(dtype) if tensor.dtype == torch.float64 else tensor
+
+
+def placed(inputs: Sequence[Tensor], device: torch.device, offset: int = 0) -> list[Tensor]:
+    """Copies on a device, each so many bytes behind a multiple of `ALIGNMENT`: a processor's own
+    memory begins anywhere."""
+    return [_at(tensor.to(device), offset) for tensor in inputs]
+
+
+def _at(tensor: Tensor, offset: int) -> Tensor:
+    size = tensor.element_size()
+    buffer = tensor.new_zeros(tensor.numel() + 2 * ALIGNMENT // size)
+    first = (-buffer.data_ptr() % ALIGNMENT + offset) // size
+    flat = buffer[first : first + tensor.numel()]
+    flat.copy_(tensor.reshape(-1))
+    return flat.view(tensor.shape)
 
 
 def results(case: Case, inputs: Sequence[Tensor]) -> list[Tensor]:

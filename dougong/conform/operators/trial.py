@@ -15,7 +15,7 @@ from torch import Tensor
 from dougong.conform.check import CPU, Bed, Check, Result, first_line
 from dougong.conform.forms import form_of, observe
 from dougong.conform.judge import Exactness, deviance, same_bits, tolerance_of
-from dougong.conform.operators.case import Case, given, results
+from dougong.conform.operators.case import Case, given, placed, results
 from dougong.conform.operators.layouts import is_fault, moves_with
 from dougong.conform.record import Deviation, OperatorFacts
 
@@ -56,7 +56,7 @@ def run_case(case: Case, bed: Bed) -> Result:
 
 
 def _facts(case: Case, bed: Bed, notes: _Notes) -> OperatorFacts:
-    inputs = _placed(given(case, case.dtypes[0]), bed.device)
+    inputs = placed(given(case, case.dtypes[0]), bed.device)
     observed = observe(partial(results, case, inputs), bed.device)
     speed = None if case.composed is None else _speed(case, inputs, bed)
     return OperatorFacts(
@@ -69,15 +69,11 @@ def _facts(case: Case, bed: Bed, notes: _Notes) -> OperatorFacts:
     )
 
 
-def _placed(inputs: Sequence[Tensor], device: torch.device) -> list[Tensor]:
-    return [tensor.to(device) for tensor in inputs]
-
-
 def _try_in(case: Case, dtype: torch.dtype, bed: Bed, notes: _Notes) -> None:
     """One precision: every form of the inputs' memory, against the exact values."""
     on_host = given(case, dtype)
     exact = _exact(case, on_host)
-    inputs = _placed(on_host, bed.device)
+    inputs = placed(on_host, bed.device)
     found = _brought(results(case, inputs))
     _compare(case, dtype, found, exact, notes)
     again = [_brought(results(case, inputs)) for _ in range(case.times - 1)]
@@ -212,7 +208,7 @@ def _compare_no_rows(case: Case, dtype: torch.dtype, bed: Bed, notes: _Notes) ->
     for number in case.rows:
         on_host[number] = on_host[number][:0]
     told = _Notes()
-    found = _brought(results(case, _placed(on_host, bed.device)))
+    found = _brought(results(case, placed(on_host, bed.device)))
     _compare(case, dtype, found, _exact(case, on_host), told)
     notes.words += [f"{words} (without rows)" for words in told.words]
 

@@ -4,7 +4,8 @@ its own."""
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -129,7 +130,7 @@ def trained(bed: Bed, device: torch.device, steps: int = STEPS) -> Trained:
 def _golden(bed: Bed) -> Result:
     found, exact = trained(bed, bed.device).losses, trained(bed, CPU).losses
     apart = [abs(a - b) / abs(b) for a, b in zip(found, exact, strict=True)]
-    first, whole = max(apart[:FIRST_STEPS]), max(apart)
+    first, whole = _largest(apart[:FIRST_STEPS]), _largest(apart)
     factor = TF32_FACTOR if reads_tf32(bed.device) else 1.0
     words = [
         *_too_far(f"the first {FIRST_STEPS} steps", first, factor * FIRST_BOUND),
@@ -140,6 +141,11 @@ def _golden(bed: Bed) -> Result:
     return Result(tuple(words), (_remark(exact, first, whole),))
 
 
+def _largest(values: Sequence[float]) -> float:
+    """One that is no number is larger than any."""
+    return max(math.inf if math.isnan(value) else value for value in values)
+
+
 def _remark(losses: tuple[float, ...], first: float, whole: float) -> str:
     return (
         f"loss {losses[0]:.4f} to {losses[-1]:.4f}; off by {first:.1e} of it in the first "
@@ -148,7 +154,7 @@ def _remark(losses: tuple[float, ...], first: float, whole: float) -> str:
 
 
 def _too_far(steps: str, apart: float, bound: float) -> Iterator[str]:
-    if not apart <= bound:  # a loss that is no number is too far, too
+    if apart > bound:
         yield f"a loss of {steps} is off by {apart:.1e} of it, at most {bound:.1e} is allowed"
 
 

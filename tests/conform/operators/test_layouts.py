@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from dougong.conform.judge import Exactness
-from dougong.conform.operators.case import Case, given, results
+from dougong.conform.operators.case import Case, given, placed, results
 from dougong.conform.operators.layouts import MovedBy, is_fault, moves_with
 from torch import Tensor
 
@@ -21,7 +21,7 @@ def case_of(compute: Callable[..., Any], by_row: bool = False) -> Case:
 
 def found(compute: Callable[..., Any]) -> list[MovedBy]:
     case = case_of(compute)
-    expected = results(case, given(case, torch.float32))
+    expected = results(case, placed(given(case, torch.float32), CPU))
     return list(moves_with(case, torch.float32, CPU, expected))
 
 
@@ -39,9 +39,7 @@ def by_alignment(x: Tensor) -> Tensor:
     ],
 )
 def test_what_moves_a_row(compute: Callable[..., Any], moved: list[MovedBy]) -> None:
-    # A processor's memory begins at multiples of 64, so that the case's own inputs may lie anywhere.
-    anywhere = {MovedBy.ALIGNMENT, MovedBy.PLACE} if compute is by_alignment else set()
-    assert set(moved) - anywhere <= set(found(compute)) <= {*moved, *anywhere, MovedBy.NUMBER}
+    assert found(compute) == moved
 
 
 @pytest.mark.parametrize(
