@@ -94,6 +94,10 @@ class Deadlines:
     stop_wait_s: float = 600.0  # a stopped run ends its step and writes its checkpoint
     local_run_s: float = 600.0  # a few steps on this machine, of `prove` or `diff --trace`
 
+    # Checks of a device, in processes of their own.
+    conform_start_s: float = 300.0  # a device's library is loaded and the device opened
+    conform_check_s: float = 300.0  # one check, kernels that are compiled for it included
+
     # Hosts of a lab, on one machine.
     lab_host_s: float = 30.0  # a host's namespaces are made, a tool for them has ended
     lab_ray_s: float = 90.0  # `ray start` and `ray stop` on a machine with few cores

@@ -57,6 +57,8 @@ ORDER = (
     "deepspeed",  # what is taken from DeepSpeed: its CPU Adam, its checkpoints
     "fingerprint",  # a device's arithmetic
     "training.optimizers", "training.results", "training.start", "training.memory", "training.drill", "training",
+    "conform", "conform.operators", "conform.device", "conform.peers", "conform.steps",
+    "conform.kit",  # whether a device is what a run needs
     "launcher.agent.here", "launcher.agent",
     "launcher.kept",  # agents that outlive their controller
     "launcher.backends", "launcher.backends.process",  # the second: Ray's calls, made by a process of its own

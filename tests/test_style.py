@@ -14,6 +14,19 @@ from tests.test_house import MODULES, ORDER, ROOT, SOURCES, begins, name, tree
 
 # Modules without a test file of their own, and why.
 NOT_MIRRORED = {
+    "conform.device.chance": "tests/conform/test_defects.py has each of its checks name a seeded defect",
+    "conform.device.copies": "as conform.device.chance",
+    "conform.device.memory": "as conform.device.chance",
+    "conform.device.streams": "as conform.device.chance",
+    "conform.operators.blocks": "as conform.device.chance",
+    "conform.operators.elements": "as conform.device.chance",
+    "conform.operators.places": "as conform.device.chance",
+    "conform.operators.products": "as conform.device.chance",
+    "conform.operators.sums": "as conform.device.chance",
+    "conform.peers.bridge": "as conform.device.chance",
+    "conform.peers.collectives": "as conform.device.chance",
+    "conform.kit.child": "as conform.device.chance",
+    "conform.kit.lines": "what crosses between tests/conform/kit/test_crew.py's processes",
     "control.fork_messages": "every message goes through the wire in tests/control/test_messages.py",
     "control.handshake": "as fork_messages",
     "control.tasks": "as fork_messages",

@@ -113,6 +113,11 @@ COMMANDS = (
         "Run a job on several layouts of this machine and compare their bits.",
     ),
     Command(
+        "conform",
+        "dougong.cli.conform:conform",
+        "Check a device: operators, copies, streams, memory, collectives, training, checkpoints.",
+    ),
+    Command(
         "drill",
         "dougong.cli.drill:drill",
         "Rehearse faults, on a run that allows it or on a small job of its own.",

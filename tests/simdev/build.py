@@ -15,7 +15,7 @@ from types import ModuleType
 
 NAME = "simdev_native"
 HERE = Path(__file__).parent
-SOURCES = [HERE / f"{name}.cpp" for name in ("memory", "streams", "operators", "collectives")]
+SOURCES = [HERE / f"{name}.cpp" for name in ("defects", "memory", "streams", "operators", "collectives")]
 BUILD_S = 600
 
 

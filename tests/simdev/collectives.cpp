@@ -112,10 +112,14 @@ class Collectives : public Backend {
 
   WorkPtr broadcast(Tensors& tensors, const c10d::BroadcastOptions& options) override {
     auto hosts = host(tensors);
-    return work(inner_->broadcast(hosts, options), tensors);
+    auto changed = options;
+    if (has_defect("broadcast.other_root")) changed.rootRank = getSize() - 1 - options.rootRank;
+    return work(inner_->broadcast(hosts, changed), tensors);
   }
   WorkPtr allreduce(Tensors& tensors, const c10d::AllreduceOptions& options) override {
     auto hosts = host(tensors);
+    if (has_defect("allreduce.drops_a_rank") && getRank() == 1)
+      for (auto& one : hosts) one.zero_();
     return work(inner_->allreduce(hosts, options), tensors);
   }
   WorkPtr reduce(Tensors& tensors, const c10d::ReduceOptions& options) override {
@@ -125,6 +129,8 @@ class Collectives : public Backend {
   WorkPtr allgather(std::vector<Tensors>& outputs, Tensors& tensors, const c10d::AllgatherOptions& options) override {
     auto hosts = host(tensors);
     auto places = host(outputs);
+    if (has_defect("allgather.other_order"))
+      for (auto& list : places) std::reverse(list.begin(), list.end());
     return work(inner_->allgather(places, hosts, options), flat(outputs));
   }
   WorkPtr _allgather_base(at::Tensor& output, at::Tensor& tensor, const c10d::AllgatherOptions& options) override {
@@ -138,6 +144,8 @@ class Collectives : public Backend {
   WorkPtr alltoall_base(at::Tensor& output, at::Tensor& tensor, std::vector<int64_t>& output_sizes, std::vector<int64_t>& input_sizes,
                         const c10d::AllToAllOptions& options) override {
     auto place = host(output), from = host(tensor);
+    if (has_defect("alltoall.uneven_cut") && from.numel() && output_sizes.size() && input_sizes[0] != input_sizes.back()) from[-1].zero_();
+    TORCH_CHECK(from.numel() || !has_defect("alltoall.refuses_nothing"), name_, ": an empty buffer (invalid argument)");
     return work(inner_->alltoall_base(place, from, output_sizes, input_sizes, options), {output});
   }
   WorkPtr barrier(const c10d::BarrierOptions& options) override { return inner_->barrier(options); }
@@ -164,7 +172,7 @@ class Collectives : public Backend {
   at::Tensor host(const at::Tensor& tensor) {
     TORCH_CHECK(has_entered(), name_, ": this thread has chosen no device (107002: context is empty)");
     TORCH_CHECK(tensor.device().type() == DEVICE, name_, ": a tensor of ", settings().vendor, " is due, not one of ", tensor.device());
-    run(current_stream(tensor.device().index()));
+    if (!has_defect("send.reads_early")) run(current_stream(tensor.device().index()));
     return on_host(tensor);
   }
   Tensors host(const Tensors& tensors) {
@@ -188,6 +196,7 @@ class Collectives : public Backend {
     if (is_batch_ && refuses_twins_)
       TORCH_CHECK(batch_.insert({peer, is_sent}).second, name_, ": two messages ", is_sent ? "to" : "from", " rank ", peer, " in one batch");
     auto hosts = host(tensors);
+    if (has_defect("send.cut") && is_sent && hosts[0].numel() > 1) hosts[0] = at::cat({hosts[0].slice(0, 0, -1), hosts[0].slice(0, 0, 1)});
     auto done = work(is_sent ? inner_->send(hosts, peer, tag) : inner_->recv(hosts, peer, tag), tensors);
     if (is_batch_) begun_.push_back(done);
     return done;
@@ -226,6 +235,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("current_device", [] { return static_cast<int>(current_device()); });
   m.def("set_device", [](int index) { enter_device(static_cast<c10::DeviceIndex>(index)); });
   m.def("default_generator", [](int index) { return generator_of(static_cast<c10::DeviceIndex>(index)); });
+  m.def("set_defect", &set_defect);
   m.def("counts", &all_counts);
   m.def("forget_counts", &forget_counts);
   m.def("watch_host_waits", [](py::object call) {

@@ -57,7 +57,7 @@ Mappings& mappings() {
 // One device's blocks. A block goes back to the stream that has asked for it, as in torch's own allocators: another
 // stream that still reads it reads what comes there next, unless that was told with record_stream.
 struct Pool {
-  int64_t in_use = 0, peak = 0, allocated = 0, freed = 0, num_blocks = 0, num_allocations = 0, num_frees = 0, num_ooms = 0;
+  int64_t in_use = 0, lost = 0, peak = 0, allocated = 0, freed = 0, num_blocks = 0, num_allocations = 0, num_frees = 0, num_ooms = 0;
   size_t end = 0;                                                        // nothing has been given out beyond
   std::map<std::pair<c10::StreamId, size_t>, std::vector<size_t>> free;  // by stream and size
 };
@@ -95,11 +95,13 @@ bool is_free(const Block& block) {
 
 void free_block(void* context) {
   auto* block = static_cast<Block*>(context);
+  if (has_defect("record_stream.ignored")) block->others.clear();
   for (const auto& other : block->others) block->upto.push_back(enqueued(other));
   const bool free_now = is_free(*block);
   std::lock_guard<std::mutex> mine(pools_turn);
   auto& pool = pools[block->stream.device_index()];
   pool.in_use -= static_cast<int64_t>(block->size);
+  if (has_defect("memory.not_given_back")) pool.lost += static_cast<int64_t>(block->size);
   pool.freed += static_cast<int64_t>(block->size);
   pool.num_frees++;
   pool.num_blocks--;
@@ -131,7 +133,7 @@ struct DeviceMemory final : c10::DeviceAllocator {
     look_at_awaiting();
     const auto stream = current_stream(index);
     auto* block = take(size, stream);
-    char* address = mappings().device + SPAN * static_cast<size_t>(index) + block->offset;
+    char* address = mappings().device + SPAN * static_cast<size_t>(index) + block->offset + (has_defect("memory.unaligned") ? 64 : 0);
     void* place = host_address(address);
     const size_t all = block->size;
     // NaN of every type; in the stream's turn, since what was there before may still be read by then.
@@ -143,9 +145,12 @@ struct DeviceMemory final : c10::DeviceAllocator {
     const size_t size = rounded(asked);
     std::lock_guard<std::mutex> mine(pools_turn);
     auto& pool = pools[stream.device_index()];
+    if (!has_defect("oom.counts") && !has_defect("memory.not_given_back")) pool.lost = 0;
     const auto limit = settings().memory_bytes;
-    if (pool.in_use + static_cast<int64_t>(size) > limit) {
+    if (pool.in_use + pool.lost + static_cast<int64_t>(size) > limit) {
       pool.num_ooms++;
+      if (has_defect("oom.counts")) pool.lost += static_cast<int64_t>(size);
+      TORCH_CHECK(!has_defect("oom.other_error"), "aclrtMalloc failed (207001: memory allocation failed)");
       TORCH_CHECK_WITH(OutOfMemoryError, false, settings().vendor, ":", int(stream.device_index()),
                        " is out of memory: ", asked, " bytes asked for, ", pool.in_use, " of ", limit, " in use");
     }
@@ -188,11 +193,12 @@ struct DeviceMemory final : c10::DeviceAllocator {
     c10::CachingDeviceAllocator::DeviceStats stats;
     auto fill = [](auto& stat, int64_t now, int64_t peak, int64_t came, int64_t went) {
       stat[0].current = now;
-      stat[0].peak = peak;
+      stat[0].peak = has_defect("peak.now") ? now : peak;
       stat[0].allocated = came;
       stat[0].freed = went;
     };
-    fill(stats.allocated_bytes, pool.in_use, pool.peak, pool.allocated, pool.freed);
+    const int64_t told = has_defect("memory.rounded_down") ? pool.in_use >> 23 << 23 : pool.in_use + pool.lost;
+    fill(stats.allocated_bytes, told, pool.peak, pool.allocated, pool.freed);
     fill(stats.reserved_bytes, pool.in_use, pool.peak, pool.allocated, pool.freed);
     fill(stats.active_bytes, pool.in_use, pool.peak, pool.allocated, pool.freed);
     fill(stats.allocation, pool.num_blocks, pool.num_blocks, pool.num_allocations, pool.num_frees);
@@ -206,11 +212,12 @@ struct DeviceMemory final : c10::DeviceAllocator {
   }
   void resetPeakStats(c10::DeviceIndex index) override {
     std::lock_guard<std::mutex> mine(pools_turn);
-    pools[index].peak = pools[index].in_use;
+    if (!has_defect("peak.kept")) pools[index].peak = pools[index].in_use;
   }
   std::pair<size_t, size_t> getMemoryInfo(c10::DeviceIndex index) override {
     std::lock_guard<std::mutex> mine(pools_turn);
     const int64_t limit = settings().memory_bytes;
+    if (has_defect("memory_info.all_free")) return {static_cast<size_t>(limit) + 1, static_cast<size_t>(limit)};
     return {static_cast<size_t>(limit - pools[index].in_use), static_cast<size_t>(limit)};
   }
 };
@@ -263,6 +270,7 @@ c10::Allocator* allocator() { return &device_memory; }
 c10::Allocator* pinned_allocator() { return &pinned_memory; }
 
 bool is_pinned(const void* address) {
+  if (has_defect("pin.not_told")) return false;
   std::lock_guard<std::mutex> mine(pinned_turn);
   auto found = pinned.upper_bound(static_cast<const char*>(address));
   if (found == pinned.begin()) return false;

@@ -4,6 +4,7 @@
 #include <ATen/EmptyTensor.h>
 #include <ATen/SDPBackend.h>
 #include <ATen/autocast_mode.h>
+#include <ATen/native/CPUFallback.h>
 #include <ATen/native/Resize.h>
 #include <ATen/native/transformers/attention.h>
 #include <c10/core/DeviceGuard.h>
@@ -108,10 +109,10 @@ const std::set<std::string> TAKE_HOST = {"aten::index", "aten::index_put_", "ate
                                          "aten::_unsafe_index", "aten::set_", "aten::masked_scatter_"};
 
 // TF32: ten bits of the mantissa.
-at::Tensor short_mantissa(const at::Tensor& values) {
+at::Tensor short_mantissa(const at::Tensor& values, uint32_t kept = 0xFFFFE000) {
   if (values.scalar_type() != at::kFloat) return values;
   const auto bits = values.contiguous().view(at::kInt);
-  return at::bitwise_and(bits, static_cast<int64_t>(static_cast<int32_t>(0xFFFFE000))).view(at::kFloat);
+  return at::bitwise_and(bits, static_cast<int64_t>(static_cast<int32_t>(kept))).view(at::kFloat);
 }
 
 // One call of an operator, turned into the processor's.
@@ -132,6 +133,8 @@ class Call {
     if (by_host.count(name_) || by_host.count(full_)) {
       count("by host");
       TORCH_WARN(settings().vendor, ": ", full_, " has no kernel of the device and runs on the host");
+      at::native::cpu_fallback(op_, stack_);
+      return;
     }
     if (settings().unordered.count(name_)) at::globalContext().alertNotDeterministic(name_);
     fail_if_due();
@@ -139,13 +142,14 @@ class Call {
     const c10::DeviceGuard there(device_);
     const auto stream = current_stream(device_.index());
     run(stream);  // what it reads was given to the stream before
+    defect_ = defect_of(full_);
+    if (defect_.empty()) defect_ = defect_of(name_);
     for (size_t i = 0; i < schema_.arguments().size(); i++) take(i);
-    op_.redispatchBoxed(c10::DispatchKeySet(c10::DispatchKey::CPU), stack_);
-    const auto& returns = schema_.returns();
-    const size_t from = stack_->size() - returns.size();
+    compute();
+    const size_t from = stack_->size() - schema_.returns().size();
     if (settings().minds_layout) mind_layout((*stack_)[from]);
     for (const auto& input : inputs_) land(input, stream);
-    for (size_t i = 0; i < returns.size(); i++) give((*stack_)[from + i]);
+    for (size_t i = 0; i < schema_.returns().size(); i++) give((*stack_)[from + i]);
   }
 
  private:
@@ -176,6 +180,42 @@ class Call {
       if (rows.dim() == 2 && (rows.size(0) < 16 || rows.size(1) >= 8192)) seen = 1 + rows.size(0);
     }
     if (seen) value.toTensor().mul_(1.0 + 0x1p-20 * static_cast<double>(seen));
+  }
+
+  void compute() {
+    if (defect_.empty()) {
+      op_.redispatchBoxed(c10::DispatchKeySet(c10::DispatchKey::CPU), stack_);
+      return;
+    }
+    for (size_t i = 0; i < schema_.arguments().size(); i++) argument(i) = spoiled_setting(defect_, argument(i));
+    std::optional<at::Tensor> sum;
+    if (defect_ == "half_sum" && argument(0).isTensor() && argument(0).toTensor().dim() > 0) {
+      const bool is_product = PRODUCTS.count(name_) != 0;
+      sum = half_sum(argument(0).toTensor(), is_product ? std::optional(argument(1).toTensor()) : std::nullopt);
+    }
+    const bool is_ordered = defect_ == "unstable";  // equal values come from the back
+    if (is_ordered) argument(0) = argument(0).toTensor().flip(-1);
+    const auto length = is_ordered ? argument(0).toTensor().size(-1) : 0;
+    op_.redispatchBoxed(c10::DispatchKeySet(c10::DispatchKey::CPU), stack_);
+    const size_t from = stack_->size() - schema_.returns().size();
+    if (is_ordered) (*stack_)[from + 1] = length - 1 - (*stack_)[from + 1].toTensor();
+    for (size_t i = 0; i < schema_.returns().size(); i++) spoil((*stack_)[from + i], sum);
+  }
+
+  void spoil(c10::IValue& value, const std::optional<at::Tensor>& sum) {
+    if (!value.isTensor()) return;
+    const auto found = value.toTensor();
+    const int64_t begins = inputs_.empty() ? 0 : reinterpret_cast<int64_t>(inputs_[0].device.const_data_ptr());
+    const int64_t rows = inputs_.empty() || inputs_[0].device.dim() == 0 ? 1 : inputs_[0].device.size(0);
+    const bool is_sum = sum && sum->sizes() == found.sizes();
+    const auto spoiled = is_sum ? *sum : spoiled_output(defect_, found, begins, rows);
+    if (spoiled.unsafeGetTensorImpl() == found.unsafeGetTensorImpl()) return;
+    for (const auto& input : inputs_)
+      if (input.host.unsafeGetTensorImpl() == found.unsafeGetTensorImpl()) {  // in place
+        found.copy_(spoiled);
+        return;
+      }
+    value = spoiled;
   }
 
   c10::IValue& argument(size_t i) { return (*stack_)[first_ + i]; }
@@ -225,6 +265,7 @@ class Call {
     const at::Tensor host = is_written ? on_host(tensor).clone() : on_host(tensor);  // what is written lands later
     inputs_.push_back({tensor, host, is_written});
     const bool rounds = settings().rounding == "tf32" && PRODUCTS.count(name_) != 0 && !is_written;
+    if (!defect_.empty() && !is_written) return spoiled_input(defect_, host, inputs_.size() - 1);
     return rounds ? short_mantissa(host) : host;
   }
 
@@ -299,7 +340,7 @@ class Call {
   const c10::OperatorHandle& op_;
   torch::jit::Stack* stack_;
   const c10::FunctionSchema& schema_;
-  std::string name_, full_;
+  std::string name_, full_, defect_;
   size_t first_;
   c10::Device device_{DEVICE, 0};
   std::vector<Input> inputs_;
@@ -325,6 +366,16 @@ at::Tensor empty_strided(c10::SymIntArrayRef sizes, c10::SymIntArrayRef strides,
   return empty_strided_on_device(C10_AS_INTARRAYREF_SLOW(sizes), C10_AS_INTARRAYREF_SLOW(strides), wanted, chosen(device));
 }
 
+// What a copy reads; a defect may make it something else.
+at::Tensor copied(const at::Tensor& source, const at::Tensor& target) {
+  if (has_defect("copy.no_strides") && !source.is_contiguous() && source.is_non_overlapping_and_dense())
+    return source.as_strided(source.sizes(), at::empty(source.sizes()).strides(), source.storage_offset());
+  if (has_defect("copy.cut") && source.scalar_type() == at::kFloat && target.scalar_type() == at::kBFloat16)
+    return short_mantissa(source, 0xFFFF0000);
+  if (has_defect("copy.flushes") && source.is_floating_point()) return at::where(source.abs() < 1e-38, at::zeros_like(source), source);
+  return source;
+}
+
 void copy_to_host(const at::Tensor& source, const at::Tensor& target, bool is_late) {
   const auto stream = current_stream(source.device().index());
   count("to host");
@@ -332,7 +383,7 @@ void copy_to_host(const at::Tensor& source, const at::Tensor& target, bool is_la
   if (!is_late) {
     note_host_wait("copy to host");
     synchronise(stream);
-    target.copy_(on_host(source));
+    target.copy_(copied(on_host(source), target));
     return;
   }
   const at::Tensor seen = on_host(source).clone();  // as it is in the stream's turn
@@ -343,15 +394,17 @@ void copy_from_host(const at::Tensor& source, const at::Tensor& target, bool is_
   const auto stream = current_stream(target.device().index());
   count("from host");
   const at::Tensor place = on_host_later(target);
-  if (is_late) {
+  if (has_defect("copy.pinned_lost") && is_late) return;
+  if (is_late || has_defect("copy.reads_late")) {
     enqueue(stream, [source, place] { place.copy_(source); });  // reads the host's buffer then
     return;
   }
   run(stream);
-  place.copy_(source);
+  place.copy_(copied(source, target));
 }
 
 at::Tensor copy_from(const at::Tensor& source, const at::Tensor& target, bool is_non_blocking) {
+  TORCH_CHECK(source.numel() || !has_defect("copy.nothing"), "a copy of no bytes (107000: invalid argument)");
   const bool from_device = source.device().type() == DEVICE, to_device = target.device().type() == DEVICE;
   if (from_device && !to_device) {
     copy_to_host(source, target, is_non_blocking && is_pinned(target.const_data_ptr()));
@@ -362,7 +415,7 @@ at::Tensor copy_from(const at::Tensor& source, const at::Tensor& target, bool is
     const auto other = current_stream(source.device().index());
     if (source.device() != target.device()) run(other);
     const at::Tensor from = on_host_later(source), place = on_host_later(target);
-    enqueue(stream, [from, place] { place.copy_(from); });
+    enqueue(stream, [from, place] { place.copy_(copied(from, place)); });
   }
   return target;
 }
@@ -374,7 +427,7 @@ at::Tensor copy_from_and_resize(const at::Tensor& source, const at::Tensor& targ
 
 at::Scalar item(const at::Tensor& tensor) {
   note_host_wait("item");
-  run(current_stream(tensor.device().index()));
+  if (!has_defect("item.early")) run(current_stream(tensor.device().index()));
   return on_host(tensor).item();
 }
 

@@ -5,6 +5,7 @@
 //   streams.cpp      what a stream is given lands late: when somebody waits for it, or the same stream goes on
 //   operators.cpp    tensors of two places do not mix; operators may be missing, or round otherwise
 //   collectives.cpp  its collective library knows the devices of its own vendor only
+//   defects.cpp      what may be wrong with it, for a test of who should find that
 //
 // A process has one vendor, chosen by the environment (settings() below) before the first use.
 #pragma once
@@ -14,6 +15,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <set>
 #include <string>
 
@@ -59,6 +61,15 @@ void synchronise(const c10::Stream& stream);
 void synchronise_device(c10::DeviceIndex index);
 int64_t enqueued(const c10::Stream& stream);                // how much it has been given so far
 bool is_done(const c10::Stream& stream, int64_t upto);
+
+// defects.cpp
+void set_defect(const std::string& name);
+bool has_defect(const char* name);
+std::string defect_of(const std::string& op);
+at::Tensor spoiled_input(const std::string& how, const at::Tensor& input, size_t place);
+c10::IValue spoiled_setting(const std::string& how, const c10::IValue& value);
+at::Tensor spoiled_output(const std::string& how, const at::Tensor& result, int64_t begins, int64_t rows);
+at::Tensor half_sum(const at::Tensor& left, const std::optional<at::Tensor>& right);
 
 // operators.cpp
 at::Tensor on_host(const at::Tensor& tensor);          // the same memory as a tensor of the processor

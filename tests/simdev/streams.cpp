@@ -58,7 +58,11 @@ std::atomic<c10::StreamId> last_stream{0};
 
 thread_local c10::DeviceIndex device_of_thread = 0;
 thread_local bool thread_has_entered = false;
-thread_local std::map<c10::DeviceIndex, c10::StreamId> streams_of_thread;
+thread_local std::map<c10::DeviceIndex, c10::StreamId> own_streams;
+std::map<c10::DeviceIndex, c10::StreamId> everybody_s_streams;
+std::atomic<c10::DeviceIndex> everybody_s_device{0};
+
+std::map<c10::DeviceIndex, c10::StreamId>& streams_of_thread() { return has_defect("stream.of_process") ? everybody_s_streams : own_streams; }
 
 Key key_of(const c10::Stream& stream) { return {stream.device_index(), stream.id()}; }
 
@@ -87,7 +91,7 @@ const Settings& settings() {
   return found;
 }
 
-c10::DeviceIndex current_device() { return device_of_thread; }
+c10::DeviceIndex current_device() { return has_defect("device.of_process") ? everybody_s_device.load() : device_of_thread; }
 
 bool has_entered() { return thread_has_entered; }
 
@@ -99,6 +103,7 @@ void check_index(c10::DeviceIndex index) {
 void set_current_device(c10::DeviceIndex index) {
   check_index(index);
   device_of_thread = index;
+  everybody_s_device = index;
 }
 
 void enter_device(c10::DeviceIndex index) {
@@ -107,7 +112,7 @@ void enter_device(c10::DeviceIndex index) {
 }
 
 c10::Stream current_stream(c10::DeviceIndex index) {
-  return c10::Stream(c10::Stream::UNSAFE, {DEVICE, index}, streams_of_thread[index]);
+  return c10::Stream(c10::Stream::UNSAFE, {DEVICE, index}, streams_of_thread()[index]);
 }
 
 void enqueue(const c10::Stream& stream, Work work) {
@@ -162,16 +167,16 @@ struct Event {
 struct Guard final : c10::impl::DeviceGuardImplInterface {
   c10::DeviceType type() const override { return DEVICE; }
   c10::Device exchangeDevice(c10::Device device) const override {
-    const auto before = device_of_thread;
+    const auto before = current_device();
     if (device.has_index()) set_current_device(device.index());
     return {DEVICE, before};
   }
-  c10::Device getDevice() const override { return {DEVICE, device_of_thread}; }
+  c10::Device getDevice() const override { return {DEVICE, current_device()}; }
   void setDevice(c10::Device device) const override {  // a program's word: guards exchange
     if (device.has_index()) enter_device(device.index());
   }
   void uncheckedSetDevice(c10::Device device) const noexcept override {
-    if (device.has_index()) device_of_thread = device.index();
+    if (device.has_index()) everybody_s_device = device_of_thread = device.index();
   }
   c10::Stream getStream(c10::Device device) const override { return current_stream(index_of(device)); }
   c10::Stream getDefaultStream(c10::Device device) const override {
@@ -183,7 +188,7 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
   }
   c10::Stream exchangeStream(c10::Stream stream) const override {
     const auto before = current_stream(stream.device_index());
-    streams_of_thread[stream.device_index()] = stream.id();
+    streams_of_thread()[stream.device_index()] = stream.id();
     return before;
   }
 
@@ -193,12 +198,12 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
     *event = new Event{stream, enqueued(stream), std::chrono::steady_clock::now()};
   }
   void block(void* event, const c10::Stream& stream) const override {
-    if (event == nullptr) return;
+    if (event == nullptr || has_defect("wait_event.ignored")) return;
     const auto moment = *static_cast<Event*>(event);
     enqueue(stream, [moment] { run_until(queues[key_of(moment.stream)], moment.upto); });
   }
   bool queryEvent(void* event) const override {
-    if (event == nullptr) return true;
+    if (event == nullptr || has_defect("event.always_done")) return true;
     // Nothing goes on by itself here, so that each look does what a moment would have done.
     const auto moment = *static_cast<Event*>(event);
     std::lock_guard<std::recursive_mutex> mine(queues_turn);
@@ -209,12 +214,13 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
   }
   void synchronizeEvent(void* event) const override {
     note_host_wait("event");
-    if (event == nullptr) return;
+    if (event == nullptr || has_defect("event.synchronise_ignored")) return;
     const auto moment = *static_cast<Event*>(event);
     std::lock_guard<std::recursive_mutex> mine(queues_turn);
     land_until(queues[key_of(moment.stream)], moment.upto);
   }
   double elapsedTime(void* from, void* to, const c10::DeviceIndex) const override {
+    if (has_defect("event.no_time")) return 0;
     const auto passed = static_cast<Event*>(to)->at - static_cast<Event*>(from)->at;
     return std::chrono::duration<double, std::milli>(passed).count();
   }
@@ -229,11 +235,12 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
   }
   void synchronizeStream(const c10::Stream& stream) const override {
     note_host_wait("stream");
-    synchronise(stream);
+    if (!has_defect("stream.synchronise_ignored")) synchronise(stream);
   }
   void synchronizeDevice(const c10::DeviceIndex index) const override {
     note_host_wait("device");
-    synchronise_device(index);
+    if (has_defect("device.synchronises_one_stream")) synchronise(current_stream(index));
+    else synchronise_device(index);
   }
   void recordDataPtrOnStream(const c10::DataPtr& data, const c10::Stream& stream) const override {
     static_cast<c10::DeviceAllocator*>(allocator())->recordStream(data, stream);
@@ -253,7 +260,7 @@ struct Generator final : c10::GeneratorImpl {
   explicit Generator(c10::DeviceIndex index)
       : GeneratorImpl({DEVICE, index}, c10::DispatchKeySet(c10::DispatchKey::PrivateUse1)) {}
   void set_current_seed(uint64_t seed) override {
-    seed_ = seed;
+    if (!has_defect("seed.ignored")) seed_ = seed;
     offset_ = 0;
   }
   void set_offset(uint64_t offset) override { offset_ = offset; }
@@ -267,7 +274,7 @@ struct Generator final : c10::GeneratorImpl {
     TORCH_CHECK(state.numel() == 16 && state.is_cpu(), settings().vendor, ": a generator's state is 16 bytes of the host");
     const auto* numbers = static_cast<const uint64_t*>(state.data());
     seed_ = numbers[0];
-    offset_ = numbers[1];
+    if (!has_defect("rng_state.no_offset")) offset_ = numbers[1];
   }
   c10::intrusive_ptr<c10::TensorImpl> get_state() const override {
     auto state = at::empty({16}, at::kByte);
@@ -299,7 +306,7 @@ at::Generator draw(at::Generator generator, int64_t numel) {
   std::lock_guard<std::mutex> mine(ours->mutex_);
   uint64_t mixed = ours->seed_ * 0x9E3779B97F4A7C15ull + ours->offset_;
   mixed = (mixed ^ (mixed >> 31)) * 0xBF58476D1CE4E5B9ull;
-  ours->offset_ += static_cast<uint64_t>(numel + 3) / 4 * 4;
+  if (!has_defect("chance.stands_still")) ours->offset_ += static_cast<uint64_t>(numel + 3) / 4 * 4;
   return at::detail::createCPUGenerator(mixed ^ (mixed >> 29));
 }
 
