@@ -40,7 +40,11 @@ ORDER = (
     "job.yaml", "job.section", "job.optimizers", "job.fault", "job.emulate",
     "job.drills", "job",  # what a user asks for
     "parallel",  # plan, assignment of experts, the tree of lanes
-    "parallel.schedules", "parallel.comm", "parallel.segments", "parallel.trace", "parallel.dispatch",
+    "parallel.schedules",
+    "parallel.comm.threads", "parallel.comm.membership", "parallel.comm.wait",  # who the peers are, and waits for them
+    "parallel.comm.packing", "parallel.comm.transfer",
+    "parallel.bridge",  # between islands without a common library
+    "parallel.comm", "parallel.segments", "parallel.trace", "parallel.dispatch",
     "parallel.dense", "parallel.execute", "parallel.traffic",
     "control",  # what controller, agent and worker say to each other
     "control.network",  # machines that hear each other

@@ -19,8 +19,9 @@ from dougong.errors import PeerError
 from dougong.job.fault.snapshots import Snapshots
 from dougong.parallel.comm.exchange import Exchange, Expected
 from dougong.parallel.comm.membership import Membership
-from dougong.parallel.comm.route import Groups, Transfer
+from dougong.parallel.comm.route import Groups
 from dougong.parallel.comm.traffic import TrafficKind
+from dougong.parallel.comm.transfer import Transfer
 from dougong.parallel.comm.wait import PeerWait
 from dougong.parallel.comm.world import World
 from dougong.parallel.plan import Plan

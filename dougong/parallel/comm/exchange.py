@@ -25,8 +25,9 @@ from dougong.parallel.comm.message import (
     make_head,
     make_room,
 )
-from dougong.parallel.comm.route import Transfer, UnderWay
+from dougong.parallel.comm.route import UnderWay
 from dougong.parallel.comm.traffic import TrafficKind
+from dougong.parallel.comm.transfer import Transfer
 from dougong.parallel.comm.wait import PeerWait
 from dougong.parallel.comm.world import World
 from dougong.parallel.schedules.operation import CallKey, MessageKind
@@ -246,7 +247,6 @@ class _MessageChannel:
         under_way = self._route.begin(self._parts(messages), self._parts(arriving), wait)
         with wait:
             under_way.wait_for_host(wait)
-        under_way.land()
         return under_way
 
     def _parts(self, messages: Messages) -> list[Transfer]:

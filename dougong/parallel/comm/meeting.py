@@ -17,6 +17,9 @@ from dougong.parallel.comm.route import Groups
 from dougong.parallel.comm.wait import PeerWait
 from dougong.parallel.schedules.operation import MessageKind
 
+MORE_CONNECTIONS = 1
+"""Beside the one that there always is; see benchmarks/README.md."""
+
 
 class GroupMaker:
     """Makes the process groups of a generation. Every method is collective over all workers, which
@@ -56,6 +59,13 @@ class GroupMaker:
             )
         return group
 
+    def make_more(self, ranks: list[int]) -> tuple[dist.ProcessGroup, ...]:
+        """Further groups of these ranks by gloo, for large messages over bridges; none where there
+        are no bridges."""
+        if not self._member.has_bridges:
+            return ()
+        return tuple(self.make(ranks) for _ in range(MORE_CONNECTIONS))
+
     def make_native(self, among: Collection[int]) -> dist.ProcessGroup | None:
         """The native library's group of one's island, of the ranks that are `among` these."""
         own = None
@@ -73,9 +83,11 @@ class GroupMaker:
         # Both kinds of messages of one direction share a gloo group, where tags tell them apart.
         # The native library knows no tags, so each kind has a group of its own there.
         by_gloo = {"dispatch": self.make(everybody), "combine": self.make(everybody)}
+        more = {direction: self.make_more(everybody) for direction in by_gloo}
         kinds = {}
         for kind in MessageKind:
-            kinds[kind] = Groups(by_gloo[kind.direction], self.make_native(everybody))
+            way = kind.direction
+            kinds[kind] = Groups(by_gloo[way], self.make_native(everybody), more[way])
         return kinds
 
     def _make_native(self, ranks: list[int], backend: str) -> dist.ProcessGroup:

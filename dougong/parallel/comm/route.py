@@ -1,60 +1,62 @@
-"""Which way a tensor takes to a peer: by the island's native library, or through host memory.
+"""Which way a tensor takes to a peer: by the island's native library, over a bridge, or by gloo.
 
-The native library (NCCL, HCCL) moves what lies on a device, inside one island. Everything else goes
-by gloo, which reaches every worker and speaks from host memory: what lies on a device is copied
-there before it leaves, and from there when it has arrived.
+The native library (NCCL, HCCL) moves what lies on a device, inside one island. A bridge
+(`parallel.bridge`) joins islands of which one computes on a device. Everything else lies in host
+memory at both ends and goes by gloo, which reaches every worker.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from dougong.parallel.bridge.base import BridgeEnd, BridgeWork
 from dougong.parallel.comm.packing import as_bytes, pack, places, room_for
+from dougong.parallel.comm.transfer import Transfer
 from dougong.parallel.comm.wait import PeerWait, RankedWork
 
 
 @dataclass(frozen=True)
 class Groups:
     """Process groups of one kind of messages: gloo between everybody, the native library inside
-    one's island. None in a world of one."""
+    one's island. None in a world of one. `more`: further ones by gloo, for large messages between
+    islands."""
 
     gloo: dist.ProcessGroup | None = None
     native: dist.ProcessGroup | None = None
-
-
-@dataclass(frozen=True)
-class Transfer:
-    """A tensor for `rank`, or the memory for one from it. Contiguous. `tag`: the same number at
-    both ends, by which messages between two ranks are told apart."""
-
-    rank: int
-    tensor: Tensor
-    tag: int = 0
+    more: tuple[dist.ProcessGroup, ...] = ()
 
     @property
-    def num_bytes(self) -> int:
-        return self.tensor.numel() * self.tensor.element_size()
+    def connections(self) -> tuple[dist.ProcessGroup, ...]:
+        """All by gloo."""
+        return () if self.gloo is None else (self.gloo, *self.more)
 
 
 @dataclass
 class UnderWay:
     """Transfers that have begun. Their tensors may neither be read nor changed before they are
-    done: `host` and `native` waited for, and what has landed in `host_landings` and
-    `native_landings` copied to its place. `sent`: buffers that must stay until then."""
+    done: `host`, `bridged` and `native` waited for, and what has landed in `native_landings`
+    copied to its place. `sent`: buffers that must stay until then."""
 
     host: list[RankedWork] = field(default_factory=list)
+    bridged: list[BridgeWork] = field(default_factory=list)
     native: list[dist.Work] = field(default_factory=list)
-    host_landings: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     native_landings: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     sent: list[Tensor] = field(default_factory=list)
 
+    @property
+    def needs_thread(self) -> bool:
+        """Whether `wait_for_host` has something to wait for."""
+        return bool(self.host or self.bridged)
+
     def wait_for_host(self, wait: PeerWait) -> None:
-        """Until what goes through host memory has been sent or has arrived there."""
+        """Until what goes by gloo or over bridges has been sent, or lies in its place. What is
+        under way of one route is waited for in the order in which it began, in one thread."""
+        for work in self.bridged:
+            work.wait(wait)
         wait.for_works(self.host)
 
     def wait_for_native(self, wait: PeerWait) -> None:
@@ -62,10 +64,6 @@ class UnderWay:
         the stream of the thread that calls."""
         wait.for_collective(self.native)
         _copy(self.native_landings)
-
-    def land(self) -> None:
-        """Copy what has arrived in host memory to where it belongs."""
-        _copy(self.host_landings)
 
 
 def _copy(landings: Sequence[tuple[Tensor, Tensor]]) -> None:
@@ -75,11 +73,12 @@ def _copy(landings: Sequence[tuple[Tensor, Tensor]]) -> None:
 
 @dataclass(frozen=True)
 class Route:
-    """The way of one kind of messages. `native_peers`: the ranks that the native library
-    reaches."""
+    """The way of one kind of messages. `native_peers`: the ranks that the native library reaches;
+    `ends`: those of the bridges to other islands, by the rank beyond."""
 
     groups: Groups
     native_peers: frozenset[int] = frozenset()
+    ends: Mapping[int, BridgeEnd] = field(default_factory=dict)
 
     def is_native(self, tensor: Tensor, peer: int) -> bool:
         """The one place where it is decided. Both ends decide alike: a message's tensors lie on the
@@ -99,31 +98,37 @@ class Route:
         that send to each other do not wait in a ring.
         """
         begun = UnderWay()
-        hosted, arriving = self._split(receives)
-        for transfer in hosted:
-            self._receive(transfer, begun, wait)
-        hosted, leaving = self._split(sends)
-        for transfer in hosted:
-            self._send(transfer, begun, wait)
+        coming, arriving = self._split(receives)
+        going, leaving = self._split(sends)
+        for transfer in coming.hosted:
+            self._begin(dist.irecv, transfer, begun, wait)
+        for transfer in going.hosted:
+            self._begin(dist.isend, transfer, begun, wait)
+        # In the same order on all workers, so that no two wait for each other on different bridges.
+        for end in dict.fromkeys(self.ends.values()):
+            there, here = going.bridged.get(end, []), coming.bridged.get(end, [])
+            if there or here:
+                begun.bridged.append(end.begin(there, here, wait))
         if arriving or leaving:
             self._begin_native(arriving, leaving, begun, wait)
         return begun
 
-    def _split(
-        self, transfers: Sequence[Transfer]
-    ) -> tuple[list[Transfer], dict[int, list[Transfer]]]:
-        """What goes through host memory, and what by the native library, by the peer at the other
-        end. Nothing of what is empty."""
-        hosted: list[Transfer] = []
+    def _split(self, transfers: Sequence[Transfer]) -> tuple[_ByWay, dict[int, list[Transfer]]]:
+        """What goes by gloo or over bridges, and what by the native library, by the peer at the
+        other end. Nothing of what is empty."""
+        others = _ByWay()
         native: dict[int, list[Transfer]] = {}
         for transfer in transfers:
             if not transfer.tensor.numel():
                 continue
+            end = self.ends.get(transfer.rank)
             if self.is_native(transfer.tensor, transfer.rank):
                 native.setdefault(transfer.rank, []).append(transfer)
+            elif end is not None:
+                others.bridged.setdefault(end, []).append(transfer)
             else:
-                hosted.append(transfer)
-        return hosted, native
+                others.hosted.append(transfer)
+        return others, native
 
     def _begin_native(
         self,
@@ -147,38 +152,28 @@ class Route:
         with wait.of(sorted({*arriving, *leaving})):
             begun.native += dist.batch_isend_irecv(operations)
 
-    # Only the library's own calls stand inside the wait. A copy from a device is where a fault of
-    # an earlier kernel comes to light, which no peer has brought about.
-
-    def _receive(self, transfer: Transfer, begun: UnderWay, wait: PeerWait) -> None:
+    def _begin(
+        self,
+        call: Callable[..., dist.Work | None],
+        transfer: Transfer,
+        begun: UnderWay,
+        wait: PeerWait,
+    ) -> None:
         tensor, rank = transfer.tensor, transfer.rank
-        landing = host_memory(tensor)
         with wait.of([rank]):
-            work = dist.irecv(landing, rank, self.groups.gloo, transfer.tag)
-        begun.host.append((rank, _begun(work)))
-        if landing is not tensor:
-            begun.host_landings.append((landing, tensor))
+            work = call(tensor, rank, self.groups.gloo, transfer.tag)
+        assert work is not None, "a message within one's own group"
+        begun.host.append((rank, work))
 
-    def _send(self, transfer: Transfer, begun: UnderWay, wait: PeerWait) -> None:
-        tensor, rank = transfer.tensor, transfer.rank
-        host = tensor.cpu()  # itself, where it lies there already
-        with wait.of([rank]):
-            work = dist.isend(host, rank, self.groups.gloo, transfer.tag)
-        begun.host.append((rank, _begun(work)))
+
+@dataclass
+class _ByWay:
+    """Transfers between host memory and host memory, and those over each bridge."""
+
+    hosted: list[Transfer] = field(default_factory=list)
+    bridged: dict[BridgeEnd, list[Transfer]] = field(default_factory=dict)
 
 
 def _by_tag(transfers: Sequence[Transfer]) -> list[Tensor]:
     """In an order that is the same at both ends."""
     return [transfer.tensor for transfer in sorted(transfers, key=lambda one: one.tag)]
-
-
-def host_memory(tensor: Tensor) -> Tensor:
-    """The tensor itself where it lies in host memory, else room there for one like it."""
-    if tensor.device.type == "cpu":
-        return tensor
-    return torch.empty(tensor.shape, dtype=tensor.dtype)
-
-
-def _begun(work: dist.Work | None) -> dist.Work:
-    assert work is not None, "a message within one's own group"
-    return work

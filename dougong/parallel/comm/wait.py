@@ -56,6 +56,10 @@ class PeerWait:
             self._member.awaits(self._peers)
         return self
 
+    def anew(self) -> PeerWait:
+        """A wait for the same, as long as this one was to last at first; for another thread."""
+        return PeerWait(self._member, self._peers, self._what)
+
     def for_works(self, works: Sequence[RankedWork]) -> None:
         """Until all messages have been sent or have arrived. An error names the peer of the first
         one that has not."""

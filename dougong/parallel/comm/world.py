@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, replace
@@ -21,11 +21,13 @@ from torch.distributed import Store  # type: ignore[attr-defined]
 
 from dougong.errors import PeerError
 from dougong.parallel.comm.arrival import Arrival
+from dougong.parallel.comm.bridges import Bridges
 from dougong.parallel.comm.meeting import GroupMaker, leave_groups, meet, not_joined
 from dougong.parallel.comm.membership import Membership
-from dougong.parallel.comm.route import Groups, Route, Transfer, UnderWay
+from dougong.parallel.comm.route import Groups, Route, UnderWay
 from dougong.parallel.comm.threads import MessageThread
 from dougong.parallel.comm.traffic import SentTraffic, TrafficKind
+from dougong.parallel.comm.transfer import Transfer
 from dougong.parallel.comm.wait import PeerWait
 from dougong.parallel.schedules.operation import MessageKind
 
@@ -56,7 +58,6 @@ class Pending:
             self._under_way.wait_for_native(wait)
             if self._host is not None:
                 wait.for_future(self._host)
-        self._under_way.land()
 
 
 class World:
@@ -75,18 +76,18 @@ class World:
         attention: Groups,
         kinds: Mapping[MessageKind, Groups],
         snapshots: Groups | None = None,
+        bridges: Bridges | None = None,
     ) -> None:
         """`everybody`: the groups of gathers; `attention`: those of gradients and parameters;
         `kinds`: those of every kind of message between attention and experts; `snapshots`: those of
-        the state's copies, which lie in host memory."""
+        the state's copies, which lie in host memory. Collective where `bridges` join the workers'
+        islands; raises what `Bridges.open` does."""
         self.member = member
         self.rank = member.rank
         self.size = member.size
         self.step = 0
         self.sent = SentTraffic(member.size)
         self._everybody = Route(everybody)
-        self._attention = Route(attention, member.native_peers)
-        self._kinds = kinds
         self.snapshots = Route(snapshots or Groups())
         self._threads: list[MessageThread] = []
         self._waiter = self.make_thread("transfers")
@@ -96,6 +97,12 @@ class World:
         # not keep.
         self._store: Store | None = None
         self._at_leaving: list[Callable[[], None]] = []
+        self._bridges = bridges or Bridges(member)
+        self._attention = self._route("dense", attention, member.attention)
+        self._kinds: dict[MessageKind, Route] = {}
+        for kind in MessageKind:
+            groups = kinds.get(kind, Groups())
+            self._kinds[kind] = self._route(kind.value, groups, range(member.size))
 
     @staticmethod
     def alone(device: torch.device | None = None) -> World:
@@ -124,12 +131,17 @@ class World:
             raise not_joined(member, str(error)) from error
         everybody = Groups(dist.group.WORLD)
         gloo = maker.make(list(member.attention))
-        attention = Groups(gloo, maker.make_native(member.attention))
+        more = maker.make_more(list(member.attention))
+        attention = Groups(gloo, maker.make_native(member.attention), more)
         kinds = maker.make_groups_of_kinds()
         snapshots = Groups(maker.make(list(range(member.size))) if member.keeps_snapshots else None)
-        world = World(member, everybody, attention, kinds, snapshots)
+        world = World(member, everybody, attention, kinds, snapshots, Bridges(member, store))
         world._store = store
         return world
+
+    def _route(self, purpose: str, groups: Groups, among: Collection[int]) -> Route:
+        ends = self._bridges.open(purpose, groups, among, self.make_thread)
+        return Route(groups, self.member.native_peers, ends)
 
     def leave(self) -> None:
         """End what `at_leaving` was given, and this generation's groups. Every worker has come to
@@ -139,6 +151,7 @@ class World:
             with PeerWait(self.member, range(self.size), "the end of the process groups"):
                 if not self._end_threads("message_s"):
                     raise FutureTimeout
+                self._bridges.close()
                 leave_groups()
             self._everybody = Route(Groups())
 
@@ -149,6 +162,7 @@ class World:
         self.member.waits.end(
             PeerError(f"{me}: generation {self.member.generation} has been ended")
         )
+        self._bridges.abort()
 
     def abandon(self) -> None:
         """Leave a generation that is broken, without a word to its other workers. Its connections
@@ -156,6 +170,7 @@ class World:
         a thread that does not come to its end is left to itself."""
         self._end_what_is_due()
         self._end_threads("thread_end_s")
+        self._bridges.close()
         if self._everybody.groups.gloo is not None:
             leave_groups()
         self._everybody, self._attention, self._kinds = Route(Groups()), Route(Groups()), {}
@@ -164,8 +179,9 @@ class World:
     @property
     def native_groups(self) -> tuple[dist.ProcessGroup, ...]:
         """This worker's groups of its island's native library."""
-        groups = [self._attention.groups, *self._kinds.values()]
-        return tuple(group.native for group in groups if group.native is not None)
+        routes = [self._attention, *self._kinds.values()]
+        groups = [route.groups.native for route in routes]
+        return tuple(group for group in groups if group is not None)
 
     def make_thread(self, name: str) -> MessageThread:
         """A thread that ends with the world, for messages of a kind."""
@@ -197,7 +213,7 @@ class World:
 
     def route_of(self, kind: MessageKind) -> Route:
         """How messages of one kind travel between attention and experts."""
-        return Route(self._kinds.get(kind, Groups()), self.member.native_peers)
+        return self._kinds[kind]
 
     def transfer(
         self,
@@ -226,7 +242,7 @@ class World:
         tagged_sends, tagged_receives = _tagged(sends, first_tag), _tagged(receives, first_tag)
         under_way = self._attention.begin(tagged_sends, tagged_receives, new_wait())
         host = None
-        if under_way.host:
+        if under_way.needs_thread:
             host = self._waiter.submit(_wait_for_host, under_way, new_wait)
         return Pending(under_way, host, new_wait)
 
@@ -286,7 +302,7 @@ class World:
             return PeerWait(self.member, peers, what)
 
         under_way = route.begin(sends, receives, new_wait())
-        if under_way.host:
+        if under_way.needs_thread:
             with new_wait() as wait:
                 wait.for_future(self._mover.submit(_wait_for_host, under_way, new_wait))
 

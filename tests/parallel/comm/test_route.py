@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from dougong.parallel.comm.membership import Membership
-from dougong.parallel.comm.route import Groups, Route, Transfer, UnderWay, host_memory
+from dougong.parallel.comm.route import Groups, Route
+from dougong.parallel.comm.transfer import Transfer
 from dougong.parallel.comm.wait import PeerWait
 from dougong.parallel.comm.world import World
 from dougong.parallel.plan import Plan
@@ -22,19 +23,6 @@ def test_only_what_lies_on_a_device_goes_natively_and_only_inside_the_island(
 ) -> None:
     route = Route(Groups(), frozenset({0, 1}))
     assert route.is_native(torch.empty(3, device=device), peer) is native
-
-
-def test_host_memory_is_the_tensors_own_where_it_lies_there() -> None:
-    tensor = torch.ones(2, 3)
-    assert host_memory(tensor) is tensor
-    staged = host_memory(torch.empty(2, 3, dtype=torch.bfloat16, device="meta"))
-    assert (staged.shape, staged.dtype, staged.device.type) == ((2, 3), torch.bfloat16, "cpu")
-
-
-def test_what_has_arrived_in_host_memory_is_copied_to_its_place() -> None:
-    target = torch.zeros(3)
-    UnderWay(host_landings=[(torch.ones(3), target)]).land()
-    assert target.tolist() == [1, 1, 1]
 
 
 def swap(world: World, plan: Plan) -> list[list[float]]:

@@ -1,0 +1,78 @@
+"""How transfers are cut in chunks, alike at both ends: from numbers of bytes alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from dougong.parallel.comm.packing import as_bytes
+from dougong.parallel.comm.transfer import Transfer
+
+
+@dataclass(frozen=True)
+class ChunkRule:
+    """`chunk_bytes`: of every chunk but a transfer's last one; `num_connections`: so many take
+    chunks by turns."""
+
+    chunk_bytes: int = 1 << 20
+    num_connections: int = 1
+
+    def chunks(self, transfer: Transfer) -> Iterator[Chunk]:
+        """One or more, in order."""
+        size, step = transfer.num_bytes, self.chunk_bytes
+        for number, begin in enumerate(range(0, size, step)):
+            end = min(begin + step, size)
+            yield Chunk(transfer, number, begin, end, number % self.num_connections)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Bytes `begin` to `end` of a transfer: its chunk `number`, by this connection."""
+
+    transfer: Transfer
+    number: int
+    begin: int
+    end: int
+    connection: int
+
+    @property
+    def num_bytes(self) -> int:
+        return self.end - self.begin
+
+    @property
+    def tensor(self) -> Tensor:
+        """The bytes where the transfer's tensor has them: uint8 [num_bytes]."""
+        return as_bytes(self.transfer.tensor)[self.begin : self.end]
+
+
+def leaving(rule: ChunkRule, transfers: Sequence[Transfer], rank: int, size: int) -> list[Chunk]:
+    """The chunks of all that `rank` of `size` workers sends, in the order in which they leave."""
+    return _in_turns(rule, transfers, lambda receiver: (receiver - rank) % size)
+
+
+def arriving(rule: ChunkRule, transfers: Sequence[Transfer], rank: int, size: int) -> list[Chunk]:
+    """The chunks of all that `rank` of `size` workers receives, in the order in which they come."""
+    return _in_turns(rule, transfers, lambda sender: (rank - sender) % size)
+
+
+def _in_turns(
+    rule: ChunkRule, transfers: Sequence[Transfer], distance: Callable[[int], int]
+) -> list[Chunk]:
+    """All transfers' first chunks, then all their second ones; those of a turn by how far it is
+    around the ring of ranks from sender to receiver, then by tag.
+
+    Why a worker that has room for one chunk alone, and takes this order, never waits in a circle:
+    number, distance, sender and tag put all chunks of all workers in one order, and each worker's
+    two lists follow it. Of all chunks that have not arrived yet the first one has nothing before it
+    at either end, so both are at it.
+    """
+    chunks: list[Chunk] = []
+    for transfer in transfers:
+        chunks += rule.chunks(transfer)
+
+    def turn(chunk: Chunk) -> tuple[int, int, int]:
+        return chunk.number, distance(chunk.transfer.rank), chunk.transfer.tag
+
+    return sorted(chunks, key=turn)
