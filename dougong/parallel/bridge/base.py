@@ -30,8 +30,8 @@ class BridgeWork(ABC):
         """Until all has been sent, and all that comes lies in its place, for every stream of the
         device. In the thread of the messages' kind, not in the worker's own.
 
-        Ends within `wait.left_s` seconds and when `BridgeEnd.abort` is called, by RuntimeError, which
-        `wait`, as a context, makes a PeerError; `wait.of` says for which ranks it waits.
+        Ends within `wait.left_s` seconds, and when `BridgeEnd.abort` is called, by a RuntimeError,
+        of which `wait`, as a context, makes a PeerError. `wait.of` says for whom it waits.
         """
 
 
@@ -46,11 +46,11 @@ class BridgeEnd(ABC):
         any shape and dtype, on this worker's device or in host memory: what lies on a device here
         may lie in host memory at the other end. The bytes arrive as they are.
 
-        Both ends begin the same transfers, in orders of their own: rank and `tag` tell them apart,
-        and those of one begin come before those of the next. A receive of one end never waits for a
-        send of the other that has not begun: two workers may send to each other. What leaves may be
-        read when `Transfer.ready` has come to pass. Raises as `BridgeWork.wait` does where a peer is
-        known to be gone.
+        What leaves may be read, and what comes may be written to, when the device has done what the
+        current stream of the calling thread was given by now. Both ends begin the same transfers,
+        in orders of their own: rank and `tag` tell them apart, and those of one `begin` come before
+        those of the next. No receive waits for a send of the same worker: two of them may send to
+        each other. Raises as `BridgeWork.wait` does where a peer is known to be gone.
         """
 
     @abstractmethod

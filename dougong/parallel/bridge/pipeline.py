@@ -52,12 +52,11 @@ class Outgoing:
         return sum(taken_bytes(chunk.num_bytes) for chunk in chunks) <= self._room_bytes
 
     def begin(self, chunks: Sequence[Chunk], now: Moment, wait: PeerWait) -> None:
-        """Send them all, in this order; those of which nothing else is known may be read `now`.
-        Waits for peers only where they have no room together."""
+        """Send them all, in this order; they may be read from `now` on. Waits for peers only where
+        they have no room together."""
         for chunk in chunks:
             staged = _StagedChunk(chunk, self._room(chunk, wait))
-            after = chunk.transfer.ready or now
-            staged.copy = self.copies.begin(chunk.tensor, staged.memory, after)
+            staged.copy = self.copies.begin(chunk.tensor, staged.memory, now)
             self._copied.append(staged)
             # While a chunk is sent the next one is copied: that much is copied ahead, and no more,
             # so that there is room for what is on the wire.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 
@@ -12,13 +11,11 @@ from torch import Tensor
 class Transfer:
     """A tensor for `rank`, or the memory for one from it. Contiguous. `tag`: the same number at
     both ends, by which messages between two ranks are told apart; those that begin together between
-    two islands have different ones. `ready`: of what leaves a device, when it is computed, as its
-    producer has recorded; None: when what its stream has been given by the beginning is done."""
+    two islands have different ones."""
 
     rank: int
     tensor: Tensor
     tag: int = 0
-    ready: torch.Event | None = None
 
     @property
     def num_bytes(self) -> int:
