@@ -11,7 +11,7 @@ from typing import Any
 from dougong.job.drills.drill import NOT_A_LIST, UNKNOWN_FAULT
 from dougong.job.lookup import field_at, places_of, section_at, value_at
 from dougong.job.schema import Job
-from dougong.job.section import PATTERNS, UNKNOWN_ACCELERATOR, names_that_know, takes_list
+from dougong.job.section import PATTERNS, UNKNOWN_NAME, names_that_know, takes_list
 from dougong.job.yaml.locations import KeyPath, read
 from dougong.job.yaml.scalars import write_flow
 
@@ -33,7 +33,7 @@ _KINDS = {
     "too_short": "must not be empty",
 }
 _SHAPES = ("model_type", "tuple_type")
-_WORDS = ("literal_error", UNKNOWN_ACCELERATOR, UNKNOWN_FAULT, NOT_A_LIST)
+_WORDS = ("literal_error", UNKNOWN_NAME, UNKNOWN_FAULT, NOT_A_LIST)
 _SAME = {
     "gpu": "cuda",
     "nvidia": "cuda",
@@ -245,9 +245,9 @@ def _other_word(error: Error) -> str:
     close = difflib.get_close_matches(word, names, 1)
     if close:
         return f"; did you mean '{close[0]}'?"
-    if error["type"] == UNKNOWN_ACCELERATOR:
-        package = "a package that adds it as an entry point of dougong.accelerators"
-        return f"; use one of them, or install {package}"
+    if error["type"] == UNKNOWN_NAME:
+        group = f"dougong.{error['ctx']['what']}s"
+        return f"; use one of them, or install a package that adds it as an entry point of {group}"
     return "; use one of them" if len(names) > 1 else ""
 
 

@@ -6,10 +6,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+from dougong.accelerators.registry import get_accelerator
 from dougong.errors import PlanError
 from dougong.job.optimizers.registry import declaration_of
 from dougong.job.schema import Island, Job
 from dougong.parallel.assign import EQUAL, LayerTimes, Room, Speed, lane_shares, offload
+from dougong.parallel.bridge.choice import Shore, choose_paths
+from dougong.parallel.island_paths import IslandPath
 from dougong.parallel.plan import Inventory, Plan, Role, Seat, make_plan, role_in_step
 from dougong.planner.programs import prove
 
@@ -18,6 +21,8 @@ GRADIENT_BYTES = 4
 MASTER_BYTES = 4
 """Of a parameter's float32 master, where its compute copy is another tensor."""
 BYTES_PER_GB = 1e9
+HOST_BACKEND = "gloo"
+"""The native backend of an accelerator whose tensors lie in host memory."""
 
 
 def plan_job(job: Job, inventory: Inventory, seats: Sequence[Seat]) -> Plan:
@@ -26,9 +31,21 @@ def plan_job(job: Job, inventory: Inventory, seats: Sequence[Seat]) -> Plan:
     islands = {island.name: island for island in job.islands}
     seats = [dataclasses.replace(seat, speed=speed_of(islands[seat.island])) for seat in seats]
     plan = make_plan(job.batch.lanes, inventory, seats, _experts_kept(job, inventory, seats))
+    plan = dataclasses.replace(plan, paths=island_paths(job))
     _check_memory(job, inventory, plan)
     prove(job, plan)
     return plan
+
+
+def island_paths(job: Job) -> tuple[IslandPath, ...]:
+    """The way of bytes between each two islands; see `choose_paths`."""
+    return choose_paths([_shore(island) for island in job.islands], job.bridge)
+
+
+def _shore(island: Island) -> Shore:
+    accelerator = get_accelerator(island.accelerator)
+    is_host = accelerator.backend == HOST_BACKEND
+    return Shore(island.name, island.accelerator, is_host, has_library=not is_host)
 
 
 def speed_of(island: Island) -> Speed:

@@ -143,6 +143,7 @@ def _membership(context: WorkerContext) -> Membership:
         is_over=lambda: context.control.leave_requested,
         keeps_snapshots=keeps_snapshots(job.fault.snapshots, plan),
         awaits=context.control.waits_for,
+        paths=plan.paths,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
+from dougong.job.bridge_names import HOST
 from dougong.parallel.bridge.base import Bridge
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 class HostBridge(Bridge):
     """See `host_end`."""
 
-    name: ClassVar[str] = "host"
+    name: ClassVar[str] = HOST
 
     def joins(self, one: str, other: str) -> bool:
         return True

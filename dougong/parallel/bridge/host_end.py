@@ -20,9 +20,8 @@ from dougong.parallel.comm.threads import MessageThread
 from dougong.parallel.comm.transfer import Transfer
 from dougong.parallel.comm.wait import PeerWait, RankedWork
 
-CHUNK_BYTES = 1 << 20
 NUM_ROOMS = 6
-"""So many chunks have room in host memory, in each direction."""
+"""So many of the largest chunks have room in host memory, in each direction."""
 
 
 class HostEnd(BridgeEnd):
@@ -37,7 +36,7 @@ class HostEnd(BridgeEnd):
     ) -> None:
         """`device`: where tensors lie that the host cannot read; None: this member's."""
         self._site = site
-        self._rule = rule or ChunkRule(CHUNK_BYTES, len(site.connections))
+        self._rule = rule or ChunkRule(num_connections=max(1, len(site.connections)))
         self._device = device or TorchDevice(site.member.device)
         self._sender = site.make_thread(f"sends-{site.purpose.replace(' ', '-')}")
         self._pipelines: _Pipelines | None = None
@@ -60,7 +59,7 @@ class HostEnd(BridgeEnd):
 
     def _new_pipelines(self) -> _Pipelines:
         connections, device = self._site.connections, self._device
-        room = NUM_ROOMS * self._rule.chunk_bytes
+        room = NUM_ROOMS * self._rule.most_bytes
         return _Pipelines(
             Outgoing(connections, device.copies(), room),
             Incoming(connections, device.copies(), room),
@@ -85,9 +84,10 @@ class HostEnd(BridgeEnd):
         return transfer.rank, work
 
     def facts(self) -> str:
-        num, size = self._rule.num_connections, self._rule.chunk_bytes
-        kind = "pinned" if self._device.is_pinned else "plain"
-        return f"gloo, {num} connections, chunks of {size >> 10} KiB, {kind} memory"
+        rule, kind = self._rule, "pinned" if self._device.is_pinned else "plain"
+        least, most = rule.least_bytes >> 10, rule.most_bytes >> 10
+        connections = f"{rule.num_connections} connections of gloo"
+        return f"{connections}, chunks of {least} to {most} KiB in {kind} memory"
 
     def abort(self) -> None:
         """Whoever waits here waits for gloo, whose connections end with the generation."""

@@ -5,16 +5,9 @@ from __future__ import annotations
 from importlib.metadata import EntryPoint, entry_points
 
 from dougong.errors import DeviceError
+from dougong.job.bridge_names import GROUP, HOST, bridge_names
 from dougong.parallel.bridge.base import Bridge
 from dougong.parallel.bridge.host import HostBridge
-
-GROUP = "dougong.bridges"
-
-
-def bridge_names() -> tuple[str, ...]:
-    """Every name that `get_bridge` knows: dougong's own, then those of installed packages."""
-    offered = {point.name for point in entry_points(group=GROUP)}
-    return (HostBridge.name, *sorted(offered - {HostBridge.name}))
 
 
 def get_bridge(name: str) -> Bridge:
@@ -23,7 +16,7 @@ def get_bridge(name: str) -> Bridge:
 
     Raises DeviceError for a name that nobody offers, and for an offer that does not load.
     """
-    if name == HostBridge.name:
+    if name == HOST:
         return HostBridge()
     points = tuple(entry_points(group=GROUP, name=name))
     if len(points) == 1:
@@ -31,8 +24,7 @@ def get_bridge(name: str) -> Bridge:
     problem = "not known"
     if points:
         problem = f"offered by {len(points)} packages; uninstall all but one"
-    known = ", ".join(("auto", *bridge_names()))
-    raise DeviceError(f"bridge {name}: {problem}; known are {known}")
+    raise DeviceError(f"bridge {name}: {problem}; known are {', '.join(bridge_names())}")
 
 
 def _load(point: EntryPoint) -> Bridge:
