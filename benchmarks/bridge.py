@@ -13,6 +13,7 @@ form over that of the slowest leg, the wire's measured beside it. Needs root.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import sys
@@ -22,8 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 import torch.distributed as dist
@@ -40,6 +40,7 @@ from dougong.parallel.comm.transfer import Transfer
 from dougong.parallel.comm.wait import PeerWait
 from dougong.testing import Lab
 
+ROOT = Path(__file__).resolve().parent.parent
 MEGA, MEBI = 1e6, 1 << 20
 LIMIT_S = 900
 OWN = -1
@@ -190,14 +191,12 @@ def measure(options: argparse.Namespace) -> None:
     """Of one case, in both workers; the first one prints what it has found."""
     torch.set_num_threads(1)
     worker = Worker(options.rank, options.addresses, max(options.connections))
-    for number in range(options.rounds):
-        for mebibytes in options.mebibytes:
-            for form in forms(options):
-                num_bytes = int(mebibytes * MEBI)
-                taken = worker.seconds(form, num_bytes, options.copy)
-                found = {"round": number, "bytes": num_bytes, "form": form.name, "seconds": taken}
-                if options.rank == 0:
-                    print(json.dumps(found), flush=True)
+    for number, mebibytes, form in itertools.product(range(options.rounds), options.mebibytes, forms(options)):
+        num_bytes = int(mebibytes * MEBI)
+        taken = worker.seconds(form, num_bytes, options.copy)
+        found = {"round": number, "bytes": num_bytes, "form": form.name, "seconds": taken}
+        if options.rank == 0:
+            print(json.dumps(found), flush=True)
 
 
 def forms(options: argparse.Namespace) -> Iterator[Form]:

@@ -28,6 +28,7 @@ from dougong.training.drill.spoiler import Victim
 from dougong.training.memory.local_disk import LocalDisk
 from dougong.training.memory.state_memory import StateMemory
 from dougong.training.start.channel_store import ChannelStore
+from dougong.training.start.links import probe_links
 from dougong.training.step import StepParts
 from dougong.training.trainer import Trainer, build_trainer
 
@@ -45,6 +46,7 @@ def train(context: WorkerContext) -> None:
         memory.forget()
     departure = _departure(context, memory)
     with joined(context, departure) as world:
+        _tell_links(context, world)
         trainer = build_trainer(context, world, memory=memory)
         departure.free_by(trainer.abandon_save)
         victim = _victim(trainer.stepper.parts)
@@ -99,6 +101,14 @@ def joined(context: WorkerContext, departure: Departure | None = None) -> Iterat
         yield world
         world.barrier()  # nobody leaves while a peer still waits for a message
         world.leave()
+
+
+def _tell_links(context: WorkerContext, world: World) -> None:
+    """Try the links between islands, where there are some, and tell the controller once. Collective
+    over the generation."""
+    found = probe_links(world, context.plan)
+    if found.links and world.rank == 0:
+        context.control.send(found)
 
 
 def _memory(context: WorkerContext) -> StateMemory:

@@ -16,9 +16,9 @@ class ChunkRule:
     """How large chunks are: a transfer is cut in `parts`, none of them smaller than `least_bytes`
     or larger than `most_bytes`. `num_connections`: so many take chunks by turns.
 
-    Why: with n chunks on three legs alike, the way takes as long as n + 2 of them on one, so that 32
-    are within a twentieth of it; and each costs some tenths of a millisecond of a processor. The
-    defaults are the best of a sweep (`benchmarks/bridge.py`).
+    Why: n chunks on three legs alike take as long as n + 2 of them on one, so that 32 are nearly as
+    fast as the slowest leg; and each costs some tenths of a millisecond of a processor. The defaults
+    are the best of a sweep (`benchmarks/bridge.py`).
     """
 
     parts: int = 32

@@ -33,8 +33,8 @@ class Membership:
     whether the generation is to be left, which may be found at any moment. `keeps_snapshots`:
     workers keep each other's state, and have a group for it. `awaits`: told the ranks that the
     calling thread waits for, and none when that is over. `waits`: those for threads, which end with
-    the generation. `paths`: the plan's ways between islands; one that is not among them follows from
-    the islands' libraries.
+    the generation. `paths`: the plan's ways between islands; one that is not there follows from the
+    islands' libraries.
     """
 
     rank: int

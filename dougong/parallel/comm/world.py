@@ -215,6 +215,12 @@ class World:
         """How messages of one kind travel between attention and experts."""
         return self._kinds[kind]
 
+    def facts_of(self, kind: MessageKind, peer: int) -> str:
+        """How messages of one kind travel to this peer, in the words of the bridge to it; empty
+        where there is none."""
+        end = self._kinds[kind].ends.get(peer)
+        return "" if end is None else end.facts()
+
     def transfer(
         self,
         kind: TrafficKind,
