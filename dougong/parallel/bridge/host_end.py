@@ -8,6 +8,7 @@ host memory is cut alike, so that the two ends agree, and leaves from where it i
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import torch.distributed as dist
@@ -16,7 +17,7 @@ from dougong.parallel.bridge.base import BridgeEnd, BridgeWork, Site
 from dougong.parallel.bridge.chunks import Chunk, ChunkRule, arriving, leaving
 from dougong.parallel.bridge.pipeline import Incoming, Outgoing
 from dougong.parallel.bridge.staging import DeviceMemory, Moment, TorchDevice
-from dougong.parallel.comm.threads import MessageThread
+from dougong.parallel.comm.threads import MessageThread, Waits
 from dougong.parallel.comm.transfer import Transfer
 from dougong.parallel.comm.wait import PeerWait, RankedWork
 
@@ -64,6 +65,7 @@ class HostEnd(BridgeEnd):
             Outgoing(connections, device.copies(), room),
             Incoming(connections, device.copies(), room),
             self._sender,
+            self._site.member.waits,
         )
 
     def _split(self, chunks: Sequence[Chunk]) -> _Split:
@@ -107,11 +109,12 @@ class _Split:
 @dataclass(frozen=True)
 class _Pipelines:
     """Both directions of a device's traffic. `sender`: sends while the thread that waits
-    receives."""
+    receives; `waits`: the generation's."""
 
     outgoing: Outgoing
     incoming: Incoming
     sender: MessageThread
+    waits: Waits
 
     def settle(self) -> None:
         """Until no copy is under way."""
@@ -160,8 +163,16 @@ class _StagedWork(BridgeWork):
 
     def _in_two_threads(self, wait: PeerWait) -> None:
         sent = self.pipelines.sender.submit(self._send, wait.anew())
+        sent.add_done_callback(self._look_at)
         self.pipelines.incoming.run(self.coming, self.now, wait)
         wait.for_future(sent)
+
+    def _look_at(self, sent: Future[None]) -> None:
+        """Where this worker itself cannot send (its device has failed), its other threads need not
+        wait for peers who may wait for it."""
+        error = None if sent.cancelled() else sent.exception()
+        if error is not None:
+            self.pipelines.waits.end(error)
 
     def _send(self, wait: PeerWait) -> None:
         outgoing = self.pipelines.outgoing

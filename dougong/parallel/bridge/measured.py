@@ -15,6 +15,7 @@ LEAST_BYTES_PER_S = 12e6
 """Fast Ethernet's: slower than that is no link to train over."""
 _PART_OF_USUAL = 1 / 4
 """A link that is slower than so much of the others' median has something wrong with it."""
+_MOST_SHOWN = 4
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,8 @@ class MeasuredLink:
     @property
     def words(self) -> str:
         """In one line."""
-        rate = f"{self.bytes_per_s / 1e6:,.3g} MB/s, {self.latency_s * 1e3:.2g} ms"
-        return f"{self.one} - {self.other}: {self.path}, {rate}"
+        given = f"{_rate(self.bytes_per_s)}, {self.latency_s * 1e3:.2g} ms"
+        return f"{self.one} - {self.other}: {self.path}, {given}"
 
 
 def pairs_to_probe(workers: Sequence[Worker]) -> list[tuple[int, int]]:
@@ -87,9 +88,9 @@ def _is_slow(link: MeasuredLink, usual: Mapping[str, float]) -> bool:
 
 
 def _warning(link: MeasuredLink, usual: float) -> str:
-    against = f"{LEAST_BYTES_PER_S / 1e6:g} MB/s are the least that a link should give"
+    against = f"{_rate(LEAST_BYTES_PER_S)} are the least that a link should give"
     if link.bytes_per_s >= LEAST_BYTES_PER_S:
-        against = f"the job's other links give {usual / 1e6:,.3g} MB/s"
+        against = f"the job's other links give {_rate(usual)}"
     return (
         f"a slow link: {link.words}; {against}; look for another interface, a cable or a duplex "
         "that was negotiated wrongly, and for other traffic between the two"
@@ -99,8 +100,8 @@ def _warning(link: MeasuredLink, usual: float) -> str:
 def copies_in_words(copies: Mapping[str, CopyRates]) -> Iterable[str]:
     """Of each worker that copies between its device and the host."""
     for worker, rates in copies.items():
-        to_host, from_host = rates.to_host / 1e6, rates.from_host / 1e6
-        yield f"{worker} copies {to_host:,.3g} MB/s to the host and {from_host:,.3g} MB/s from it"
+        to_host, from_host = _rate(rates.to_host), _rate(rates.from_host)
+        yield f"{worker} copies {to_host} to the host and {from_host} from it"
 
 
 def links_in_words(links: Sequence[MeasuredLink], copies: Mapping[str, CopyRates]) -> str:
@@ -113,4 +114,7 @@ def links_in_words(links: Sequence[MeasuredLink], copies: Mapping[str, CopyRates
     return "; ".join([*words, *itertools.islice(copies_in_words(copies), _MOST_SHOWN), *facts])
 
 
-_MOST_SHOWN = 4
+def _rate(bytes_per_s: float) -> str:
+    if bytes_per_s >= 1e9:
+        return f"{bytes_per_s / 1e9:.1f} GB/s"
+    return f"{bytes_per_s / 1e6:.3g} MB/s"

@@ -9,15 +9,16 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from dougong.deadlines import Deadlines
 from dougong.errors import PeerError
-from dougong.parallel.bridge.host_end import CHUNK_BYTES, NUM_ROOMS
+from dougong.parallel.bridge.chunks import ChunkRule
+from dougong.parallel.bridge.host_end import NUM_ROOMS
 from dougong.parallel.comm.membership import Membership
 from dougong.parallel.comm.traffic import TrafficKind
 from dougong.parallel.comm.transfer import Transfer
@@ -29,10 +30,11 @@ from tests.stores import store_at
 ROOT = Path(__file__).resolve().parents[3]
 MODULE = "tests.parallel.bridge.islands"
 LIMIT_S = 300
-PATIENCE_S = 3.0
-SIZES = (
-    0, 1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, (NUM_ROOMS + 2) * CHUNK_BYTES + 7,
-)  # fmt: skip
+PERIOD = 251  # chunks begin at other places of it
+DIES_AFTER_S = 0.02
+LEAST, MOST = ChunkRule().least_bytes, ChunkRule().most_bytes
+SIZES = (0, 1, LEAST - 1, LEAST, LEAST + 1, NUM_ROOMS * MOST + 7)
+LARGE = 16 * NUM_ROOMS * MOST
 """Bytes of messages: about one chunk, and more of them than there is room for."""
 VENDORS = {
     "sima": {"SIMDEV_VENDOR": "sima", "SIMDEV_LIBRARY": "simaccl"},
@@ -59,8 +61,7 @@ def run_islands(scenario: str, kinds: Sequence[str]) -> list[Any]:
 
 
 def edges(world: World) -> Any:
-    """Everybody sends everybody one message of each size at once; whose bytes were others than those that were sent,
-    and how often the host waited for its device."""
+    """Everybody sends everybody one message of each size at once; whose bytes were others than those that were sent."""
     wrong = []
     others = [rank for rank in range(world.size) if rank != world.rank]
     for _ in range(2):  # memory that was used before
@@ -95,31 +96,17 @@ def sums(world: World) -> Any:
 
 
 def dies(world: World) -> Any:
-    """The second worker dies when some chunks of a large message are on their way; what the first one is told."""
-    return broken(world, lambda: os._exit(1))
-
-
-def stands_still(world: World) -> Any:
-    """The same where it takes no more chunks and keeps its connections."""
-    return broken(world, lambda: cross_when_told(world))
-
-
-def broken(world: World, then: Callable[[], object]) -> Any:
-    size = 4 * NUM_ROOMS * CHUNK_BYTES
-    values = torch.ones(size, dtype=torch.uint8, device=world.member.device)
+    """The second worker dies while a large message is on its way to it; what the first one is told."""
+    values = torch.ones(LARGE, dtype=torch.uint8, device=world.member.device)
+    world.barrier()
     if world.rank == 1:
-        # The connection takes the first chunks, and nobody the others.
-        cross(world, [], [Transfer(0, values[:CHUNK_BYTES])])
-        then()
+        threading.Timer(DIES_AFTER_S, os._exit, [1]).start()
+        cross(world, [], [Transfer(0, values)])
     try:
         cross(world, [Transfer(1, values)], [])
     except PeerError as error:
         return str(error)
     return "nothing"
-
-
-def cross_when_told(world: World) -> None:
-    sys.stdin.read()
 
 
 def cross(world: World, sends: Sequence[Transfer], receives: Sequence[Transfer]) -> None:
@@ -138,12 +125,12 @@ def made(world: World, sender: int, receiver: int, size: int) -> torch.Tensor:
 
 
 def content(sender: int, receiver: int, size: int) -> torch.Tensor:
-    numbers = torch.arange(size) * (sender + 2) + receiver + torch.arange(size) // 251
-    return (numbers % 256).to(torch.uint8)
+    numbers = (torch.arange(PERIOD) * (sender + 2) + receiver) % PERIOD
+    return numbers.to(torch.uint8).repeat(size // PERIOD + 1)[:size]
 
 
 SCENARIOS: dict[str, Callable[[World], Any]] = {
-    "edges": edges, "sums": sums, "dies": dies, "stands_still": stands_still,
+    "edges": edges, "sums": sums, "dies": dies,
 }  # fmt: skip
 
 
@@ -162,17 +149,15 @@ def main(scenario: str, rank: int, port: int, kinds: Sequence[str]) -> None:
         islands.append((f"{kind}-{number}", VENDORS[kind].get("SIMDEV_LIBRARY", "gloo"), (number,)))
     ranks = tuple(range(len(kinds)))
     names = tuple(f"{name}/0" for name, _, _ in islands)
-    limits = Deadlines(message_s=PATIENCE_S) if scenario == "stands_still" else Deadlines()
     device = open_device(kinds[rank])
-    member = Membership(rank, len(kinds), 1, islands[rank][0], tuple(islands), device, ranks, names, limits)
+    member = Membership(rank, len(kinds), 1, islands[rank][0], tuple(islands), device, ranks, names)
     world = World.join(member, store_at(port))
     found = SCENARIOS[scenario](world)
     print(json.dumps(found), flush=True)
-    if scenario in ("edges", "sums"):
-        world.barrier()
-        world.leave()
-    else:
+    if scenario == "dies":
         os._exit(0)
+    world.barrier()
+    world.leave()
 
 
 if __name__ == "__main__":
