@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
-from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
+from torch.distributed import PrefixStore, ProcessGroup, Store  # type: ignore[attr-defined]
 
 from dougong.parallel.bridge.base import BridgeEnd, Site
 from dougong.parallel.bridge.host import HostBridge
 from dougong.parallel.bridge.registry import get_bridge
 from dougong.parallel.comm.membership import Membership
-from dougong.parallel.comm.route import Groups
 from dougong.parallel.comm.threads import MessageThread
 from dougong.parallel.comm.wait import PeerWait
 
@@ -26,7 +25,7 @@ class Bridges:
     def open(
         self,
         purpose: str,
-        groups: Groups,
+        connections: Sequence[ProcessGroup],
         among: Collection[int],
         make_thread: Callable[[str], MessageThread],
     ) -> dict[int, BridgeEnd]:
@@ -37,7 +36,7 @@ class Bridges:
         part; then none is open any more.
         """
         try:
-            return self._open(purpose, groups, among, make_thread)
+            return self._open(purpose, connections, among, make_thread)
         except BaseException:
             self.abort()
             self.close()
@@ -57,7 +56,7 @@ class Bridges:
     def _open(
         self,
         purpose: str,
-        groups: Groups,
+        connections: Sequence[ProcessGroup],
         among: Collection[int],
         make_thread: Callable[[str], MessageThread],
     ) -> dict[int, BridgeEnd]:
@@ -70,7 +69,7 @@ class Bridges:
                 tuple(sorted((*ranks, self._member.rank))),
                 purpose,
                 self._store_of(name, purpose),
-                groups.connections,
+                tuple(connections),
                 make_thread,
             )
             with PeerWait(self._member, ranks, f"bridge {name} for {purpose}"):

@@ -140,7 +140,7 @@ class World:
         return world
 
     def _route(self, purpose: str, groups: Groups, among: Collection[int]) -> Route:
-        ends = self._bridges.open(purpose, groups, among, self.make_thread)
+        ends = self._bridges.open(purpose, groups.connections, among, self.make_thread)
         return Route(groups, self.member.native_peers, ends)
 
     def leave(self) -> None:

@@ -44,8 +44,8 @@ from dougong.launcher.controller.config import TRAINING
 from dougong.launcher.controller.inbound.meeting_store import MeetingStore
 from dougong.models.inventory import inspect_model
 from dougong.parallel.comm.exchange import Exchange, Expected
-from dougong.parallel.comm.transfer import Transfer
 from dougong.parallel.comm.traffic import TrafficKind
+from dougong.parallel.comm.transfer import Transfer
 from dougong.parallel.plan import Plan
 from dougong.parallel.schedules.operation import MessageKind
 from dougong.training.session import joined
