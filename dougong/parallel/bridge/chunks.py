@@ -78,7 +78,7 @@ def _in_turns(
     Why a worker that has room for one chunk alone, and takes this order, never waits in a circle:
     number, distance, sender and tag put all chunks of all workers in one order, and each worker's
     two lists follow it. Of all chunks that have not arrived yet the first one has nothing before it
-    at either end, so both are at it.
+    at either end, so both are at it. The ring has it that not all send to the first rank first.
     """
     chunks: list[Chunk] = []
     for transfer in transfers:

@@ -39,23 +39,46 @@ def test_a_number_without_dimensions_is_a_message() -> None:
     assert chunk.tensor.view(torch.float32).tolist() == [3.0]
 
 
+SIZE = 5
+Lists = dict[int, list[Chunk]]
+
+
 def test_many_workers_with_room_for_one_chunk_never_wait_in_a_circle() -> None:
-    """Every worker sends every other one messages of several sizes. Each has room for one chunk in either direction,
-    and takes its chunks in its own order: one moves when both ends are at it. All come through."""
-    size = 5
-    ranks = range(size)
-    lengths = {(a, b): [(17 * a + 5 * b) % 70, 40, (3 * a + b) % 9] for a, b in itertools.permutations(ranks, 2)}
-    out = {rank: leaving(RULE, transfers(lengths, rank, True), rank, size) for rank in ranks}
-    into = {rank: arriving(RULE, transfers(lengths, rank, False), rank, size) for rank in ranks}
-    left = sum(map(len, out.values()))
-    assert left == sum(map(len, into.values()))
-    while left:
-        moved = [rank for rank in ranks if out[rank] and is_next(rank, out[rank][0], into)]
-        assert moved, "all wait"
+    """Every worker sends every other one messages of several sizes, and has room for one chunk in either direction."""
+    lengths = {}
+    for one, other in itertools.permutations(range(SIZE), 2):
+        lengths[one, other] = [(17 * one + 5 * other) % 70, 40, (3 * one + other) % 9]
+    out, into = lists_of(lengths)
+    assert play(out, into) == 0
+
+
+def test_in_other_orders_they_do() -> None:
+    """Two senders and two receivers, who take what they have in orders that do not fit together."""
+    lengths = {(sender, receiver): [8] for sender in (0, 1) for receiver in (2, 3)}
+    out, into = lists_of(lengths)
+    assert play(out, into) == 0
+    out, into = lists_of(lengths)
+    out[0].sort(key=lambda chunk: chunk.transfer.rank)
+    out[1].sort(key=lambda chunk: -chunk.transfer.rank)
+    into[2].sort(key=lambda chunk: -chunk.transfer.rank)
+    into[3].sort(key=lambda chunk: chunk.transfer.rank)
+    assert play(out, into) == 4, "nobody moves"
+
+
+def lists_of(lengths: dict[tuple[int, int], list[int]]) -> tuple[Lists, Lists]:
+    """What every worker sends and receives, in its own order."""
+    out = {rank: leaving(RULE, transfers(lengths, rank, True), rank, SIZE) for rank in range(SIZE)}
+    into = {rank: arriving(RULE, transfers(lengths, rank, False), rank, SIZE) for rank in range(SIZE)}
+    return out, into
+
+
+def play(out: Lists, into: Lists) -> int:
+    """How many chunks are left when none moves any more: one does when both of its ends are at it."""
+    while moved := [rank for rank in out if out[rank] and is_next(rank, out[rank][0], into)]:
         for rank in moved:
             into[out[rank][0].transfer.rank].pop(0)
             out[rank].pop(0)
-        left -= len(moved)
+    return sum(map(len, out.values()))
 
 
 def transfers(lengths: dict[tuple[int, int], list[int]], rank: int, sends: bool) -> list[Transfer]:
@@ -69,6 +92,8 @@ def transfers(lengths: dict[tuple[int, int], list[int]], rank: int, sends: bool)
 
 def is_next(sender: int, chunk: Chunk, into: dict[int, list[Chunk]]) -> bool:
     """Whether its receiver is at this chunk too."""
+    if not into[chunk.transfer.rank]:
+        return False
     awaited = into[chunk.transfer.rank][0]
     same_message = (awaited.transfer.rank, awaited.transfer.tag) == (sender, chunk.transfer.tag)
     return same_message and (awaited.number, awaited.num_bytes) == (chunk.number, chunk.num_bytes)
