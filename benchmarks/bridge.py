@@ -29,7 +29,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dougong.parallel.bridge.base import Site
+from dougong.parallel.bridge.base import Opening
 from dougong.parallel.bridge.chunks import ChunkRule
 from dougong.parallel.bridge.host_end import HostEnd
 from dougong.parallel.bridge.staging import Copies, Copy, DeviceMemory, Moment
@@ -161,8 +161,8 @@ class Worker:
         return time.perf_counter() - begun
 
     def _end(self, form: Form, num_bytes: int, copy: float | None) -> HostEnd:
-        site = Site(self.member, (0, 1), "rows", None, tuple(self._groups[: form.connections]), MessageThread)
-        return HostEnd(site, form.rule(num_bytes), SlowDevice(copy))
+        opening = Opening(self.member, (0, 1), "rows", None, tuple(self._groups[: form.connections]), MessageThread)
+        return HostEnd(opening, form.rule(num_bytes), SlowDevice(copy))
 
     def _cross(self, end: HostEnd, form: Form, tensor: Tensor) -> None:
         peer = 1 - self.member.rank

@@ -30,8 +30,8 @@ from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, cor
 
 from dougong.accelerators.registry import accelerator_names, is_accelerator
 from dougong.addresses import Ports
+from dougong.bridge_names import bridge_names
 from dougong.deadlines import LEAST_SILENCE_S, MOST_S
-from dougong.job.bridge_names import bridge_names
 
 TEXT = r"^[^\x00]+$"
 NAME = r"^[A-Za-z0-9][A-Za-z0-9-]{0,62}$"

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from dougong.parallel.bridge.base import Bridge, BridgeEnd, BridgeWork, Site
+from dougong.parallel.bridge.base import Bridge, BridgeEnd, BridgeWork, Opening
 
 if TYPE_CHECKING:
     import torch
@@ -31,26 +31,26 @@ class DirectBridge(Bridge):
     def joins(self, one: str, other: str) -> bool:
         return {one, other} <= {"sima", "simb"}
 
-    def open(self, site: Site) -> BridgeEnd:
-        return DirectEnd(site)
+    def open(self, opening: Opening) -> BridgeEnd:
+        return DirectEnd(opening)
 
 
 class DirectEnd(BridgeEnd):
     """Its thread sends; who waits receives."""
 
-    def __init__(self, site: Site) -> None:
-        assert site.store is not None
-        member = site.member
+    def __init__(self, opening: Opening) -> None:
+        assert opening.store is not None
+        member = opening.member
         self.rank = member.rank
         self.num_bytes = 0
-        self._sender = site.make_thread(f"direct-{site.purpose}")
+        self._sender = opening.make_thread(f"direct-{opening.purpose}")
         self._listener = socket.create_server((member.address, 0))
         self._listener.settimeout(member.deadlines.message_s)
-        site.store.set(str(self.rank), f"{member.address}:{self._listener.getsockname()[1]}")
-        peers = [rank for rank in site.ranks if rank != self.rank]
+        opening.store.set(str(self.rank), f"{member.address}:{self._listener.getsockname()[1]}")
+        peers = [rank for rank in opening.ranks if rank != self.rank]
         self._to: dict[int, socket.socket] = {}
         for peer in peers:
-            host, _, port = site.store.get(str(peer)).decode().rpartition(":")
+            host, _, port = opening.store.get(str(peer)).decode().rpartition(":")
             self._to[peer] = socket.create_connection((host, int(port)), member.deadlines.message_s)
             self._to[peer].sendall(HEAD.pack(self.rank, 0, 0))
         self.from_peer: dict[int, socket.socket] = {}

@@ -29,6 +29,7 @@ EVENTS: list[tuple[dict[str, Any], str, str]] = [
     (
         {
             "kind": "links",
+            "generation": 1,
             "links": [
                 {
                     "one": "a/0",

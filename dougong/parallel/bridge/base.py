@@ -1,6 +1,6 @@
 """What dougong asks of a bridge: the way of tensors between islands that share no native library.
 
-A package offers one as an entry point of the group `dougong.bridges`. Its module is loaded where a
+A package offers one as an entry point of the group dougong.bridges. Its module is loaded where a
 job is planned, without torch: it imports torch inside of its methods.
 """
 
@@ -68,7 +68,7 @@ class BridgeEnd(ABC):
 
 
 @dataclass(frozen=True)
-class Site:
+class Opening:
     """Where a end is opened: by this `member` of the generation, with the workers `ranks`, itself
     among them, for messages of the kind `purpose`. `store`: the generation's, with keys of this
     kind's own, where the ends tell each other addresses. `connections`: gloo groups of everybody.
@@ -95,8 +95,8 @@ class Bridge(ABC):
         job is planned: opens no device and imports no torch."""
 
     @abstractmethod
-    def open(self, site: Site) -> BridgeEnd:
-        """This worker's end, of messages of one kind. Called by all of `site.ranks`, for every kind
+    def open(self, opening: Opening) -> BridgeEnd:
+        """This worker's end, of messages of one kind. Called by all of `opening.ranks`, for every kind
         in the same order, within `member.deadlines.message_s` seconds.
 
         Raises DeviceError that says what is missing here, and RuntimeError where a peer does not

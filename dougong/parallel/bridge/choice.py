@@ -6,8 +6,8 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dougong.bridge_names import AUTO, HOST, bridge_names
 from dougong.errors import DeviceError, PlanError
-from dougong.job.bridge_names import AUTO, HOST, bridge_names
 from dougong.parallel.bridge.base import Bridge
 from dougong.parallel.bridge.registry import get_bridge
 from dougong.parallel.island_paths import IslandPath

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from dougong.job.bridge_names import HOST
+from dougong.bridge_names import HOST
 from dougong.parallel.bridge.base import Bridge
 
 if TYPE_CHECKING:
-    from dougong.parallel.bridge.base import BridgeEnd, Site
+    from dougong.parallel.bridge.base import BridgeEnd, Opening
 
 
 class HostBridge(Bridge):
@@ -19,7 +19,7 @@ class HostBridge(Bridge):
     def joins(self, one: str, other: str) -> bool:
         return True
 
-    def open(self, site: Site) -> BridgeEnd:
+    def open(self, opening: Opening) -> BridgeEnd:
         from dougong.parallel.bridge.host_end import HostEnd
 
-        return HostEnd(site)
+        return HostEnd(opening)

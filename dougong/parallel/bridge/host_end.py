@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import torch.distributed as dist
 
-from dougong.parallel.bridge.base import BridgeEnd, BridgeWork, Site
+from dougong.parallel.bridge.base import BridgeEnd, BridgeWork, Opening
 from dougong.parallel.bridge.chunks import Chunk, ChunkRule, arriving, leaving
 from dougong.parallel.bridge.pipeline import Incoming, Outgoing
 from dougong.parallel.bridge.staging import DeviceMemory, Moment, TorchDevice
@@ -33,19 +33,19 @@ class HostEnd(BridgeEnd):
     """
 
     def __init__(
-        self, site: Site, rule: ChunkRule | None = None, device: DeviceMemory | None = None
+        self, opening: Opening, rule: ChunkRule | None = None, device: DeviceMemory | None = None
     ) -> None:
         """`device`: where tensors lie that the host cannot read; None: this member's."""
-        self._site = site
-        self._rule = rule or ChunkRule(num_connections=max(1, len(site.connections)))
-        self._device = device or TorchDevice(site.member.device)
-        self._sender = site.make_thread(f"sends-{site.purpose.replace(' ', '-')}")
+        self._opening = opening
+        self._rule = rule or ChunkRule(num_connections=max(1, len(opening.connections)))
+        self._device = device or TorchDevice(opening.member.device)
+        self._sender = opening.make_thread(f"sends-{opening.purpose.replace(' ', '-')}")
         self._pipelines: _Pipelines | None = None
 
     def begin(
         self, sends: Sequence[Transfer], receives: Sequence[Transfer], wait: PeerWait
     ) -> BridgeWork:
-        rank, size = self._site.member.rank, self._site.member.size
+        rank, size = self._opening.member.rank, self._opening.member.size
         coming = self._split(arriving(self._rule, receives, rank, size))
         going = self._split(leaving(self._rule, sends, rank, size))
         # In host memory no chunk waits for room: all are under way at once, and receives before any
@@ -59,13 +59,13 @@ class HostEnd(BridgeEnd):
         return _StagedWork(self._pipelines, coming.staged, going.staged, self._device.now(), works)
 
     def _new_pipelines(self) -> _Pipelines:
-        connections, device = self._site.connections, self._device
+        connections, device = self._opening.connections, self._device
         room = NUM_ROOMS * self._rule.most_bytes
         return _Pipelines(
             Outgoing(connections, device.copies(), room),
             Incoming(connections, device.copies(), room),
             self._sender,
-            self._site.member.waits,
+            self._opening.member.waits,
         )
 
     def _split(self, chunks: Sequence[Chunk]) -> _Split:
@@ -79,7 +79,7 @@ class HostEnd(BridgeEnd):
         self, call: Callable[..., dist.Work | None], chunk: Chunk, wait: PeerWait
     ) -> RankedWork:
         transfer = chunk.transfer
-        group = self._site.connections[chunk.connection]
+        group = self._opening.connections[chunk.connection]
         with wait.of([transfer.rank]):
             work = call(chunk.tensor, transfer.rank, group, transfer.tag)
         assert work is not None, "a message within one's own group"

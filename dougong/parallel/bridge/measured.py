@@ -11,7 +11,7 @@ from pydantic import ConfigDict
 
 from dougong.parallel.plan import Worker
 
-LEAST_BYTES_PER_S = 12e6
+LEAST_RATE = 12e6
 """Fast Ethernet's: slower than that is no link to train over."""
 _PART_OF_USUAL = 1 / 4
 """A link that is slower than so much of the others' median has something wrong with it."""
@@ -83,13 +83,13 @@ def slow_links(links: Sequence[MeasuredLink]) -> list[str]:
 
 
 def _is_slow(link: MeasuredLink, usual: Mapping[str, float]) -> bool:
-    least = max(LEAST_BYTES_PER_S, _PART_OF_USUAL * usual[link.path])
+    least = max(LEAST_RATE, _PART_OF_USUAL * usual[link.path])
     return link.bytes_per_s < least
 
 
 def _warning(link: MeasuredLink, usual: float) -> str:
-    against = f"{_rate(LEAST_BYTES_PER_S)} are the least that a link should give"
-    if link.bytes_per_s >= LEAST_BYTES_PER_S:
+    against = f"{_rate(LEAST_RATE)} are the least that a link should give"
+    if link.bytes_per_s >= LEAST_RATE:
         against = f"the job's other links give {_rate(usual)}"
     return (
         f"a slow link: {link.words}; {against}; look for another interface, a cable or a duplex "

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from importlib.metadata import EntryPoint, entry_points
 
+from dougong.bridge_names import GROUP, HOST, bridge_names
 from dougong.errors import DeviceError
-from dougong.job.bridge_names import GROUP, HOST, bridge_names
 from dougong.parallel.bridge.base import Bridge
 from dougong.parallel.bridge.host import HostBridge
 
 
 def get_bridge(name: str) -> Bridge:
     """The bridge called `name`; a package may add one as an entry point of the group
-    `dougong.bridges`.
+    dougong.bridges.
 
     Raises DeviceError for a name that nobody offers, and for an offer that does not load.
     """

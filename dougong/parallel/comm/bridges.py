@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 
 from torch.distributed import PrefixStore, ProcessGroup, Store  # type: ignore[attr-defined]
 
-from dougong.parallel.bridge.base import BridgeEnd, Site
+from dougong.parallel.bridge.base import BridgeEnd, Opening
 from dougong.parallel.bridge.host import HostBridge
 from dougong.parallel.bridge.registry import get_bridge
 from dougong.parallel.comm.membership import Membership
@@ -64,7 +64,7 @@ class Bridges:
         if self._member.rank not in among:
             return ends
         for name, ranks in self._ranks_by_bridge(among).items():
-            site = Site(
+            opening = Opening(
                 self._member,
                 tuple(sorted((*ranks, self._member.rank))),
                 purpose,
@@ -73,7 +73,7 @@ class Bridges:
                 make_thread,
             )
             with PeerWait(self._member, ranks, f"bridge {name} for {purpose}"):
-                end = get_bridge(name).open(site)
+                end = get_bridge(name).open(opening)
             self._opened.append(end)
             ends.update(dict.fromkeys(ranks, end))
         return ends
@@ -89,4 +89,4 @@ class Bridges:
         return dict(sorted(found.items(), key=lambda item: (item[0] != HostBridge.name, item[0])))
 
     def _store_of(self, name: str, purpose: str) -> Store | None:
-        return None if self._store is None else PrefixStore(f"{name}/{purpose}/", self._store)
+        return None if self._store is None else PrefixStore(f"{name}/{purpose}", self._store)

@@ -21,8 +21,8 @@ from dougong.parallel.plan import Plan
 from dougong.parallel.schedules.operation import MessageKind
 
 SMALL_BYTES, LARGE_BYTES = 256 << 10, 4 << 20
-_QUICK_S = 0.05
-"""A link that takes no longer for a small message is tried with a large one."""
+_QUICK_RATE = 5e6
+"""Bytes a second of a small message, above which a link is tried with a large one."""
 _ROUND_TRIPS = 3
 _KIND = MessageKind.ROWS
 _LIMIT = "link_s"
@@ -81,7 +81,7 @@ class _Probe:
             latency_s = min(self._round_trip(word()) for _ in range(_ROUND_TRIPS)) / 2
             self._round_trip(self._message(SMALL_BYTES))  # what is made once, is made
             bytes_per_s = self._throughput(SMALL_BYTES, latency_s)
-            is_quick = torch.tensor([bytes_per_s > SMALL_BYTES / _QUICK_S])
+            is_quick = torch.tensor([bytes_per_s > _QUICK_RATE])
             self._send(is_quick, from_first=True)
             if is_quick:
                 bytes_per_s = self._throughput(LARGE_BYTES, latency_s)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 import torch.distributed as dist
-from dougong.parallel.bridge.base import Site
+from dougong.parallel.bridge.base import Opening
 from dougong.parallel.bridge.chunks import ChunkRule
 from dougong.parallel.bridge.host_end import HostEnd
 from dougong.parallel.bridge.staging import Copies, Copy, DeviceMemory, Moment
@@ -81,8 +81,8 @@ def connect(world: World) -> Groups:
 
 def open_end(world: World, groups: Groups) -> HostEnd:
     """Room for six chunks of 4 KiB in each direction."""
-    site = Site(world.member, tuple(range(world.size)), "tests", None, groups, world.make_thread)
-    return HostEnd(site, RULE, LateDevice())
+    opening = Opening(world.member, tuple(range(world.size)), "tests", None, groups, world.make_thread)
+    return HostEnd(opening, RULE, LateDevice())
 
 
 def cross(world: World, end: HostEnd, sends: Sequence[Transfer], receives: Sequence[Transfer]) -> None:

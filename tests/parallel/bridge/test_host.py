@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import torch
-from dougong.parallel.bridge.base import Site
+from dougong.parallel.bridge.base import Opening
 from dougong.parallel.bridge.host import HostBridge
 from dougong.parallel.bridge.host_end import HostEnd
 from dougong.parallel.comm.membership import Membership
@@ -15,7 +15,7 @@ from dougong.parallel.comm.threads import MessageThread
 
 def test_it_opens_where_there_is_nothing_but_a_processor() -> None:
     member = Membership(0, 2, 1, "a", (), torch.device("cpu"), (0,))
-    end = HostBridge().open(Site(member, (0, 1), "rows", None, (), MessageThread))
+    end = HostBridge().open(Opening(member, (0, 1), "rows", None, (), MessageThread))
     assert isinstance(end, HostEnd)
     assert end.facts() == "1 connections of gloo, chunks of 512 to 2048 KiB in plain memory"
     end.abort()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from dougong.job.bridge_names import bridge_names
+from dougong.bridge_names import bridge_names
 from tests.parallel.bridge.packages import offer_bridge
 
 
