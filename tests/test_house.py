@@ -41,11 +41,12 @@ ORDER = (
     "job.drills", "job",  # what a user asks for
     "parallel",  # plan, assignment of experts, the tree of lanes
     "parallel.schedules",
-    "parallel.comm.threads", "parallel.comm.membership", "parallel.comm.wait",  # who the peers are, and waits for them
+    "parallel.comm.streams", "parallel.comm.threads", "parallel.comm.membership",
+    "parallel.comm.wait",  # who the peers are, and waits for them
     "parallel.comm.packing", "parallel.comm.transfer",
     "parallel.bridge",  # between islands without a common library
-    "parallel.comm", "parallel.segments", "parallel.trace", "parallel.dispatch",
-    "parallel.dense", "parallel.execute", "parallel.traffic",
+    "parallel.comm", "parallel.exchange", "parallel.segments", "parallel.trace",
+    "parallel.dispatch", "parallel.dense", "parallel.execute", "parallel.traffic",
     "control",  # what controller, agent and worker say to each other
     "control.network",  # machines that hear each other
     "control.worker",  # a worker's end of its line

@@ -96,8 +96,8 @@ class Bridge(ABC):
 
     @abstractmethod
     def open(self, opening: Opening) -> BridgeEnd:
-        """This worker's end, of messages of one kind. Called by all of `opening.ranks`, for every kind
-        in the same order, within `member.deadlines.message_s` seconds.
+        """This worker's end, of messages of one kind. Called by all of `opening.ranks`, for every
+        kind in the same order, within `member.deadlines.message_s` seconds.
 
         Raises DeviceError that says what is missing here, and RuntimeError where a peer does not
         come.

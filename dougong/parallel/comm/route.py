@@ -1,6 +1,6 @@
-"""Which way a tensor takes to a peer: by the island's native library, over a bridge, or by gloo.
+"""Which way a tensor takes to a peer that the island's native library does not reach.
 
-The native library (NCCL, HCCL) moves what lies on a device, inside one island. A bridge
+The native library (`native`) moves what lies on a device, inside one island. A bridge
 (`parallel.bridge`) joins islands of which one computes on a device. Everything else lies in host
 memory at both ends and goes by gloo, which reaches every worker.
 """
@@ -14,38 +14,18 @@ import torch.distributed as dist
 from torch import Tensor
 
 from dougong.parallel.bridge.base import BridgeEnd, BridgeWork
-from dougong.parallel.comm.packing import as_bytes, pack, places, room_for
 from dougong.parallel.comm.transfer import Transfer
 from dougong.parallel.comm.wait import PeerWait, RankedWork
-
-
-@dataclass(frozen=True)
-class Groups:
-    """Process groups of one kind of messages: gloo between everybody, the native library inside
-    one's island. None in a world of one. `more`: further ones by gloo, for large messages between
-    islands."""
-
-    gloo: dist.ProcessGroup | None = None
-    native: dist.ProcessGroup | None = None
-    more: tuple[dist.ProcessGroup, ...] = ()
-
-    @property
-    def connections(self) -> tuple[dist.ProcessGroup, ...]:
-        """All by gloo."""
-        return () if self.gloo is None else (self.gloo, *self.more)
 
 
 @dataclass
 class UnderWay:
     """Transfers that have begun. Their tensors may neither be read nor changed before they are
-    done: `host`, `bridged` and `native` waited for, and what has landed in `native_landings`
-    copied to its place. `sent`: buffers that must stay until then."""
+    done: `host` and `bridged` waited for, and what has landed in `landings` copied to its place."""
 
     host: list[RankedWork] = field(default_factory=list)
     bridged: list[BridgeWork] = field(default_factory=list)
-    native: list[dist.Work] = field(default_factory=list)
-    native_landings: list[tuple[Tensor, Tensor]] = field(default_factory=list)
-    sent: list[Tensor] = field(default_factory=list)
+    landings: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     @property
     def needs_thread(self) -> bool:
@@ -53,37 +33,25 @@ class UnderWay:
         return bool(self.host or self.bridged)
 
     def wait_for_host(self, wait: PeerWait) -> None:
-        """Until what goes by gloo or over bridges has been sent, or lies in its place. What is
-        under way of one route is waited for in the order in which it began, in one thread."""
+        """Until all has been sent or has arrived: in host memory, or where a bridge brings it. What
+        is under way of one route is waited for in the order in which it began, in one thread."""
         for work in self.bridged:
             work.wait(wait)
         wait.for_works(self.host)
 
-    def wait_for_native(self, wait: PeerWait) -> None:
-        """Until the native library has done its part, and what it has brought lies in its place; on
-        the stream of the thread that calls."""
-        wait.for_collective(self.native)
-        _copy(self.native_landings)
-
-
-def _copy(landings: Sequence[tuple[Tensor, Tensor]]) -> None:
-    for landed, target in landings:
-        target.copy_(landed)
+    def land(self) -> None:
+        """Copy what has arrived in host memory to where it belongs."""
+        for landed, target in self.landings:
+            target.copy_(landed)
 
 
 @dataclass(frozen=True)
 class Route:
-    """The way of one kind of messages. `native_peers`: the ranks that the native library reaches;
-    `ends`: those of the bridges to other islands, by the rank beyond."""
+    """The way of one kind of messages. `group`: gloo's, None in a world of one; `ends`: of the
+    bridges to other islands, by the rank beyond."""
 
-    groups: Groups
-    native_peers: frozenset[int] = frozenset()
+    group: dist.ProcessGroup | None = None
     ends: Mapping[int, BridgeEnd] = field(default_factory=dict)
-
-    def is_native(self, tensor: Tensor, peer: int) -> bool:
-        """The one place where it is decided. Both ends decide alike: a message's tensors lie on the
-        same kind of device at both of them."""
-        return peer in self.native_peers and tensor.device.type != "cpu"
 
     def begin(
         self, sends: Sequence[Transfer], receives: Sequence[Transfer], wait: PeerWait
@@ -97,73 +65,39 @@ class Route:
         Every receive begins before any send, and nothing is waited for in between, so two workers
         that send to each other do not wait in a ring.
         """
+        coming, going = self._split(receives), self._split(sends)
         begun = UnderWay()
-        coming, arriving = self._split(receives)
-        going, leaving = self._split(sends)
         for transfer in coming.hosted:
-            self._begin(dist.irecv, transfer, begun, wait)
+            begun.host.append(self._begin(dist.irecv, transfer, wait))
         for transfer in going.hosted:
-            self._begin(dist.isend, transfer, begun, wait)
+            begun.host.append(self._begin(dist.isend, transfer, wait))
         # In the same order on all workers, so that no two wait for each other on different bridges.
         for end in dict.fromkeys(self.ends.values()):
             there, here = going.bridged.get(end, []), coming.bridged.get(end, [])
             if there or here:
                 begun.bridged.append(end.begin(there, here, wait))
-        if arriving or leaving:
-            self._begin_native(arriving, leaving, begun, wait)
         return begun
 
-    def _split(self, transfers: Sequence[Transfer]) -> tuple[_ByWay, dict[int, list[Transfer]]]:
-        """What goes by gloo or over bridges, and what by the native library, by the peer at the
-        other end. Nothing of what is empty."""
-        others = _ByWay()
-        native: dict[int, list[Transfer]] = {}
+    def _split(self, transfers: Sequence[Transfer]) -> _ByWay:
+        """Nothing of what is empty."""
+        ways = _ByWay()
         for transfer in transfers:
+            end = self.ends.get(transfer.rank)
             if not transfer.tensor.numel():
                 continue
-            end = self.ends.get(transfer.rank)
-            if self.is_native(transfer.tensor, transfer.rank):
-                native.setdefault(transfer.rank, []).append(transfer)
-            elif end is not None:
-                others.bridged.setdefault(end, []).append(transfer)
+            if end is None:
+                ways.hosted.append(transfer)
             else:
-                others.hosted.append(transfer)
-        return others, native
-
-    def _begin_native(
-        self,
-        arriving: Mapping[int, Sequence[Transfer]],
-        leaving: Mapping[int, Sequence[Transfer]],
-        begun: UnderWay,
-        wait: PeerWait,
-    ) -> None:
-        operations = []
-        for rank, transfers in arriving.items():
-            tensors = _by_tag(transfers)
-            room = room_for(tensors)
-            operations.append(dist.P2POp(dist.irecv, room, rank, self.groups.native))
-            if len(tensors) > 1:
-                targets = map(as_bytes, tensors)
-                begun.native_landings += zip(places(room, tensors), targets, strict=True)
-        for rank, transfers in leaving.items():
-            buffer = pack(_by_tag(transfers))
-            operations.append(dist.P2POp(dist.isend, buffer, rank, self.groups.native))
-            begun.sent.append(buffer)
-        with wait.of(sorted({*arriving, *leaving})):
-            begun.native += dist.batch_isend_irecv(operations)
+                ways.bridged.setdefault(end, []).append(transfer)
+        return ways
 
     def _begin(
-        self,
-        call: Callable[..., dist.Work | None],
-        transfer: Transfer,
-        begun: UnderWay,
-        wait: PeerWait,
-    ) -> None:
-        tensor, rank = transfer.tensor, transfer.rank
-        with wait.of([rank]):
-            work = call(tensor, rank, self.groups.gloo, transfer.tag)
+        self, call: Callable[..., dist.Work | None], transfer: Transfer, wait: PeerWait
+    ) -> RankedWork:
+        with wait.of([transfer.rank]):
+            work = call(transfer.tensor, transfer.rank, self.group, transfer.tag)
         assert work is not None, "a message within one's own group"
-        begun.host.append((rank, work))
+        return transfer.rank, work
 
 
 @dataclass
@@ -174,6 +108,24 @@ class _ByWay:
     bridged: dict[BridgeEnd, list[Transfer]] = field(default_factory=dict)
 
 
-def _by_tag(transfers: Sequence[Transfer]) -> list[Tensor]:
-    """In an order that is the same at both ends."""
-    return [transfer.tensor for transfer in sorted(transfers, key=lambda one: one.tag)]
+def split_native(
+    transfers: Sequence[Transfer], native_peers: frozenset[int]
+) -> tuple[list[Transfer], list[Transfer]]:
+    """What goes through host memory, and what the native library of the island carries, which
+    reaches `native_peers`; nothing of what is empty. Both ends decide alike: a message's tensors
+    lie on the same kind of device at both of them."""
+    hosted: list[Transfer] = []
+    native: list[Transfer] = []
+    for transfer in transfers:
+        if transfer.tensor.numel():
+            is_native = transfer.rank in native_peers and transfer.tensor.device.type != "cpu"
+            (native if is_native else hosted).append(transfer)
+    return hosted, native
+
+
+def by_peer(transfers: Sequence[Transfer]) -> dict[int, list[Tensor]]:
+    """The tensors of each peer, in an order that is the same at both ends."""
+    found: dict[int, list[Tensor]] = {}
+    for transfer in sorted(transfers, key=lambda one: one.tag):
+        found.setdefault(transfer.rank, []).append(transfer.tensor)
+    return found
