@@ -36,6 +36,7 @@ class Deadlines:
     rendezvous_s: float = 120.0  # all workers of a generation reach the controller's store
 
     # Running: what may stand still, and for how long.
+    link_s: float = 10.0  # the first bytes between two islands, some MiB of them, before a step
     message_s: float = 600.0  # a peer's tensors; the controller ends a generation much sooner
     # A wait for a thread lasts so long beyond the limit: the thread waits with the same limit, may
     # have begun a moment later, and knows which of the peers is missing.
@@ -185,6 +186,7 @@ SETTABLE = {
     "inspection_s": "longest look at the model and the data, tokenising included",
     "fingerprint_s": "longest wait for the probes of every device",
     "rendezvous_s": "longest wait for all workers of a generation to meet",
+    "link_s": "longest look at a link between islands, some MiB included, before a step",
     "message_s": "longest wait of a worker for a peer's tensors",
     "hang_s": (
         "a worker that waits for nobody and stands still so long is ended, at the soonest, and so "

@@ -32,7 +32,7 @@ LONG_FILES: dict[str, str] = {}
 # The rooms, lowest first: a module imports from its own room and from rooms further up in this list. Imports inside
 # functions, those under TYPE_CHECKING and entry points named as text count like any other.
 ORDER = (
-    "errors", "deadlines", "addresses", "remarks",
+    "errors", "deadlines", "addresses", "remarks", "bridge_names",
     "storage",  # what may refuse or not answer is written by a thread of its own
     "ops", "ops.experts",  # deterministic operators
     "accelerators.telemetry",  # what devices say of their health
@@ -40,7 +40,12 @@ ORDER = (
     "job.yaml", "job.section", "job.optimizers", "job.parts", "job.fault", "job.emulate",
     "job.drills", "job",  # what a user asks for
     "parallel",  # plan, assignment of experts, the tree of lanes
-    "parallel.schedules", "parallel.comm", "parallel.exchange", "parallel.segments", "parallel.trace",
+    "parallel.schedules",
+    "parallel.comm.streams", "parallel.comm.threads", "parallel.comm.membership",
+    "parallel.comm.wait",  # who the peers are, and waits for them
+    "parallel.comm.packing", "parallel.comm.transfer",
+    "parallel.bridge",  # between islands without a common library
+    "parallel.comm", "parallel.exchange", "parallel.segments", "parallel.trace",
     "parallel.dispatch", "parallel.dense", "parallel.execute", "parallel.traffic",
     "control",  # what controller, agent and worker say to each other
     "control.network",  # machines that hear each other

@@ -15,6 +15,7 @@ LOADS_HEAVY = (
     "dougong.ops.experts.ascend_swiglu",  # torch
     "dougong.ops.experts.triton_swiglu",  # torch, triton
     "dougong.tools.import_deepspeed",  # torch
+    "dougong.parallel.bridge.host_end",  # torch
     "dougong.training.start.preflight",  # torch
 )
 # Libraries that need not be installed, or are there for one kind of device.

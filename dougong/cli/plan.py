@@ -63,6 +63,8 @@ def plan(file: JobFile, override: Overrides = None) -> None:
         *remark_lines(told + absent_devices(job.islands) + left_out + _doubts(job)),
     ):
         typer.echo(line)
+    for line in path_lines(made):
+        typer.echo(line)
     print_traffic(job, model, made)
     if fits(made, job):
         typer.echo("\n".join(chart_lines(job, made, model, width)))
@@ -226,6 +228,16 @@ def _memory_line(island: Island, needed: Sequence[int], kept: int) -> str:
         f"warning: {island.name}: {what} {size(most)} {of_what}, a machine like this one has "
         f"{size(there)}: a run there is refused"
     )
+
+
+def path_lines(made: Plan) -> Iterator[str]:
+    """Which way bytes take between each two islands, where there are several of them."""
+    ways: dict[str, list[str]] = {}
+    for path in made.paths:
+        if path.one != path.other:
+            ways.setdefault(path.name, []).append(f"{path.one} - {path.other}")
+    for name, pairs in ways.items():
+        yield f"between islands: {', '.join(pairs)}: {name}"
 
 
 def _doubts(job: Job) -> Remarks:

@@ -3,10 +3,11 @@ back for the worker inside a ToWorker."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from dougong.control.run_sources import RunSources
+from dougong.parallel.bridge.measured import CopyRates, MeasuredLink
 from dougong.parallel.plan import Inventory
 from dougong.storage.trouble import Healed, News, Trouble
 
@@ -224,6 +225,16 @@ class StoreReply:
 
 
 @dataclass(frozen=True)
+class LinksProbed:
+    """What the links between islands give, and the copies between devices and hosts at their ends,
+    by worker. Only one worker says so, when a generation has met."""
+
+    links: tuple[MeasuredLink, ...] = ()
+    copies: dict[str, CopyRates] = field(default_factory=dict)
+    kind: Literal["links_probed"] = "links_probed"
+
+
+@dataclass(frozen=True)
 class WorkerDone:
     """The worker's work is done; its process ends next."""
 
@@ -247,5 +258,6 @@ WorkerMessage = (
     | WorkerLeft
     | StateFetched
     | StoreRequest
+    | LinksProbed
     | WorkerDone
 )

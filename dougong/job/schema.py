@@ -29,6 +29,7 @@ from dougong.job.section import (
     WHOLE,
     AboveZero,
     AcceleratorName,
+    BridgeName,
     Count,
     Name,
     PortRange,
@@ -338,6 +339,13 @@ class Job(Section):
         "experts of every layer that workers of role attention keep beside it: a number of them; "
         "`auto`: as many as fill the time that they would wait for the experts workers, by "
         "islands.*.speed (HeterMoE, arXiv 2504.03871)",
+    )
+    bridge: BridgeName = physical(
+        "auto",
+        "how tensors go between islands without a common library: `host`: by chunks through host "
+        "memory and gloo; a name: what an installed package offers; `auto`: such a one where it "
+        "joins the two islands, else `host`. `dougong plan` shows the choice; no bit depends on it",
+        examples=["auto", "host"],
     )
     cache: Text | None = physical(
         None,

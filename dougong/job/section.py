@@ -9,8 +9,8 @@ is physical, and those few logical fields that say here why it may.
 from __future__ import annotations
 
 import typing
-from collections.abc import Mapping
-from typing import Annotated, Any
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, NoReturn
 
 from pydantic import (
     AfterValidator,
@@ -30,6 +30,7 @@ from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, cor
 
 from dougong.accelerators.registry import accelerator_names, is_accelerator
 from dougong.addresses import Ports
+from dougong.bridge_names import bridge_names
 from dougong.deadlines import LEAST_SILENCE_S, MOST_S
 
 TEXT = r"^[^\x00]+$"
@@ -40,18 +41,25 @@ PATTERNS = {
     NAME: "letters, digits and '-', 63 at most, and begin with a letter or digit",
     WORKER: "a worker's name, ISLAND/NUMBER such as east/1",
 }
-UNKNOWN_ACCELERATOR = "unknown_accelerator"
-"""Pydantic's type of the error for a kind of device that nobody offers."""
+UNKNOWN_NAME = "unknown_name"
+"""Pydantic's type of the error for a kind of device, or a bridge, that nobody offers."""
 
 
 def _known_accelerator(name: str) -> str:
     """The name, if dougong or an installed package has such an accelerator."""
-    if is_accelerator(name):
-        return name
-    *others, last = [f"'{option}'" for option in accelerator_names()]
-    raise PydanticCustomError(
-        UNKNOWN_ACCELERATOR, "an accelerator", {"expected": f"{', '.join(others)} or {last}"}
-    )
+    return name if is_accelerator(name) else _refuse("accelerator", accelerator_names())
+
+
+def _known_bridge(name: str) -> str:
+    """The name, if it is one that means a bridge here."""
+    known = bridge_names()
+    return name if name in known else _refuse("bridge", known)
+
+
+def _refuse(what: str, known: Sequence[str]) -> NoReturn:
+    *others, last = [f"'{option}'" for option in known]
+    expected = f"{', '.join(others)} or {last}"
+    raise PydanticCustomError(UNKNOWN_NAME, "{what}", {"what": what, "expected": expected})
 
 
 def _port_range(text: str) -> str:
@@ -73,6 +81,7 @@ Name = Annotated[StrictStr, Field(pattern=NAME)]
 WorkerName = Annotated[StrictStr, Field(pattern=WORKER)]
 PortRange = Annotated[StrictStr, AfterValidator(_port_range)]
 AcceleratorName = Annotated[StrictStr, AfterValidator(_known_accelerator)]
+BridgeName = Annotated[StrictStr, AfterValidator(_known_bridge)]
 WHOLE = BeforeValidator(_whole)
 """Last of what annotates a whole number: the bounds before it are then the JSON Schema's too."""
 Positive = Annotated[StrictInt, Field(gt=0, lt=2**31), WHOLE]

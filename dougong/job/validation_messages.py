@@ -12,7 +12,7 @@ from dougong.accelerators.registry import meant_by
 from dougong.job.drills.drill import NOT_A_LIST, UNKNOWN_FAULT
 from dougong.job.lookup import field_at, places_of, section_at, value_at
 from dougong.job.schema import Job
-from dougong.job.section import PATTERNS, UNKNOWN_ACCELERATOR, names_that_know, takes_list
+from dougong.job.section import PATTERNS, UNKNOWN_NAME, names_that_know, takes_list
 from dougong.job.yaml.locations import KeyPath, read
 from dougong.job.yaml.scalars import write_flow
 
@@ -34,7 +34,7 @@ _KINDS = {
     "too_short": "must not be empty",
 }
 _SHAPES = ("model_type", "tuple_type")
-_WORDS = ("literal_error", UNKNOWN_ACCELERATOR, UNKNOWN_FAULT, NOT_A_LIST)
+_WORDS = ("literal_error", UNKNOWN_NAME, UNKNOWN_FAULT, NOT_A_LIST)
 _SAME = {
     "fp32": "float32",
     "bf16": "bfloat16",
@@ -238,15 +238,15 @@ def _other_word(error: Error) -> str:
     """What to write instead of a word that is none of the expected ones."""
     names = error["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
     word = str(error["input"]).lower()
-    same = meant_by(word) if error["type"] == UNKNOWN_ACCELERATOR else _SAME.get(word)
+    same = meant_by(word) if error["ctx"].get("what") == "accelerator" else _SAME.get(word)
     if same in names:
         return f"; did you mean '{same}'?"
     close = difflib.get_close_matches(word, names, 1)
     if close:
         return f"; did you mean '{close[0]}'?"
-    if error["type"] == UNKNOWN_ACCELERATOR:
-        package = "a package that adds it as an entry point of dougong.accelerators"
-        return f"; use one of them, or install {package}"
+    if error["type"] == UNKNOWN_NAME:
+        group = f"dougong.{error['ctx']['what']}s"
+        return f"; use one of them, or install a package that adds it as an entry point of {group}"
     return "; use one of them" if len(names) > 1 else ""
 
 

@@ -18,6 +18,7 @@ from pydantic import BeforeValidator, ConfigDict, TypeAdapter
 
 from dougong.errors import PlanError
 from dougong.parallel.assign import EQUAL, Speed, contiguous, lane_shares, shares
+from dougong.parallel.island_paths import IslandPath
 
 Role = Literal["attention", "experts", "both"]
 """What a worker has: lanes with their dense tensors, experts, or both."""
@@ -149,7 +150,9 @@ class Worker:
 @dataclass(frozen=True)
 class Plan:
     """Lanes to workers, experts to workers, dense tensors to owners (`owners`: name -> rank).
-    `has_snapshots`: its machines have the memory for those that the job wants."""
+    `has_snapshots`: its machines have the memory for those that the job wants. `paths`: the way
+    between each two islands, and inside one of several workers; empty in what older versions
+    wrote."""
 
     __pydantic_config__ = _AS_WRITTEN
 
@@ -158,6 +161,7 @@ class Plan:
     workers: tuple[Worker, ...]
     owners: dict[str, int]
     has_snapshots: bool = True
+    paths: tuple[IslandPath, ...] = ()
 
     def __post_init__(self) -> None:
         num_sites = max((len(worker.experts) for worker in self.workers), default=0)

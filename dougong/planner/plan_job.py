@@ -12,6 +12,8 @@ from dougong.errors import PlanError
 from dougong.job.optimizers.registry import declaration_of
 from dougong.job.schema import Island, Job
 from dougong.parallel.assign import EQUAL, LayerTimes, Room, Speed, lane_shares, offload
+from dougong.parallel.bridge.choice import Shore, choose_paths
+from dougong.parallel.island_paths import IslandPath
 from dougong.parallel.plan import Inventory, Plan, Role, Seat, make_plan, role_in_step
 from dougong.planner.programs import prove
 
@@ -24,6 +26,8 @@ NUM_LINKS = 2
 """Of a worker whose masters lie on the host: for its gradients, and for its new weights."""
 LINK_BYTES = 2 * SLOT_BYTES
 """Pinned memory of one of them."""
+HOST_BACKEND = "gloo"
+"""The native backend of an accelerator whose tensors lie in host memory."""
 
 
 def plan_job(job: Job, inventory: Inventory, seats: Sequence[Seat]) -> Plan:
@@ -32,9 +36,21 @@ def plan_job(job: Job, inventory: Inventory, seats: Sequence[Seat]) -> Plan:
     islands = {island.name: island for island in job.islands}
     seats = [dataclasses.replace(seat, speed=speed_of(islands[seat.island])) for seat in seats]
     plan = make_plan(job.batch.lanes, inventory, seats, _experts_kept(job, inventory, seats))
+    plan = dataclasses.replace(plan, paths=island_paths(job))
     _check_memory(job, inventory, plan)
     prove(job, plan)
     return plan
+
+
+def island_paths(job: Job) -> tuple[IslandPath, ...]:
+    """The way of bytes between each two islands; see `choose_paths`."""
+    return choose_paths([_shore(island) for island in job.islands], job.bridge)
+
+
+def _shore(island: Island) -> Shore:
+    accelerator = get_accelerator(island.accelerator)
+    is_host = accelerator.backend == HOST_BACKEND
+    return Shore(island.name, island.accelerator, is_host, has_library=not is_host)
 
 
 def speed_of(island: Island) -> Speed:

@@ -24,6 +24,7 @@ from dougong.records.event.faults import SurvivorLost as SurvivorLost
 from dougong.records.event.faults import Suspected as Suspected
 from dougong.records.event.faults import SuspicionEnded as SuspicionEnded
 from dougong.records.event.faults import WorkerDied as WorkerDied
+from dougong.records.event.links import LinksMeasured as LinksMeasured
 from dougong.records.event.reserve import ReserveEvent as ReserveEvent
 from dougong.records.event.reserve import RunGrown as RunGrown
 from dougong.records.event.reserve import RunShrunk as RunShrunk
@@ -31,6 +32,9 @@ from dougong.records.event.reserve import SpareLost as SpareLost
 from dougong.records.event.reserve import SpareShort as SpareShort
 from dougong.records.event.reserve import SpareStands as SpareStands
 from dougong.records.event.reserve import SpareTook as SpareTook
+from dougong.records.event.steps import FirstStep as FirstStep
+from dougong.records.event.steps import StepSkipped as StepSkipped
+from dougong.records.event.steps import StepsRecomputed as StepsRecomputed
 from dougong.records.event.storage import CheckpointsLeft as CheckpointsLeft
 from dougong.records.event.storage import StorageAnswered as StorageAnswered
 from dougong.records.event.storage import StorageTroubled as StorageTroubled
@@ -193,46 +197,6 @@ class StateRestored(RunEvent):
     seconds: float = 0.0
 
 
-class FirstStep(RunEvent):
-    """The generation's first step is done."""
-
-    kind: Literal["first_step"] = "first_step"
-    step: int
-
-
-class StepsRecomputed(RunEvent):
-    """Steps `first` to `last`, which generations `earlier` had recorded, have been computed again,
-    with the same ledgers; but for the last where `differs_from` names the generation in which its
-    ledger was `then`, not `now`."""
-
-    kind: Literal["steps_recomputed"] = "steps_recomputed"
-    first: int
-    last: int
-    earlier: tuple[int, ...]
-    differs_from: int | None = None
-    then: str = ""
-    now: str = ""
-
-
-class StepSkipped(RunEvent):
-    """A step's loss or gradient norm was not finite, and its update was left out on all workers.
-
-    `where`: what of it was not finite, in words; `in_a_row`: how many steps were skipped up to and
-    with this one, without one in between; `first_sample` to `last_sample`: the numbers of its
-    samples, `windows`: of the data that its bad micro-batches have read.
-    """
-
-    kind: Literal["step_skipped"] = "step_skipped"
-    step: int
-    loss: float
-    grad_norm: float
-    where: str
-    in_a_row: int = 1
-    first_sample: int | None = None
-    last_sample: int | None = None
-    windows: tuple[int, ...] = ()
-
-
 class CheckpointStarted(RunEvent):
     """The first worker's part of a checkpoint has come."""
 
@@ -355,6 +319,7 @@ Event = Annotated[
     | FingerprintsTaken
     | PlanLaid
     | GenerationStarted
+    | LinksMeasured
     | StateRestored
     | FirstStep
     | StepsRecomputed

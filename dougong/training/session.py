@@ -30,6 +30,7 @@ from dougong.training.host_fallback import fallbacks_told
 from dougong.training.memory.local_disk import LocalDisk
 from dougong.training.memory.state_memory import StateMemory
 from dougong.training.start.channel_store import ChannelStore
+from dougong.training.start.links import probe_links
 from dougong.training.step import StepParts
 from dougong.training.trainer import Trainer, build_trainer
 
@@ -47,6 +48,7 @@ def train(context: WorkerContext) -> None:
         memory.forget()
     departure = _departure(context, memory)
     with _fallbacks_told(context), joined(context, departure) as world:
+        _tell_links(context, world)
         trainer = build_trainer(context, world, memory=memory)
         departure.free_by(trainer.abandon_save)
         victim = _victim(trainer.stepper.parts)
@@ -117,6 +119,14 @@ def joined(context: WorkerContext, departure: Departure | None = None) -> Iterat
         world.leave()
 
 
+def _tell_links(context: WorkerContext, world: World) -> None:
+    """Try the links between islands, where there are some, and tell the controller once. Collective
+    over the generation."""
+    found = probe_links(world, context.plan)
+    if found.links and world.rank == 0:
+        context.control.send(found)
+
+
 def _memory(context: WorkerContext) -> StateMemory:
     """The one of this process, over all generations."""
     memory = context.kept.get(StateMemory)
@@ -160,6 +170,7 @@ def _membership(context: WorkerContext) -> Membership:
         is_over=lambda: context.control.leave_requested,
         keeps_snapshots=keeps_snapshots(job.fault.snapshots, plan),
         awaits=context.control.waits_for,
+        paths=plan.paths,
     )
 
 

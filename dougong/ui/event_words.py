@@ -1,11 +1,12 @@
 """Words of events that take some lines to make: decisions, storage that refuses or does not answer,
-agents that stand by, steps that are given up, left out or computed again. Pure."""
+links, agents that stand by, steps that are given up, left out or computed again. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
+from dougong.parallel.bridge.measured import links_in_words
 from dougong.records.event.reserve import (
     ReserveEvent,
     RunGrown,
@@ -18,6 +19,7 @@ from dougong.records.event.reserve import (
 from dougong.records.events import (
     Event,
     GenerationStarted,
+    LinksMeasured,
     Recovered,
     StepGivenUp,
     StepSkipped,
@@ -43,6 +45,12 @@ _MEASURES = {
     "fail": "stop",
 }
 """Decisions that their names alone do not say."""
+
+
+def link_words(events: Iterable[Event]) -> str:
+    """What the links between islands gave when they were last tried; empty where none was."""
+    found = [event for event in events if isinstance(event, LinksMeasured)]
+    return f"links: {links_in_words(found[-1].links, found[-1].copies)}" if found else ""
 
 
 def measure_words(action: str) -> str:

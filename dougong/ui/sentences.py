@@ -22,6 +22,7 @@ from dougong.records.events import (
     FingerprintsTaken,
     FirstStep,
     GenerationStarted,
+    LinksMeasured,
     ModelInspected,
     MovedWorker,
     NoteTaken,
@@ -56,6 +57,7 @@ from dougong.ui.event_words import (
     again_words,
     given_up_words,
     healed_words,
+    link_words,
     measure_words,
     recovered_words,
     reserve_words,
@@ -193,6 +195,12 @@ def _(event: GenerationStarted) -> Sentence:
         start = "from memory"  # from which step, its workers have yet to agree
     who = f"with {plural(len(event.workers), 'worker')} [{worker_list(event.workers)}]"
     return Sentence("info", f"generation {event.generation} starts {start} {who}")
+
+
+@describe.register
+def _(event: LinksMeasured) -> Sentence:
+    level: Level = "quiet" if event.generation > 1 else "info"
+    return Sentence(level, link_words([event]))
 
 
 @describe.register

@@ -25,6 +25,7 @@ from dougong.records.events import (
 from dougong.records.finished import vain_resume
 from dougong.records.metrics import MetricsRow
 from dougong.records.status import RunStatus
+from dougong.ui.event_words import link_words
 from dougong.ui.formatting import count, duration, loss, plural
 from dougong.ui.health import goodput_words
 from dougong.ui.recoveries import Recovery, find_recoveries, parts_of
@@ -71,8 +72,9 @@ class Standing:
     `since_step_s`: since the last step's row was written; `usual_step_s`: from row to row of late;
     `quiet`: the pause is longer than usual. `has_lost_all`: checkpoints were committed, and none of
     them counts any more. `fault`: the newest; `recovered`: the break-down of the recovery from it,
-    where it is over. `remark`: what else has to be known, empty for nothing. `note`: what of the
-    record is damaged, and told without it; empty for nothing. `next_command`: what to type next.
+    where it is over. `links`: what those between islands gave last, in words. `remark`: what else
+    has to be known, empty for nothing. `note`: what of the record is damaged, and told without it;
+    empty for nothing. `next_command`: what to type next.
     """
 
     status: RunStatus
@@ -89,6 +91,7 @@ class Standing:
     note: str = ""
     recovered: Recovered | None = None
     fault: NewestFault | None = None
+    links: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """The status as it is in status.json, and beside it what else is known."""
@@ -105,6 +108,7 @@ class Standing:
             "goodput": None if goodput is None else goodput.to_json(),
             "last_fault": None if self.fault is None else asdict(self.fault),
             "recovered": None if self.recovered is None else dict(parts_of(self.recovered)),
+            "links": self.links,
             "remark": self.remark,
             "note": self.note,
             "next": self.next_command,
@@ -124,6 +128,8 @@ class Standing:
         if self.quiet and self.since_step_s is not None and self.usual_step_s is not None:
             since, usual = duration(self.since_step_s), duration(self.usual_step_s)
             lines.append(f"no step for {since}, usual {usual}")
+        if self.links:
+            lines.append(self.links)
         return lines + self._fault_words() + self._remarks()
 
     def _fault_words(self) -> list[str]:
@@ -201,6 +207,7 @@ def find_standing(
         recovered=None if fault is None else fault.over,
         fault=None if fault is None else _fault_of(fault, events, now),
         remark=vain_resume(events) if status.state == "FINISHED" else "",
+        links=link_words(events),
     )
 
 

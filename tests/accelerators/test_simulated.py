@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from dougong.records.directory import RunDir
-from dougong.records.events import FailureDiagnosed, WarningRaised
+from dougong.records.events import FailureDiagnosed, LinksMeasured, WarningRaised
 from tests.families import SMALLEST
 from tests.simdev.accelerators import ROOT, offer
 
@@ -25,9 +25,9 @@ Rows = list[tuple[int, float, float]]
 class Vendors:
     """A machine with devices of both, and what runs there."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, with_bridge: bool = False) -> None:
         self.folder = folder
-        self._environment = offer(folder / "packages")
+        self._environment = offer(folder / "packages", with_bridge)
         self.settings: dict[str, str] = {}  # of the simulation, for what runs next
 
     def job(self, name: str, islands: list[dict[str, Any]], **changes: Any) -> Path:
@@ -86,6 +86,17 @@ def close(rows: Rows, reference: Rows, tolerance: float) -> None:
 def test_attention_on_one_vendor_and_experts_on_the_other(vendors: Vendors, reference: Rows) -> None:
     run_dir = vendors.run("apart", [island("sima", "attention", 2), island("simb", "experts", 2)])
     close(rows_of(run_dir), reference, 1e-4)
+
+
+@pytest.mark.slow
+def test_a_packages_bridge_between_the_vendors(vendors: Vendors, tmp_path: Path) -> None:
+    """It is taken by itself where it joins, host memory elsewhere, and no bit depends on it."""
+    islands = [island("sima", "attention", 2), island("simb", "experts"), island("cpu", "experts")]
+    with_bridge = Vendors(tmp_path, with_bridge=True).run("bridged", islands)
+    assert rows_of(with_bridge) == rows_of(vendors.run("staged", islands))
+    (links,) = [event.links for event in with_bridge.read_events() if isinstance(event, LinksMeasured)]
+    assert {link.islands: link.path for link in links} == {("sima", "simb"): "direct", ("sima", "cpu"): "host-staged"}
+    assert "sockets, " in links[0].facts
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ from dougong.control.progress import WorkerProgress
 from dougong.deadlines import DEADLINES
 from dougong.job.drills.drill import Drill
 from dougong.job.schema import Job
+from dougong.parallel.bridge.measured import CopyRates, MeasuredLink
 from dougong.parallel.plan import Inventory, Seat, TensorSpec, make_plan
 from dougong.storage.trouble import Trouble
 from tests.launcher.toyrun import toy_job
@@ -101,6 +102,9 @@ EXAMPLES: tuple[Message, ...] = (
     worker.WorkerRests(),
     worker.StateFetched(12, {"own": 4096, "peer": 0}, 0.02),
     worker.StateFetched(12, {}, 0.02, ({"step": 12, "generation": 1, "loss": 2.5},), validates=True),
+    worker.LinksProbed(
+        (MeasuredLink("a/0", "b/0", ("a", "b"), "host-staged", 2e-4, 9.5e8, "gloo"),), {"a/0": CopyRates(5e9, 6e9)}
+    ),
     worker.StoreRequest(7, "set", ("a/b",), "AAE="),
     worker.StoreReply(7, amount=2, error="why"),
     worker.WorkerDone(),

@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal
 import pytest
 from dougong.job.schema import Job, Validation
 from dougong.job.section import (
-    UNKNOWN_ACCELERATOR,
+    UNKNOWN_NAME,
     AcceleratorName,
+    BridgeName,
     ChosenByName,
     Count,
     Name,
@@ -154,5 +155,13 @@ def test_an_unknown_accelerator_is_held_against_the_registered_ones() -> None:
     with pytest.raises(ValidationError) as caught:
         TypeAdapter(AcceleratorName).validate_python("tpu")
     (error,) = caught.value.errors()
-    assert error["type"] == UNKNOWN_ACCELERATOR
-    assert error["ctx"] == {"expected": "'cpu', 'cuda', 'rocm', 'npu', 'mlu', 'musa', 'gcu' or 'xpu'"}
+    assert error["type"] == UNKNOWN_NAME
+    names = "'cpu', 'cuda', 'rocm', 'npu', 'mlu', 'musa', 'gcu' or 'xpu'"
+    assert error["ctx"] == {"what": "accelerator", "expected": names}
+
+
+def test_an_unknown_bridge_is_held_against_the_offered_ones() -> None:
+    with pytest.raises(ValidationError) as caught:
+        TypeAdapter(BridgeName).validate_python("flagcx")
+    (error,) = caught.value.errors()
+    assert (error["type"], error["ctx"]["expected"]) == (UNKNOWN_NAME, "'auto' or 'host'")

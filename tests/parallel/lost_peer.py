@@ -11,8 +11,8 @@ import torch
 from dougong.deadlines import DEADLINES, Deadlines
 from dougong.errors import PeerError
 from dougong.parallel.comm.membership import Membership
-from dougong.parallel.comm.route import Transfer
 from dougong.parallel.comm.traffic import TrafficKind
+from dougong.parallel.comm.transfer import Transfer
 from dougong.parallel.comm.world import World
 from dougong.parallel.plan import Plan
 from tests.parallel.workers import plan_of

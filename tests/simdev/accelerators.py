@@ -76,13 +76,15 @@ class SimNpu(Npu):
         return super().open(index, deterministic)
 
 
-def offer(folder: Path) -> dict[str, str]:
-    """Install all there; the environment for processes that are to find them."""
+def offer(folder: Path, with_bridge: bool = False) -> dict[str, str]:
+    """Install all there; the environment for processes that are to find them. `with_bridge`: a bridge between the two
+    vendors too, which jobs then take by themselves."""
     info = folder / "simulated_devices-1.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: simulated-devices\nVersion: 1.0\n")
     here = "tests.simdev.accelerators"
     lines = ["[dougong.accelerators]", f"sima = {here}:SimA", f"simb = {here}:SimB", f"simnpu = {here}:SimNpu"]
+    lines += ["[dougong.bridges]", "direct = tests.simdev.direct:DirectBridge"] if with_bridge else []
     (info / "entry_points.txt").write_text("\n".join(lines) + "\n")
     return {
         **os.environ,

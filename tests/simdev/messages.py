@@ -18,8 +18,8 @@ import torch
 from dougong.deadlines import Deadlines
 from dougong.errors import PeerError
 from dougong.parallel.comm.membership import Membership
-from dougong.parallel.comm.route import Transfer
 from dougong.parallel.comm.traffic import TrafficKind
+from dougong.parallel.comm.transfer import Transfer
 from dougong.parallel.comm.world import World
 from dougong.parallel.dispatch.dispatcher import Dispatcher
 from dougong.parallel.dispatch.handle import DispatchHandle, ExpertBatch

@@ -20,8 +20,8 @@ from dougong.job.fault.snapshots import Snapshots
 from dougong.parallel.comm.membership import Membership
 from dougong.parallel.comm.message import PartRoom, SplitTensor
 from dougong.parallel.comm.peers import Sides
-from dougong.parallel.comm.route import Transfer
 from dougong.parallel.comm.traffic import TrafficKind
+from dougong.parallel.comm.transfer import Transfer
 from dougong.parallel.comm.wait import PeerWait
 from dougong.parallel.comm.world import World, WorldGroups
 from dougong.parallel.exchange.exchange import Exchange

@@ -26,6 +26,25 @@ EVENTS: list[tuple[dict[str, Any], str, str]] = [
         "info",
         "arithmetic: class aa on east/0-1, class bb on west/0",
     ),
+    (
+        {
+            "kind": "links",
+            "generation": 1,
+            "links": [
+                {
+                    "one": "a/0",
+                    "other": "b/0",
+                    "islands": ["a", "b"],
+                    "path": "host-staged",
+                    "latency_s": 2e-4,
+                    "bytes_per_s": 9.5e8,
+                    "facts": "gloo",
+                }
+            ],
+        },
+        "info",
+        "links: a/0 - b/0: host-staged, 950 MB/s, 0.2 ms; gloo",
+    ),
     ({"kind": "fingerprints", "classes": {}, "seconds": 0}, "info", "arithmetic: no fingerprint requested"),
     ({"kind": "spare_stands", "agent": "west-spare-1", "node": "node2"}, "info", "west-spare-1 on node2 stands by"),
     (

@@ -23,6 +23,7 @@ class DeadlineKeys(Section):
     inspection_s: Seconds | None = _deadline("inspection_s")
     fingerprint_s: Seconds | None = _deadline("fingerprint_s")
     rendezvous_s: Seconds | None = _deadline("rendezvous_s")
+    link_s: Seconds | None = _deadline("link_s")
     message_s: Seconds | None = _deadline("message_s")
     hang_s: Seconds | None = _deadline("hang_s")
     warm_up_s: Seconds | None = _deadline("warm_up_s")

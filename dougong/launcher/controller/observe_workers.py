@@ -6,6 +6,7 @@ from __future__ import annotations
 from dougong.control.messages import FromWorker, Heartbeat, WorkerExited, WorkerForked
 from dougong.control.worker_messages import (
     DrillAnnounced,
+    LinksProbed,
     PartDurable,
     SaveFailed,
     StateFetched,
@@ -34,6 +35,7 @@ from dougong.launcher.controller.actions import (
 from dougong.launcher.controller.facts import RunFacts
 from dougong.launcher.controller.inbound.generation import Generation
 from dougong.launcher.controller.looks import unknown, warning
+from dougong.parallel.bridge.measured import slow_links
 from dougong.records import events
 from dougong.records.event.storage import storage_event
 from dougong.records.events import SurvivorLost
@@ -284,5 +286,10 @@ def _observe_training(
             return _observe_storage(facts, worker, message)
         case WorkerWarning(text):
             return (warning(facts, text, worker),)
+        case LinksProbed(links, copies):
+            measured = events.LinksMeasured(
+                generation=generation.number, links=links, copies=copies
+            )
+            return Record(measured), *(warning(facts, text) for text in slow_links(links))
         case _:
             return (warning(facts, f"worker {worker}: {unknown(message)}"),)

@@ -21,6 +21,9 @@ from dougong.parallel.comm.native import NativeGroup
 from dougong.parallel.comm.wait import PeerWait
 from dougong.parallel.schedules.operation import Direction, MessageKind
 
+MORE_CONNECTIONS = 1
+"""Beside the one that there always is; see benchmarks/README.md."""
+
 
 class GroupMaker:
     """Makes the process groups of a generation. Every method is collective over all workers, which
@@ -99,6 +102,19 @@ class GroupMaker:
         everybody = list(range(self._member.size))
         directions: tuple[Direction, ...] = ("dispatch", "combine")
         return {direction: self.make(everybody, direction) for direction in directions}
+
+    def make_more(self) -> dict[Direction | None, tuple[dist.ProcessGroup, ...]]:
+        """Further groups by gloo for large messages over bridges: between attention workers (None),
+        and of each direction. None where there are no bridges."""
+        if not self._member.has_bridges:
+            return {}
+        everybody, attention = list(range(self._member.size)), list(self._member.attention)
+        directions: tuple[Direction | None, ...] = (None, "dispatch", "combine")
+        more: dict[Direction | None, tuple[dist.ProcessGroup, ...]] = {}
+        for direction in directions:
+            ranks = attention if direction is None else everybody
+            more[direction] = tuple(self.make(ranks, direction) for _ in range(MORE_CONNECTIONS))
+        return more
 
     def _warm_up(self, group: dist.ProcessGroup) -> NativeGroup:
         """Send one number from each to each."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
@@ -9,6 +10,7 @@ import torch
 
 from dougong.deadlines import DEADLINES, Deadlines
 from dougong.parallel.comm.threads import Waits
+from dougong.parallel.island_paths import IslandPath, PathClass, path_between
 
 
 def _never() -> bool:
@@ -31,7 +33,8 @@ class Membership:
     whether the generation is to be left, which may be found at any moment. `keeps_snapshots`:
     workers keep each other's state, and have a group for it. `awaits`: told the ranks that the
     calling thread waits for, and none when that is over. `waits`: those for threads, which end with
-    the generation.
+    the generation. `paths`: the plan's ways between islands; one that is not there follows from the
+    islands' libraries.
     """
 
     rank: int
@@ -48,6 +51,7 @@ class Membership:
     keeps_snapshots: bool = True
     awaits: Callable[[Collection[int]], None] = _to_nobody
     waits: Waits = field(default_factory=Waits, compare=False, repr=False)
+    paths: tuple[IslandPath, ...] = ()
 
     @property
     def native_peers(self) -> frozenset[int]:
@@ -56,6 +60,38 @@ class Membership:
             if name == self.island and backend != "gloo":
                 return frozenset(ranks)
         return frozenset()
+
+    def path_to(self, rank: int) -> IslandPath:
+        """The way between this worker and another one."""
+        return self._path(self.island, self._island_of(rank))
+
+    @property
+    def has_bridges(self) -> bool:
+        """Whether any two workers of the generation have a bridge between them; the same on all."""
+        return any(path.is_bridged for path in self.paths_of_all)
+
+    @property
+    def paths_of_all(self) -> list[IslandPath]:
+        """The ways between all islands, those inside of one among them; the same on all workers."""
+        names = [name for name, _, _ in self.islands]
+        pairs = itertools.combinations_with_replacement(names, 2)
+        return [self._path(one, other) for one, other in pairs]
+
+    def _path(self, one: str, other: str) -> IslandPath:
+        known = path_between(self.paths, one, other)
+        return known or IslandPath(one, other, self._natural_way(one, other))
+
+    def _island_of(self, rank: int) -> str:
+        for name, _, ranks in self.islands:
+            if rank in ranks:
+                return name
+        return self.island
+
+    def _natural_way(self, one: str, other: str) -> PathClass:
+        backends = {name: backend for name, backend, _ in self.islands}
+        if all(backends.get(island, "gloo") == "gloo" for island in (one, other)):
+            return "host"
+        return "native" if one == other else "host-staged"
 
     @property
     def island_ranks(self) -> tuple[int, ...]:

@@ -22,9 +22,10 @@ from torch import Tensor
 
 from dougong.parallel.comm.all_to_all import AllToAll
 from dougong.parallel.comm.packing import as_bytes, pack, places, room_for
-from dougong.parallel.comm.route import Transfer, by_peer
+from dougong.parallel.comm.route import by_peer
 from dougong.parallel.comm.streams import Mark, mark, use_here, wait_for
 from dougong.parallel.comm.threads import MessageThread
+from dougong.parallel.comm.transfer import Transfer
 from dougong.parallel.comm.wait import PeerWait
 
 NewWait = Callable[[], PeerWait]

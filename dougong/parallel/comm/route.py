@@ -1,46 +1,42 @@
-"""Which way a tensor takes to a peer: by the island's native library, or through host memory.
+"""Which way a tensor takes to a peer that the island's native library does not reach.
 
-The native library (`native`) moves what lies on a device, inside one island. Everything else goes
-by gloo, which reaches every worker and speaks from host memory: what lies on a device is copied
-there before it leaves, and from there when it has arrived.
+The native library (`native`) moves what lies on a device, inside one island. A bridge
+(`parallel.bridge`) joins islands of which one computes on a device. Everything else lies in host
+memory at both ends and goes by gloo, which reaches every worker.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from dougong.parallel.bridge.base import BridgeEnd, BridgeWork
+from dougong.parallel.comm.transfer import Transfer
 from dougong.parallel.comm.wait import PeerWait, RankedWork
-
-
-@dataclass(frozen=True)
-class Transfer:
-    """A tensor for `rank`, or the memory for one from it. Contiguous. `tag`: the same number at
-    both ends, by which messages between two ranks are told apart."""
-
-    rank: int
-    tensor: Tensor
-    tag: int = 0
-
-    @property
-    def num_bytes(self) -> int:
-        return self.tensor.numel() * self.tensor.element_size()
 
 
 @dataclass
 class UnderWay:
     """Transfers that have begun. Their tensors may neither be read nor changed before they are
-    done: `host` waited for, and what has landed in `landings` copied to its place."""
+    done: `host` and `bridged` waited for, and what has landed in `landings` copied to its place."""
 
     host: list[RankedWork] = field(default_factory=list)
+    bridged: list[BridgeWork] = field(default_factory=list)
     landings: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
+    @property
+    def needs_thread(self) -> bool:
+        """Whether `wait_for_host` has something to wait for."""
+        return bool(self.host or self.bridged)
+
     def wait_for_host(self, wait: PeerWait) -> None:
-        """Until all has been sent or has arrived in host memory."""
+        """Until all has been sent or has arrived: in host memory, or where a bridge brings it. What
+        is under way of one route is waited for in the order in which it began, in one thread."""
+        for work in self.bridged:
+            work.wait(wait)
         wait.for_works(self.host)
 
     def land(self) -> None:
@@ -51,9 +47,11 @@ class UnderWay:
 
 @dataclass(frozen=True)
 class Route:
-    """The way of one kind of messages through host memory: a gloo group, None in a world of one."""
+    """The way of one kind of messages. `group`: gloo's, None in a world of one; `ends`: of the
+    bridges to other islands, by the rank beyond."""
 
     group: dist.ProcessGroup | None = None
+    ends: Mapping[int, BridgeEnd] = field(default_factory=dict)
 
     def begin(
         self, sends: Sequence[Transfer], receives: Sequence[Transfer], wait: PeerWait
@@ -67,33 +65,47 @@ class Route:
         Every receive begins before any send, and nothing is waited for in between, so two workers
         that send to each other do not wait in a ring.
         """
+        coming, going = self._split(receives), self._split(sends)
         begun = UnderWay()
-        for transfer in receives:
-            if transfer.tensor.numel():
-                self._receive(transfer, begun, wait)
-        for transfer in sends:
-            if transfer.tensor.numel():
-                self._send(transfer, begun, wait)
+        for transfer in coming.hosted:
+            begun.host.append(self._begin(dist.irecv, transfer, wait))
+        for transfer in going.hosted:
+            begun.host.append(self._begin(dist.isend, transfer, wait))
+        # In the same order on all workers, so that no two wait for each other on different bridges.
+        for end in dict.fromkeys(self.ends.values()):
+            there, here = going.bridged.get(end, []), coming.bridged.get(end, [])
+            if there or here:
+                begun.bridged.append(end.begin(there, here, wait))
         return begun
 
-    # Only the library's own calls stand inside the wait. A copy from a device is where a fault of
-    # an earlier kernel comes to light, which no peer has brought about.
+    def _split(self, transfers: Sequence[Transfer]) -> _ByWay:
+        """Nothing of what is empty."""
+        ways = _ByWay()
+        for transfer in transfers:
+            end = self.ends.get(transfer.rank)
+            if not transfer.tensor.numel():
+                continue
+            if end is None:
+                ways.hosted.append(transfer)
+            else:
+                ways.bridged.setdefault(end, []).append(transfer)
+        return ways
 
-    def _receive(self, transfer: Transfer, begun: UnderWay, wait: PeerWait) -> None:
-        tensor, rank = transfer.tensor, transfer.rank
-        landing = host_memory(tensor)
-        with wait.of([rank]):
-            work = dist.irecv(landing, rank, self.group, transfer.tag)
-        begun.host.append((rank, _begun(work)))
-        if landing is not tensor:
-            begun.landings.append((landing, tensor))
+    def _begin(
+        self, call: Callable[..., dist.Work | None], transfer: Transfer, wait: PeerWait
+    ) -> RankedWork:
+        with wait.of([transfer.rank]):
+            work = call(transfer.tensor, transfer.rank, self.group, transfer.tag)
+        assert work is not None, "a message within one's own group"
+        return transfer.rank, work
 
-    def _send(self, transfer: Transfer, begun: UnderWay, wait: PeerWait) -> None:
-        tensor, rank = transfer.tensor, transfer.rank
-        host = tensor.cpu()  # itself, where it lies there already
-        with wait.of([rank]):
-            work = dist.isend(host, rank, self.group, transfer.tag)
-        begun.host.append((rank, _begun(work)))
+
+@dataclass
+class _ByWay:
+    """Transfers between host memory and host memory, and those over each bridge."""
+
+    hosted: list[Transfer] = field(default_factory=list)
+    bridged: dict[BridgeEnd, list[Transfer]] = field(default_factory=dict)
 
 
 def split_native(
@@ -117,15 +129,3 @@ def by_peer(transfers: Sequence[Transfer]) -> dict[int, list[Tensor]]:
     for transfer in sorted(transfers, key=lambda one: one.tag):
         found.setdefault(transfer.rank, []).append(transfer.tensor)
     return found
-
-
-def host_memory(tensor: Tensor) -> Tensor:
-    """The tensor itself where it lies in host memory, else room there for one like it."""
-    if tensor.device.type == "cpu":
-        return tensor
-    return torch.empty(tensor.shape, dtype=tensor.dtype)
-
-
-def _begun(work: dist.Work | None) -> dist.Work:
-    assert work is not None, "a message within one's own group"
-    return work

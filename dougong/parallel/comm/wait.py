@@ -23,7 +23,7 @@ RankedWork = tuple[int, dist.Work]
 
 
 class PeerWait:
-    """One wait for peers, as a context: it begins when it is made and ends within `message_s`.
+    """One wait for peers, as a context: it begins when it is made and ends within its limit.
 
     What the library raises inside, and the end of the time, become a PeerError that says who waited
     for whom, and for what. PeerError, since as a rule the cause is what happened to the peer. So
@@ -36,11 +36,14 @@ class PeerWait:
     It may be entered again, for the next of several calls that belong to one wait.
     """
 
-    def __init__(self, member: Membership, peers: Iterable[int], what: str) -> None:
-        """`what` is waited for, such as `rows of site 1, micro-batch 0, step 12`."""
-        self._member, self._what = member, what
+    def __init__(
+        self, member: Membership, peers: Iterable[int], what: str, limit: str = "message_s"
+    ) -> None:
+        """`what` is waited for, such as `rows of site 1, micro-batch 0, step 12`; `limit`: a field
+        of `Deadlines`."""
+        self._member, self._what, self._limit = member, what, limit
         self._peers = [rank for rank in peers if rank != member.rank]
-        self._limit_s = member.deadlines.message_s
+        self._limit_s: float = getattr(member.deadlines, limit)
         self._begun = time.monotonic()
         self._is_entered = False
 
@@ -55,6 +58,10 @@ class PeerWait:
         if self._is_entered:
             self._member.awaits(self._peers)
         return self
+
+    def anew(self) -> PeerWait:
+        """A wait for the same, as long as this one was to last at first; for another thread."""
+        return PeerWait(self._member, self._peers, self._what, self._limit)
 
     def for_works(self, works: Sequence[RankedWork]) -> None:
         """Until all messages have been sent or have arrived. An error names the peer of the first
@@ -113,7 +120,7 @@ class PeerWait:
     def _words(self, error: BaseException) -> str:
         me, peers = self._me, self._member.in_words(self._peers)
         if self._is_late(error):
-            limit = self._member.deadlines.words("message_s")
+            limit = self._member.deadlines.words(self._limit)
             return f"{me} waited {limit} for {peers}: {self._what}"
         return f"{me} lost {peers}: {self._what}: {error}"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, field, replace
@@ -21,13 +21,15 @@ from torch.distributed import Store  # type: ignore[attr-defined]
 
 from dougong.errors import PeerError
 from dougong.parallel.comm.arrival import Arrival
+from dougong.parallel.comm.bridges import Bridges
 from dougong.parallel.comm.meeting import GroupMaker, leave_groups, meet, not_joined
 from dougong.parallel.comm.membership import Membership
 from dougong.parallel.comm.native import NativeGroup, NativeLibrary, NewWait
-from dougong.parallel.comm.route import Route, Transfer, UnderWay, split_native
+from dougong.parallel.comm.route import Route, UnderWay, split_native
 from dougong.parallel.comm.streams import Mark, wait_for
 from dougong.parallel.comm.threads import MessageThread
 from dougong.parallel.comm.traffic import SentTraffic, TrafficKind
+from dougong.parallel.comm.transfer import Transfer
 from dougong.parallel.comm.wait import PeerWait
 from dougong.parallel.schedules.operation import Direction, MessageKind
 
@@ -41,7 +43,8 @@ class WorldGroups:
 
     By gloo: `everybody` for gathers; `attention` for gradients and parameters; `snapshots` for
     copies of the state; `island` for what stays in the island, of each kind of message between
-    attention and experts, and `far` for what leaves it. `native`: the island's library.
+    attention and experts, and `far` for what leaves it; `more` of the last two and of `attention`
+    for what crosses a bridge. `native`: the island's library.
     """
 
     everybody: dist.ProcessGroup | None = None
@@ -50,6 +53,13 @@ class WorldGroups:
     island: Mapping[MessageKind, dist.ProcessGroup] = field(default_factory=dict)
     far: Mapping[Direction, dist.ProcessGroup] = field(default_factory=dict)
     native: NativeGroup | None = None
+    more: Mapping[Direction | None, tuple[dist.ProcessGroup, ...]] = field(default_factory=dict)
+
+    def connections(self, direction: Direction | None) -> tuple[dist.ProcessGroup, ...]:
+        """All by gloo for what crosses bridges in this direction; None: gradients and
+        parameters."""
+        first = self.attention if direction is None else self.far.get(direction)
+        return () if first is None else (first, *self.more.get(direction, ()))
 
 
 @dataclass(frozen=True)
@@ -98,7 +108,10 @@ class World:
     one group, and all that it does is asked of `native`, in one order.
     """
 
-    def __init__(self, member: Membership, groups: WorldGroups) -> None:
+    def __init__(
+        self, member: Membership, groups: WorldGroups, bridges: Bridges | None = None
+    ) -> None:
+        """Collective where `bridges` join the workers' islands; raises what `Bridges.open` does."""
         self.member = member
         self.rank = member.rank
         self.size = member.size
@@ -118,6 +131,22 @@ class World:
         # not keep.
         self._store: Store | None = None
         self._at_leaving: list[Callable[[], None]] = []
+        self._bridges = bridges or Bridges(member)
+        self._dense = self._open_route("dense", groups.attention, None, member.attention)
+        self._far: dict[MessageKind, Route] = {}
+        for kind in MessageKind:
+            far, everybody = groups.far.get(kind.direction), range(member.size)
+            self._far[kind] = self._open_route(kind.value, far, kind.direction, everybody)
+
+    def _open_route(
+        self,
+        purpose: str,
+        group: dist.ProcessGroup | None,
+        direction: Direction | None,
+        among: Collection[int],
+    ) -> Route:
+        connections = self._groups.connections(direction)
+        return Route(group, self._bridges.open(purpose, connections, among, self.make_thread))
 
     @staticmethod
     def alone(device: torch.device | None = None) -> World:
@@ -152,8 +181,9 @@ class World:
             island=maker.make_islands(),
             far=maker.make_far(),
             native=maker.make_native(),
+            more=maker.make_more(),
         )
-        world = World(member, groups)
+        world = World(member, groups, Bridges(member, store))
         world._store = store
         return world
 
@@ -165,6 +195,7 @@ class World:
             with PeerWait(self.member, range(self.size), "the end of the process groups"):
                 if not self._end_threads("message_s"):
                     raise FutureTimeout
+                self._bridges.close()
                 leave_groups()
             self._forget_groups()
 
@@ -175,6 +206,7 @@ class World:
         self.member.waits.end(
             PeerError(f"{me}: generation {self.member.generation} has been ended")
         )
+        self._bridges.abort()
 
     def abandon(self) -> None:
         """Leave a generation that is broken, without a word to its other workers. Its connections
@@ -182,12 +214,14 @@ class World:
         a thread that does not come to its end is left to itself."""
         self._end_what_is_due()
         self._end_threads("thread_end_s")
+        self._bridges.close()
         if self._groups.everybody is not None:
             leave_groups()
         self._forget_groups()
 
     def _forget_groups(self) -> None:
         self._groups, self.snapshots, self.native = WorldGroups(), Route(), None
+        self._dense, self._far = Route(), {}
 
     @property
     def native_groups(self) -> tuple[dist.ProcessGroup, ...]:
@@ -225,7 +259,13 @@ class World:
 
     def route_of(self, kind: MessageKind) -> Route:
         """How messages of one kind travel to other islands."""
-        return Route(self._groups.far.get(kind.direction))
+        return self._far[kind]
+
+    def facts_of(self, kind: MessageKind, peer: int) -> str:
+        """How messages of one kind travel to this peer, in the words of the bridge to it; empty
+        where there is none."""
+        end = self._far[kind].ends.get(peer)
+        return "" if end is None else end.facts()
 
     def group_of_island(self, kind: MessageKind) -> dist.ProcessGroup:
         """gloo's group for messages of one kind that stay in the island."""
@@ -261,8 +301,8 @@ class World:
         native = host = None
         if self.native is not None and (native_sends or native_receives):
             native = self.native.transfer(native_sends, native_receives, new_wait)
-        under_way = Route(self._groups.attention).begin(leaving, coming, new_wait())
-        if under_way.host:
+        under_way = self._dense.begin(leaving, coming, new_wait())
+        if under_way.needs_thread:
             host = self._waiter.submit(_wait_for_host, under_way, new_wait)
         return Pending(under_way, host, native, self.member.device, new_wait)
 
@@ -329,7 +369,7 @@ class World:
             return PeerWait(self.member, peers, what)
 
         under_way = route.begin(sends, receives, new_wait())
-        if under_way.host:
+        if under_way.needs_thread:
             with new_wait() as wait:
                 wait.for_future(self._mover.submit(_wait_for_host, under_way, new_wait))
 

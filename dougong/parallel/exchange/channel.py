@@ -21,9 +21,9 @@ from dougong.parallel.comm.message import (
 )
 from dougong.parallel.comm.native import Landing
 from dougong.parallel.comm.peers import PeerEnd, Peers, Sides
-from dougong.parallel.comm.route import Transfer
 from dougong.parallel.comm.streams import Mark, mark, use_here, wait_for
 from dougong.parallel.comm.traffic import TrafficKind
+from dougong.parallel.comm.transfer import Transfer
 from dougong.parallel.comm.wait import PeerWait
 from dougong.parallel.comm.world import World
 from dougong.parallel.exchange.expected import Expected, Outgoing, Received, place_in_words
@@ -254,7 +254,6 @@ class MessageChannel:
         under_way = self._world.route_of(self._kind).begin(sends, receives, wait)
         with wait:
             under_way.wait_for_host(wait)
-        under_way.land()
 
     def _transfers(
         self, end: PeerEnd, parts: Sequence[SplitTensor], first_tag: int

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from dougong.checkpoint.tensorfile import TensorShape
-from dougong.parallel.comm.route import Transfer
 from dougong.parallel.comm.traffic import TrafficKind
+from dougong.parallel.comm.transfer import Transfer
 from dougong.parallel.comm.wait import PeerWait
 from dougong.parallel.comm.world import World
 from dougong.parallel.replica_holders import wards_of

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from dougong.checkpoint.manifest import MODEL_GROUP
 from dougong.errors import CheckpointError
-from dougong.parallel.comm.route import Transfer
 from dougong.parallel.comm.traffic import TrafficKind
+from dougong.parallel.comm.transfer import Transfer
 from dougong.parallel.comm.world import World
 from dougong.training.memory.holdings import (
     Fetch,

@@ -17,6 +17,7 @@ from markupsafe import Markup
 from dougong import __version__
 from dougong.records.directory import RunDir
 from dougong.ui import formatting
+from dougong.ui.event_words import link_words
 from dougong.ui.health import lost_words, percent
 from dougong.ui.history import History, read_history
 from dougong.ui.next_step import next_step
@@ -61,6 +62,7 @@ def render(history: History, run_dir: RunDir) -> str:
         workers=rows.worker_rows(history, history.plan) if history.plan else [],
         shown_workers=_SHOWN_WORKERS,
         classes=rows.class_words(history.classes),
+        links=link_words(history.events),
         older_events=event_rows[:-_SHOWN_EVENTS],
         newest_events=event_rows[-_SHOWN_EVENTS:],
         machine_facts=rows.machine_facts(history.machine),

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from dougong.control.worker_messages import StateFetched, StepValidated, WorkerLeft
+from dougong.control.worker_messages import LinksProbed, StateFetched, StepValidated, WorkerLeft
 from dougong.launcher.controller.actions import RecordStep
 from dougong.launcher.controller.states import Running
+from dougong.parallel.bridge.measured import MeasuredLink
 from tests.launcher.controller.machine import ALL, exits, running, step, worker
 from tests.launcher.controller.test_departure import left, there
 
@@ -24,6 +25,13 @@ def test_the_state_is_news_when_the_last_worker_has_its_part() -> None:
     made.play(worker(ALL[2], StateFetched(5, {"checkpoint": 4}, 0.7)))
     restored = made.event("state_restored")
     assert (restored.tiers, restored.seconds) == ({"checkpoint": 8}, 0.7)
+
+
+def test_links_are_recorded_and_slow_ones_warned_of() -> None:
+    links = (MeasuredLink("east/0", "west/0", ("east", "west"), "host", 2e-4, 5e6),)
+    made = running().play(worker(ALL[0], LinksProbed(links)))
+    assert made.event("links").links == links
+    assert made.event("warning").text.startswith("a slow link: east/0 - west/0: host, 5 MB/s")
 
 
 def test_the_row_of_a_step_whose_teller_was_lost_is_recorded_once_by_those_who_have_kept_it() -> None:

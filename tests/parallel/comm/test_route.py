@@ -1,10 +1,11 @@
-"""Native or host is decided in one place, by where a tensor lies and who the peer is."""
+"""Native or not is decided in one place, by where a tensor lies and who the peer is."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from dougong.parallel.comm.route import Transfer, UnderWay, by_peer, host_memory, split_native
+from dougong.parallel.comm.route import UnderWay, by_peer, split_native
+from dougong.parallel.comm.transfer import Transfer
 from dougong.parallel.comm.wait import PeerWait
 from dougong.parallel.comm.world import World
 from dougong.parallel.plan import Plan
@@ -27,13 +28,6 @@ def test_a_peers_tensors_are_in_an_order_that_both_ends_know() -> None:
     first, second, other = torch.zeros(1), torch.ones(1), torch.zeros(2)
     found = by_peer([Transfer(1, second, 8), Transfer(3, other, 2), Transfer(1, first, 5)])
     assert found.keys() == {1, 3} and found[1][0] is first and found[1][1] is second and found[3][0] is other
-
-
-def test_host_memory_is_the_tensors_own_where_it_lies_there() -> None:
-    tensor = torch.ones(2, 3)
-    assert host_memory(tensor) is tensor
-    staged = host_memory(torch.empty(2, 3, dtype=torch.bfloat16, device="meta"))
-    assert (staged.shape, staged.dtype, staged.device.type) == ((2, 3), torch.bfloat16, "cpu")
 
 
 def test_what_has_arrived_in_host_memory_is_copied_to_its_place() -> None:

@@ -13,8 +13,8 @@ import torch.distributed as dist
 from dougong.deadlines import Deadlines
 from dougong.errors import PeerError
 from dougong.parallel.comm.membership import Membership
-from dougong.parallel.comm.route import Transfer
 from dougong.parallel.comm.traffic import TrafficKind
+from dougong.parallel.comm.transfer import Transfer
 from dougong.parallel.comm.world import World
 from dougong.parallel.plan import Plan
 from tests.parallel.lost_peer import member_of_two, survive

@@ -17,7 +17,8 @@ from dougong.checkpoint.snapshot import StateTensor
 from dougong.control.worker.sockets import NewSockets
 from dougong.errors import PeerError
 from dougong.job.fault.snapshots import Snapshots
-from dougong.parallel.comm.route import Route, Transfer, UnderWay
+from dougong.parallel.comm.route import Route, UnderWay
+from dougong.parallel.comm.transfer import Transfer
 from dougong.parallel.comm.wait import PeerWait
 from dougong.parallel.comm.world import World
 from dougong.parallel.plan import Plan
