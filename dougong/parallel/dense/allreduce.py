@@ -12,7 +12,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from dougong.parallel.comm.world import Pending, World
+from dougong.parallel.comm.pending import Pending
+from dougong.parallel.comm.world import World
 from dougong.parallel.dense.buckets import FlatTensors, views_of
 from dougong.parallel.plan import Plan
 

@@ -16,9 +16,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from dougong.parallel.comm.pending import Pending
 from dougong.parallel.comm.traffic import TrafficKind
 from dougong.parallel.comm.transfer import Transfer
-from dougong.parallel.comm.world import Pending, World
+from dougong.parallel.comm.world import World
 from dougong.parallel.dense.buckets import Bucket, FlatTensors, views_of
 from dougong.parallel.plan import Plan
 from dougong.parallel.tree import Add, LaneTree, TreeNode
