@@ -12,7 +12,7 @@ from typing import Any
 _FALLBACK = re.compile(
     r"fall ?back to (run on )?the cpu|fallback from \w+ to cpu|runs on the host", re.IGNORECASE
 )
-"""How vendors' plug-ins say so: torch has no type for it. The first form is that of torch itself."""
+"""How vendors' plug-ins say so: torch has no type for it. The first form is torch's own."""
 _OPERATOR = re.compile(r"\b\w+::\w+(?:\.\w+)?")
 
 
