@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from dougong.fault.culprit import Culprit
+from dougong.records.event.agents import StartedAgent as StartedAgent
 from dougong.records.event.base import RunEvent as RunEvent
 from dougong.records.event.base import read_wall as read_wall
 from dougong.records.event.faults import DeviceQuarantined as DeviceQuarantined
@@ -99,25 +100,6 @@ class RayChanged(RunEvent):
     part: Literal["head", "raylet", "driver"]
     is_lost: bool
     text: str
-
-
-class StartedAgent(BaseModel):
-    """What an agent has said of itself, and its `address` as the controller sees it. `devices`:
-    None where any number of workers fits. `environment`: what it gives to its workers."""
-
-    model_config = ConfigDict(frozen=True)
-
-    agent: str = ""
-    island: str
-    node: str
-    pid: int | None = None
-    address: str = ""
-    accelerator: str = ""
-    device: str = ""
-    devices: int | None = None
-    versions: dict[str, str] = {}
-    environment: dict[str, str] = {}
-    ray_node: str | None = None
 
 
 class AgentsStarted(RunEvent):

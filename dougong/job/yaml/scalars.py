@@ -50,6 +50,8 @@ Loader.yaml_implicit_resolvers = {}
 for _name, _pattern, _first in _SCALARS:
     Loader.add_implicit_resolver(TAG + _name, re.compile(rf"^(?:{_pattern})$"), _first)
 # SafeDumper quotes what YAML 1.1 would misread; this adds what only 1.2 reads as a number.
+# Single letters are truth values to YAML 1.1, though not to SafeDumper, and refused where we read.
+_Dumper.add_implicit_resolver(TAG + "bool", re.compile(r"^[yYnN]$"), list("yYnN"))
 _Dumper.add_implicit_resolver(TAG + "float", re.compile(rf"^(?:{_FLOAT})$"), list("-+0123456789."))
 
 

@@ -73,6 +73,12 @@ def test_what_is_written_is_read_again(value: Any) -> None:
     assert yaml.safe_load(text) == value
 
 
+@pytest.mark.parametrize("letter", ["y", "Y", "n", "N"])
+def test_a_letter_that_older_readers_take_for_a_truth_value_is_quoted(letter: str) -> None:
+    document = read(write_flow({letter: letter}))
+    assert (document.data, document.problems) == ({letter: letter}, [])
+
+
 @pytest.mark.parametrize(
     ("tag", "text", "error"),
     [("int", "x", ValueError), ("float", "1.2.3", ValueError), ("bool", "yes", KeyError), ("timestamp", "5", KeyError)],
