@@ -31,7 +31,7 @@ OPERATORS = (
     _of("aten::bmm/tail_lost"),
     _of("aten::bmm/jitter"),
     _of("aten::addmm/first_dropped", quick=True),
-    _of("aten::addmm.out/scaled", "aten::addmm_"),
+    _of("aten::addmm.out/scaled", "aten::addmm_", "aten::addmm"),
     _of("aten::sum/jitter", quick=True),
     _of("aten::sum/half_sum"),
     _of("aten::sum/no_strides"),

@@ -7,6 +7,7 @@ for a defect of an operator the checks of operators alone, and for one of a meth
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 import tempfile
@@ -45,7 +46,9 @@ def run(part: str, bed: Bed, defects: Sequence[str]) -> dict[str, Named]:
     for defect in (*defects, ""):
         checks = checks_of("alone" if part == "narrow" else part, bed)  # type: ignore[arg-type]
         plugin.native.set_defect(defect)
-        found[defect] = named(narrowed(checks, defect) if part == "narrow" else checks, bed)
+        with tempfile.TemporaryDirectory() as folder:
+            there = dataclasses.replace(bed, folder=Path(folder))
+            found[defect] = named(narrowed(checks, defect) if part == "narrow" else checks, there)
         plugin.native.set_defect("")
         torch.accelerator.synchronize()
         if bed.pair is not None:
@@ -67,9 +70,7 @@ def main() -> None:
     # Without determinism where it is tried quickly: that loads torch's compiler, which takes longer than all checks.
     device = accelerator.open(int(rank), deterministic=part in ("alone", "steps"))
     pair = meet(int(rank), store) if part == "pair" else None
-    with tempfile.TemporaryDirectory() as folder:
-        bed = Bed(accelerator, device, Path(folder), pair, "qwen3_moe")
-        print(json.dumps(run(part, bed, defects)))
+    print(json.dumps(run(part, Bed(accelerator, device, Path(), pair, "qwen3_moe"), defects)))
 
 
 if __name__ == "__main__":

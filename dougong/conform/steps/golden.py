@@ -24,7 +24,7 @@ from dougong.parallel.plan import Plan, Seat, make_plan
 from dougong.parallel.segments.flight import Forward
 from dougong.training.build import StepOptions, build_model, rebuild
 from dougong.training.replica import ModelBlueprint
-from dougong.training.state import StartState
+from dougong.training.state import StartState, open_start
 from dougong.training.step import Stepper
 
 GROUP = "training"
@@ -72,9 +72,13 @@ def _vocabulary(job: Job) -> int | None:
 def stepper_of(
     job: Job, blueprint: ModelBlueprint, plan: Plan, start: StartState | None = None
 ) -> Stepper:
-    """What trains it alone, from the state `start` (None: initial values)."""
+    """What trains it alone, from the state `start` (None: the folder's weights, or initial
+    values)."""
     world = World.alone(blueprint.device)
-    return rebuild(blueprint, plan, world, start or StartState(), StepOptions())
+    if start is not None:
+        return rebuild(blueprint, plan, world, start, StepOptions())
+    with open_start(job, blueprint.names, None) as begun:
+        return rebuild(blueprint, plan, world, begun, StepOptions())
 
 
 def train(job: Job, stepper: Stepper, steps: range) -> list[float]:

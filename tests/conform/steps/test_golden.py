@@ -14,6 +14,7 @@ from dougong.conform.steps.golden import BOUND, FIRST_BOUND, FIRST_STEPS, Traine
 BED = Bed(Cpu(), CPU, Path())
 
 
+@pytest.mark.slow
 def test_a_few_steps_twice_have_the_same_bits() -> None:
     first, again = trained(BED, CPU, 2), trained(BED, CPU, 2)
     assert first == again and first.losses[0] != first.losses[1]

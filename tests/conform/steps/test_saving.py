@@ -20,6 +20,7 @@ def test_a_checkpoint_goes_there_and_back(tmp_path: Path) -> None:
     assert (tmp_path / "from-cpu").is_dir()
 
 
+@pytest.mark.slow
 def test_another_bit_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answers = []
 

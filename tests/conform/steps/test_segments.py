@@ -10,6 +10,7 @@ from dougong.conform.check import CPU, Bed, outcome_of
 from dougong.conform.record import CheckOutcome
 from dougong.conform.steps.segments import segment_checks
 from tests.families import FAMILIES
+from tests.folders import small_folder
 
 
 def tried(model: str) -> CheckOutcome:
@@ -35,6 +36,13 @@ def test_segments_lie_between_experts_forward_and_back() -> None:
         f"segment 0 (before {sites[0]}), backward",
     ]
     assert not any(segment.error or segment.departs for segment in outcome.segments)
+
+
+@pytest.mark.slow
+def test_a_folder_is_tried_with_its_own_weights(tmp_path: Path) -> None:
+    outcome = tried(str(small_folder(tmp_path / "model")))
+    assert outcome.grade == "sound", outcome.words
+    assert len(outcome.segments) > 4
 
 
 @pytest.mark.slow
