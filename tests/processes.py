@@ -27,15 +27,23 @@ Task = Callable[..., Any]
 """task(world, plan, *arguments) -> anything that pickles; runs in every worker."""
 
 
-def run_workers(task: Task, plan: Plan, *arguments: Any, deadlines: Deadlines = DEADLINES) -> list[Any]:
-    """Run `task` in one process per worker of `plan`; returns the results by rank.
+Islands = tuple[tuple[str, tuple[int, ...]], ...]
+"""(name, ranks) of all islands of processors."""
+
+
+def run_workers(
+    task: Task, plan: Plan, *arguments: Any, deadlines: Deadlines = DEADLINES, islands: Islands | None = None
+) -> list[Any]:
+    """Run `task` in one process per worker of `plan`; returns the results by rank. Without `islands` they are one.
 
     Raises the first error of a worker, or TimeoutError; no process outlives the call.
     """
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=60))
     results: Any = CONTEXT.Queue()
     processes = [
-        CONTEXT.Process(target=_worker, args=(task, rank, plan, store.port, results, arguments, deadlines), daemon=True)
+        CONTEXT.Process(
+            target=_worker, args=(task, rank, plan, store.port, results, arguments, deadlines, islands), daemon=True
+        )
         for rank in range(len(plan.workers))
     ]
     try:
@@ -63,16 +71,24 @@ def _collect(results: Any, processes: Sequence[Any]) -> list[Any]:
 
 
 def _worker(
-    task: Task, rank: int, plan: Plan, port: int, results: Any, arguments: tuple[Any, ...], deadlines: Deadlines
+    task: Task,
+    rank: int,
+    plan: Plan,
+    port: int,
+    results: Any,
+    arguments: tuple[Any, ...],
+    deadlines: Deadlines,
+    given: Islands | None,
 ) -> None:
     torch.set_num_threads(1)
     try:
         everybody = tuple(w.rank for w in plan.workers)
-        islands = (("east", "gloo", everybody),)
+        islands = tuple((name, "gloo", ranks) for name, ranks in given or (("east", everybody),))
+        island = next(name for name, _, ranks in islands if rank in ranks)
         attention = tuple(w.rank for w in plan.workers if w.lanes)
         names = tuple(w.name for w in plan.workers)
         device = torch.device("cpu")
-        member = Membership(rank, len(everybody), 1, "east", islands, device, attention, names, deadlines)
+        member = Membership(rank, len(everybody), 1, island, islands, device, attention, names, deadlines)
         world = World.join(member, store_at(port)) if len(everybody) > 1 else World.alone()
         results.put((rank, task(world, plan, *arguments), None))
         world.leave()

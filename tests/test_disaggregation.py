@@ -10,10 +10,9 @@ from typing import Any
 
 import pytest
 from dougong.job.schema import Job
-from dougong.parallel.comm.message import HEAD_BYTES
 from dougong.parallel.comm.traffic import TrafficKind
 from dougong.parallel.comm.world import World
-from dougong.parallel.dispatch.crossing import Header
+from dougong.parallel.dispatch.table import share_bytes
 from dougong.parallel.plan import Plan
 from dougong.parallel.schedules.operation import MessageKind
 from dougong.training.replica import DTYPES
@@ -152,14 +151,18 @@ def traffic_of(world: World, plan: Plan, roles: str, combine: str) -> tuple[dict
     """Bytes that this worker sent in one step, and by the formula what its lanes sent and were sent."""
     job = job_of(("longcat_flash", 2, "zebra"), combine=combine)
     rig = make_rig(job, plan_for(job, roles), world)
-    headers: list[Header] = []
+    shares: list[tuple[int, list[int]]] = []
     parts = rig.stepper.parts
     begin_call = parts.share.dispatcher.begin_call
 
     def watched(*arguments: object) -> object:
         sent = begin_call(*arguments)  # type: ignore[arg-type]
-        others = [i for i, w in enumerate(w for w in rig.plan.workers if w.num_experts) if w.rank != world.rank]
-        headers.extend(crossing.headers[i] for crossing in sent.crossings.values() for i in others)
+        serving, site = [w for w in rig.plan.workers if w.num_experts], sent.key[0]  # type: ignore[attr-defined]
+        for crossing in sent.crossings.values():  # type: ignore[attr-defined]
+            counts = crossing.routing.counts_E.split([len(worker.experts[site]) for worker in serving])
+            for worker, num_tokens, own in zip(serving, crossing.tokens_D, counts, strict=True):
+                if worker.rank != world.rank:
+                    shares.append((num_tokens, own.tolist()))
         return sent
 
     parts.share.dispatcher.begin_call = watched  # type: ignore[method-assign, assignment]
@@ -167,7 +170,7 @@ def traffic_of(world: World, plan: Plan, roles: str, combine: str) -> tuple[dict
     hidden = int(parts.share.blueprint.config.hidden_size)
     widths = Widths(hidden, DTYPES[job.precision], DTYPES[job.precision])
     sent = {kind.name: parts.world.sent.total(kind) for kind in CALL_KINDS}
-    return sent, [bytes_of(header, widths, combine) for header in headers]  # type: ignore[arg-type]
+    return sent, [bytes_of(*share, widths, combine) for share in shares]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("combine", ["at_attention", "at_experts"])
@@ -178,10 +181,9 @@ def test_the_bytes_that_cross_are_those_of_the_formula(combine: str) -> None:
     sent = {kind.name: sum(of[kind.name] for of, _ in results) for kind in CALL_KINDS}
     total = functools.reduce(lambda a, b: a + b, [t for _, of in results for t in of])
     num_pairs, num_calls = 3, 2 * len(plan_for(job, "ABE").workers[0].experts)  # A-B, A-E and B-E; two micro-batches
-    num_messages = len(MessageKind) * num_pairs * num_calls
     assert sent == {
         "ROWS": total.forward,
-        "SIZES": total.header + num_messages * HEAD_BYTES,
+        "SIZES": total.header + num_pairs * num_calls * share_bytes(0, 0),
         "OUTPUTS": total.outputs,
         "OUTPUT_GRADIENTS": total.backward,
         "ROW_GRADIENTS": total.gradients,

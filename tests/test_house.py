@@ -40,8 +40,8 @@ ORDER = (
     "job.yaml", "job.section", "job.optimizers", "job.fault", "job.emulate",
     "job.drills", "job",  # what a user asks for
     "parallel",  # plan, assignment of experts, the tree of lanes
-    "parallel.schedules", "parallel.comm", "parallel.segments", "parallel.trace", "parallel.dispatch",
-    "parallel.dense", "parallel.execute", "parallel.traffic",
+    "parallel.schedules", "parallel.comm", "parallel.exchange", "parallel.segments", "parallel.trace",
+    "parallel.dispatch", "parallel.dense", "parallel.execute", "parallel.traffic",
     "control",  # what controller, agent and worker say to each other
     "control.network",  # machines that hear each other
     "control.worker",  # a worker's end of its line

@@ -13,6 +13,7 @@ router's order (docs/design/determinism.md).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -45,27 +46,63 @@ class Routing:
         return self.num_rows < self.num_tokens * self.num_choices
 
 
-def make_routing(index_TK: Tensor, num_experts: int, has_identity: bool = False) -> Routing:
-    """Sort slots by expert; slots of one expert stay in their order.
+@dataclass(frozen=True)
+class SortedSlots:
+    """A routing of one lane's micro-batch before the host knows how many rows it has: everything
+    lies on the device of the router's choices.
+
+    `order_N`: all T*K slots, those of the first expert first, those without a row last; `ends_E`:
+    the rows of all experts up to each one, it included; `position_TK` and `identity_TK`: as in
+    `Routing`.
+    """
+
+    order_N: Tensor
+    ends_E: Tensor
+    position_TK: Tensor
+    identity_TK: Tensor | None
+
+    def routing(self, ends_E: Sequence[int]) -> Routing:
+        """`ends_E`: its own, where the host can read them."""
+        num_rows = ends_E[-1] if len(ends_E) else 0
+        counts_E = torch.tensor([0, *ends_E], dtype=torch.int64).diff()
+        order_R = self.order_N[:num_rows]
+        return Routing(
+            order_R, self.position_TK, counts_E, self.identity_TK, *self.position_TK.shape
+        )
+
+
+def sort_slots(index_TK: Tensor, num_experts: int, has_identity: bool = False) -> SortedSlots:
+    """Sort slots by expert; slots of one expert stay in their order. The host waits for nothing.
 
     An index of -1 means no expert; from `num_experts` on it means the token itself where the family
     has such experts (`has_identity`), else no expert.
 
     The result depends on: `index_TK` (whole numbers; a stable sort has one answer).
     """
-    num_tokens, num_choices = index_TK.shape
     slots = index_TK.reshape(-1).to(torch.int64)
     routed = (slots >= 0) & (slots < num_experts)
-    # Slots without a row are sorted behind those of the last expert, where they are cut off.
-    experts = torch.where(routed, slots, num_experts)
-    counts_E = torch.bincount(experts, minlength=num_experts + 1)[:num_experts].cpu()
-    num_rows = int(counts_E.sum())
-    order_R = torch.argsort(experts, stable=True)[:num_rows]
-    position = torch.full_like(slots, num_rows)
-    position.index_copy_(0, order_R, torch.arange(num_rows, device=slots.device))
+    # Slots without a row are sorted behind those of the last expert.
+    experts, order_N = torch.sort(torch.where(routed, slots, num_experts), stable=True)
+    ends_E = torch.searchsorted(experts, _numbers(num_experts, slots.device), right=True)
+    position = torch.empty_like(slots)
+    position.index_copy_(0, order_N, _numbers(len(slots), slots.device))
+    if num_experts:
+        position = torch.minimum(position, ends_E[-1])
+    else:
+        position.zero_()
     identity_TK = (index_TK >= num_experts) if has_identity else None
-    position_TK = position.view_as(index_TK)
-    return Routing(order_R, position_TK, counts_E, identity_TK, num_tokens, num_choices)
+    return SortedSlots(order_N, ends_E, position.view_as(index_TK), identity_TK)
+
+
+def make_routing(index_TK: Tensor, num_experts: int, has_identity: bool = False) -> Routing:
+    """`sort_slots` and what the host has to know of it: one wait for the device."""
+    slots = sort_slots(index_TK, num_experts, has_identity)
+    return slots.routing(slots.ends_E.tolist())
+
+
+def _numbers(count: int, device: torch.device) -> Tensor:
+    """0 .. count - 1."""
+    return torch.arange(count, device=device)
 
 
 def permute(hidden_TH: Tensor, routing: Routing) -> Tensor:

@@ -15,10 +15,10 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from dougong.parallel.comm.message import HEAD_BYTES
 from dougong.parallel.comm.traffic import TrafficKind, ring_share
 from dougong.parallel.dense.buckets import GRADIENT_BYTES, aligned
-from dougong.parallel.dispatch.crossing import Combine, Header
+from dougong.parallel.dispatch.crossing import Combine
+from dougong.parallel.dispatch.table import share_bytes
 from dougong.parallel.plan import Inventory, Plan, Worker
 from dougong.parallel.tree import LaneTree
 
@@ -120,8 +120,8 @@ def flows_of_calls(shape: StepShape, inventory: Inventory, plan: Plan) -> list[F
     num_passes = [float(len(w.lanes) * shape.num_microbatches) for w in plan.workers]
     is_exact = not inventory.num_idle_experts and all(part.is_exact for part in parts)
     return [
-        *_flows_of_heads(shape, inventory, plan),
-        Product(TrafficKind.SIZES, num_passes, [part.headers for part in parts]),
+        _flow_of_heads(shape, inventory, plan),
+        Product(TrafficKind.SIZES, num_passes, [part.counts for part in parts]),
         Product(TrafficKind.ROWS, num_passes, [part.rows for part in parts], is_exact),
         Product(TrafficKind.OUTPUTS, [part.outputs for part in parts], num_passes, is_exact),
         Product(TrafficKind.OUTPUT_GRADIENTS, num_passes, [p.douts for p in parts], is_exact),
@@ -129,20 +129,19 @@ def flows_of_calls(shape: StepShape, inventory: Inventory, plan: Plan) -> list[F
     ]
 
 
-def _flows_of_heads(shape: StepShape, inventory: Inventory, plan: Plan) -> tuple[Flow, Flow]:
-    """Two kinds of messages lead each way in a call, and each has a head."""
-    num_bytes = 2 * HEAD_BYTES * len(inventory.sites) * shape.num_microbatches
+def _flow_of_heads(shape: StepShape, inventory: Inventory, plan: Plan) -> Flow:
+    """What every share of a count table begins with."""
+    num_bytes = share_bytes(0, 0) * len(inventory.sites) * shape.num_microbatches
     has_lanes = [float(bool(worker.lanes)) for worker in plan.workers]
     heads = [float(num_bytes if worker.num_experts else 0) for worker in plan.workers]
-    there = Product(TrafficKind.SIZES, has_lanes, heads)
-    return there, Product(TrafficKind.SIZES, heads, has_lanes)
+    return Product(TrafficKind.SIZES, has_lanes, heads)
 
 
 @dataclass(frozen=True)
 class _CallBytes:
     """What one micro-batch of a lane and one worker with experts send each other, by kind."""
 
-    headers: float
+    counts: float
     rows: float
     outputs: float
     douts: float
@@ -164,8 +163,8 @@ def _call_bytes(shape: StepShape, inventory: Inventory, plan: Plan, worker: Work
     else:
         sums = num_rows * SUM_BYTES
         payloads = (vectors + slots + weights, vectors, vectors, vectors + sums)
-    headers = 8 * sum(map(Header.num_numbers, numbers))
-    return _CallBytes(headers, *payloads, is_exact=all(site.is_exact for site in sites))
+    counts = sum(share_bytes(1, number) - share_bytes(0, 0) for number in numbers)
+    return _CallBytes(counts, *payloads, is_exact=all(site.is_exact for site in sites))
 
 
 @dataclass(frozen=True)

@@ -24,17 +24,19 @@ from dougong.models.build import build_on_meta, load_config
 from dougong.models.inventory import experts_per_token
 from dougong.models.sites import expert_op, find_sites
 from dougong.ops.experts.base import ExpertOp
-from dougong.parallel.comm.exchange import EmulatedLink, Exchange
 from dougong.parallel.comm.world import World
 from dougong.parallel.dense.allreduce import NativeReducer
 from dougong.parallel.dense.gradients import DenseGradients
 from dougong.parallel.dense.ordered_reduce import OrderedReducer
 from dougong.parallel.dispatch.dispatcher import Dispatcher
 from dougong.parallel.dispatch.spec import DispatchSpec
+from dougong.parallel.exchange.channel import EmulatedLink
+from dougong.parallel.exchange.exchange import Exchange
 from dougong.parallel.execute.emulate import Emulation
 from dougong.parallel.execute.executor import Clock, Executor, ExecutorOptions
 from dougong.parallel.execute.shard import ExpertShard
 from dougong.parallel.plan import Plan, Worker
+from dougong.parallel.schedules.message_order import message_order
 from dougong.parallel.segments.tape import leaf_node
 from dougong.parallel.trace.tracer import Tracer
 from dougong.planner.programs import programs_of
@@ -113,6 +115,7 @@ def build_on_plan(
         job.combine,
         replica.cut.names,
     )
+    programs = programs_of(job, plan)
     return WorkerShare(
         blueprint=blueprint,
         plan=plan,
@@ -120,7 +123,8 @@ def build_on_plan(
         replica=replica,
         shard=ExpertShard(blueprint.op, replica.experts),
         dispatcher=Dispatcher(rank, plan, spec, replica.cut.has_identity),
-        program=programs_of(job, plan)[rank],
+        program=programs[rank],
+        message_order=message_order(programs),
         optimizer=optimizer,
         forms=forms,
     )

@@ -12,14 +12,15 @@ from torch import Tensor
 
 from dougong.control.worker_api import Control
 from dougong.fault.policy import step_decision
-from dougong.parallel.comm.exchange import Exchange
 from dougong.parallel.comm.world import World
 from dougong.parallel.dense.gradients import DenseGradients
 from dougong.parallel.dense.ordered_reduce import all_gather_parameters
 from dougong.parallel.dispatch.dispatcher import Dispatcher
+from dougong.parallel.exchange.exchange import Exchange
 from dougong.parallel.execute.executor import Clock, Executor, Training
 from dougong.parallel.execute.shard import ExpertShard
 from dougong.parallel.plan import Plan
+from dougong.parallel.schedules.message_order import MessageOrder
 from dougong.parallel.schedules.operation import Program
 from dougong.parallel.segments.flight import Forward, GradientSink
 from dougong.parallel.trace.tracer import Tracer
@@ -80,6 +81,7 @@ class WorkerShare:
     shard: ExpertShard
     dispatcher: Dispatcher
     program: Program
+    message_order: MessageOrder
     optimizer: Optimizer
     forms: tuple[ReportForm, ...]
 
@@ -195,8 +197,10 @@ class Stepper:
             self.parts.gradients.start()
             scale = 1.0 / (batch.lanes * batch.microbatches)
             training = Training(forwards, scale, self._sink)
-            losses = self.parts.executor.train(share.program, training)
-            return {key: float(loss) for key, loss in losses.items()}
+            losses = self.parts.executor.train(share.program, share.message_order, training)
+            # One wait for the device, not one a loss.
+            values = torch.stack(list(losses.values())).tolist() if losses else []
+            return dict(zip(losses, values, strict=True))
 
     def evaluate(self, rounds: Iterable[Mapping[int, Forward]], step: int) -> float:
         """Mean loss of `rounds` of forwards by lane, without gradients. Collective; lanes may be

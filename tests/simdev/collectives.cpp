@@ -8,6 +8,8 @@
 #include <torch/csrc/distributed/c10d/Work.hpp>
 #include <torch/csrc/utils/pybind.h>
 
+#include <atomic>
+#include <condition_variable>
 #include <map>
 #include <mutex>
 
@@ -31,30 +33,54 @@ std::vector<c10::Device> devices_of(const Tensors& tensors) {
   return {};
 }
 
+// Operations that occupy the device until all ranks have come to them. A device that has to make room, or to load
+// something, waits until they are through (SIMDEV_SYNCHRONISES), as CUDA's allocation does.
+std::mutex kernels_turn;
+std::condition_variable kernels_end;
+int kernels_running = 0;
+
+void count_kernels(int more) {
+  std::lock_guard<std::mutex> mine(kernels_turn);
+  kernels_running += more;
+  kernels_end.notify_all();
+}
+
 // gloo's work, with the tensors of the device that it fills.
 class DeviceWork : public c10d::Work {
  public:
-  DeviceWork(WorkPtr inner, Tensors outputs, int rank) : Work(rank), inner_(std::move(inner)), outputs_(std::move(outputs)) {}
+  DeviceWork(WorkPtr inner, Tensors outputs, int rank) : Work(rank), inner_(std::move(inner)), outputs_(std::move(outputs)) {
+    count_kernels(1);
+  }
+  ~DeviceWork() override { end(); }
 
   bool isCompleted() override { return inner_->isCompleted(); }
   bool isSuccess() const override { return inner_->isSuccess(); }
-  bool wait(std::chrono::milliseconds timeout) override { return inner_->wait(timeout); }
-  void synchronize() override { inner_->wait(); }
+  bool wait(std::chrono::milliseconds timeout) override {
+    const bool is_done = inner_->wait(timeout);
+    end();
+    return is_done;
+  }
+  void synchronize() override { wait(kNoTimeout); }
   void abort() override { inner_->abort(); }
   int sourceRank() const override { return inner_->sourceRank(); }
   std::vector<at::Tensor> result() override { return outputs_; }
   c10::intrusive_ptr<c10::ivalue::Future> getFuture() override {
     if (!future_) {
       future_ = c10::make_intrusive<c10::ivalue::Future>(c10::ListType::create(c10::TensorType::get()), devices_of(outputs_));
-      inner_->wait();
+      wait(kNoTimeout);
       future_->markCompleted(at::IValue(outputs_));
     }
     return future_;
   }
 
  private:
+  void end() {
+    if (!has_ended_.exchange(true)) count_kernels(-1);
+  }
+
   WorkPtr inner_;
   Tensors outputs_;
+  std::atomic<bool> has_ended_{false};
   c10::intrusive_ptr<c10::ivalue::Future> future_;
 };
 
@@ -178,6 +204,11 @@ class Collectives : public Backend {
 py::object* on_host_wait = nullptr;  // for Python, which can tell from where
 
 }  // namespace
+
+void await_kernels() {
+  std::unique_lock<std::mutex> mine(kernels_turn);
+  kernels_end.wait(mine, [] { return kernels_running == 0; });
+}
 
 void note_host_wait(const char* what) {
   count("host waits");

@@ -126,6 +126,8 @@ struct DeviceMemory final : c10::DeviceAllocator {
     const auto index = current_device();
     const c10::Device device(DEVICE, index);
     if (size == 0) return {nullptr, nullptr, &no_memory, device};
+    static const bool synchronises = getenv("SIMDEV_SYNCHRONISES") != nullptr;
+    if (synchronises) await_kernels();
     look_at_awaiting();
     const auto stream = current_stream(index);
     auto* block = take(size, stream);

@@ -44,7 +44,8 @@ class HostWaits:
             file = frames[-1].filename.partition(self._root)[2]
             self.places[f"{file}:{frames[-1].name} {what}"] += 1
         else:
-            self.places[f"elsewhere {what}"] += 1
+            last = traceback.extract_stack()[-2]
+            self.places[f"elsewhere, {last.filename.rpartition('site-packages/')[2]}:{last.name} {what}"] += 1
 
 
 class _DeviceModule(ModuleType):

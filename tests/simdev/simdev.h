@@ -62,4 +62,7 @@ at::Tensor on_host(const at::Tensor& tensor);          // the same memory as a t
 at::Tensor empty_on_device(at::IntArrayRef sizes, at::ScalarType type, c10::Device device);
 void count(const std::string& what);
 
+// collectives.cpp
+void await_kernels();  // until no collective occupies the device
+
 }  // namespace simdev

@@ -5,18 +5,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from dougong.control.worker_api import WorkerContext
-from dougong.parallel.comm.message import TensorMessage
+from dougong.parallel.exchange.expected import Received
 from dougong.records.partial_run import PartialRun
 from dougong.training import partial_run
 from dougong.training.partial_run import run_part, tracer_for
 from dougong.training.session import joined
 from dougong.training.trainer import Trainer, build_trainer
+from tests.training.spoiling import first_row_of
 
 
 @dataclass(frozen=True)
@@ -35,22 +35,20 @@ class Flip:
         dispatcher: Any = parts.share.dispatcher
         honest, gone = dispatcher.combine, []
 
-        def combine(sent: Any, messages: Mapping[int, TensorMessage]) -> None:
+        def combine(sent: Any, received: Received) -> None:
             here = (parts.exchange.step, *sent.key) == (self.step, self.site, self.microbatch)
             if here and self.lane in sent.calls and not gone:
                 gone.append(sent)
-                self._spoil(sent, messages)
-            honest(sent, messages)
+                self._spoil(sent, received)
+            honest(sent, received)
 
         dispatcher.combine = combine
 
-    def _spoil(self, sent: Any, messages: Mapping[int, TensorMessage]) -> None:
+    def _spoil(self, sent: Any, received: Received) -> None:
         """The first row that comes back to the lane."""
-        for place, message in enumerate(messages.values()):
-            before = sum(p.headers[place].num_rows for lane, p in sent.crossings.items() if lane < self.lane)
-            if sent.crossings[self.lane].headers[place].num_rows:
-                message.parts[0].view(torch.int32)[before, 0] ^= 1 << self.bit
-                return
+        row = first_row_of(sent, self.lane)
+        if row is not None:
+            received.parts[0].view(torch.int32)[row, 0] ^= 1 << self.bit
 
     def train(self, context: WorkerContext) -> None:
         """A part of a run, as `partial_run.train` does it."""

@@ -3,12 +3,11 @@ expert's weight gradient on the worker that owns it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from dougong.control.worker_api import WorkerContext
-from dougong.parallel.comm.message import TensorMessage
+from dougong.parallel.exchange.expected import Received
 from dougong.training.session import joined
 from dougong.training.trainer import Trainer, build_trainer
 
@@ -32,21 +31,30 @@ class SpoiledOutputs:
         dispatcher: Any = parts.share.dispatcher
         honest = dispatcher.combine
 
-        def combine(sent: Any, messages: Mapping[int, TensorMessage]) -> None:
+        def combine(sent: Any, received: Received) -> None:
             here = parts.exchange.step in self.steps and sent.key == (self.site, self.microbatch)
             if here and self.lane in sent.calls and self._count < self.times:
                 self._count += 1
-                self._spoil(sent, messages)
-            honest(sent, messages)
+                self._spoil(sent, received)
+            honest(sent, received)
 
         dispatcher.combine = combine
 
-    def _spoil(self, sent: Any, messages: Mapping[int, TensorMessage]) -> None:
-        for place, message in enumerate(messages.values()):
-            before = sum(p.headers[place].num_rows for lane, p in sent.crossings.items() if lane < self.lane)
-            if sent.crossings[self.lane].headers[place].num_rows:
-                message.parts[0][before, 0] = NAN
-                return
+    def _spoil(self, sent: Any, received: Received) -> None:
+        row = first_row_of(sent, self.lane)
+        if row is not None:
+            received.parts[0][row, 0] = NAN
+
+
+def first_row_of(sent: Any, lane: int) -> int | None:
+    """The place of the first row that comes back to a lane; they come by worker, then lane."""
+    before = 0
+    for worker, num_rows in enumerate(sent.crossings[lane].rows_D):
+        for other, crossing in sent.crossings.items():
+            if other == lane and num_rows:
+                return before
+            before += crossing.rows_D[worker]
+    return None
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ import torch
 import torch.distributed as dist
 from dougong.data.windows import open_data
 from dougong.job.schema import Job
-from dougong.parallel.comm.exchange import EmulatedLink
 from dougong.parallel.comm.world import World
+from dougong.parallel.exchange.channel import EmulatedLink
 from dougong.parallel.execute.emulate import Emulation
 from dougong.parallel.plan import Plan
 from dougong.training.build import StepOptions, build_model, build_on_plan, emulation_of, rebuild

@@ -17,12 +17,15 @@ from dougong.control.worker_messages import StoreReply, StoreRequest, WorkerMess
 from dougong.deadlines import Deadlines
 from dougong.errors import PeerError
 from dougong.job.fault.snapshots import Snapshots
-from dougong.parallel.comm.exchange import Exchange, Expected
 from dougong.parallel.comm.membership import Membership
-from dougong.parallel.comm.route import Groups, Transfer
+from dougong.parallel.comm.message import PartRoom, SplitTensor
+from dougong.parallel.comm.peers import Sides
+from dougong.parallel.comm.route import Transfer
 from dougong.parallel.comm.traffic import TrafficKind
 from dougong.parallel.comm.wait import PeerWait
-from dougong.parallel.comm.world import World
+from dougong.parallel.comm.world import World, WorldGroups
+from dougong.parallel.exchange.exchange import Exchange
+from dougong.parallel.exchange.expected import Expected, Outgoing
 from dougong.parallel.plan import Plan
 from dougong.parallel.schedules.operation import MessageKind
 from dougong.training.departure import Departure
@@ -118,9 +121,12 @@ def wait_for_tensors(world: World) -> None:
 def wait_for_rows(world: World) -> None:
     """With a second turn behind the first, which is not even begun."""
     exchange = Exchange(world)
-    sources = tuple(rank for rank in range(world.size) if rank != world.rank)
-    exchange.expect(MessageKind.ROWS, [Expected((site, 0), (), sources) for site in (0, 1)])
-    exchange.expect(MessageKind.OUTPUTS, [Expected((0, 0), sources, ())])  # which nobody hands over
+    everybody, sizes = tuple(range(world.size)), [3] * world.size
+    exchange.expect([Expected(MessageKind.ROWS, (site, 0), Sides(everybody, everybody), 1) for site in (0, 1)])
+    # Which nobody hands over.
+    exchange.expect([Expected(MessageKind.OUTPUTS, (0, 0), Sides(everybody, everybody), 1)])
+    exchange.make_room(MessageKind.ROWS, (0, 0), [PartRoom(sizes, (), torch.float32)])
+    exchange.send(MessageKind.ROWS, (0, 0), Outgoing([SplitTensor(torch.zeros(sum(sizes)), sizes)]))
     exchange.receive(MessageKind.ROWS, (0, 0))
 
 
@@ -242,7 +248,7 @@ def test_a_thread_that_does_not_end_is_left_to_itself() -> None:
     departure = depart(control)
     deadlines = Deadlines(thread_end_s=0.05)
     member = dataclasses.replace(World.alone().member, deadlines=deadlines, is_over=lambda: control.is_over)
-    world = World(member, Groups(), Groups(), {})
+    world = World(member, WorldGroups())
     departure.note_joined(world)
     stuck = world.make_thread("stuck").submit(never.wait, 60)
     control.order_soon()

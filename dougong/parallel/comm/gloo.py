@@ -24,13 +24,19 @@ def register() -> None:
         dist.Backend.register_backend(NAME, _make, extended_api=True, devices=["cpu"])
 
 
-def options(address: str, timeout: timedelta) -> Any:
-    """What one group of this backend is made with. `address`: this worker's own, as its peers reach
-    it. The group's messages have a socket and a thread to themselves, so that large ones of another
-    group do not hold them up. Raises RuntimeError where the address cannot be listened on."""
+def listen(address: str) -> Any:
+    """A socket that peers connect to, and a thread for the messages of the groups that are given
+    it: large ones of other groups do not hold them up. `address`: this worker's own, as its peers
+    reach it. Raises RuntimeError where the address cannot be listened on."""
+    library: Any = dist.ProcessGroupGloo
+    return library.create_device(hostname=address)
+
+
+def options(listener: Any, timeout: timedelta) -> Any:
+    """What one group of this backend is made with. `listener`: by `listen`."""
     library: Any = dist.ProcessGroupGloo
     made = library._Options()
-    made._devices = [library.create_device(hostname=address)]
+    made._devices = [listener]
     made._threads = _THREADS
     made._timeout = timeout
     return made

@@ -3,19 +3,23 @@ that they then make together."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import itertools
+from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch.distributed import Store  # type: ignore[attr-defined]
 
 from dougong.errors import PeerError
 from dougong.parallel.comm import gloo
+from dougong.parallel.comm.all_to_all import AllToAll
 from dougong.parallel.comm.arrival import Arrival
 from dougong.parallel.comm.membership import Membership
-from dougong.parallel.comm.route import Groups
+from dougong.parallel.comm.native import NativeGroup
 from dougong.parallel.comm.wait import PeerWait
-from dougong.parallel.schedules.operation import MessageKind
+from dougong.parallel.schedules.operation import Direction, MessageKind
 
 
 class GroupMaker:
@@ -30,6 +34,7 @@ class GroupMaker:
         self._member = member
         self._what = f"process groups of generation {member.generation}"
         self._patience = timedelta(seconds=member.deadlines.message_s)
+        self._listeners: dict[Direction, Any] = {}
         gloo.register()
 
     def make_first(self, store: Store) -> None:
@@ -42,48 +47,83 @@ class GroupMaker:
                 rank=member.rank,
                 world_size=member.size,
                 timeout=self._patience,
-                pg_options=gloo.options(member.address, self._patience),
+                pg_options=self._options(gloo.listen(member.address)),
             )
 
-    def make(self, ranks: list[int]) -> dist.ProcessGroup:
-        """A group of these ranks by gloo; it is of no use to the others."""
+    def make(self, ranks: list[int], direction: Direction | None = None) -> dist.ProcessGroup:
+        """A group of these ranks by gloo; it is of no use to the others. Those of one direction
+        listen together, so that a worker needs no more ports than there are in a range for it."""
         with self._wait():
             mine = None
             if self._member.rank in ranks:
-                mine = gloo.options(self._member.address, self._patience)
+                mine = self._options(self._listener(direction))
             group: dist.ProcessGroup = dist.new_group(
                 ranks, backend=gloo.NAME, timeout=self._patience, pg_options=mine
             )
         return group
 
-    def make_native(self, among: Collection[int]) -> dist.ProcessGroup | None:
-        """The native library's group of one's island, of the ranks that are `among` these."""
+    def make_native(self) -> NativeGroup | None:
+        """The native library's group of one's island, ready to use.
+
+        All communicators of an island are this one, and it is used at once: a library that makes
+        connections when they are first needed would do so in the middle of a step, between
+        operations that others wait for.
+        """
         own = None
         for name, backend, ranks in self._member.islands:
-            members = [rank for rank in ranks if rank in among]
-            # A worker alone sends nothing, and to torch an empty list means everybody.
-            if backend != "gloo" and len(members) > 1:
-                group = self._make_native(members, backend)
+            # A worker alone sends nothing.
+            if backend != "gloo" and len(ranks) > 1:
+                with self._wait():
+                    group: dist.ProcessGroup = dist.new_group(
+                        list(ranks), backend=backend, timeout=self._patience
+                    )
                 own = group if name == self._member.island else own
+        return None if own is None else self._warm_up(own)
+
+    def make_islands(self) -> dict[MessageKind, dist.ProcessGroup]:
+        """By gloo, those of one's island. One for each kind of message: each has a thread, and
+        operations of a group must begin in one order."""
+        own: dict[MessageKind, dist.ProcessGroup] = {}
+        islands = [(name, ranks) for name, _, ranks in self._member.islands if len(ranks) > 1]
+        for kind, (name, ranks) in itertools.product(MessageKind, islands):
+            group = self.make(list(ranks), kind.direction)
+            if name == self._member.island:
+                own[kind] = group
         return own
 
-    def make_groups_of_kinds(self) -> dict[MessageKind, Groups]:
-        """Those of the messages between attention and experts."""
+    def make_far(self) -> dict[Direction, dist.ProcessGroup]:
+        """Those of messages between islands. Both kinds of a direction share one, where tags tell
+        them apart."""
+        if len(self._member.islands) == 1:
+            return {}
         everybody = list(range(self._member.size))
-        # Both kinds of messages of one direction share a gloo group, where tags tell them apart.
-        # The native library knows no tags, so each kind has a group of its own there.
-        by_gloo = {"dispatch": self.make(everybody), "combine": self.make(everybody)}
-        kinds = {}
-        for kind in MessageKind:
-            kinds[kind] = Groups(by_gloo[kind.direction], self.make_native(everybody))
-        return kinds
+        directions: tuple[Direction, ...] = ("dispatch", "combine")
+        return {direction: self.make(everybody, direction) for direction in directions}
 
-    def _make_native(self, ranks: list[int], backend: str) -> dist.ProcessGroup:
-        with self._wait():
-            group: dist.ProcessGroup = dist.new_group(
-                ranks, backend=backend, timeout=self._patience
-            )
-        return group
+    def _warm_up(self, group: dist.ProcessGroup) -> NativeGroup:
+        """Send one number from each to each."""
+        sent = torch.ones(group.size(), device=self._member.device)
+        sizes = [1] * group.size()
+        numbers = AllToAll(sent, torch.zeros_like(sent), sizes, sizes)
+        with self._wait() as wait:
+            has_all_to_all = True
+            try:
+                works = [numbers.begin(group)]
+            except NotImplementedError:
+                has_all_to_all = False
+                works = numbers.begin_one_by_one(group)
+            wait.for_collective(works)
+        return NativeGroup(group, has_all_to_all)
+
+    def _options(self, listener: Any) -> Any:
+        return gloo.options(listener, self._patience)
+
+    def _listener(self, direction: Direction | None) -> Any:
+        if direction is None:
+            return gloo.listen(self._member.address)
+        if direction not in self._listeners:
+            self._listeners[direction] = gloo.listen(self._member.address)
+        return self._listeners[direction]
 
     def _wait(self) -> PeerWait:
         return PeerWait(self._member, range(self._member.size), self._what)

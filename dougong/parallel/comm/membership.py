@@ -57,6 +57,14 @@ class Membership:
                 return frozenset(ranks)
         return frozenset()
 
+    @property
+    def island_ranks(self) -> tuple[int, ...]:
+        """All ranks of this worker's island, ascending."""
+        for name, _, ranks in self.islands:
+            if name == self.island:
+                return ranks
+        return (self.rank,)
+
     def in_words(self, ranks: Iterable[int]) -> str:
         """Such as `worker 1 (east/1)` or `workers 1 (east/1), 2 (west/0)`."""
         shown = [self._named(rank) for rank in ranks]

@@ -1,77 +1,88 @@
-"""A message between attention and experts: its tensors, and the head that travels before them.
+"""Messages between attention and experts: tensors cut into the shares of peers, and the count table
+that tells their sizes.
 
-A head says whose message it is and what it holds, so nothing is padded, and nobody has to know a
-size before it comes. All heads are int64 and of one length.
+Nothing is padded, and nobody tells a size on the way: both ends know them, from the table that goes
+ahead of an experts call.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-LABEL = ("generation", "step", "site", "microbatch", "message")
-"""What tells a message from every other one between the same two workers."""
-MOST_PARTS, MOST_DIMENSIONS = 4, 2
-DTYPES = (
-    torch.float32,
-    torch.bfloat16,
-    torch.float16,
-    torch.float64,
-    torch.int64,
-    torch.int32,
-)
-_PART_NUMBERS = 2 + MOST_DIMENSIONS  # dtype, number of dimensions, sizes
-HEAD_NUMBERS = len(LABEL) + 1 + MOST_PARTS * _PART_NUMBERS
-HEAD_BYTES = 8 * HEAD_NUMBERS
+LABEL = ("generation", "step", "site", "microbatch")
+"""The first numbers of each share of a table: what tells it from every other one between the same
+two workers."""
 
 
-@dataclass
-class TensorMessage:
-    """The parts of one message: at most four tensors of at most two dimensions."""
+@dataclass(frozen=True)
+class SplitTensor:
+    """A contiguous tensor whose first dimension is cut into shares, one for each of some peers, in
+    their order. `sizes`: of the shares."""
 
-    parts: Sequence[Tensor]
+    values: Tensor
+    sizes: Sequence[int]
 
     @property
-    def num_bytes(self) -> int:
-        return sum(part.numel() * part.element_size() for part in self.parts)
+    def row_bytes(self) -> int:
+        """Bytes of one entry of the first dimension."""
+        size = self.values.element_size()
+        for length in self.values.shape[1:]:
+            size *= length
+        return size
 
 
-def make_head(label: Sequence[int], message: TensorMessage) -> Tensor:
-    """The head of a message, int64 [HEAD_NUMBERS]: its label, the number of its parts, then dtype
-    and shape of each."""
-    assert len(label) == len(LABEL)
-    assert len(message.parts) <= MOST_PARTS, f"{len(message.parts)} parts in a message"
-    numbers = [*label, len(message.parts)]
-    for part in message.parts:
-        numbers += _description(part)
-    head = torch.zeros(HEAD_NUMBERS, dtype=torch.int64)
-    head[: len(numbers)] = torch.tensor(numbers)
-    return head
+@dataclass(frozen=True)
+class PartRoom:
+    """What a split tensor will be: shape [sum(sizes), *tail]."""
+
+    sizes: Sequence[int]
+    tail: tuple[int, ...]
+    dtype: torch.dtype
+
+    def allocate(self, device: torch.device) -> SplitTensor:
+        """Memory for it."""
+        shape = (sum(self.sizes), *self.tail)
+        return SplitTensor(torch.empty(shape, dtype=self.dtype, device=device), self.sizes)
+
+    def fits(self, part: SplitTensor) -> bool:
+        """Whether a tensor is of this shape, dtype and split."""
+        values = part.values
+        shape = (sum(self.sizes), *self.tail)
+        is_alike = tuple(values.shape) == shape and values.dtype == self.dtype
+        return is_alike and list(part.sizes) == list(self.sizes)
+
+    def __str__(self) -> str:
+        return f"{(sum(self.sizes), *self.tail)} {self.dtype}"
 
 
-def _description(part: Tensor) -> list[int]:
-    """`_PART_NUMBERS` numbers: dtype, number of dimensions, and sizes, those that it lacks 0."""
-    missing = [0] * (MOST_DIMENSIONS - part.dim())
-    return [DTYPES.index(part.dtype), part.dim(), *part.shape, *missing]
+@dataclass(frozen=True)
+class TableSpec:
+    """A count table (int64, on the host) that goes ahead. `sends`: how many numbers go to each
+    receiver; `receives`: how many come from each sender; `rooms`: what comes behind it, from all
+    that has come of it (called in a thread of messages)."""
+
+    sends: Sequence[int]
+    receives: Sequence[int]
+    rooms: Callable[[Tensor], Sequence[PartRoom]]
 
 
-def label_of(head: Tensor) -> list[int]:
-    """The label that a head carries."""
-    label: list[int] = head[: len(LABEL)].tolist()
-    return label
+def write_label(table: Tensor, sizes: Sequence[int], label: Sequence[int]) -> None:
+    """Write the label into each share, where room is left for it."""
+    table.numpy()[_places(sizes)] = label
 
 
-def make_room(head: Tensor, device: torch.device) -> TensorMessage:
-    """Memory for the message that a head describes. Whole numbers that say what the other parts
-    mean (int64) are read by the host and stay there; all else lies on the device."""
-    num_parts = int(head[len(LABEL)])
-    described = head[len(LABEL) + 1 :].view(MOST_PARTS, _PART_NUMBERS)
-    parts = []
-    for dtype_number, dimensions, *sizes in described[:num_parts].tolist():
-        dtype = DTYPES[dtype_number]
-        where = "cpu" if dtype == torch.int64 else device
-        parts.append(torch.empty(sizes[:dimensions], dtype=dtype, device=where))
-    return TensorMessage(parts)
+def labels_of(table: Tensor, sizes: Sequence[int]) -> NDArray[np.int64]:
+    """The label of each share, [shares, 4]."""
+    labels: NDArray[np.int64] = table.numpy()[_places(sizes)]
+    return labels
+
+
+def _places(sizes: Sequence[int]) -> NDArray[np.int64]:
+    begins = np.cumsum([0, *sizes])[:-1]
+    return begins[:, None] + np.arange(len(LABEL))

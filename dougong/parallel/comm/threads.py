@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import torch
 
 from dougong.accelerators.base import enter_device
+from dougong.parallel.comm.streams import enter_own_stream
 
 T = TypeVar("T")
 
@@ -68,8 +69,9 @@ class MessageThread:
     """Does one thing after another. What raises there is raised by its future."""
 
     def __init__(self, name: str, device: torch.device | None = None) -> None:
-        """`device`: the worker's, which the thread enters first."""
-        begins = (enter_device, (device,)) if device is not None else (None, ())
+        """`device`: the worker's, which the thread enters first; what it does there is in a stream
+        of its own."""
+        begins = (_enter, (device,)) if device is not None else (None, ())
         self._pool = ThreadPoolExecutor(1, name, *begins)
         self._lock = threading.Lock()
         self._open: set[Future[Any]] = set()
@@ -96,3 +98,8 @@ class MessageThread:
     def _forget(self, future: Future[Any]) -> None:
         with self._lock:
             self._open.discard(future)
+
+
+def _enter(device: torch.device) -> None:
+    enter_device(device)
+    enter_own_stream(device)

@@ -48,7 +48,8 @@ class SentTraffic:
     library adds up itself (`all_reduce`) is counted as a ring sends it.
     """
 
-    def __init__(self, world_size: int) -> None:
+    def __init__(self, rank: int, world_size: int) -> None:
+        self._rank = rank
         shape = (len(TrafficKind), world_size)
         self.num_bytes: NDArray[np.int64] = np.zeros(shape, np.int64)
         """By kind's number and rank; so is `num_messages`."""
@@ -59,6 +60,17 @@ class SentTraffic:
         if num_bytes:
             self.num_bytes[kind.number, rank] += num_bytes
             self.num_messages[kind.number, rank] += 1
+
+    def add_to_each(
+        self, kind: TrafficKind, ranks: Sequence[int], sizes: Sequence[int], row_bytes: int
+    ) -> None:
+        """One message to each of these other workers, of so many rows; none to oneself, and none
+        without a row."""
+        rows = np.asarray(sizes, np.int64)
+        to = np.asarray(ranks, np.int64)
+        travels = (rows > 0) & (to != self._rank)
+        self.num_bytes[kind.number, to[travels]] += rows[travels] * row_bytes
+        self.num_messages[kind.number, to[travels]] += 1
 
     def add_ring(self, kind: TrafficKind, ranks: Sequence[int], rank: int, num_bytes: int) -> None:
         """What `rank` sends when a library adds up `num_bytes` of each of `ranks` in a ring."""

@@ -63,6 +63,13 @@ class PeerWait:
             self.of([rank])
             work.wait(self._left())
 
+    def on_this_stream(self, works: Sequence[dist.Work]) -> None:
+        """Have what this thread gives the device from now on come after these operations of a
+        native library; the host goes on. (With a time limit it would stand still: torch then looks
+        every millisecond whether the operation has ended.)"""
+        for work in works:
+            work.wait()
+
     def for_collective(self, works: Sequence[dist.Work]) -> None:
         """Until the library has done its part with all peers together."""
         for work in works:

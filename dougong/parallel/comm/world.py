@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.distributed as dist
@@ -23,14 +23,33 @@ from dougong.errors import PeerError
 from dougong.parallel.comm.arrival import Arrival
 from dougong.parallel.comm.meeting import GroupMaker, leave_groups, meet, not_joined
 from dougong.parallel.comm.membership import Membership
-from dougong.parallel.comm.route import Groups, Route, Transfer, UnderWay
+from dougong.parallel.comm.native import NativeGroup, NativeLibrary, NewWait
+from dougong.parallel.comm.route import Route, Transfer, UnderWay, split_native
+from dougong.parallel.comm.streams import Mark, wait_for
 from dougong.parallel.comm.threads import MessageThread
 from dougong.parallel.comm.traffic import SentTraffic, TrafficKind
 from dougong.parallel.comm.wait import PeerWait
-from dougong.parallel.schedules.operation import MessageKind
+from dougong.parallel.schedules.operation import Direction, MessageKind
 
 TAGS, TRANSFERS_PER_PEER = 1 << 16, 1 << 12
 _LENGTH_BYTES = 8
+
+
+@dataclass(frozen=True)
+class WorldGroups:
+    """The process groups of a generation; those that a worker has no use for are not there.
+
+    By gloo: `everybody` for gathers; `attention` for gradients and parameters; `snapshots` for
+    copies of the state; `island` for what stays in the island, of each kind of message between
+    attention and experts, and `far` for what leaves it. `native`: the island's library.
+    """
+
+    everybody: dist.ProcessGroup | None = None
+    attention: dist.ProcessGroup | None = None
+    snapshots: dist.ProcessGroup | None = None
+    island: Mapping[MessageKind, dist.ProcessGroup] = field(default_factory=dict)
+    far: Mapping[Direction, dist.ProcessGroup] = field(default_factory=dict)
+    native: NativeGroup | None = None
 
 
 @dataclass(frozen=True)
@@ -40,20 +59,30 @@ class Pending:
 
     _under_way: UnderWay
     _host: Future[None] | None
-    _new_wait: Callable[[], PeerWait]
+    _native: Future[Mark] | None
+    _device: torch.device
+    _new_wait: NewWait
 
     def is_done(self) -> bool:
-        """Whether `wait` would return at once. Raises PeerError when a peer is lost."""
+        """Whether `wait` would return at once, and a device with it. Raises PeerError when a peer
+        is lost."""
         if self._host is not None and not self._host.done():
             return False
+        if self._native is None:
+            return True
+        if not self._native.done():
+            return False
         with self._new_wait():
-            return all(work.is_completed() for work in self._under_way.native)
+            marked = self._native.result()
+            return marked is None or marked.query()
 
     def wait(self) -> None:
-        """Until all have been sent and received. Raises PeerError when a peer is lost or does not
-        come."""
+        """Until all that goes through host memory has been sent and received; what this thread
+        gives the device from now on comes after the rest. Raises PeerError when a peer is lost or
+        does not come."""
         with self._new_wait() as wait:
-            self._under_way.wait_for_native(wait)
+            if self._native is not None:
+                wait_for(wait.for_future(self._native), self._device)
             if self._host is not None:
                 wait.for_future(self._host)
         self._under_way.land()
@@ -64,33 +93,26 @@ class World:
 
     There are process groups for each purpose, so that large messages do not hold up small ones: one
     for gathers, which computation waits for; one for gradients and parameters (`transfer`); those
-    of every kind of message between attention and experts (`route_of`), for `Exchange`; and one for
-    snapshots of the state (`snapshots`). All but gathers go on beside the computation.
+    of every kind of message between attention and experts, for `Exchange`; and one for snapshots of
+    the state (`snapshots`). All but gathers go on beside the computation. The native library has
+    one group, and all that it does is asked of `native`, in one order.
     """
 
-    def __init__(
-        self,
-        member: Membership,
-        everybody: Groups,
-        attention: Groups,
-        kinds: Mapping[MessageKind, Groups],
-        snapshots: Groups | None = None,
-    ) -> None:
-        """`everybody`: the groups of gathers; `attention`: those of gradients and parameters;
-        `kinds`: those of every kind of message between attention and experts; `snapshots`: those of
-        the state's copies, which lie in host memory."""
+    def __init__(self, member: Membership, groups: WorldGroups) -> None:
         self.member = member
         self.rank = member.rank
         self.size = member.size
         self.step = 0
-        self.sent = SentTraffic(member.size)
-        self._everybody = Route(everybody)
-        self._attention = Route(attention, member.native_peers)
-        self._kinds = kinds
-        self.snapshots = Route(snapshots or Groups())
+        self.sent = SentTraffic(member.rank, member.size)
+        self._groups = groups
+        self.snapshots = Route(groups.snapshots)
         self._threads: list[MessageThread] = []
         self._waiter = self.make_thread("transfers")
         self._mover = self.make_thread("moves")
+        self.native: NativeLibrary | None = None
+        if groups.native is not None:
+            thread = self.make_thread("native")
+            self.native = NativeLibrary(groups.native, member.device, thread)
         self._num_transfers = 0
         # The groups call a store of ours through its Python object, which their own reference does
         # not keep.
@@ -101,7 +123,7 @@ class World:
     def alone(device: torch.device | None = None) -> World:
         """A world of one worker: nothing is sent."""
         device = device or torch.device("cpu")
-        return World(Membership(0, 1, 1, "", (), device, (0,)), Groups(), Groups(), {})
+        return World(Membership(0, 1, 1, "", (), device, (0,)), WorldGroups())
 
     @staticmethod
     def join(
@@ -122,12 +144,16 @@ class World:
             maker.make_first(store)
         except (RuntimeError, ValueError) as error:
             raise not_joined(member, str(error)) from error
-        everybody = Groups(dist.group.WORLD)
-        gloo = maker.make(list(member.attention))
-        attention = Groups(gloo, maker.make_native(member.attention))
-        kinds = maker.make_groups_of_kinds()
-        snapshots = Groups(maker.make(list(range(member.size))) if member.keeps_snapshots else None)
-        world = World(member, everybody, attention, kinds, snapshots)
+        everybody = list(range(member.size))
+        groups = WorldGroups(
+            everybody=dist.group.WORLD,
+            attention=maker.make(list(member.attention)),
+            snapshots=maker.make(everybody) if member.keeps_snapshots else None,
+            island=maker.make_islands(),
+            far=maker.make_far(),
+            native=maker.make_native(),
+        )
+        world = World(member, groups)
         world._store = store
         return world
 
@@ -135,12 +161,12 @@ class World:
         """End what `at_leaving` was given, and this generation's groups. Every worker has come to
         its end: nothing is under way."""
         self._end_what_is_due()
-        if self._everybody.groups.gloo is not None:
+        if self._groups.everybody is not None:
             with PeerWait(self.member, range(self.size), "the end of the process groups"):
                 if not self._end_threads("message_s"):
                     raise FutureTimeout
                 leave_groups()
-            self._everybody = Route(Groups())
+            self._forget_groups()
 
     def free(self) -> None:
         """Have whoever waits for a thread of messages raise PeerError: the generation is over. Any
@@ -156,16 +182,18 @@ class World:
         a thread that does not come to its end is left to itself."""
         self._end_what_is_due()
         self._end_threads("thread_end_s")
-        if self._everybody.groups.gloo is not None:
+        if self._groups.everybody is not None:
             leave_groups()
-        self._everybody, self._attention, self._kinds = Route(Groups()), Route(Groups()), {}
-        self.snapshots = Route(Groups())
+        self._forget_groups()
+
+    def _forget_groups(self) -> None:
+        self._groups, self.snapshots, self.native = WorldGroups(), Route(), None
 
     @property
     def native_groups(self) -> tuple[dist.ProcessGroup, ...]:
         """This worker's groups of its island's native library."""
-        groups = [self._attention.groups, *self._kinds.values()]
-        return tuple(group.native for group in groups if group.native is not None)
+        native = self.native
+        return () if native is None else (native.group,)
 
     def make_thread(self, name: str) -> MessageThread:
         """A thread that ends with the world, for messages of a kind."""
@@ -196,8 +224,12 @@ class World:
         self.step = step
 
     def route_of(self, kind: MessageKind) -> Route:
-        """How messages of one kind travel between attention and experts."""
-        return Route(self._kinds.get(kind, Groups()), self.member.native_peers)
+        """How messages of one kind travel to other islands."""
+        return Route(self._groups.far.get(kind.direction))
+
+    def group_of_island(self, kind: MessageKind) -> dist.ProcessGroup:
+        """gloo's group for messages of one kind that stay in the island."""
+        return self._groups.island[kind]
 
     def transfer(
         self,
@@ -223,31 +255,42 @@ class World:
         def new_wait() -> PeerWait:
             return PeerWait(self.member, peers, what)
 
-        tagged_sends, tagged_receives = _tagged(sends, first_tag), _tagged(receives, first_tag)
-        under_way = self._attention.begin(tagged_sends, tagged_receives, new_wait())
-        host = None
+        native_peers = self.member.native_peers
+        leaving, native_sends = split_native(_tagged(sends, first_tag), native_peers)
+        coming, native_receives = split_native(_tagged(receives, first_tag), native_peers)
+        native = host = None
+        if self.native is not None and (native_sends or native_receives):
+            native = self.native.transfer(native_sends, native_receives, new_wait)
+        under_way = Route(self._groups.attention).begin(leaving, coming, new_wait())
         if under_way.host:
             host = self._waiter.submit(_wait_for_host, under_way, new_wait)
-        return Pending(under_way, host, new_wait)
+        return Pending(under_way, host, native, self.member.device, new_wait)
 
     def _count(self, kind: TrafficKind, sends: Sequence[Transfer]) -> None:
         for transfer in sends:
             self.sent.add(kind, transfer.rank, transfer.num_bytes)
 
-    def group_of_attention(self) -> tuple[dist.ProcessGroup | None, bool]:
-        """The group of all attention workers that a collective of the library may use, and whether
-        it speaks from host memory while the tensors lie on a device."""
-        if self.member.native_peers >= set(self.member.attention):
-            return self._attention.groups.native, False
-        return self._attention.groups.gloo, self.member.device.type != "cpu"
+    def all_reduce_attention(self, values: Tensor, what: str) -> Pending:
+        """Begin the sum over the attention workers, in place, in the library's own order.
+        Collective over them; `values` are whole until `wait` has returned."""
+        attention = self.member.attention
+        self.sent.add_ring(TrafficKind.SUMS, attention, self.rank, values.nbytes)
 
-    def count_ring_of_attention(self, kind: TrafficKind, num_bytes: int) -> None:
-        """Take down that the library adds up so many bytes of every attention worker."""
-        self.sent.add_ring(kind, self.member.attention, self.rank, num_bytes)
+        def new_wait() -> PeerWait:
+            return PeerWait(self.member, attention, f"{what}, step {self.step}")
 
-    def wait_for_attention(self, what: str) -> PeerWait:
-        """A wait for the other attention workers, from now on."""
-        return PeerWait(self.member, self.member.attention, f"{what}, step {self.step}")
+        under_way, native, host = UnderWay(), None, None
+        if self.native is not None and self.member.native_peers == set(attention):
+            native = self.native.all_reduce(values, new_wait)
+        else:
+            landing = values.cpu()
+            with new_wait():
+                work = dist.all_reduce(landing, group=self._groups.attention, async_op=True)
+            assert work is not None
+            if landing is not values:
+                under_way.landings.append((landing, values))
+            host = self._waiter.submit(_wait_for_collective, work, new_wait)
+        return Pending(under_way, host, native, self.member.device, new_wait)
 
     def gather_bytes(
         self, payload: bytes, sizes: Sequence[int] | None = None, what: str = "values of workers"
@@ -273,7 +316,7 @@ class World:
         sends = [Transfer(rank, parts[self.rank]) for rank in others]
         receives = [Transfer(rank, parts[rank]) for rank in others]
         self._count(TrafficKind.REPORTS, sends)
-        self.move(self._everybody, sends, receives, f"{what}, step {self.step}")
+        self.move(Route(self._groups.everybody), sends, receives, f"{what}, step {self.step}")
 
     def move(
         self, route: Route, sends: Sequence[Transfer], receives: Sequence[Transfer], what: str
@@ -302,13 +345,13 @@ class World:
             f"{counts.dtype}: only whole numbers may be added by a library"
         )
         total = counts.clone()
-        if self._everybody.groups.gloo is None:
+        if self._groups.everybody is None:
             return total
-        route = self._attention if attention_only else self._everybody
+        group = self._groups.attention if attention_only else self._groups.everybody
         peers = self.member.attention if attention_only else range(self.size)
         self.sent.add_ring(TrafficKind.COUNTS, peers, self.rank, total.nbytes)
         with PeerWait(self.member, peers, f"a sum of counts, step {self.step}"):
-            dist.all_reduce(total, group=route.groups.gloo)
+            dist.all_reduce(total, group=group)
         return total
 
     def barrier(self) -> None:
@@ -338,3 +381,8 @@ def _wait_for_host(under_way: UnderWay, new_wait: Callable[[], PeerWait]) -> Non
     has waited for it."""
     with new_wait() as wait:
         under_way.wait_for_host(wait)
+
+
+def _wait_for_collective(work: dist.Work, new_wait: NewWait) -> None:
+    with new_wait() as wait:
+        wait.for_collective([work])

@@ -10,12 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
-from dougong.parallel.comm.traffic import TrafficKind
-from dougong.parallel.comm.wait import PeerWait
-from dougong.parallel.comm.world import World
+from dougong.parallel.comm.world import Pending, World
 from dougong.parallel.dense.buckets import FlatTensors, views_of
 from dougong.parallel.plan import Plan
 
@@ -33,7 +30,7 @@ class NativeReducer:
         self._sums = views_of(self._buckets, self._buffers)
         self._owned = [name for name in self._sums if plan.owners[name] == world.rank]
         self._complete: set[int] = set()
-        self._begun: list[tuple[dist.Work, Tensor]] = []
+        self._begun: list[Pending] = []
 
     def sums(self, lane: int) -> Mapping[str, Tensor]:
         return self._sums
@@ -48,26 +45,13 @@ class NativeReducer:
             self._begin(len(self._begun))
 
     def _begin(self, number: int) -> None:
-        buffer = self._buffers[number]
-        group, from_host = self._world.group_of_attention()
-        landing = buffer.cpu() if from_host else buffer
-        with self._wait(number):
-            work = dist.all_reduce(landing, group=group, async_op=True)
-        assert work is not None
-        self._world.count_ring_of_attention(TrafficKind.SUMS, landing.nbytes)
-        self._begun.append((work, landing))
+        what = f"gradients of bucket {number}"
+        self._begun.append(self._world.all_reduce_attention(self._buffers[number], what))
 
     def finish(self) -> dict[str, Tensor]:
         assert len(self._complete) == len(self._buckets), "a bucket's gradients are not complete"
-        for number, (work, landing) in enumerate(self._begun):
-            with self._wait(number) as wait:
-                wait.for_collective([work])
-            buffer = self._buffers[number]
-            if landing is not buffer:
-                buffer.copy_(landing)
+        for pending in self._begun:
+            pending.wait()
         self._complete.clear()
         self._begun.clear()
         return {name: self._sums[name] for name in self._owned}
-
-    def _wait(self, number: int) -> PeerWait:
-        return self._world.wait_for_attention(f"gradients of bucket {number}")

@@ -7,7 +7,7 @@ routing of its own: U tokens with K choices, of which those made elsewhere have 
 functions of `ops.permute` then serve both sides. For one site and micro-batch, and a worker that
 gets R rows of U tokens (bytes: b of a value, w of a weight, s of its gradient):
 
-    ahead of all       header                              to experts     8 * (2 + its experts)
+    ahead of all       its numbers in the count table      to experts     8 * (1 + its experts)
     forward            vectors [U, H], slots [R] int32     to experts     U*H*b + 4*R
        at_experts      and the rows' weights [R]                          + R*w
     outputs
@@ -38,20 +38,24 @@ that go to an expert) of a lane or of one worker.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from dougong.accelerators.copies import on_device
 from dougong.ops.experts.base import Block
 from dougong.ops.permute import (
     Routing,
-    make_routing,
+    SortedSlots,
     permute,
     permute_backward,
+    sort_slots,
     sum_by_token,
     weights_of_rows,
 )
@@ -61,41 +65,22 @@ Combine = Literal["at_attention", "at_experts"]
 
 
 @dataclass(frozen=True)
-class Header:
-    """The sizes of what one lane sends to one worker; they travel ahead of it as int64 numbers.
+class ExpertHolders:
+    """Who holds which experts at a site.
 
-    `num_tokens`: U; `num_choices`: K (both 0 for a lane that sends nothing); `counts`: rows of each
-    of the worker's experts, in ascending order, zeros included.
+    `num_experts`: of each of D workers, which hold them in ascending order; some may hold none.
+    `of_expert`: int64 [E + 1], the worker of each expert, and D for a slot without one.
     """
 
-    num_tokens: int
-    num_choices: int
-    counts: tuple[int, ...]
-
-    @property
-    def num_rows(self) -> int:
-        """R."""
-        return sum(self.counts)
-
-    def numbers(self) -> list[int]:
-        """What travels: U, K, and the rows of each expert."""
-        return [self.num_tokens, self.num_choices, *self.counts]
+    num_experts: tuple[int, ...]
+    of_expert: Tensor
 
     @classmethod
-    def read(cls, numbers: Sequence[int]) -> Header:
-        """The inverse of `numbers`."""
-        num_tokens, num_choices, *counts = numbers
-        return cls(num_tokens, num_choices, tuple(counts))
-
-    @staticmethod
-    def num_numbers(num_experts: int) -> int:
-        """How many numbers travel to a worker of so many experts."""
-        return 2 + num_experts
-
-    @classmethod
-    def of_nothing(cls, num_experts: int) -> Header:
-        """Of a lane without a micro-batch, to a worker of so many experts."""
-        return cls(0, 0, (0,) * num_experts)
+    def of(cls, num_experts: Sequence[int], device: torch.device) -> ExpertHolders:
+        """As it is for a whole generation: the host waits for the device, once."""
+        workers = torch.arange(len(num_experts)).repeat_interleave(torch.tensor(num_experts))
+        of_expert = torch.cat([workers, torch.tensor([len(num_experts)])]).to(device)
+        return cls(tuple(num_experts), of_expert)
 
 
 @dataclass(frozen=True)
@@ -106,59 +91,85 @@ class CrossingPlan:
     `routing`: slots to experts. `crossing`: tokens to workers, a routing whose "experts" are the
     workers and whose rows are the V vectors, by worker, then token; a token's first choice at a
     worker stands for all of them. `slots_R`: int32; for each row, the place of its token among the
-    U of its worker, times K, plus its choice. `headers`: D.
+    U of its worker, times K, plus its choice. `tokens_D` and `rows_D`: U and R of each worker.
     """
 
     routing: Routing
     crossing: Routing
     slots_R: Tensor
-    headers: tuple[Header, ...]
+    tokens_D: tuple[int, ...]
+    rows_D: tuple[int, ...]
 
     def split_vectors(self, vectors_VH: Tensor) -> tuple[Tensor, ...]:
         """What has one entry for each crossing of a token, by worker: D views [U, ...]."""
-        views: tuple[Tensor, ...] = vectors_VH.split([header.num_tokens for header in self.headers])
+        views: tuple[Tensor, ...] = vectors_VH.split(self.tokens_D)
         return views
 
     def split_rows(self, rows_RH: Tensor) -> tuple[Tensor, ...]:
         """What has one entry for each row, by worker: D views [R, ...]."""
-        views: tuple[Tensor, ...] = rows_RH.split([header.num_rows for header in self.headers])
+        views: tuple[Tensor, ...] = rows_RH.split(self.rows_D)
         return views
 
 
 # --------------------------------------------------------------------------------------------------
-# The attention side, one lane
+# The attention side
 
 
-def plan_crossing(routing: Routing, num_experts: Sequence[int]) -> CrossingPlan:
-    """Pack a lane's slots for D workers that hold the next `num_experts[d]` experts each; some may
-    hold none.
+@dataclass(frozen=True)
+class _SortedCrossing:
+    """A lane's plan before the host knows its sizes. `slot_TK`: the slot that each choice has at
+    its worker."""
 
-    The result depends on: the routing and who holds which experts (whole numbers).
+    slots: SortedSlots
+    crossing: SortedSlots
+    slot_TK: Tensor
+
+    def plan(self, ends: Sequence[int], holders: ExpertHolders) -> CrossingPlan:
+        """`ends`: those of `slots`, then those of `crossing`."""
+        num_experts = len(ends) - len(holders.num_experts)
+        routing = self.slots.routing(ends[:num_experts])
+        crossing = self.crossing.routing(ends[num_experts:])
+        crossing.identity_TK = routing.identity_TK
+        slots_R = self.slot_TK.view(-1).index_select(0, routing.order_R).to(torch.int32)
+        rows_D = _rows_of_workers(ends[:num_experts], holders.num_experts)
+        return CrossingPlan(routing, crossing, slots_R, tuple(crossing.counts_E.tolist()), rows_D)
+
+
+def plan_crossings(
+    indices: Sequence[Tensor], holders: ExpertHolders, has_identity: bool = False
+) -> list[CrossingPlan]:
+    """Pack the slots of several lanes' choices [T, K] for the workers that hold the experts.
+
+    The host waits for the device once, for the sizes of all of them. The result depends on: the
+    choices and who holds which experts (whole numbers).
     """
-    counts = _rows_of_workers(routing, num_experts)
-    worker_TK = _workers(routing, [sum(rows) for rows in counts])
-    choice_K = torch.arange(routing.num_choices, device=worker_TK.device)
+    found = [_sort_crossing(index_TK, holders, has_identity) for index_TK in indices]
+    if not found:
+        return []
+    sizes = torch.stack([torch.cat([one.slots.ends_E, one.crossing.ends_E]) for one in found])
+    pairs = zip(found, sizes.tolist(), strict=True)
+    return [one.plan(ends, holders) for one, ends in pairs]
+
+
+def _sort_crossing(index_TK: Tensor, holders: ExpertHolders, has_identity: bool) -> _SortedCrossing:
+    num_experts, num_workers = len(holders.of_expert) - 1, len(holders.num_experts)
+    slots = sort_slots(index_TK, num_experts, has_identity)
+    index = index_TK.to(torch.int64)
+    expert_TK = torch.where((index >= 0) & (index < num_experts), index, num_experts)
+    worker_TK = holders.of_expert.index_select(0, expert_TK.view(-1)).view_as(expert_TK)
+    choice_K = torch.arange(index_TK.shape[1], device=index_TK.device)
     first_TK = _first_choices(worker_TK, choice_K)
-    crossing = _cross_once(worker_TK, first_TK == choice_K, len(counts))
-    crossing.identity_TK = routing.identity_TK
-    headers = _headers(crossing, counts)
-    slot_TK = _slots_there(crossing, worker_TK, first_TK, headers)
-    slots_R = slot_TK.view(-1).index_select(0, routing.order_R).to(torch.int32)
-    return CrossingPlan(routing, crossing, slots_R, headers)
+    # A token crosses to a worker by the first of its choices there; the others stand for no vector
+    # of their own.
+    crossing = sort_slots(torch.where(first_TK == choice_K, worker_TK, -1), num_workers)
+    return _SortedCrossing(slots, crossing, _slots_there(crossing, worker_TK, first_TK, choice_K))
 
 
-def _rows_of_workers(routing: Routing, num_experts: Sequence[int]) -> list[tuple[int, ...]]:
-    """For each worker, the rows of each of its experts."""
-    return [tuple(part.tolist()) for part in routing.counts_E.split(list(num_experts))]
-
-
-def _headers(crossing: Routing, counts: Sequence[tuple[int, ...]]) -> tuple[Header, ...]:
-    """D headers: the tokens that cross to each worker, and the rows of each of its experts."""
-    num_tokens = crossing.counts_E.tolist()
-    headers = []
-    for tokens, rows in zip(num_tokens, counts, strict=True):
-        headers.append(Header(tokens, crossing.num_choices, rows))
-    return tuple(headers)
+def _rows_of_workers(ends_E: Sequence[int], num_experts: Sequence[int]) -> tuple[int, ...]:
+    """The rows of each worker, from those of all experts up to each one."""
+    ends = [0, *ends_E]
+    bounds = [ends[number] for number in accumulate(num_experts, initial=0)]
+    return tuple(end - begin for begin, end in pairwise(bounds))
 
 
 def _first_choices(worker_TK: Tensor, choice_K: Tensor) -> Tensor:
@@ -167,23 +178,15 @@ def _first_choices(worker_TK: Tensor, choice_K: Tensor) -> Tensor:
     return torch.where(same_TKK, choice_K, len(choice_K)).amin(-1)
 
 
-def _cross_once(worker_TK: Tensor, is_first_TK: Tensor, num_workers: int) -> Routing:
-    """Tokens to workers: a token crosses to a worker by the first of its choices there; the others
-    stand for no vector of their own."""
-    return make_routing(torch.where(is_first_TK, worker_TK, -1), num_workers)
-
-
 def _slots_there(
-    crossing: Routing, worker_TK: Tensor, first_TK: Tensor, headers: Sequence[Header]
+    crossing: SortedSlots, worker_TK: Tensor, first_TK: Tensor, choice_K: Tensor
 ) -> Tensor:
     """The slot that each choice has at its worker, [T, K]: K times the place of its token among
     those that cross to that worker, plus the choice."""
-    num_tokens = accumulate((header.num_tokens for header in headers), initial=0)
-    before_D = torch.tensor(list(num_tokens), device=worker_TK.device)
+    before_D = torch.cat([crossing.ends_E.new_zeros(1), crossing.ends_E])
     before_TK = before_D.index_select(0, worker_TK.view(-1)).view_as(worker_TK)
     vector_TK = crossing.position_TK.gather(1, first_TK)
-    choice_K = torch.arange(crossing.num_choices, device=worker_TK.device)
-    return (vector_TK - before_TK) * crossing.num_choices + choice_K
+    return (vector_TK - before_TK) * len(choice_K) + choice_K
 
 
 def pack_tokens(vectors_TH: Tensor, plan: CrossingPlan) -> tuple[Tensor, ...]:
@@ -220,38 +223,49 @@ def add_partial_sums(
 # The experts side, all lanes of a batch
 
 
-def routing_of_arrivals(headers: Iterable[Header], slots_R: Tensor) -> Routing:
+@dataclass(frozen=True)
+class LaneCounts:
+    """What all lanes send one worker, lanes in their order: `tokens_L` [L], the tokens that cross,
+    and `counts_LE` [L, E], the rows of each of its experts, zeros included; int64. `num_choices`:
+    K, at least 1."""
+
+    tokens_L: NDArray[np.int64]
+    counts_LE: NDArray[np.int64]
+    num_choices: int
+
+    @property
+    def rows_by_lane(self) -> NDArray[np.int64]:
+        """R of each lane."""
+        rows: NDArray[np.int64] = self.counts_LE.sum(1)
+        return rows
+
+
+def routing_of_arrivals(counts: LaneCounts, slots_R: Tensor) -> Routing:
     """What arrived, as a routing: all lanes' tokens, one lane after another, with their K choices.
 
     Rows lie as a batch's do, by lane, then expert, token and choice. `slots_R`: all lanes' slots,
-    int32, in the same order as the headers. `permute` with it turns vectors [U, H] into the
-    batch's rows [R, H], forward and backward.
+    int32, in the lanes' order. `permute` with it turns vectors [U, H] into the batch's rows [R, H],
+    forward and backward.
 
     The result depends on: the arguments (whole numbers).
     """
-    headers = [header for header in headers if header.num_tokens]
-    num_choices = _common_choices(headers)
-    num_tokens = sum(header.num_tokens for header in headers)
-    order_R = _slots_of_all(headers, slots_R)
-    position_TK = _positions(order_R, num_tokens * num_choices).view(num_tokens, num_choices)
-    counts_E = torch.tensor([header.counts for header in headers] or [[0]]).sum(0)
-    return Routing(order_R, position_TK, counts_E, None, num_tokens, num_choices)
+    num_tokens = int(counts.tokens_L.sum())
+    order_R = _slots_of_all(counts, slots_R)
+    position = _positions(order_R, num_tokens * counts.num_choices)
+    counts_E = torch.from_numpy(counts.counts_LE.sum(0))
+    position_TK = position.view(num_tokens, counts.num_choices)
+    return Routing(order_R, position_TK, counts_E, None, num_tokens, counts.num_choices)
 
 
-def _common_choices(headers: Sequence[Header]) -> int:
-    """K, the same for all lanes that send something; 1 when none does."""
-    num_choices = max((header.num_choices for header in headers), default=1)
-    assert all(header.num_choices == num_choices for header in headers), "all lanes have one router"
-    return num_choices
-
-
-def _slots_of_all(headers: Sequence[Header], slots_R: Tensor) -> Tensor:
+def _slots_of_all(counts: LaneCounts, slots_R: Tensor) -> Tensor:
     """The slots of all lanes' rows, int64 [R]: a lane's count from its own first token, here they
     count from the first lane's."""
-    slots_L = [header.num_tokens * header.num_choices for header in headers]
-    first_L = _int64([*accumulate(slots_L, initial=0)][:-1], slots_R.device)
-    rows_L = _int64([header.num_rows for header in headers], slots_R.device)
-    return slots_R + first_L.repeat_interleave(rows_L, output_size=len(slots_R))
+    slots_L = counts.tokens_L * counts.num_choices
+    first_L = slots_L.cumsum() - slots_L
+    both = torch.from_numpy(np.stack([first_L, counts.rows_by_lane]))
+    first, rows = on_device(both, slots_R.device)
+    by_row: Tensor = first.repeat_interleave(rows, output_size=len(slots_R))
+    return slots_R + by_row
 
 
 def _positions(order_R: Tensor, num_slots: int) -> Tensor:
@@ -261,20 +275,17 @@ def _positions(order_R: Tensor, num_slots: int) -> Tensor:
     return positions.index_copy_(0, order_R, torch.arange(len(order_R), device=order_R.device))
 
 
-def _int64(values: Sequence[int], device: torch.device) -> Tensor:
-    return torch.tensor(values, dtype=torch.int64).to(device)
-
-
-def blocks_of(headers: Mapping[int, Header], experts: Sequence[int]) -> tuple[Block, ...]:
-    """The blocks of a batch from its headers by lane, lanes in the order of their rows. `experts`:
-    those of the worker."""
+def blocks_of(
+    counts: LaneCounts, lanes: Sequence[int], experts: Sequence[int]
+) -> tuple[Block, ...]:
+    """The blocks of a batch, `lanes` in the order of their rows. `experts`: those of the worker."""
+    sizes = counts.counts_LE.reshape(-1)
+    starts = sizes.cumsum() - sizes
     blocks = []
-    start = 0
-    for lane, header in headers.items():
-        for expert, count in zip(experts, header.counts, strict=True):
-            if count:
-                blocks.append(Block(expert, lane, start, count))
-            start += count
+    for place in sizes.nonzero()[0].tolist():
+        lane, expert = divmod(place, len(experts))
+        start, count = int(starts[place]), int(sizes[place])
+        blocks.append(Block(experts[expert], lanes[lane], start, count))
     return tuple(blocks)
 
 
@@ -298,10 +309,3 @@ def add_gradients(drows_RH: Tensor, arrived: Routing) -> Tensor:
     The result depends on: the token's own rows here and the order of its choices.
     """
     return sum_by_token(drows_RH, arrived, drows_RH.dtype)
-
-
-def _workers(routing: Routing, num_rows: Sequence[int]) -> Tensor:
-    """The worker of each slot, [T, K], D for a slot without a row. `num_rows`: rows of each
-    worker."""
-    ends_D = torch.tensor(list(accumulate(num_rows)), device=routing.position_TK.device)
-    return torch.bucketize(routing.position_TK, ends_D, right=True)

@@ -11,23 +11,36 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from dougong.ops import permute
-from dougong.parallel.comm.exchange import Expected, Messages
-from dougong.parallel.comm.message import TensorMessage
+from dougong.parallel.comm.message import PartRoom, SplitTensor, TableSpec
+from dougong.parallel.comm.peers import Sides
 from dougong.parallel.dispatch import crossing as ops
-from dougong.parallel.dispatch.crossing import Header
-from dougong.parallel.dispatch.handle import DispatchHandle, ExpertBatch, SenderShare
-from dougong.parallel.dispatch.spec import Delivery, DispatchSpec
+from dougong.parallel.dispatch.crossing import CrossingPlan, ExpertHolders
+from dougong.parallel.dispatch.handle import DispatchHandle, ExpertBatch
+from dougong.parallel.dispatch.spec import DispatchSpec, Sizes
+from dougong.parallel.dispatch.table import IncomingTable, OutgoingTable, TableRead
+from dougong.parallel.exchange.expected import Expected, Outgoing, Received
 from dougong.parallel.plan import Plan
-from dougong.parallel.schedules.operation import CallKey, MessageKind, Operation
+from dougong.parallel.schedules.operation import CallKey, MessageKind
 from dougong.parallel.segments.flight import ExpertsCall
 
-Pieces = Mapping[int, Sequence[Tensor]]
-"""By lane: one piece for each experts worker."""
+Pieces = Sequence[Tensor]
+"""A tensor of each local lane, in their order, cut by experts worker."""
+
+
+@dataclass(frozen=True)
+class _DispatchSite:
+    """What of a site follows from the plan. `outgoing` and `incoming`: None on a worker that sends
+    no rows, or gets none."""
+
+    holders: ExpertHolders
+    outgoing: OutgoingTable | None
+    incoming: IncomingTable | None
 
 
 class Dispatcher:
@@ -41,88 +54,119 @@ class Dispatcher:
     def __init__(self, rank: int, plan: Plan, spec: DispatchSpec, identity: bool) -> None:
         """`identity`: the family has experts that return the token itself; they never leave the
         attention worker."""
-        self._rank, self._num_experts, self._identity = rank, plan.num_experts, identity
-        self._spec = spec
-        self._lanes_of = {w.rank: w.lanes for w in plan.workers if w.lanes}
-        self._experts_of = {w.rank: w.experts for w in plan.workers if w.num_experts}
-        self._lanes = self._lanes_of.get(rank, ())
+        self._spec, self._identity = spec, identity
+        lanes_of = {w.rank: w.lanes for w in plan.workers if w.lanes}
+        experts_of = {w.rank: w.experts for w in plan.workers if w.num_experts}
+        self._attention, self._experts_workers = tuple(lanes_of), tuple(experts_of)
+        self._lanes = lanes_of.get(rank, ())
+        self._all_lanes = tuple(itertools.chain.from_iterable(lanes_of.values()))
         self._experts = plan.workers[rank].experts
-        _check_ascending(plan, self._lanes_of.values(), self._experts_of.values())
+        _check_ascending(plan, lanes_of.values(), experts_of.values())
+        lanes_S = [len(lanes) for lanes in lanes_of.values()]
+        self._sites = []
+        for site, own in enumerate(self._experts):
+            experts_D = [len(experts[site]) for experts in experts_of.values()]
+            outgoing = OutgoingTable(len(self._lanes), experts_D) if self._lanes else None
+            incoming = IncomingTable(lanes_S, len(own)) if rank in experts_of else None
+            self._sites.append(
+                _DispatchSite(ExpertHolders.of(experts_D, spec.device), outgoing, incoming)
+            )
 
-    def expected(self, kind: MessageKind, operations: Iterable[Operation]) -> list[Expected]:
-        """What a program sends and receives of one kind of message, in its order."""
-        senders, receivers = tuple(self._lanes_of), tuple(self._experts_of)
+    def expected(self, order: Iterable[tuple[MessageKind, CallKey]]) -> list[Expected]:
+        """Who sends and receives these messages, and what table goes ahead of them."""
+        return [self._expected(kind, key) for kind, key in order]
+
+    def _expected(self, kind: MessageKind, key: CallKey) -> Expected:
+        senders, receivers = self._attention, self._experts_workers
         if kind.direction == "combine":
             senders, receivers = receivers, senders
-        targets = self._others(receivers) if self._rank in senders else ()
-        sources = self._others(senders) if self._rank in receivers else ()
-        return [Expected(key, targets, sources) for key in _calls_with(kind, operations)]
+        table = self._table_spec(key[0]) if kind is MessageKind.ROWS else None
+        num_parts = self._spec.num_parts(kind)
+        return Expected(kind, key, Sides(senders, receivers), num_parts, table)
 
-    def _others(self, ranks: Iterable[int]) -> tuple[int, ...]:
-        return tuple(rank for rank in ranks if rank != self._rank)
+    def _table_spec(self, site: int) -> TableSpec:
+        known = self._sites[site]
+        sends = known.outgoing.sizes if known.outgoing is not None else ()
+        receives = known.incoming.sizes if known.incoming is not None else ()
+
+        def rooms(table: Tensor) -> list[PartRoom]:
+            return self._spec.rooms(MessageKind.ROWS, _sizes_of(self._read(site, table)))
+
+        return TableSpec(sends, receives, rooms)
+
+    def _read(self, site: int, table: Tensor) -> TableRead:
+        incoming = self._sites[site].incoming
+        assert incoming is not None, "only a worker with experts receives rows"
+        return incoming.read(table)
 
     # The attention side
 
     def begin_call(self, key: CallKey, calls: Mapping[int, ExpertsCall]) -> DispatchHandle:
         """Sort the slots of every lane's call by experts and workers. Lanes may be missing."""
-        site = key[0]
-        num_experts = [len(experts[site]) for experts in self._experts_of.values()]
-        crossings = {}
-        for lane, call in calls.items():
-            routing = permute.make_routing(call.index, self._num_experts, self._identity)
-            crossings[lane] = ops.plan_crossing(routing, num_experts)
-        return DispatchHandle(key, calls, crossings)
+        holders = self._sites[key[0]].holders
+        indices = [call.index for call in calls.values()]
+        found = ops.plan_crossings(indices, holders, self._identity)
+        crossings = dict(zip(calls, found, strict=True))
+        num_workers = len(self._experts_workers)
+        sizes = Sizes(
+            _added([crossing.tokens_D for crossing in found], num_workers),
+            _added([crossing.rows_D for crossing in found], num_workers),
+            next((call.weights.dtype for call in calls.values()), torch.float32),
+        )
+        return DispatchHandle(key, calls, crossings, sizes)
 
-    def rows(self, handle: DispatchHandle) -> dict[int, TensorMessage]:
-        """For every experts worker: headers [lanes, 2 + its experts], tokens' vectors, rows' slots
-        (and weights)."""
-        vectors, slots = _pack_hidden(handle), _pack_slots(handle)
-        weights = None if self._spec.at_attention else _pack_weights(handle)
-        messages = {}
-        for position, rank in enumerate(self._experts_of):
-            parts = [self._headers_for(rank, position, handle), self._join(vectors, position)]
-            parts.append(self._join(slots, position, torch.int32))
-            if weights is not None:
-                parts.append(self._join(weights, position))
-            messages[rank] = TensorMessage(parts)
-        return messages
+    def rows(self, handle: DispatchHandle) -> Outgoing:
+        """To the experts workers: the count table; the tokens' vectors, the rows' slots (and
+        weights)."""
+        crossings = handle.crossings.values()
+        vectors = self._pack_tokens(handle, {n: c.hidden.detach() for n, c in handle.calls.items()})
+        slots = self._by_row([one.slots_R for one in crossings], handle, torch.int32)
+        parts = [vectors, slots]
+        if not self._spec.at_attention:
+            parts.append(self._pack_weights(handle))
+        checked = self._checked(MessageKind.ROWS, handle.key, parts, handle.sizes)
+        return Outgoing(checked.parts, self._table(handle))
 
-    def combine(self, handle: DispatchHandle, messages: Messages) -> None:
+    def _table(self, handle: DispatchHandle) -> Tensor:
+        """What tells every experts worker how much comes."""
+        outgoing = self._sites[handle.key[0]].outgoing
+        assert outgoing is not None, "only a worker with lanes sends rows"
+        crossings = [handle.crossings.get(lane) for lane in self._lanes]
+        return outgoing.make(crossings, handle.sizes.weights_dtype)
+
+    def returned(self, kind: MessageKind, handle: DispatchHandle) -> list[PartRoom]:
+        """What the experts workers send back: expert outputs, or gradients of rows."""
+        return self._spec.rooms(kind, handle.sizes)
+
+    def combine(self, handle: DispatchHandle, received: Received) -> None:
         """The experts' outputs have come: combine them, lane by lane."""
-        self._check_returned(MessageKind.OUTPUTS, handle, messages)
         at_attention = self._spec.at_attention
-        outputs = self._by_lane(handle, messages, 0, by_row=at_attention)
+        outputs = self._by_lane(handle, received.parts[0], by_row=at_attention)
         if at_attention:
             handle.outputs |= outputs
         combine = _combine_at_attention if at_attention else _combine_at_experts
         for lane in handle.calls:
             handle.combined[lane] = combine(handle, lane, outputs[lane])
 
-    def output_gradients(
-        self, handle: DispatchHandle, douts: Mapping[int, Tensor]
-    ) -> dict[int, TensorMessage]:
-        """For every experts worker: the gradients of its tokens' combined outputs (and the rows'
+    def output_gradients(self, handle: DispatchHandle, douts: Mapping[int, Tensor]) -> Outgoing:
+        """To the experts workers: the gradients of the tokens' combined outputs (and the rows'
         weights)."""
         handle.douts = douts
-        vectors = _pack_tokens(handle, douts)
-        weights = _pack_weights(handle) if self._spec.at_attention else None
-        messages = {}
-        for position, rank in enumerate(self._experts_of):
-            parts = [self._join(vectors, position)]
-            if weights is not None:
-                parts.append(self._join(weights, position))
-            messages[rank] = TensorMessage(parts)
-        return messages
+        parts = [self._pack_tokens(handle, douts)]
+        if self._spec.at_attention:
+            parts.append(self._pack_weights(handle))
+        return self._checked(MessageKind.OUTPUT_GRADIENTS, handle.key, parts, handle.sizes)
 
     def input_gradients(
-        self, handle: DispatchHandle, messages: Messages
+        self, handle: DispatchHandle, received: Received
     ) -> dict[int, tuple[Tensor, Tensor]]:
         """The rows' gradients have come: those of every lane's tokens [T, H] and router weights
         [T, K]."""
         at_attention = self._spec.at_attention
-        self._check_returned(MessageKind.ROW_GRADIENTS, handle, messages)
-        handle.drows = self._by_lane(handle, messages, 0, by_row=at_attention)
-        dweights = {} if at_attention else self._by_lane(handle, messages, 1, by_row=True)
+        handle.drows = self._by_lane(handle, received.parts[0], by_row=at_attention)
+        dweights = {}
+        if not at_attention:
+            dweights = self._by_lane(handle, received.parts[1], by_row=True)
         results = {}
         for lane in handle.calls:
             if at_attention:
@@ -134,140 +178,99 @@ class Dispatcher:
 
     # The experts side
 
-    def make_batch(self, key: CallKey, messages: Messages) -> ExpertBatch:
-        """Every lane's rows for this worker's experts, in lane order, from the messages of all
-        attention workers."""
-        headers, sources = self._read_all_headers(key, messages)
-        weights = None if self._spec.at_attention else _numbers_of_rows(messages, 3)
-        arrived = ops.routing_of_arrivals(headers.values(), _numbers_of_rows(messages, 2))
-        blocks = ops.blocks_of(headers, self._experts[key[0]])
-        rows = permute.permute(self._whole(messages, 1), arrived)
-        return ExpertBatch(key, sources, arrived, blocks, rows, weights)
+    def make_batch(self, key: CallKey, received: Received) -> ExpertBatch:
+        """Every lane's rows for this worker's experts, in lane order, from what all attention
+        workers have sent."""
+        assert received.table is not None, "a table goes ahead of rows"
+        read = self._read(key[0], received.table)
+        vectors, slots, *weights = received.parts
+        arrived = ops.routing_of_arrivals(read.counts, slots)
+        blocks = ops.blocks_of(read.counts, self._all_lanes, self._experts[key[0]])
+        rows = permute.permute(vectors, arrived)
+        weights_R = weights[0] if weights else None
+        return ExpertBatch(key, _sizes_of(read), arrived, blocks, rows, weights_R)
 
-    def outputs(self, batch: ExpertBatch) -> dict[int, TensorMessage]:
-        """For every attention worker: one output for each of its rows, or its tokens' weighted
+    def arriving(self, batch: ExpertBatch) -> list[PartRoom]:
+        """What the attention workers send in the backward: the gradients of outputs."""
+        return self._spec.rooms(MessageKind.OUTPUT_GRADIENTS, batch.sizes)
+
+    def outputs(self, batch: ExpertBatch) -> Outgoing:
+        """To the attention workers: one output for each of their rows, or their tokens' weighted
         sums."""
         if batch.weights is None:
-            return _by_source(batch, by_row=[batch.outputs])
-        sums = ops.add_outputs(batch.outputs, batch.weights, batch.arrived)
-        return _by_source(batch, by_token=[sums])
+            part = SplitTensor(batch.outputs, batch.sizes.rows)
+        else:
+            sums = ops.add_outputs(batch.outputs, batch.weights, batch.arrived)
+            part = SplitTensor(sums, batch.sizes.tokens)
+        return self._checked(MessageKind.OUTPUTS, batch.key, [part], batch.sizes)
 
-    def take_output_gradients(self, batch: ExpertBatch, messages: Messages) -> None:
+    def take_output_gradients(self, batch: ExpertBatch, received: Received) -> None:
         """The gradients of the batch's outputs, from those of its tokens' combined outputs."""
-        self._check_output_gradients(batch, messages)
-        dout_RH = permute.permute(self._whole(messages, 0), batch.arrived)
+        dout, *given = received.parts
+        dout_RH = permute.permute(dout, batch.arrived)
         weights = batch.weights
         if weights is None:
-            weights = _numbers_of_rows(messages, 1)
+            (weights,) = given
         else:
             batch.dweights = permute.products_of_rows(dout_RH, batch.outputs)
         batch.doutputs = permute.weigh_rows(dout_RH, weights)
 
-    def row_gradients(self, batch: ExpertBatch) -> dict[int, TensorMessage]:
-        """For every attention worker: the gradient of each of its rows, or its tokens' sums and the
-        rows' weights'."""
+    def row_gradients(self, batch: ExpertBatch) -> Outgoing:
+        """To the attention workers: the gradient of each of their rows, or their tokens' sums and
+        the rows' weights'."""
+        sizes = batch.sizes
         if batch.dweights is None:
-            return _by_source(batch, by_row=[batch.drows])
-        sums = ops.add_gradients(batch.drows, batch.arrived)
-        return _by_source(batch, by_token=[sums], by_row=[batch.dweights])
+            parts = [SplitTensor(batch.drows, sizes.rows)]
+        else:
+            sums = ops.add_gradients(batch.drows, batch.arrived)
+            by_row = SplitTensor(batch.dweights, sizes.rows)
+            parts = [SplitTensor(sums, sizes.tokens), by_row]
+        return self._checked(MessageKind.ROW_GRADIENTS, batch.key, parts, sizes)
 
     # Parts of messages
 
-    def _headers_for(self, rank: int, position: int, handle: DispatchHandle) -> Tensor:
-        """All local lanes' headers for one experts worker, int64 [lanes, 2 + its experts]."""
-        nothing = Header.of_nothing(len(self._experts_of[rank][handle.key[0]]))
-        table = []
-        for lane in self._lanes:
-            crossing = handle.crossings.get(lane)
-            header = nothing if crossing is None else crossing.headers[position]
-            table.append(header.numbers())
-        return torch.tensor(table, dtype=torch.int64)
+    def _pack_tokens(self, handle: DispatchHandle, vectors: Mapping[int, Tensor]) -> SplitTensor:
+        """What leaves of one vector [T, H] for each token of every lane."""
+        crossings = handle.crossings
+        packed = [permute.permute(vectors[lane], one.crossing) for lane, one in crossings.items()]
+        if not packed:
+            packed = [self._spec.no_vectors()]
+        sizes = [crossing.tokens_D for crossing in crossings.values()]
+        return SplitTensor(_by_worker(packed, sizes), handle.sizes.tokens)
 
-    def _join(self, pieces: Pieces, position: int, dtype: torch.dtype | None = None) -> Tensor:
-        """One worker's part of all lanes, lane after lane."""
-        present = [pieces[lane][position] for lane in self._lanes if lane in pieces]
-        if not present:
-            dtype = dtype or self._spec.dtype
-            return torch.empty(0, dtype=dtype, device=self._spec.device)
-        if len(present) == 1:
-            return present[0].contiguous()
-        return torch.cat(present)
+    def _pack_weights(self, handle: DispatchHandle) -> SplitTensor:
+        """The weights of every lane's rows."""
+        packed = []
+        for lane, crossing in handle.crossings.items():
+            weights = handle.calls[lane].weights.detach()
+            packed.append(permute.weights_of_rows(weights, crossing.routing))
+        return self._by_row(packed, handle, handle.sizes.weights_dtype)
 
-    def _by_lane(
-        self, handle: DispatchHandle, messages: Messages, part: int, by_row: bool
-    ) -> dict[int, Tensor]:
-        """One part of all messages, cut by lane and put together in the order of experts
-        workers."""
-        pieces: dict[int, list[Tensor]] = {lane: [] for lane in handle.crossings}
-        for position, message in enumerate(messages.values()):
-            headers = [crossing.headers[position] for crossing in handle.crossings.values()]
-            sizes = [header.num_rows if by_row else header.num_tokens for header in headers]
-            for lane, piece in zip(pieces, message.parts[part].split(sizes), strict=True):
-                pieces[lane].append(piece)
-        return {lane: _concatenated(found) for lane, found in pieces.items()}
+    def _by_row(self, packed: Pieces, handle: DispatchHandle, dtype: torch.dtype) -> SplitTensor:
+        """What has one entry for each row of every lane."""
+        sizes = [crossing.rows_D for crossing in handle.crossings.values()]
+        if not packed:
+            packed = [torch.empty(0, dtype=dtype, device=self._spec.device)]
+        return SplitTensor(_by_worker(packed, sizes), handle.sizes.rows)
 
-    def _whole(self, messages: Messages, part: int) -> Tensor:
-        """One part of all messages, one after another: vectors [U, H]."""
-        found = [message.parts[part] for message in messages.values()]
-        pieces = [piece for piece in found if len(piece)]
-        return _concatenated(pieces) if pieces else self._spec.no_vectors()
+    def _by_lane(self, handle: DispatchHandle, values: Tensor, by_row: bool) -> dict[int, Tensor]:
+        """What has come of all experts workers, each one's of all lanes together, put together by
+        lane, in the order of experts workers."""
+        sizes = [_sizes(crossing, by_row) for crossing in handle.crossings.values()]
+        if len(sizes) <= 1:
+            return dict.fromkeys(handle.crossings, values)
+        lengths = itertools.chain.from_iterable(zip(*sizes, strict=True))
+        pieces = values.split(list(lengths))
+        found = {}
+        for place, lane in enumerate(handle.crossings):
+            found[lane] = torch.cat(pieces[place :: len(sizes)])
+        return found
 
-    # Checks
-
-    def _read_all_headers(
-        self, key: CallKey, messages: Messages
-    ) -> tuple[dict[int, Header], list[SenderShare]]:
-        """Every lane's header, and how much came from each attention worker, all of it checked."""
-        headers: dict[int, Header] = {}
-        sources = []
-        for rank, message in messages.items():
-            found = self._read_headers(key, rank, message)
-            headers |= dict(zip(self._lanes_of[rank], found, strict=True))
-            sources.append(SenderShare(rank, *_totals(found)))
-        return headers, sources
-
-    def _read_headers(self, key: CallKey, rank: int, message: TensorMessage) -> list[Header]:
-        """What an attention worker says of each of its lanes, and that the rest of its message is
-        as it says."""
-        spec, delivery = self._spec, self._delivery(MessageKind.ROWS, key, rank)
-        table = spec.headers(len(self._lanes_of[rank]), len(self._experts[key[0]]))
-        delivery.check(message.parts[:1], [table], spec.names)
-        headers = [Header.read(numbers) for numbers in message.parts[0].tolist()]
-        delivery.check(message.parts, spec.rows(table, *_totals(headers)), spec.names)
-        return headers
-
-    def _check_output_gradients(self, batch: ExpertBatch, messages: Messages) -> None:
-        """They are of as many tokens and rows as had come from each attention worker."""
-        for source in batch.sources:
-            due = self._spec.output_gradients(source.num_tokens, source.num_rows)
-            delivery = self._delivery(MessageKind.OUTPUT_GRADIENTS, batch.key, source.rank)
-            delivery.check(messages[source.rank].parts, due, self._spec.names)
-
-    def _check_returned(
-        self, kind: MessageKind, handle: DispatchHandle, messages: Messages
-    ) -> None:
-        """Expert outputs, or gradients of rows, are of as many rows and tokens as were sent."""
-        for position, (rank, message) in enumerate(messages.items()):
-            sent = [crossing.headers[position] for crossing in handle.crossings.values()]
-            if kind is MessageKind.OUTPUTS:
-                due = self._spec.outputs(*_totals(sent))
-            else:
-                due = self._spec.row_gradients(*_totals(sent))
-            delivery = self._delivery(kind, handle.key, rank)
-            delivery.check(message.parts, due, self._spec.names)
-
-    def _delivery(self, kind: MessageKind, key: CallKey, sender: int) -> Delivery:
-        return Delivery(kind, key, sender, self._rank)
-
-
-def _calls_with(kind: MessageKind, operations: Iterable[Operation]) -> list[CallKey]:
-    """The calls of which a program has a message of this kind, in the order of the messages."""
-    # A worker of both roles sends and receives it: its call counts once, where it comes first.
-    keys: dict[CallKey, None] = {}
-    for operation in operations:
-        if operation.kind.message is kind:
-            keys[operation.site, operation.microbatch] = None
-    return list(keys)
+    def _checked(
+        self, kind: MessageKind, key: CallKey, parts: Sequence[SplitTensor], sizes: Sizes
+    ) -> Outgoing:
+        self._spec.check(kind, key, parts, sizes)
+        return Outgoing(parts)
 
 
 def _check_ascending(
@@ -282,6 +285,31 @@ def _check_ascending(
         assert joined == list(range(plan.num_experts)), (
             "a plan gives experts in ascending order of rank"
         )
+
+
+def _by_worker(packed: Pieces, sizes: Sequence[Sequence[int]]) -> Tensor:
+    """All lanes' values, each lane's by worker, put together by worker, then lane."""
+    if len(packed) == 1:
+        return packed[0].contiguous()
+    pieces = [values.split(of_lane) for values, of_lane in zip(packed, sizes, strict=True)]
+    return torch.cat(list(itertools.chain.from_iterable(zip(*pieces, strict=True))))
+
+
+def _sizes(crossing: CrossingPlan, by_row: bool) -> Sequence[int]:
+    return crossing.rows_D if by_row else crossing.tokens_D
+
+
+def _added(sizes: Sequence[Sequence[int]], length: int) -> Sequence[int]:
+    """The sum of several lists of numbers, place by place."""
+    if not sizes:
+        return [0] * length
+    if len(sizes) == 1:
+        return sizes[0]
+    return [sum(column) for column in zip(*sizes, strict=True)]
+
+
+def _sizes_of(read: TableRead) -> Sizes:
+    return Sizes(read.tokens_S, read.rows_S, read.weights_dtype)
 
 
 def _combine_at_attention(handle: DispatchHandle, lane: int, outputs_RH: Tensor) -> Tensor:
@@ -316,62 +344,3 @@ def _gradients_at_experts(
     hidden, weights, dout = call.hidden.detach(), call.weights.detach(), handle.douts[lane]
     dhidden = ops.add_partial_sums(handle.drows[lane], dout, weights, crossing)
     return dhidden, permute.weights_backward(dweights_R, dout, hidden, weights, crossing.routing)
-
-
-def _pack_tokens(handle: DispatchHandle, vectors: Mapping[int, Tensor]) -> Pieces:
-    """What leaves of one vector [T, H] for each token of every lane."""
-    packed: dict[int, Sequence[Tensor]] = {}
-    for lane, crossing in handle.crossings.items():
-        packed[lane] = ops.pack_tokens(vectors[lane], crossing)
-    return packed
-
-
-def _pack_hidden(handle: DispatchHandle) -> Pieces:
-    """What leaves of every lane's tokens themselves."""
-    hidden = {lane: call.hidden.detach() for lane, call in handle.calls.items()}
-    return _pack_tokens(handle, hidden)
-
-
-def _pack_slots(handle: DispatchHandle) -> Pieces:
-    """The slots of every lane's rows: for each, its token at the worker and its choice."""
-    packed: dict[int, Sequence[Tensor]] = {}
-    for lane, crossing in handle.crossings.items():
-        packed[lane] = crossing.split_rows(crossing.slots_R)
-    return packed
-
-
-def _pack_weights(handle: DispatchHandle) -> Pieces:
-    """The weights of every lane's rows."""
-    packed: dict[int, Sequence[Tensor]] = {}
-    for lane, crossing in handle.crossings.items():
-        packed[lane] = ops.pack_weights(handle.calls[lane].weights.detach(), crossing)
-    return packed
-
-
-def _by_source(
-    batch: ExpertBatch, by_token: Sequence[Tensor] = (), by_row: Sequence[Tensor] = ()
-) -> dict[int, TensorMessage]:
-    """Cut what belongs to the batch's tokens, and what belongs to its rows, by attention worker."""
-    messages = {}
-    token = row = 0
-    for source in batch.sources:
-        parts = [part[token : token + source.num_tokens] for part in by_token]
-        parts += [part[row : row + source.num_rows] for part in by_row]
-        messages[source.rank] = TensorMessage(parts)
-        token, row = token + source.num_tokens, row + source.num_rows
-    return messages
-
-
-def _numbers_of_rows(messages: Messages, part: int) -> Tensor:
-    """One part of all messages, one after another: a slot or a weight of each row, [R]."""
-    return torch.cat([message.parts[part] for message in messages.values()])
-
-
-def _concatenated(pieces: Sequence[Tensor]) -> Tensor:
-    return pieces[0] if len(pieces) == 1 else torch.cat(list(pieces))
-
-
-def _totals(headers: Sequence[Header]) -> tuple[int, int]:
-    """(tokens, rows) of all lanes."""
-    num_tokens = sum(header.num_tokens for header in headers)
-    return num_tokens, sum(header.num_rows for header in headers)

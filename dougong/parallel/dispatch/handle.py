@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch import Tensor
 from dougong.ops.experts.base import Block
 from dougong.ops.permute import Routing
 from dougong.parallel.dispatch.crossing import CrossingPlan
+from dougong.parallel.dispatch.spec import Sizes
 from dougong.parallel.schedules.operation import CallKey
 from dougong.parallel.segments.flight import ExpertsCall
 
@@ -18,13 +19,15 @@ from dougong.parallel.segments.flight import ExpertsCall
 class DispatchHandle:
     """An experts call of all local lanes, on the attention side, by lane.
 
-    `outputs`: one for each row, where this side combines them (`at_attention`). `combined`: what
-    the model goes on with; `douts` and `drows`: the gradients of both, in the backward.
+    `sizes`: of what all lanes together send each experts worker. `outputs`: one for each row, where
+    this side combines them (`at_attention`). `combined`: what the model goes on with; `douts` and
+    `drows`: the gradients of both, in the backward.
     """
 
     key: CallKey
     calls: Mapping[int, ExpertsCall]
     crossings: Mapping[int, CrossingPlan]
+    sizes: Sizes
     outputs: dict[int, Tensor] = field(default_factory=dict)
     combined: dict[int, Tensor] = field(default_factory=dict)
     douts: Mapping[int, Tensor] = field(default_factory=dict)
@@ -36,26 +39,17 @@ class DispatchHandle:
         return {lane: crossing.routing for lane, crossing in self.crossings.items()}
 
 
-@dataclass(frozen=True)
-class SenderShare:
-    """What one attention worker sent of a batch: `num_tokens` vectors, for `num_rows` rows."""
-
-    rank: int
-    num_tokens: int
-    num_rows: int
-
-
 @dataclass
 class ExpertBatch:
     """An experts call on the experts side: all lanes' rows [R, H] for this worker's experts.
 
-    `sources` are in the order of the rows. `weights` [R] of the rows, where this side combines
+    `sizes`: of what each attention worker sent. `weights` [R] of the rows, where this side combines
     (`at_experts`). What comes of the rows is filled in, in the order of its life: `outputs`,
     `doutputs` (their gradients), `drows` and `dweights`.
     """
 
     key: CallKey
-    sources: Sequence[SenderShare]
+    sizes: Sizes
     arrived: Routing
     blocks: tuple[Block, ...]
     rows: Tensor

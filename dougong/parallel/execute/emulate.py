@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from dougong.parallel.comm.exchange import EmulatedLink
+from dougong.parallel.exchange.channel import EmulatedLink
 
 
 @dataclass(frozen=True)

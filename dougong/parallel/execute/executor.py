@@ -8,6 +8,7 @@ gives the same bits: sums have their own order.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,13 +19,14 @@ from torch import Tensor
 
 from dougong.errors import ModelError
 from dougong.ops.permute import Routing
-from dougong.parallel.comm.exchange import Exchange
-from dougong.parallel.comm.message import TensorMessage
 from dougong.parallel.dispatch.dispatcher import Dispatcher
 from dougong.parallel.dispatch.handle import DispatchHandle, ExpertBatch
+from dougong.parallel.exchange.exchange import Exchange
+from dougong.parallel.exchange.expected import Received
 from dougong.parallel.execute.emulate import Emulation, lasting
 from dougong.parallel.execute.shard import ExpertShard
 from dougong.parallel.plan import Role
+from dougong.parallel.schedules.message_order import MessageOrder
 from dougong.parallel.schedules.operation import (
     CallKey,
     Kind,
@@ -149,14 +151,16 @@ class Executor:
         }
 
     @torch.no_grad()
-    def train(self, program: Program, training: Training) -> dict[tuple[int, int], Tensor]:
+    def train(
+        self, program: Program, order: MessageOrder, training: Training
+    ) -> dict[tuple[int, int], Tensor]:
         """A step's forwards and backwards; returns the losses by (lane, micro-batch). Collective.
 
-        The experts' gradients are added in the shard.
+        `order`: of all workers' messages. The experts' gradients are added in the shard.
         """
         self._training = training
         self._losses = {}
-        self._run_all(program.operations)
+        self._run_all(program.operations, order)
         return self._losses
 
     @torch.no_grad()
@@ -165,7 +169,10 @@ class Executor:
         self._training = None
         self._evaluated = forwards
         program = serial(self._cut.num_sites, 1, role)
-        self._run_all([operation for operation in program if _is_forward(operation.kind)])
+        places = itertools.product(range(self._cut.num_sites), _FORWARD_MESSAGES)
+        order = [(kind, (site, 0)) for site, kind in places]
+        forward = [operation for operation in program if _is_forward(operation.kind)]
+        self._run_all(forward, order)
         self._batches.clear()
         microbatch = self._microbatches.pop(0, None)
         losses = {}
@@ -174,9 +181,10 @@ class Executor:
             losses[lane] = flight.loss.detach()
         return losses
 
-    def _run_all(self, operations: Sequence[Operation]) -> None:
-        for kind in MessageKind:
-            self._exchange.expect(kind, self._dispatcher.expected(kind, operations))
+    def _run_all(
+        self, operations: Sequence[Operation], order: Sequence[tuple[MessageKind, CallKey]]
+    ) -> None:
+        self._exchange.expect(self._dispatcher.expected(order))
         for operation in operations:
             self.run_operation(operation)
         with self._clock.exchanging():
@@ -240,11 +248,16 @@ class Executor:
         calls = {lane: self._call(flight, site) for lane, flight in state.flights.items()}
         handle = self._dispatcher.begin_call((site, microbatch), calls)
         state.handles[site] = handle
+        returned = [MessageKind.OUTPUTS]
+        if self._training is not None:
+            returned.append(MessageKind.ROW_GRADIENTS)
+        for kind in returned:
+            self._exchange.make_room(kind, handle.key, self._dispatcher.returned(kind, handle))
         self._exchange.send(MessageKind.ROWS, handle.key, self._dispatcher.rows(handle))
 
     def _receive_outputs(self, site: int, microbatch: int) -> None:
-        messages = self._receive(MessageKind.OUTPUTS, (site, microbatch))
-        self._dispatcher.combine(self._microbatches[microbatch].handles[site], messages)
+        received = self._receive(MessageKind.OUTPUTS, (site, microbatch))
+        self._dispatcher.combine(self._microbatches[microbatch].handles[site], received)
 
     def _backward(self, segment: int, microbatch: int) -> None:
         """Walk back every lane's segment: to the experts call before it, or to the beginning."""
@@ -272,14 +285,14 @@ class Executor:
 
     def _send_output_gradients(self, site: int, microbatch: int) -> None:
         state = self._microbatches[microbatch]
-        messages = self._dispatcher.output_gradients(state.handles[site], dict(state.douts))
-        self._exchange.send(MessageKind.OUTPUT_GRADIENTS, (site, microbatch), messages)
+        outgoing = self._dispatcher.output_gradients(state.handles[site], dict(state.douts))
+        self._exchange.send(MessageKind.OUTPUT_GRADIENTS, (site, microbatch), outgoing)
 
     def _receive_row_gradients(self, site: int, microbatch: int) -> None:
         state = self._microbatches[microbatch]
-        messages = self._receive(MessageKind.ROW_GRADIENTS, (site, microbatch))
+        received = self._receive(MessageKind.ROW_GRADIENTS, (site, microbatch))
         handle = state.handles.pop(site)
-        gradients = self._dispatcher.input_gradients(handle, messages)
+        gradients = self._dispatcher.input_gradients(handle, received)
         if self._options.tracer is not None:
             _trace_backward(self._options.tracer, handle)
         for lane, (dhidden, dweights) in gradients.items():
@@ -289,8 +302,11 @@ class Executor:
 
     def _receive_rows(self, site: int, microbatch: int) -> None:
         key = site, microbatch
-        messages = self._receive(MessageKind.ROWS, key)
-        self._batches[key] = self._dispatcher.make_batch(key, messages)
+        batch = self._dispatcher.make_batch(key, self._receive(MessageKind.ROWS, key))
+        self._batches[key] = batch
+        if self._training is not None:
+            arriving = self._dispatcher.arriving(batch)
+            self._exchange.make_room(MessageKind.OUTPUT_GRADIENTS, key, arriving)
 
     def _experts_forward(self, site: int, microbatch: int) -> None:
         batch = self._batches[site, microbatch]
@@ -304,8 +320,8 @@ class Executor:
         self._exchange.send(MessageKind.OUTPUTS, batch.key, self._dispatcher.outputs(batch))
 
     def _receive_output_gradients(self, site: int, microbatch: int) -> None:
-        messages = self._receive(MessageKind.OUTPUT_GRADIENTS, (site, microbatch))
-        self._dispatcher.take_output_gradients(self._batches[site, microbatch], messages)
+        received = self._receive(MessageKind.OUTPUT_GRADIENTS, (site, microbatch))
+        self._dispatcher.take_output_gradients(self._batches[site, microbatch], received)
 
     def _experts_backward(self, site: int, microbatch: int) -> None:
         batch = self._batches[site, microbatch]
@@ -325,12 +341,12 @@ class Executor:
 
     def _send_row_gradients(self, site: int, microbatch: int) -> None:
         batch = self._batches.pop((site, microbatch))
-        messages = self._dispatcher.row_gradients(batch)
-        self._exchange.send(MessageKind.ROW_GRADIENTS, batch.key, messages)
+        outgoing = self._dispatcher.row_gradients(batch)
+        self._exchange.send(MessageKind.ROW_GRADIENTS, batch.key, outgoing)
 
     # Both
 
-    def _receive(self, kind: MessageKind, key: CallKey) -> dict[int, TensorMessage]:
+    def _receive(self, kind: MessageKind, key: CallKey) -> Received:
         with self._clock.exchanging():
             return self._exchange.receive(kind, key)
 

@@ -14,8 +14,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from dougong.parallel.comm.exchange import Exchange, Messages
-from dougong.parallel.comm.message import TensorMessage
+from dougong.parallel.comm.message import SplitTensor
+from dougong.parallel.exchange.exchange import Exchange
+from dougong.parallel.exchange.expected import Outgoing
 from dougong.parallel.schedules.operation import CallKey, MessageKind
 from dougong.training.optimizers.base import Optimizer
 
@@ -82,13 +83,12 @@ def _in_place(
     """The first numbers of these kinds that the worker hands over in the step, where they lie."""
 
     def act(victim: Victim) -> None:
-        def watch(kind: MessageKind, key: CallKey, messages: Messages) -> Messages:
-            found = map(_numbers_of, messages.values())
-            first = next((numbers for numbers in found if numbers is not None), None)
-            if kind in kinds and first is not None:
+        def watch(kind: MessageKind, key: CallKey, outgoing: Outgoing) -> Outgoing:
+            place = _place_of_numbers(outgoing)
+            if kind in kinds and place is not None:
                 victim.exchange.watch = None
-                change(first)
-            return messages
+                change(outgoing.parts[place].values)
+            return outgoing
 
         victim.exchange.watch = watch
 
@@ -98,25 +98,24 @@ def _in_place(
 def _flip_message(victim: Victim) -> None:
     """What arrives is another number than what was sent."""
 
-    def watch(kind: MessageKind, key: CallKey, messages: Messages) -> Messages:
-        for rank, message in messages.items():
-            if _numbers_of(message) is not None:
-                victim.exchange.watch = None
-                changed = TensorMessage([part.clone() for part in message.parts])
-                numbers = _numbers_of(changed)
-                assert numbers is not None, "as in the message that it is a copy of"
-                flip_bit(numbers)
-                return {**messages, rank: changed}
-        return messages
+    def watch(kind: MessageKind, key: CallKey, outgoing: Outgoing) -> Outgoing:
+        place = _place_of_numbers(outgoing)
+        if place is None:
+            return outgoing
+        victim.exchange.watch = None
+        parts = list(outgoing.parts)
+        parts[place] = SplitTensor(parts[place].values.clone(), parts[place].sizes)
+        flip_bit(parts[place].values)
+        return Outgoing(parts, outgoing.table)
 
     victim.exchange.watch = watch
 
 
-def _numbers_of(message: TensorMessage) -> Tensor | None:
-    """Its first part with numbers to compute with; others hold sizes."""
-    for part in message.parts:
-        if part.is_floating_point() and part.numel() > 0:
-            return part
+def _place_of_numbers(outgoing: Outgoing) -> int | None:
+    """Which part is the first with numbers to compute with."""
+    for place, part in enumerate(outgoing.parts):
+        if part.values.is_floating_point() and part.values.numel() > 0:
+            return place
     return None
 
 

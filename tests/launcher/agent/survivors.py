@@ -43,9 +43,10 @@ from dougong.job.schema import Job
 from dougong.launcher.controller.config import TRAINING
 from dougong.launcher.controller.inbound.meeting_store import MeetingStore
 from dougong.models.inventory import inspect_model
-from dougong.parallel.comm.exchange import Exchange, Expected
 from dougong.parallel.comm.route import Transfer
 from dougong.parallel.comm.traffic import TrafficKind
+from dougong.parallel.exchange.exchange import Exchange
+from dougong.parallel.exchange.expected import Expected
 from dougong.parallel.plan import Plan
 from dougong.parallel.schedules.operation import MessageKind
 from dougong.training.session import joined

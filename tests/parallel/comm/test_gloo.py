@@ -24,7 +24,7 @@ def test_it_may_be_registered_twice() -> None:
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
 def test_a_group_listens_at_its_address(address: str) -> None:
     before = own_ports()
-    made = gloo.options(address, timedelta(seconds=5))
+    made = gloo.options(gloo.listen(address), timedelta(seconds=5))
     assert made is not None
     assert len(own_ports() - before) == 1
 
@@ -32,7 +32,7 @@ def test_a_group_listens_at_its_address(address: str) -> None:
 @pytest.mark.parametrize("address", ["192.0.2.1", "2001:db8::1"])
 def test_an_address_of_another_machine_is_refused(address: str) -> None:
     with pytest.raises(RuntimeError, match=address):
-        gloo.options(address, timedelta(seconds=5))
+        gloo.listen(address)
 
 
 def count_listeners(world: World, plan: Plan) -> int:
@@ -41,4 +41,5 @@ def count_listeners(world: World, plan: Plan) -> int:
 
 def test_a_worker_listens_on_as_many_ports_as_are_counted_for_it() -> None:
     assert run_workers(count_listeners, plan_of("BB")) == [PER_WORKER, PER_WORKER]
-    assert run_workers(count_listeners, plan_of("AE"))[0] == PER_WORKER
+    islands = (("east", (0, 1)), ("west", (2, 3)))
+    assert run_workers(count_listeners, plan_of("AAEE"), islands=islands)[0] == PER_WORKER

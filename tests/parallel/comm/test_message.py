@@ -1,33 +1,37 @@
-"""A head says all of its message: whose it is, and the dtype and shape of every part."""
+"""Split tensors, the room for them, and the labels of tables."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from dougong.parallel.comm.message import DTYPES, HEAD_NUMBERS, TensorMessage, label_of, make_head, make_room
-
-LABEL = [2, 7, 1, 3, 0]
-CPU = torch.device("cpu")
+from dougong.parallel.comm.message import PartRoom, SplitTensor, labels_of, write_label
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shapes", [[], [()], [(0, 5)], [(3,), (4, 2)], [(1, 1)] * 4])
-def test_a_head_describes_its_message(dtype: torch.dtype, shapes: list[tuple[int, ...]]) -> None:
-    message = TensorMessage([torch.zeros(shape, dtype=dtype) for shape in shapes])
-    head = make_head(LABEL, message)
-    assert head.shape == (HEAD_NUMBERS,) and head.dtype == torch.int64
-    assert label_of(head) == LABEL
-    room = make_room(head, CPU)
-    assert [(part.shape, part.dtype) for part in room.parts] == [(part.shape, part.dtype) for part in message.parts]
-    assert room.num_bytes == message.num_bytes
+@pytest.mark.parametrize(
+    ("shape", "sizes", "dtype", "fits"),
+    [
+        ((5, 3), (2, 3), torch.bfloat16, True),
+        ((5, 3), (3, 2), torch.bfloat16, False),
+        ((4, 3), (2, 3), torch.bfloat16, False),
+        ((5, 2), (2, 3), torch.bfloat16, False),
+        ((5, 3), (2, 3), torch.float32, False),
+    ],
+)
+def test_room_is_for_one_shape_dtype_and_split(
+    shape: tuple[int, ...], sizes: tuple[int, ...], dtype: torch.dtype, fits: bool
+) -> None:
+    room = PartRoom((2, 3), (3,), torch.bfloat16)
+    assert room.fits(SplitTensor(torch.zeros(shape, dtype=dtype), sizes)) is fits
+    assert room.fits(room.allocate(torch.device("meta"))) and str(room) == "(5, 3) torch.bfloat16"
 
 
-def test_whole_numbers_stay_on_the_host() -> None:
-    message = TensorMessage([torch.zeros(2, 3, dtype=torch.int64), torch.zeros(3, dtype=torch.int32)])
-    room = make_room(make_head(LABEL, message), torch.device("meta"))
-    assert [part.device.type for part in room.parts] == ["cpu", "meta"]
+def test_bytes_of_a_row() -> None:
+    assert SplitTensor(torch.zeros(0, 3, dtype=torch.bfloat16), ()).row_bytes == 6
+    assert SplitTensor(torch.zeros(4, dtype=torch.int32), (4,)).row_bytes == 4
 
 
-def test_more_parts_than_a_head_has_room_for_are_our_mistake() -> None:
-    with pytest.raises(AssertionError, match="5 parts in a message"):
-        make_head(LABEL, TensorMessage([torch.zeros(1)] * 5))
+def test_each_share_of_a_table_has_a_label() -> None:
+    table = torch.zeros(11, dtype=torch.int64)
+    write_label(table, (5, 6), [1, 2, 3, 4])
+    assert table.tolist() == [1, 2, 3, 4, 0, 1, 2, 3, 4, 0, 0]
+    assert labels_of(table, (5, 6)).tolist() == [[1, 2, 3, 4]] * 2

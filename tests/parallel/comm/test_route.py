@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from dougong.parallel.comm.membership import Membership
-from dougong.parallel.comm.route import Groups, Route, Transfer, UnderWay, host_memory
+from dougong.parallel.comm.route import Transfer, UnderWay, by_peer, host_memory, split_native
 from dougong.parallel.comm.wait import PeerWait
 from dougong.parallel.comm.world import World
 from dougong.parallel.plan import Plan
-from dougong.parallel.schedules.operation import MessageKind
 from tests.parallel.workers import plan_of
 from tests.processes import run_workers
 
@@ -20,8 +18,15 @@ from tests.processes import run_workers
 def test_only_what_lies_on_a_device_goes_natively_and_only_inside_the_island(
     device: str, peer: int, native: bool
 ) -> None:
-    route = Route(Groups(), frozenset({0, 1}))
-    assert route.is_native(torch.empty(3, device=device), peer) is native
+    transfer, empty = Transfer(peer, torch.empty(3, device=device)), Transfer(peer, torch.empty(0, device=device))
+    split = split_native([transfer, empty], frozenset({0, 1}))
+    assert split == (([], [transfer]) if native else ([transfer], []))
+
+
+def test_a_peers_tensors_are_in_an_order_that_both_ends_know() -> None:
+    first, second, other = torch.zeros(1), torch.ones(1), torch.zeros(2)
+    found = by_peer([Transfer(1, second, 8), Transfer(3, other, 2), Transfer(1, first, 5)])
+    assert found.keys() == {1, 3} and found[1][0] is first and found[1][1] is second and found[3][0] is other
 
 
 def test_host_memory_is_the_tensors_own_where_it_lies_there() -> None:
@@ -33,7 +38,7 @@ def test_host_memory_is_the_tensors_own_where_it_lies_there() -> None:
 
 def test_what_has_arrived_in_host_memory_is_copied_to_its_place() -> None:
     target = torch.zeros(3)
-    UnderWay(host_landings=[(torch.ones(3), target)]).land()
+    UnderWay(landings=[(torch.ones(3), target)]).land()
     assert target.tolist() == [1, 1, 1]
 
 
@@ -44,8 +49,8 @@ def swap(world: World, plan: Plan) -> list[list[float]]:
     sends = [Transfer(other, torch.full((n,), float(world.rank + n + tag)), tag) for tag, n in enumerate((2, 0, 2))]
     receives = [Transfer(other, tensor, tag) for tag, tensor in enumerate(arriving)]
     wait = PeerWait(world.member, [other], "a swap")
-    under_way = world.route_of(MessageKind.ROWS).begin(sends, list(reversed(receives)), wait)
-    assert len(under_way.host) == 4 and not under_way.native
+    under_way = world.snapshots.begin(sends, list(reversed(receives)), wait)
+    assert len(under_way.host) == 4
     with wait:
         under_way.wait_for_host(wait)
     return [tensor.tolist() for tensor in arriving]
@@ -54,9 +59,3 @@ def swap(world: World, plan: Plan) -> list[list[float]]:
 def test_two_workers_swap_by_tags() -> None:
     first, second = run_workers(swap, plan_of("AE"))
     assert first == [[3, 3], [], [5, 5]] and second == [[2, 2], [], [4, 4]]
-
-
-def test_a_member_without_native_peers_sends_all_through_the_host() -> None:
-    member = Membership(0, 1, 1, "", (), torch.device("meta"), (0,))
-    world = World(member, Groups(), Groups(), {})
-    assert not world.route_of(MessageKind.ROWS).is_native(torch.empty(1, device="meta"), 0)

@@ -7,8 +7,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from dougong.errors import PeerError
-from dougong.parallel.comm.route import Groups
-from dougong.parallel.comm.world import World
+from dougong.parallel.comm.world import World, WorldGroups
 from dougong.parallel.dense.allreduce import NativeReducer
 from dougong.parallel.dense.buckets import FlatTensors
 from tests.parallel.lost_peer import member_of_two, survive
@@ -33,8 +32,8 @@ def reducer_of(world: World) -> NativeReducer:
 
 
 def test_a_start_that_the_library_refuses_is_a_lost_peer() -> None:
-    groups = Groups(LibraryWithoutPeer(0, 2))
-    reducer = reducer_of(World(member_of_two(0), groups, groups, {}))
+    groups = WorldGroups(attention=LibraryWithoutPeer(0, 2))
+    reducer = reducer_of(World(member_of_two(0), groups))
     with pytest.raises(PeerError) as caught:
         reducer.complete(0)
     said = "worker 0 (east/0) lost worker 1 (east/1): gradients of bucket 0, step 4: NCCL communicator was aborted"

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
 
+import numpy as np
 import torch
 from dougong.ops.experts.base import Block
 from dougong.ops.permute import (
@@ -21,7 +22,7 @@ from dougong.ops.permute import (
     weights_backward,
 )
 from dougong.parallel.dispatch import crossing as ops
-from dougong.parallel.dispatch.crossing import Combine, Header, plan_crossing
+from dougong.parallel.dispatch.crossing import Combine, CrossingPlan, ExpertHolders, LaneCounts, plan_crossings
 from tests.parallel.dispatch.traffic import Traffic
 from tests.reference import combine_backward
 from torch import Tensor
@@ -93,9 +94,14 @@ class Wire:
         self.sent[message] += tensor.nbytes
         return tensor.clone(memory_format=torch.contiguous_format)
 
-    def headers(self, headers: tuple[Header, ...]) -> list[Header]:
-        crossed = [self.cross("header", torch.tensor(header.numbers())) for header in headers]
-        return [Header.read(numbers.tolist()) for numbers in crossed]
+    def counts(self, plans: list[CrossingPlan], worker: int, num_experts: tuple[int, ...]) -> LaneCounts:
+        """What all lanes send a worker, as its count table tells it."""
+        tokens, rows = [], []
+        for plan in plans:
+            of_lane = plan.routing.counts_E.split(list(num_experts))[worker]
+            tokens.append(int(self.cross("header", torch.tensor(plan.tokens_D[worker]))))
+            rows.append(self.cross("header", of_lane).numpy())
+        return LaneCounts(np.array(tokens), np.stack(rows), plans[0].routing.num_choices)
 
     def to_worker(self, message: str, pieces: list[tuple[Tensor, ...]], worker: int) -> Tensor:
         """Every lane's piece for a worker, joined there. `pieces`: by lane, then worker."""
@@ -112,17 +118,14 @@ class Site:
 
     def __init__(self, problem: Problem, combine: Combine) -> None:
         self.problem, self.combine, self.wire = problem, combine, Wire()
-        total = sum(problem.num_experts)
-        self.plans = [
-            plan_crossing(make_routing(index_TK, total, problem.identity), problem.num_experts)
-            for index_TK, *_ in problem.lanes
-        ]
-        crossed = [self.wire.headers(plan.headers) for plan in self.plans]
-        self.headers = [list(of) for of in zip(*crossed, strict=True)]  # by worker, then lane
+        holders = ExpertHolders.of(problem.num_experts, torch.device("cpu"))
+        self.plans = plan_crossings([index_TK for index_TK, *_ in problem.lanes], holders, problem.identity)
+        workers = range(len(problem.num_experts))
+        self.counts = [self.wire.counts(self.plans, worker, problem.num_experts) for worker in workers]
         firsts = [0, *accumulate(problem.num_experts)]
         self.experts = [range(first, end) for first, end in pairwise(firsts)]
-        self.sizes_U = [[header.num_tokens for header in of] for of in self.headers]
-        self.sizes_R = [[header.num_rows for header in of] for of in self.headers]
+        self.sizes_U = [of.tokens_L.tolist() for of in self.counts]
+        self.sizes_R = [of.rows_by_lane.tolist() for of in self.counts]
 
     def run(self) -> list[Result]:
         outs = self.forward()
@@ -135,8 +138,8 @@ class Site:
         weigh = self.combine == "at_experts"
         self.pack_weights("forward", weigh)
         self.arrived, self.outputs, back = [], [], []
-        for worker, headers in enumerate(self.headers):
-            arrived = ops.routing_of_arrivals(headers, self.wire.to_worker("forward", slots, worker))
+        for worker, counts in enumerate(self.counts):
+            arrived = ops.routing_of_arrivals(counts, self.wire.to_worker("forward", slots, worker))
             rows_RH = permute(self.wire.to_worker("forward", tokens, worker), arrived)
             outputs_RH = serve(rows_RH, self.blocks(worker), self.problem.matrices)
             self.arrived.append(arrived)
@@ -182,10 +185,10 @@ class Site:
         if now:
             pairs = zip(self.plans, self.problem.lanes, strict=True)
             pieces = [ops.pack_weights(w, p) for p, (_, _, w, _) in pairs]
-            self.weights = [self.wire.to_worker(message, pieces, d) for d in range(len(self.headers))]
+            self.weights = [self.wire.to_worker(message, pieces, d) for d in range(len(self.counts))]
 
     def blocks(self, worker: int) -> tuple[Block, ...]:
-        return ops.blocks_of(dict(enumerate(self.headers[worker])), self.experts[worker])
+        return ops.blocks_of(self.counts[worker], range(len(self.plans)), self.experts[worker])
 
 
 def differing(ours: list[Result], theirs: list[Result]) -> list[str]:

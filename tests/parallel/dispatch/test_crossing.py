@@ -7,12 +7,13 @@ from itertools import accumulate, combinations
 from math import comb
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from dougong.ops.experts.base import Block
-from dougong.ops.permute import make_routing, permute
+from dougong.ops.permute import permute
 from dougong.parallel.dispatch import crossing as ops
-from dougong.parallel.dispatch.crossing import Combine, Header, plan_crossing
+from dougong.parallel.dispatch.crossing import Combine, CrossingPlan, ExpertHolders, LaneCounts, plan_crossings
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.parallel.dispatch.crossing import H, Problem, Site, differing, make_problem, on_one_worker
@@ -35,6 +36,11 @@ def problems(draw: Any) -> Problem:
         drawn = draw(st.lists(st.integers(lowest, highest), min_size=tokens * choices, max_size=tokens * choices))
         indices.append(torch.tensor(drawn, dtype=torch.int64).reshape(tokens, choices))
     return make_problem(num_experts, indices, draw(st.booleans()))
+
+
+def plan_of(index_TK: Tensor, num_experts: tuple[int, ...], identity: bool = False) -> CrossingPlan:
+    (plan,) = plan_crossings([index_TK], ExpertHolders.of(num_experts, torch.device("cpu")), identity)
+    return plan
 
 
 def distinct(tokens: int, choices: int, num_experts: int, seed: int) -> Tensor:
@@ -63,16 +69,18 @@ def check_what_crosses(problem: Problem) -> None:
     firsts = [0, *accumulate(problem.num_experts)]
     for index_TK, hidden_TH, *_ in problem.lanes:
         num_choices = index_TK.shape[1]
-        plan = plan_crossing(make_routing(index_TK, firsts[-1], problem.identity), problem.num_experts)
+        plan = plan_of(index_TK, problem.num_experts, problem.identity)
         slots, tokens = plan.split_rows(plan.slots_R), ops.pack_tokens(hidden_TH, plan)
-        assert len(slots) == len(tokens) == len(plan.headers) == len(problem.num_experts)
-        for worker, header in enumerate(plan.headers):
+        assert len(slots) == len(tokens) == len(plan.tokens_D) == len(plan.rows_D) == len(problem.num_experts)
+        for worker in range(len(problem.num_experts)):
             own = range(firsts[worker], firsts[worker + 1])
             unique = [t for t, chosen in enumerate(index_TK.tolist()) if set(chosen) & set(own)]
             rows = [
                 [(unique.index(t), k) for t in unique for k in range(num_choices) if index_TK[t, k] == e] for e in own
             ]
-            assert header == Header(len(unique), num_choices, tuple(len(of) for of in rows))
+            counts = [len(of) for of in rows]
+            assert plan.routing.counts_E[own.start : own.stop].tolist() == counts
+            assert (plan.tokens_D[worker], plan.rows_D[worker]) == (len(unique), sum(counts))
             assert slots[worker].tolist() == [u * num_choices + k for of in rows for u, k in of]
             assert slots[worker].dtype == torch.int32
             assert torch.equal(tokens[worker], hidden_TH[unique])
@@ -90,18 +98,18 @@ def test_a_token_of_any_routing_crosses_once_for_each_worker(problem: Problem) -
 
 
 def test_blocks_lie_by_lane_then_expert_and_none_is_empty() -> None:
-    headers = {4: Header(3, 2, (2, 0, 3)), 5: Header.of_nothing(3), 6: Header(1, 2, (0, 1, 0))}
-    assert ops.blocks_of(headers, (7, 8, 9)) == (Block(7, 4, 0, 2), Block(9, 4, 2, 3), Block(8, 6, 5, 1))
+    counts = LaneCounts(np.array([3, 0, 1]), np.array([[2, 0, 3], [0, 0, 0], [0, 1, 0]]), 2)
+    assert ops.blocks_of(counts, (4, 5, 6), (7, 8, 9)) == (Block(7, 4, 0, 2), Block(9, 4, 2, 3), Block(8, 6, 5, 1))
 
 
 def test_lanes_without_a_micro_batch_take_no_place() -> None:
     index_TK = torch.tensor([[1, 2], [0, 1]])
-    plan = plan_crossing(make_routing(index_TK, 3), (3,))
-    nothing = Header.of_nothing(3)
-    opened = ops.routing_of_arrivals([nothing, plan.headers[0], nothing], plan.slots_R)
+    plan, nothing = plan_of(index_TK, (3,)), [0, 0, 0]
+    rows = np.array([nothing, plan.routing.counts_E.tolist(), nothing])
+    opened = ops.routing_of_arrivals(LaneCounts(np.array([0, *plan.tokens_D, 0]), rows, 2), plan.slots_R)
     assert opened.order_R.tolist() == plan.routing.order_R.tolist()
     assert opened.position_TK.tolist() == plan.routing.position_TK.tolist()
-    empty = ops.routing_of_arrivals([nothing], plan.slots_R[:0])
+    empty = ops.routing_of_arrivals(LaneCounts(np.array([0]), np.array([nothing]), 1), plan.slots_R[:0])
     assert permute(torch.empty(0, H), empty).shape == (0, H)
     assert ops.add_outputs(torch.empty(0, H), torch.empty(0), empty).shape == (0, H)
 
@@ -158,8 +166,8 @@ def test_at_experts_agrees_to_rounding_for_any_routing(problem: Problem) -> None
 def test_at_experts_in_half_precision_adds_in_float32() -> None:
     """A thousand outputs of 1 + 2^-7, of which bfloat16 sums lose most: here the partial sums are exact."""
     rows_RH = torch.full((1000, H), 1 + 2**-7, dtype=torch.bfloat16)
-    header = Header(1, 1000, (1000,))
-    arrived = ops.routing_of_arrivals([header], torch.arange(1000, dtype=torch.int32))
+    counts = LaneCounts(np.array([1]), np.array([[1000]]), 1000)
+    arrived = ops.routing_of_arrivals(counts, torch.arange(1000, dtype=torch.int32))
     sums = ops.add_outputs(rows_RH, torch.ones(1000, dtype=torch.bfloat16), arrived)
     assert sums.dtype == torch.bfloat16 and sums.shape == (1, H)
     assert torch.equal(sums, torch.full((1, H), 1000 * (1 + 2**-7)).bfloat16())
@@ -200,8 +208,9 @@ def check_bytes(problem: Problem, dtype: torch.dtype, weight_dtype: torch.dtype,
     site.run()
     expected = Traffic(0, 0, 0, 0, 0)
     for plan in site.plans:
-        for header in plan.headers:
-            expected += bytes_of(header, Widths(H, dtype, weight_dtype), combine)
+        of_workers = plan.routing.counts_E.split(list(problem.num_experts))
+        for num_tokens, counts in zip(plan.tokens_D, of_workers, strict=True):
+            expected += bytes_of(num_tokens, counts.tolist(), Widths(H, dtype, weight_dtype), combine)
     assert Traffic(**site.wire.sent) == expected
 
 
@@ -219,9 +228,9 @@ def test_any_routing_has_the_bytes_of_the_formula(problem: Problem, dtype: torch
 
 def test_the_formula_in_numbers() -> None:
     """U = 3 tokens, R = 5 rows, H = 10, bfloat16 vectors of 20 bytes, float32 weights; two experts."""
-    header, widths = Header(3, 2, (1, 4)), Widths(10, torch.bfloat16, torch.float32)
-    assert bytes_of(header, widths, "at_attention") == Traffic(32, 60 + 20, 100, 60 + 20, 100)
-    assert bytes_of(header, widths, "at_experts") == Traffic(32, 60 + 20 + 20, 60, 60, 60 + 20)
+    widths = Widths(10, torch.bfloat16, torch.float32)
+    assert bytes_of(3, (1, 4), widths, "at_attention") == Traffic(24, 60 + 20, 100, 60 + 20, 100)
+    assert bytes_of(3, (1, 4), widths, "at_experts") == Traffic(24, 60 + 20 + 20, 60, 60, 60 + 20)
 
 
 @pytest.mark.parametrize(("num_experts", "workers", "choices"), [(8, 4, 3), (8, 2, 1), (6, 3, 6), (9, 3, 4)])
@@ -231,7 +240,7 @@ def test_tokens_cross_as_often_as_expected_of_a_uniform_router(num_experts: int,
     `docs/design/dispatch-and-combine.md` says what goes once for a worker and what once for an expert.
     """
     index_TK = torch.tensor(list(combinations(range(num_experts), choices)))
-    plan = plan_crossing(make_routing(index_TK, num_experts), (num_experts // workers,) * workers)
+    plan = plan_of(index_TK, (num_experts // workers,) * workers)
     sets, away = comb(num_experts, choices), comb(num_experts - num_experts // workers, choices)
-    assert sum(header.num_tokens for header in plan.headers) == workers * (sets - away)
-    assert sum(header.num_rows for header in plan.headers) == sets * choices
+    assert sum(plan.tokens_D) == workers * (sets - away)
+    assert sum(plan.rows_D) == sets * choices

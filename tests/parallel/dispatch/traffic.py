@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from dougong.ops.permute import sum_dtype
-from dougong.parallel.dispatch.crossing import Combine, Header
+from dougong.parallel.dispatch.crossing import Combine
 
 
 @dataclass(frozen=True)
@@ -40,18 +41,19 @@ class Traffic:
         )
 
 
-def bytes_of(header: Header, widths: Widths, combine: Combine) -> Traffic:
+def bytes_of(num_tokens: int, counts: Sequence[int], widths: Widths, combine: Combine) -> Traffic:
     """The formulas at the top of `parallel/dispatch/crossing.py`, for the routing that happened.
 
     A row's place costs 4 bytes and its weight what it takes; the gradients of `at_attention` return
     row by row, as the outputs do, because a sum by worker would depend on the layout. What stays on
-    one worker crosses nothing: leave its headers out.
+    one worker crosses nothing: leave its counts out. `counts`: the rows of each expert.
     """
-    vectors = header.num_tokens * widths.hidden_size * widths.dtype.itemsize
-    rows = header.num_rows * widths.hidden_size * widths.dtype.itemsize
-    weights = header.num_rows * widths.weight_dtype.itemsize
-    ahead, slots = 8 * len(header.numbers()), header.num_rows * torch.int32.itemsize
+    num_rows = sum(counts)
+    vectors = num_tokens * widths.hidden_size * widths.dtype.itemsize
+    rows = num_rows * widths.hidden_size * widths.dtype.itemsize
+    weights = num_rows * widths.weight_dtype.itemsize
+    ahead, slots = 8 * (1 + len(counts)), num_rows * torch.int32.itemsize
     if combine == "at_attention":
         return Traffic(ahead, vectors + slots, rows, vectors + weights, rows)
-    sums = header.num_rows * sum_dtype(widths.dtype).itemsize
+    sums = num_rows * sum_dtype(widths.dtype).itemsize
     return Traffic(ahead, vectors + slots + weights, vectors, vectors, vectors + sums)

@@ -8,13 +8,14 @@ import pytest
 import torch
 from dougong.errors import ModelError
 from dougong.ops.experts.reference import ByBlock, SwiGLUExpert
-from dougong.parallel.comm.exchange import Exchange
 from dougong.parallel.comm.world import World
 from dougong.parallel.dispatch.dispatcher import Dispatcher
 from dougong.parallel.dispatch.spec import DispatchSpec
+from dougong.parallel.exchange.exchange import Exchange
 from dougong.parallel.execute.executor import Clock, Executor, Training
 from dougong.parallel.execute.shard import ExpertShard
 from dougong.parallel.schedules.colocated import colocated
+from dougong.parallel.schedules.message_order import message_order
 from dougong.parallel.schedules.operation import Program
 from dougong.parallel.segments.cut import Cut
 from dougong.parallel.segments.flight import Forward, pause_at_experts
@@ -50,7 +51,8 @@ class Bench:
     def train(self, forwards: Mapping[int, Forward], scale: float = 1.0, microbatches: int = 1) -> dict[int, Tensor]:
         """The losses of the last micro-batch by lane; every micro-batch is the same."""
         program = Program("east/0", "both", tuple(colocated(2, microbatches, "both")))
-        losses = self.executor.train(program, Training(lambda microbatch: forwards, scale, self.sink))
+        training = Training(lambda microbatch: forwards, scale, self.sink)
+        losses = self.executor.train(program, message_order([program]), training)
         return {lane: loss for (lane, microbatch), loss in losses.items() if microbatch == microbatches - 1}
 
     def sink(self, lane: int, microbatch: int) -> Kept:

@@ -68,7 +68,7 @@ def test_gloo_makes_a_group_over_it() -> None:
     def live(rank: int) -> list[float]:
         channel = ChannelStore(hand.asker(f"east/{rank}"), Deadlines())
         store = dist.PrefixStore("group", channel)
-        made = gloo.options("127.0.0.1", timedelta(seconds=20))
+        made = gloo.options(gloo.listen("127.0.0.1"), timedelta(seconds=20))
         group = dist.ProcessGroupGloo(store, rank, 2, made)
         outputs = [[torch.zeros(1), torch.zeros(1)]]
         group.allgather(outputs, [torch.tensor([rank + 1.0])]).wait()
