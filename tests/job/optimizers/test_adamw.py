@@ -20,4 +20,5 @@ def test_its_state_is_what_torch_keeps_for_a_parameter() -> None:
 
 
 def test_its_keys() -> None:
-    assert set(AdamW.model_fields) == {"name", "lr", "weight_decay", "betas", "eps", "clip_norm"}
+    assert set(AdamW.model_fields) == {"name", "lr", "weight_decay", "betas", "eps", "clip_norm", "device"}
+    assert not AdamW().is_on_host and AdamW(device="host").is_on_host
