@@ -74,6 +74,8 @@ class Puts(nn.Module):
 
 
 class Model(nn.Module):
+    """Of two layers, the second of which does so."""
+
     def __init__(self) -> None:
         super().__init__()
         self.layers = nn.ModuleList([nn.Identity(), Puts()])
@@ -89,6 +91,8 @@ def test_an_operator_without_a_deterministic_form_is_refused_with_its_name_and_i
 
 
 class PutsInBackward(torch.autograd.Function):
+    """The same on the way back."""
+
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:
         return values * 1
