@@ -48,6 +48,7 @@ def test_without_a_device_nothing_has_run_and_the_page_says_so(tmp_path: Path) -
     assert "torch " in text and text.count("| not run |") == 2
 
 
+@pytest.mark.slow
 def test_the_other_half_stays_on_the_page(tmp_path: Path) -> None:
     page = tmp_path / "gpu.md"
     run("--accelerator", "cuda", "--out", str(page), "--only", "job")

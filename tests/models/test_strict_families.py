@@ -9,7 +9,7 @@ import torch
 from dougong.accelerators.base import switch_on_determinism
 from tests.families import FAMILIES, tiny_config
 
-QUICK = ("qwen3_moe", "gpt_oss", "qwen3_next")
+QUICK = ("qwen3_next",)
 
 
 @pytest.fixture

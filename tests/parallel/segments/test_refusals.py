@@ -74,7 +74,7 @@ class Puts(nn.Module):
 
 
 class Model(nn.Module):
-    """Its second layer is refused."""
+    """Of two layers, the second of which does so."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ def test_an_operator_without_a_deterministic_form_is_refused_with_its_name_and_i
 
 
 class PutsInBackward(torch.autograd.Function):
-    """Refused on the way back."""
+    """The same on the way back."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:
