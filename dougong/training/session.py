@@ -7,7 +7,7 @@ plan. A process whose peers are lost is called again for the next generation, wi
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import NoReturn
 
@@ -16,6 +16,7 @@ from dougong.accelerators.registry import get_accelerator
 from dougong.addresses import read_ports
 from dougong.control.listen_ports import PortKeeper
 from dougong.control.worker_api import WorkerContext
+from dougong.control.worker_messages import WorkerWarning
 from dougong.errors import RestError
 from dougong.fault.drill import rehearse
 from dougong.parallel.comm.arrival import Arrival
@@ -25,6 +26,7 @@ from dougong.parallel.plan import Plan
 from dougong.planner.snapshot_bytes import keeps_snapshots
 from dougong.training.departure import Departure
 from dougong.training.drill.spoiler import Victim
+from dougong.training.host_fallback import fallbacks_told
 from dougong.training.memory.local_disk import LocalDisk
 from dougong.training.memory.state_memory import StateMemory
 from dougong.training.start.channel_store import ChannelStore
@@ -45,7 +47,7 @@ def train(context: WorkerContext) -> None:
     if context.rolls_back:
         memory.forget()
     departure = _departure(context, memory)
-    with joined(context, departure) as world:
+    with _fallbacks_told(context), joined(context, departure) as world:
         _tell_links(context, world)
         trainer = build_trainer(context, world, memory=memory)
         departure.free_by(trainer.abandon_save)
@@ -69,6 +71,20 @@ def _rest(trainer: Trainer, step: int) -> NoReturn:
         trainer.finish()
     trainer.wait_for_save()
     raise RestError(f"this worker's generation ends after step {step}")
+
+
+def _fallbacks_told(context: WorkerContext) -> AbstractContextManager[None]:
+    """Operators that run on the host are told by the first worker of each island: the others have
+    the same."""
+    worker = context.worker
+    first = next(other for other in context.plan.workers if other.island == worker.island)
+
+    def tell(text: str) -> None:
+        if worker == first:
+            context.control.send(WorkerWarning(text))
+
+    kinds = {island.name: island.accelerator for island in context.job.islands}
+    return fallbacks_told(kinds[worker.island], tell)
 
 
 def _victim(parts: StepParts) -> Victim:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from dougong.records.directory import RunDir
-from dougong.records.events import FailureDiagnosed, LinksMeasured
+from dougong.records.events import FailureDiagnosed, LinksMeasured, WarningRaised
 from tests.families import SMALLEST
 from tests.simdev.accelerators import ROOT, offer
 
@@ -51,9 +51,9 @@ class Vendors:
         assert ended.returncode == 0, ended.stdout + ended.stderr
         return RunDir(path)
 
-    def dougong(self, *words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "dougong", *words]
-        return subprocess.run(command, cwd=ROOT, env=self._environment, capture_output=True, text=True, timeout=LIMIT_S)
+    def dougong(self, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        command, environment = [sys.executable, "-m", "dougong", *words], self._environment | variables
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=LIMIT_S)
 
 
 @pytest.fixture(scope="module")
@@ -121,3 +121,15 @@ def test_a_lost_worker_and_a_resume_on_the_other_vendor(vendors: Vendors, refere
     ended = vendors.dougong(*words)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert [row[0] for row in rows_of(run_dir)][-2:] == [STEPS + 1, STEPS + 2]
+
+
+@pytest.mark.slow
+def test_an_operator_that_runs_on_the_host_is_told_by_name(vendors: Vendors) -> None:
+    """Once, though two workers run it in every layer of every step."""
+    path = vendors.folder / "by host"
+    words = ("run", str(vendors.job("by-host", [island("sima", workers=2)])), "--no-ray", "--run-dir", str(path))
+    ended = vendors.dougong(*words, SIMDEV_BY_HOST="aten::silu")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    told = [event.text for event in RunDir(path).read_events() if isinstance(event, WarningRaised)]
+    (said,) = [text for text in told if "runs on the host" in text]
+    assert said.startswith("aten::silu.out has no kernel on sima and runs on the host, each time with a copy there")

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 import torch.distributed as dist
@@ -20,46 +20,22 @@ from torch import Tensor
 from torch.distributed import Store  # type: ignore[attr-defined]
 
 from dougong.errors import PeerError
+from dougong.parallel.bridge.bridges import Bridges
 from dougong.parallel.comm.arrival import Arrival
-from dougong.parallel.comm.bridges import Bridges
 from dougong.parallel.comm.meeting import GroupMaker, leave_groups, meet, not_joined
 from dougong.parallel.comm.membership import Membership
-from dougong.parallel.comm.native import NativeGroup, NativeLibrary, NewWait
+from dougong.parallel.comm.native import NativeLibrary, NewWait
 from dougong.parallel.comm.route import Route, UnderWay, split_native
 from dougong.parallel.comm.streams import Mark, wait_for
 from dougong.parallel.comm.threads import MessageThread
 from dougong.parallel.comm.traffic import SentTraffic, TrafficKind
 from dougong.parallel.comm.transfer import Transfer
 from dougong.parallel.comm.wait import PeerWait
+from dougong.parallel.comm.world_groups import WorldGroups
 from dougong.parallel.schedules.operation import Direction, MessageKind
 
 TAGS, TRANSFERS_PER_PEER = 1 << 16, 1 << 12
 _LENGTH_BYTES = 8
-
-
-@dataclass(frozen=True)
-class WorldGroups:
-    """The process groups of a generation; those that a worker has no use for are not there.
-
-    By gloo: `everybody` for gathers; `attention` for gradients and parameters; `snapshots` for
-    copies of the state; `island` for what stays in the island, of each kind of message between
-    attention and experts, and `far` for what leaves it; `more` of the last two and of `attention`
-    for what crosses a bridge. `native`: the island's library.
-    """
-
-    everybody: dist.ProcessGroup | None = None
-    attention: dist.ProcessGroup | None = None
-    snapshots: dist.ProcessGroup | None = None
-    island: Mapping[MessageKind, dist.ProcessGroup] = field(default_factory=dict)
-    far: Mapping[Direction, dist.ProcessGroup] = field(default_factory=dict)
-    native: NativeGroup | None = None
-    more: Mapping[Direction | None, tuple[dist.ProcessGroup, ...]] = field(default_factory=dict)
-
-    def connections(self, direction: Direction | None) -> tuple[dist.ProcessGroup, ...]:
-        """All by gloo for what crosses bridges in this direction; None: gradients and
-        parameters."""
-        first = self.attention if direction is None else self.far.get(direction)
-        return () if first is None else (first, *self.more.get(direction, ()))
 
 
 @dataclass(frozen=True)
