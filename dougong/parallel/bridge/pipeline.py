@@ -35,7 +35,7 @@ class _StagedChunk:
         wait.for_works([(self.chunk.transfer.rank, self.work)])
 
 
-class Outgoing:
+class OutgoingChunks:
     """What leaves a device: chunks are copied to host memory, and sent from there while the next
     ones are copied. For one thread at a time."""
 
@@ -96,7 +96,7 @@ class Outgoing:
         self._staging.give_back()
 
 
-class Incoming:
+class IncomingChunks:
     """What comes to a device: chunks arrive in host memory, and are copied from there while the
     next ones are on the wire. For one thread at a time."""
 

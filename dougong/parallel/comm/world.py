@@ -237,12 +237,6 @@ class World:
         """How messages of one kind travel to other islands."""
         return self._far[kind]
 
-    def facts_of(self, kind: MessageKind, peer: int) -> str:
-        """How messages of one kind travel to this peer, in the words of the bridge to it; empty
-        where there is none."""
-        end = self._far[kind].ends.get(peer)
-        return "" if end is None else end.facts()
-
     def group_of_island(self, kind: MessageKind) -> dist.ProcessGroup:
         """gloo's group for messages of one kind that stay in the island."""
         return self._groups.island[kind]
