@@ -20,7 +20,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from dougong.parallel.comm.membership import Membership
-from dougong.parallel.comm.world import World, WorldGroups
+from dougong.parallel.comm.world import World
+from dougong.parallel.comm.world_groups import WorldGroups
 from dougong.parallel.dispatch.dispatcher import Dispatcher
 from dougong.parallel.dispatch.spec import DispatchSpec
 from dougong.parallel.exchange.exchange import Exchange

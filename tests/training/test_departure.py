@@ -23,7 +23,8 @@ from dougong.parallel.comm.peers import Sides
 from dougong.parallel.comm.traffic import TrafficKind
 from dougong.parallel.comm.transfer import Transfer
 from dougong.parallel.comm.wait import PeerWait
-from dougong.parallel.comm.world import World, WorldGroups
+from dougong.parallel.comm.world import World
+from dougong.parallel.comm.world_groups import WorldGroups
 from dougong.parallel.exchange.exchange import Exchange
 from dougong.parallel.exchange.expected import Expected, Outgoing
 from dougong.parallel.plan import Plan

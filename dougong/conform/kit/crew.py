@@ -162,8 +162,11 @@ class Crew:
             yield _merged(found)
 
     def end(self) -> None:
-        """Leave no process."""
+        """Leave no process. One that has said all it had to say ends by itself."""
         for member in self._members:
+            if member.is_ended:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    member.process.wait(DEADLINES.kill_s)
             if member.process.poll() is None:
                 member.process.kill()
             member.process.wait()

@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from dougong.parallel.bridge.base import BridgeEnd, BridgeWork, Opening
 from dougong.parallel.bridge.chunks import Chunk, ChunkRule, arriving, leaving
-from dougong.parallel.bridge.pipeline import Incoming, Outgoing
+from dougong.parallel.bridge.pipeline import IncomingChunks, OutgoingChunks
 from dougong.parallel.bridge.staging import DeviceMemory, Moment, TorchDevice
 from dougong.parallel.comm.threads import MessageThread, Waits
 from dougong.parallel.comm.transfer import Transfer
@@ -62,8 +62,8 @@ class HostEnd(BridgeEnd):
         connections, device = self._opening.connections, self._device
         room = NUM_ROOMS * self._rule.most_bytes
         return _Pipelines(
-            Outgoing(connections, device.copies(), room),
-            Incoming(connections, device.copies(), room),
+            OutgoingChunks(connections, device.copies(), room),
+            IncomingChunks(connections, device.copies(), room),
             self._sender,
             self._opening.member.waits,
         )
@@ -111,8 +111,8 @@ class _Pipelines:
     """Both directions of a device's traffic. `sender`: sends while the thread that waits
     receives; `waits`: the generation's."""
 
-    outgoing: Outgoing
-    incoming: Incoming
+    outgoing: OutgoingChunks
+    incoming: IncomingChunks
     sender: MessageThread
     waits: Waits
 

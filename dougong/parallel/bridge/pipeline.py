@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from dougong.parallel.bridge.chunks import Chunk
-from dougong.parallel.bridge.staging import Copies, Copy, Moment, Staging, taken_bytes
+from dougong.parallel.bridge.staging import ChunkRing, Copies, Copy, Moment, taken_bytes
 from dougong.parallel.comm.wait import PeerWait
 
 Connections = Sequence[dist.ProcessGroup]
@@ -35,7 +35,7 @@ class _StagedChunk:
         wait.for_works([(self.chunk.transfer.rank, self.work)])
 
 
-class Outgoing:
+class OutgoingChunks:
     """What leaves a device: chunks are copied to host memory, and sent from there while the next
     ones are copied. For one thread at a time."""
 
@@ -43,7 +43,7 @@ class Outgoing:
         """`room_bytes`: of host memory; some chunks'."""
         self._room_bytes = room_bytes
         self._connections, self.copies = connections, copies
-        self._staging = Staging(copies.memory(room_bytes))
+        self._staging = ChunkRing(copies.memory(room_bytes))
         self._copied: deque[_StagedChunk] = deque()
         self._sent: deque[_StagedChunk] = deque()
 
@@ -96,14 +96,14 @@ class Outgoing:
         self._staging.give_back()
 
 
-class Incoming:
+class IncomingChunks:
     """What comes to a device: chunks arrive in host memory, and are copied from there while the
     next ones are on the wire. For one thread at a time."""
 
     def __init__(self, connections: Connections, copies: Copies, room_bytes: int) -> None:
         """`room_bytes`: of host memory; some chunks'."""
         self._connections, self.copies = connections, copies
-        self._staging = Staging(copies.memory(room_bytes))
+        self._staging = ChunkRing(copies.memory(room_bytes))
         self._awaited: deque[_StagedChunk] = deque()
         self._landing: deque[_StagedChunk] = deque()
 

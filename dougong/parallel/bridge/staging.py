@@ -15,7 +15,7 @@ Moment = torch.Event | None
 """When a device may begin something; None: at once."""
 
 
-class Staging:
+class ChunkRing:
     """A ring of host memory: what was taken first is given back first."""
 
     def __init__(self, memory: Tensor) -> None:
@@ -47,7 +47,7 @@ class Staging:
 
 
 def taken_bytes(num_bytes: int) -> int:
-    """What `Staging.take` takes for so many: the next tensor begins at a multiple of
+    """What `ChunkRing.take` takes for so many: the next tensor begins at a multiple of
     `ALIGNMENT`."""
     return -(-num_bytes // ALIGNMENT) * ALIGNMENT
 

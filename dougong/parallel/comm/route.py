@@ -78,6 +78,11 @@ class Route:
                 begun.bridged.append(end.begin(there, here, wait))
         return begun
 
+    def facts(self, peer: int) -> str:
+        """How messages travel to this peer, in the words of the bridge to it; empty without one."""
+        end = self.ends.get(peer)
+        return "" if end is None else end.facts()
+
     def _split(self, transfers: Sequence[Transfer]) -> _ByWay:
         """Nothing of what is empty."""
         ways = _ByWay()

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import TimeoutError as FutureTimeout
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import torch
 import torch.distributed as dist
@@ -19,46 +19,22 @@ from torch import Tensor
 from torch.distributed import Store  # type: ignore[attr-defined]
 
 from dougong.errors import PeerError
+from dougong.parallel.bridge.bridges import Bridges
 from dougong.parallel.comm.arrival import Arrival
-from dougong.parallel.comm.bridges import Bridges
 from dougong.parallel.comm.meeting import GroupMaker, leave_groups, meet, not_joined
 from dougong.parallel.comm.membership import Membership
-from dougong.parallel.comm.native import NativeGroup, NativeLibrary, NewWait
+from dougong.parallel.comm.native import NativeLibrary, NewWait
 from dougong.parallel.comm.pending import Pending
 from dougong.parallel.comm.route import Route, UnderWay, split_native
 from dougong.parallel.comm.threads import MessageThread
 from dougong.parallel.comm.traffic import SentTraffic, TrafficKind
 from dougong.parallel.comm.transfer import Transfer
 from dougong.parallel.comm.wait import PeerWait
+from dougong.parallel.comm.world_groups import WorldGroups
 from dougong.parallel.schedules.operation import Direction, MessageKind
 
 TAGS, TRANSFERS_PER_PEER = 1 << 16, 1 << 12
 _LENGTH_BYTES = 8
-
-
-@dataclass(frozen=True)
-class WorldGroups:
-    """The process groups of a generation; those that a worker has no use for are not there.
-
-    By gloo: `everybody` for gathers; `attention` for gradients and parameters; `snapshots` for
-    copies of the state; `island` for what stays in the island, of each kind of message between
-    attention and experts, and `far` for what leaves it; `more` of the last two and of `attention`
-    for what crosses a bridge. `native`: the island's library.
-    """
-
-    everybody: dist.ProcessGroup | None = None
-    attention: dist.ProcessGroup | None = None
-    snapshots: dist.ProcessGroup | None = None
-    island: Mapping[MessageKind, dist.ProcessGroup] = field(default_factory=dict)
-    far: Mapping[Direction, dist.ProcessGroup] = field(default_factory=dict)
-    native: NativeGroup | None = None
-    more: Mapping[Direction | None, tuple[dist.ProcessGroup, ...]] = field(default_factory=dict)
-
-    def connections(self, direction: Direction | None) -> tuple[dist.ProcessGroup, ...]:
-        """All by gloo for what crosses bridges in this direction; None: gradients and
-        parameters."""
-        first = self.attention if direction is None else self.far.get(direction)
-        return () if first is None else (first, *self.more.get(direction, ()))
 
 
 class World:
@@ -223,12 +199,6 @@ class World:
     def route_of(self, kind: MessageKind) -> Route:
         """How messages of one kind travel to other islands."""
         return self._far[kind]
-
-    def facts_of(self, kind: MessageKind, peer: int) -> str:
-        """How messages of one kind travel to this peer, in the words of the bridge to it; empty
-        where there is none."""
-        end = self._far[kind].ends.get(peer)
-        return "" if end is None else end.facts()
 
     def group_of_island(self, kind: MessageKind) -> dist.ProcessGroup:
         """gloo's group for messages of one kind that stay in the island."""

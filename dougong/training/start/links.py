@@ -91,7 +91,7 @@ class _Probe:
             return []
         islands = (self._one.island, self._other.island)
         names = (self._one.name, self._other.name)
-        facts = self._world.facts_of(_KIND, self._peer)
+        facts = self._world.route_of(_KIND).facts(self._peer)
         return [MeasuredLink(*names, islands, self._path.name, latency_s, bytes_per_s, facts)]
 
     def _message(self, num_bytes: int) -> Tensor:

@@ -7,13 +7,13 @@ from collections import deque
 
 import pytest
 import torch
-from dougong.parallel.bridge.staging import Staging, TorchDevice, taken_bytes
+from dougong.parallel.bridge.staging import ChunkRing, TorchDevice, taken_bytes
 
 ROOM = 8 * 512
 
 
 def test_what_was_taken_first_is_given_back_first() -> None:
-    staging = Staging(torch.zeros(ROOM, dtype=torch.uint8))
+    staging = ChunkRing(torch.zeros(ROOM, dtype=torch.uint8))
     first, second = staging.take(5 * 512), staging.take(2 * 512 + 1)
     assert first is not None and second is not None
     assert staging.take(1) is None, "all is taken"
@@ -32,7 +32,7 @@ def test_tensors_begin_where_a_devices_own_would(num_bytes: int, taken: int) -> 
 def test_no_byte_is_taken_twice() -> None:
     """Any order of sizes: each piece keeps what was written to it until it is given back."""
     chance = random.Random(3)
-    staging = Staging(torch.zeros(ROOM, dtype=torch.uint8))
+    staging = ChunkRing(torch.zeros(ROOM, dtype=torch.uint8))
     held: deque[tuple[torch.Tensor, int]] = deque()
     for number in range(3000):
         piece = staging.take(chance.randint(1, ROOM))

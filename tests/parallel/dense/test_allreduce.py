@@ -7,7 +7,8 @@ import pytest
 import torch
 import torch.distributed as dist
 from dougong.errors import PeerError
-from dougong.parallel.comm.world import World, WorldGroups
+from dougong.parallel.comm.world import World
+from dougong.parallel.comm.world_groups import WorldGroups
 from dougong.parallel.dense.allreduce import NativeReducer
 from dougong.parallel.dense.buckets import FlatTensors
 from tests.parallel.lost_peer import member_of_two, survive

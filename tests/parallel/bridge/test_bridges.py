@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from dougong.errors import DeviceError
-from dougong.parallel.comm.bridges import Bridges
+from dougong.parallel.bridge.bridges import Bridges
 from dougong.parallel.comm.membership import Membership
 from dougong.parallel.comm.threads import MessageThread
 from dougong.parallel.island_paths import IslandPath
