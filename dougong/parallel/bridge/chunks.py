@@ -17,8 +17,8 @@ class ChunkRule:
     or larger than `most_bytes`. `num_connections`: so many take chunks by turns.
 
     Why: n chunks on three legs alike take as long as n + 2 of them on one, so that 32 are nearly as
-    fast as the slowest leg; and each costs some tenths of a millisecond of a processor. Of a sweep
-    the defaults were the best (`benchmarks/bridge.py`).
+    fast as the slowest leg; and each costs some tenths of a millisecond of a processor. The sizes
+    lie between those that were tried (benchmarks/README.md).
     """
 
     parts: int = 32

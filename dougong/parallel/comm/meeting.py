@@ -22,7 +22,7 @@ from dougong.parallel.comm.wait import PeerWait
 from dougong.parallel.schedules.operation import Direction, MessageKind
 
 MORE_CONNECTIONS = 1
-"""Beside the one that there always is; see benchmarks/README.md."""
+"""Beside the one that there always is; that they help has yet to be measured."""
 
 
 class GroupMaker:
