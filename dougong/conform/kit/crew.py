@@ -164,6 +164,7 @@ class Crew:
     def end(self) -> None:
         """Leave no process."""
         for member in self._members:
+            member.has_failed()  # one that has closed its line is about to end by itself
             if member.process.poll() is None:
                 member.process.kill()
             member.process.wait()
