@@ -164,9 +164,7 @@ class Crew:
     def end(self) -> None:
         """Leave no process. One that has said all it had to say ends by itself."""
         for member in self._members:
-            if member.is_ended:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    member.process.wait(DEADLINES.kill_s)
+            member.has_failed()  # one that has closed its line is about to end by itself
             if member.process.poll() is None:
                 member.process.kill()
             member.process.wait()
