@@ -50,7 +50,8 @@ def island_paths(job: Job) -> tuple[IslandPath, ...]:
 def _shore(island: Island) -> Shore:
     accelerator = get_accelerator(island.accelerator)
     is_host = accelerator.backend == HOST_BACKEND
-    return Shore(island.name, island.accelerator, is_host, has_library=not is_host)
+    has_library = not is_host and not island.shares_device
+    return Shore(island.name, island.accelerator, is_host, has_library)
 
 
 def speed_of(island: Island) -> Speed:

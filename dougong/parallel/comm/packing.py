@@ -11,7 +11,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-ALIGNMENT = 512
+from dougong.ops.alignment import ALIGNMENT_BYTES
+
+ALIGNMENT = ALIGNMENT_BYTES
 """Bytes at whose multiples tensors begin in a buffer, as they do in a device's own allocator: the
 kernels that a library chooses follow from that."""
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dougong.ops.alignment import ALIGNMENT_BYTES
 from dougong.ops.experts.base import AddWeights, Block, ExpertOp, nothing_left
 from dougong.parallel.schedules.operation import CallKey
 
@@ -15,8 +16,8 @@ Expert = Mapping[int, Mapping[str, Tensor]]
 """Tensors by expert and parameter."""
 
 
-ALIGNMENT = 128
-"""Elements: every gradient begins at a multiple of 512 bytes, as one that was allocated alone."""
+ALIGNMENT = ALIGNMENT_BYTES // 4
+"""Float32 numbers at whose multiples gradients begin."""
 
 
 class ExpertShard:

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from dougong.deadlines import Deadlines
 from dougong.errors import PeerError
 from dougong.parallel.bridge.chunks import ChunkRule
 from dougong.parallel.bridge.host_end import NUM_ROOMS
@@ -30,6 +31,7 @@ from tests.stores import store_at
 ROOT = Path(__file__).resolve().parents[3]
 MODULE = "tests.parallel.bridge.islands"
 LIMIT_S = 300
+MESSAGE_S = 60.0
 PERIOD = 251  # chunks begin at other places of it
 DIES_AFTER_S = 0.02
 LEAST, MOST = ChunkRule().least_bytes, ChunkRule().most_bytes
@@ -150,7 +152,8 @@ def main(scenario: str, rank: int, port: int, kinds: Sequence[str]) -> None:
     ranks = tuple(range(len(kinds)))
     names = tuple(f"{name}/0" for name, _, _ in islands)
     device = open_device(kinds[rank])
-    member = Membership(rank, len(kinds), 1, islands[rank][0], tuple(islands), device, ranks, names)
+    limits = Deadlines(message_s=MESSAGE_S)
+    member = Membership(rank, len(kinds), 1, islands[rank][0], tuple(islands), device, ranks, names, limits)
     world = World.join(member, store_at(port))
     found = SCENARIOS[scenario](world)
     print(json.dumps(found), flush=True)
