@@ -1,19 +1,26 @@
 """What the exchanges of an experts call cost in processor time of our own, by the number of workers of an island.
 
-    python benchmarks/exchange.py [--workers 8 64] [--tokens N] [--rounds N]
+    python benchmarks/exchange.py [--workers 8 64] [--tokens N] [--rounds N] [--far]
 
 One worker of both roles, whose library is a stand-in: its all-to-all copies at once, so that what is left is our own
 work (planning what crosses, the count table, the parts, the threads), with the bytes of a step the same for any number
 of workers. Every other worker is thought to send what this one sends. Whole calls are measured, forward and backward:
 four exchanges. Rounds of all sizes alternate.
+
+`--far`: two real workers, each an island of its own, so that each share is a message of its own by gloo; what such a
+message costs both ends, over a call in which nothing is sent.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import time
+from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 import torch.distributed as dist
@@ -28,6 +35,7 @@ from dougong.parallel.exchange.exchange import Exchange
 from dougong.parallel.plan import Inventory, Plan, Seat, TensorSpec, make_plan
 from dougong.parallel.schedules.operation import MessageKind
 from dougong.parallel.segments.flight import ExpertsCall
+from tests.processes import run_workers
 
 CPU = torch.device("cpu")
 EXPERTS, CHOICES, HIDDEN = 64, 4, 32
@@ -62,14 +70,11 @@ def plan_of(num_workers: int) -> Plan:
 class Bench:
     """One worker among so many."""
 
-    def __init__(self, num_workers: int, num_tokens: int) -> None:
-        ranks = tuple(range(num_workers))
-        member = Membership(0, num_workers, 1, "east", (("east", "gloo", ranks),), CPU, ranks)
-        groups = {kind: StandIn(0, num_workers) for kind in MessageKind}
-        self.world = World(member, WorldGroups(island=groups))
-        self.exchange = Exchange(self.world)
+    def __init__(self, world: World, num_tokens: int) -> None:
+        self.world, self.exchange = world, Exchange(world)
         spec = DispatchSpec(HIDDEN, torch.float32, CPU)
-        self.dispatcher = Dispatcher(0, plan_of(num_workers), spec, False)
+        self.dispatcher = Dispatcher(world.rank, plan_of(world.size), spec, False)
+        self.lane = world.rank
         # As many rows for each expert as for any other.
         index = torch.arange(num_tokens * CHOICES).view(num_tokens, CHOICES) % EXPERTS
         hidden = torch.zeros(num_tokens, HIDDEN)
@@ -81,7 +86,7 @@ class Bench:
         dispatcher, exchange = self.dispatcher, self.exchange
         order = [(kind, KEY) for kind in MessageKind]
         exchange.expect(dispatcher.expected(order))
-        handle = dispatcher.begin_call(KEY, {0: self.call})
+        handle = dispatcher.begin_call(KEY, {self.lane: self.call})
         for kind in (MessageKind.OUTPUTS, MessageKind.ROW_GRADIENTS):
             exchange.make_room(kind, KEY, dispatcher.returned(kind, handle))
         exchange.send(MessageKind.ROWS, KEY, dispatcher.rows(handle))
@@ -99,14 +104,45 @@ class Bench:
         return time.process_time() - begun
 
 
+def alone_among(num_workers: int) -> World:
+    """The first of so many workers of an island, whose library is the stand-in."""
+    ranks = tuple(range(num_workers))
+    member = Membership(0, num_workers, 1, "east", (("east", "gloo", ranks),), CPU, ranks)
+    return World(member, WorldGroups(island={kind: StandIn(0, num_workers) for kind in MessageKind}))
+
+
+def calls_of(world: World, plan: Plan, num_tokens: int, rounds: int) -> tuple[list[float], int]:
+    """Processor time of calls in this world, and how many messages each of them sends."""
+    bench = Bench(world, num_tokens)
+    for _ in range(10):
+        bench.run()
+    before = int(world.sent.num_messages.sum())
+    times = [bench.run() for _ in range(rounds)]
+    return times, (int(world.sent.num_messages.sum()) - before) // rounds
+
+
+def tell_far(num_tokens: int, rounds: int) -> None:
+    apart = (("east", (0,)), ("west", (1,)))
+    (times, num_messages), _ = run_workers(calls_of, plan_of(2), num_tokens, rounds, islands=apart)
+    nothing_sent, _ = calls_of(World.alone(), plan_of(1), num_tokens, rounds)
+    more = [1000 * (seconds - statistics.median(nothing_sent)) / num_messages for seconds in times]
+    low, median, high = statistics.quantiles(more, n=4)
+    spread = f"{median:.3f} ms ({low:.3f} to {high:.3f})"
+    print(f"{num_messages} messages a call each way; {spread} for one sent and one received")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, nargs="+", default=[8, 16, 32, 64])
     parser.add_argument("--tokens", type=int, default=512, help="of this worker's micro-batch")
     parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--far", action="store_true", help="a message to another island")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    benches = {number: Bench(number, options.tokens) for number in options.workers}
+    if options.far:
+        tell_far(options.tokens, options.rounds)
+        return
+    benches = {number: Bench(alone_among(number), options.tokens) for number in options.workers}
     times: dict[int, list[float]] = {number: [] for number in benches}
     for number in range(options.rounds + 10):
         for workers, bench in benches.items():
