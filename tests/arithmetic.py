@@ -25,7 +25,8 @@ MOVING = {
     "P2POp", "isend", "irecv", "send", "recv", "batch_isend_irecv", "all_to_all", "all_to_all_single", "all_gather",
     "all_gather_into_tensor", "all_gather_single", "all_gather_object", "broadcast", "gather", "scatter", "barrier",
     "init_process_group", "destroy_process_group", "new_group", "group", "ProcessGroup", "is_initialized", "Work",
-    "get_rank", "get_world_size", "TCPStore", "PrefixStore", "Store", "ProcessGroupGloo", "DistError", "DistStoreError",
+    "get_rank", "get_group_rank", "get_global_rank", "get_world_size",
+    "TCPStore", "PrefixStore", "Store", "ProcessGroupGloo", "DistError", "DistStoreError",
     "Backend",
 }  # fmt: skip
 UNKEYED = {"rand", "randint", "randperm", "rand_like", "randint_like", "bernoulli", "multinomial"}

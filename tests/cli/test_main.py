@@ -15,7 +15,7 @@ from tests.launcher.jobs import ROOT
 
 COMMANDS = {
     "check", "schema", "run", "resume", "start", "status", "logs", "stop", "plan", "verify", "diff", "export", "report",
-    "fingerprint", "prove", "drill", "calibrate",
+    "fingerprint", "conform", "prove", "drill", "calibrate", "import-deepspeed",
 }  # fmt: skip
 
 
@@ -46,7 +46,7 @@ def test_every_command_explains_itself_with_an_example(command: str, capsys: pyt
 def test_the_front_says_of_a_command_what_its_help_begins_with(command: main.Command) -> None:
     loaded = main.load_command(command.name)
     assert loaded.help.partition("\n\n")[0] == command.summary
-    assert loaded.callback.__name__ == command.name
+    assert loaded.callback.__name__ == command.name.replace("-", "_")
 
 
 def test_the_front_s_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,6 +32,10 @@ NewWait = Callable[[], PeerWait]
 """Begins a wait for the peers of an operation, which an error then names."""
 
 
+Collective = Callable[[Tensor, dist.ProcessGroup], dist.Work]
+"""Begins an operation of a library on a tensor, of all workers of a group together."""
+
+
 @dataclass(frozen=True)
 class NativeGroup:
     """The library's group of an island. `has_all_to_all`: its collective of that name works."""
@@ -70,9 +74,9 @@ class NativeLibrary:
         handed_over = mark(self._device)
         return self._thread.submit(self._transfer, sends, receives, handed_over, new_wait)
 
-    def all_reduce(self, values: Tensor, new_wait: NewWait) -> Future[Mark]:
-        """As `transfer`: the sum over the group, in place, in the library's own order."""
-        return self._thread.submit(self._all_reduce, values, mark(self._device), new_wait)
+    def collective(self, begin: Collective, values: Tensor, new_wait: NewWait) -> Future[Mark]:
+        """As `transfer`: an operation of all the group's workers on `values`, in place."""
+        return self._thread.submit(self._collective, begin, values, mark(self._device), new_wait)
 
     def _exchange(self, landing: Future[Landing], new_wait: NewWait) -> Mark:
         # No time limit: the worker's own computation, or a thread that has one.
@@ -115,11 +119,11 @@ class NativeLibrary:
             target.copy_(landed)
         return mark(self._device)
 
-    def _all_reduce(self, values: Tensor, handed_over: Mark, new_wait: NewWait) -> Mark:
+    def _collective(
+        self, begin: Collective, values: Tensor, handed_over: Mark, new_wait: NewWait
+    ) -> Mark:
         wait_for(handed_over, self._device)
         use_here([values])
         with new_wait() as wait:
-            work = dist.all_reduce(values, group=self.group, async_op=True)
-            assert work is not None
-            wait.on_this_stream([work])
+            wait.on_this_stream([begin(values, self.group)])
         return mark(self._device)

@@ -23,7 +23,7 @@ from dougong.parallel.bridge.bridges import Bridges
 from dougong.parallel.comm.arrival import Arrival
 from dougong.parallel.comm.meeting import GroupMaker, leave_groups, meet, not_joined
 from dougong.parallel.comm.membership import Membership
-from dougong.parallel.comm.native import NativeLibrary, NewWait
+from dougong.parallel.comm.native import Collective, NativeLibrary, NewWait
 from dougong.parallel.comm.pending import Pending
 from dougong.parallel.comm.route import Route, UnderWay, split_native
 from dougong.parallel.comm.threads import MessageThread
@@ -243,9 +243,10 @@ class World:
         for transfer in sends:
             self.sent.add(kind, transfer.rank, transfer.num_bytes)
 
-    def all_reduce_attention(self, values: Tensor, what: str) -> Pending:
-        """Begin the sum over the attention workers, in place, in the library's own order.
-        Collective over them; `values` are whole until `wait` has returned."""
+    def collective_of_attention(self, begin: Collective, values: Tensor, what: str) -> Pending:
+        """Begin a library's operation on `values`, in place, of all attention workers together:
+        native where all of them are in one island, else by gloo, from host memory. The values are
+        neither read nor changed until `wait` has returned."""
         attention = self.member.attention
         self.sent.add_ring(TrafficKind.SUMS, attention, self.rank, values.nbytes)
 
@@ -254,12 +255,12 @@ class World:
 
         under_way, native, host = UnderWay(), None, None
         if self.native is not None and self.member.native_peers == set(attention):
-            native = self.native.all_reduce(values, new_wait)
+            native = self.native.collective(begin, values, new_wait)
         else:
-            landing = values.cpu()
+            landing, group = values.cpu(), self._groups.attention
+            assert group is not None, "a worker alone has nobody to add to"
             with new_wait():
-                work = dist.all_reduce(landing, group=self._groups.attention, async_op=True)
-            assert work is not None
+                work = begin(landing, group)
             if landing is not values:
                 under_way.landings.append((landing, values))
             host = self._waiter.submit(_wait_for_collective, work, new_wait)

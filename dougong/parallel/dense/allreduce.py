@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from dougong.parallel.comm.pending import Pending
@@ -47,7 +48,8 @@ class NativeReducer:
 
     def _begin(self, number: int) -> None:
         what = f"gradients of bucket {number}"
-        self._begun.append(self._world.all_reduce_attention(self._buffers[number], what))
+        buffer = self._buffers[number]
+        self._begun.append(self._world.collective_of_attention(_all_reduce, buffer, what))
 
     def finish(self) -> dict[str, Tensor]:
         assert len(self._complete) == len(self._buckets), "a bucket's gradients are not complete"
@@ -56,3 +58,9 @@ class NativeReducer:
         self._complete.clear()
         self._begun.clear()
         return {name: self._sums[name] for name in self._owned}
+
+
+def _all_reduce(values: Tensor, group: dist.ProcessGroup) -> dist.Work:
+    work: dist.Work | None = dist.all_reduce(values, group=group, async_op=True)
+    assert work is not None
+    return work

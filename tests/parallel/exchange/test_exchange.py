@@ -153,9 +153,9 @@ def wait_in_vain(world: World, plan: Plan, done: Any) -> str | None:
 
 
 def test_a_peer_that_never_sends_is_among_those_named_with_the_place_and_the_key() -> None:
-    said = run_workers(wait_in_vain, plan_of("BBB"), CONTEXT.Event(), deadlines=Deadlines(message_s=2.0))[0]
+    said = run_workers(wait_in_vain, plan_of("BBB"), CONTEXT.Event(), deadlines=Deadlines(message_s=6.0))[0]
     assert said == (
-        "worker 0 (east/0) waited 2 s (fault.deadlines.message_s) for workers 1 (east/1), 2 (east/2): expert outputs "
+        "worker 0 (east/0) waited 6 s (fault.deadlines.message_s) for workers 1 (east/1), 2 (east/2): expert outputs "
         "of site 1 (model.layers.1.mlp.experts), micro-batch 3, step 7"
     )
 
