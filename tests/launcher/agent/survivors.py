@@ -43,15 +43,19 @@ from dougong.job.schema import Job
 from dougong.launcher.controller.config import TRAINING
 from dougong.launcher.controller.inbound.meeting_store import MeetingStore
 from dougong.models.inventory import inspect_model
+from dougong.parallel.comm.message import PartRoom, SplitTensor
+from dougong.parallel.comm.peers import Sides
 from dougong.parallel.comm.traffic import TrafficKind
 from dougong.parallel.comm.transfer import Transfer
 from dougong.parallel.exchange.exchange import Exchange
-from dougong.parallel.exchange.expected import Expected
+from dougong.parallel.exchange.expected import Expected, Outgoing
 from dougong.parallel.plan import Plan
 from dougong.parallel.schedules.operation import MessageKind
 from dougong.training.session import joined
 from tests.launcher.agent.test_agent import Played
 
+UNDER_WAY = (MessageKind.ROWS, MessageKind.OUTPUTS)
+"""The second is one that nobody hands over."""
 PATIENT = dataclasses.replace(DEADLINES, controller_silence_s=600.0)
 
 
@@ -186,7 +190,9 @@ def fail_with_messages_under_way(context: WorkerContext) -> None:
         others = tuple(rank for rank in range(world.size) if rank != world.rank)
         if world.rank != 0:
             world.barrier()
-        exchange.expect(MessageKind.ROWS, [Expected((0, 0), (), others)])
-        exchange.expect(MessageKind.OUTPUTS, [Expected((0, 0), others, others)])
+        everybody, sizes = tuple(range(world.size)), [3] * world.size
+        exchange.expect([Expected(kind, (0, 0), Sides(everybody, everybody), 1) for kind in UNDER_WAY])
+        exchange.make_room(MessageKind.ROWS, (0, 0), [PartRoom(sizes, (), torch.float32)])
+        exchange.send(MessageKind.ROWS, (0, 0), Outgoing([SplitTensor(torch.zeros(sum(sizes)), sizes)]))
         world.transfer(TrafficKind.SUMS, [], [Transfer(rank, torch.zeros(9)) for rank in others], "what never comes")
         raise ZeroDivisionError("of its own")
