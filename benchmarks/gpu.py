@@ -192,6 +192,20 @@ def known_before(file: Path, rows: Sequence[Row]) -> dict[str, Outcome]:
     return found
 
 
+def refuse_unknown(parser: argparse.ArgumentParser, device: str) -> None:
+    """End with exit status 2 for an accelerator that is none."""
+    sys.path.insert(0, str(ROOT))
+    try:
+        from dougong.accelerators.registry import get_accelerator
+        from dougong.errors import DeviceError
+    except ImportError:
+        return  # what is missing is told row by row
+    try:
+        get_accelerator(device)
+    except DeviceError as error:
+        parser.error(f"--accelerator: {error}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--half", type=int, choices=(1, 2))
@@ -201,6 +215,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     device = options.accelerator
+    refuse_unknown(parser, device)
+    if options.wheels is not None and not options.wheels.is_dir():
+        parser.error(f"--wheels {options.wheels}: no such folder")
     with tempfile.TemporaryDirectory(prefix="dougong-wheels-") as folder:
         path = [str(ROOT), *unpacked(options.wheels, Path(folder))]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
@@ -208,7 +225,11 @@ def main() -> None:
         for row in ROWS:
             if (options.half or row.half) != row.half or row.name not in (options.only or (row.name,)):
                 continue
-            found = outcomes[row.name] = run_row(row, device, environment)
+            found = run_row(row, device, environment)
+            before = outcomes.get(row.name)
+            # What has been seen on a device is not lost where there is none.
+            if found.state != "not run" or before is None or before.state == "not run":
+                outcomes[row.name] = found
             print(f"{row.name}: {found.state}, {found.seconds:.1f} s: {found.words}", flush=True)
             # At once: a lent machine may be taken back at any time.
             in_order = [outcomes[one.name] for one in ROWS if one.name in outcomes]

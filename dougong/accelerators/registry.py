@@ -55,7 +55,12 @@ def get_accelerator(name: str) -> Accelerator:
     problem = "not known"
     if points:
         problem = f"offered by {_packages(points)}; uninstall all but one"
-    raise DeviceError(f"accelerator {name}: {problem}; known are {', '.join(accelerator_names())}")
+    meant = meant_by(name)
+    guess = f" (did you mean {meant}?)" if meant and not points else ""
+    raise DeviceError(
+        f"accelerator {name or 'without a name'}: {problem}{guess}; known are "
+        f"{', '.join(accelerator_names())}, and what packages offer"
+    )
 
 
 def check_claims(name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
@@ -48,6 +49,7 @@ def conform(
     Example: dougong conform --accelerator cpu --model qwen3_moe
     """
     folder = out or Path("conformance") / accelerator
+    _refuse_no_folder(folder)
     console = Console(highlight=False)
     with console.status("") as line:
 
@@ -63,6 +65,15 @@ def conform(
     console.print(f"{verdict(found)}\n{page}\n{folder / FILE}", markup=False, soft_wrap=True)
     if not found.is_sound:
         raise typer.Exit(1)
+
+
+def _refuse_no_folder(folder: Path) -> None:
+    """Before anything is checked, which takes minutes, for a report that could not be kept."""
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        why = "is not a folder" if not there.is_dir() else "cannot be written"
+        typer.echo(f"--out {folder}: {there} {why}; name another place for the report", err=True)
+        raise typer.Exit(2)
 
 
 def _examined(trial: Examination, tell: Callable[[Told], None]) -> Conformance:
@@ -105,7 +116,10 @@ def remarkable(found: Conformance) -> Iterator[str]:
 def verdict(found: Conformance) -> str:
     """The last word."""
     if found.is_sound:
-        return f"{found.accelerator}: sound, by {plural(len(found.outcomes), 'check')}"
+        num_sound = sum(row.sound for row in groups_of(found))
+        left = len(found.outcomes) - num_sound
+        not_run = f"; {left} not run" if left else ""
+        return f"{found.accelerator}: sound, by {plural(num_sound, 'check')}{not_run}"
     return (
         f"{found.accelerator}: unsound; begin with "
         f"{', '.join(dict.fromkeys(outcome.judges for outcome in found.culprits))}"

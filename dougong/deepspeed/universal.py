@@ -255,4 +255,8 @@ def _load(file: Path) -> Any:
             "code; load it once where you trust it, and save what is needed as plain values"
         ) from error
     except (OSError, RuntimeError, EOFError, ValueError) as error:
-        raise CheckpointError(f"{file}: cannot be read: {error}") from error
+        first = str(error).partition(". ")[0] or type(error).__name__
+        raise CheckpointError(
+            f"{file}: is no file of torch, or a damaged one; convert the checkpoint again with "
+            f"ds_to_universal, or take an older one (torch says: {first})"
+        ) from error

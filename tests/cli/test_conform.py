@@ -29,14 +29,14 @@ def test_words_of_an_unsound_device() -> None:
     assert "composed of other operators: norm" in texts
     assert "a wait: no streams here" in texts
     assert verdict(found()) == "simq: unsound; begin with aten::mm, model"
-    assert verdict(found(is_sound=True)) == "simq: sound, by 5 checks"
+    assert verdict(found(is_sound=True)) == "simq: sound, by 4 checks; 1 not run"
     assert group_table(found()).row_count == 4
 
 
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (("--accelerator", "gpu"), "accelerator gpu: not known; known are cpu"),
+        (("--accelerator", "gpu"), "accelerator gpu: not known (did you mean cuda?); known are cpu"),
         (("--accelerator", "cpu", "--model", "qwen3_mo"), "--model qwen3_mo: neither a folder nor a family"),
     ],
 )
@@ -45,6 +45,14 @@ def test_bad_input_is_one_sentence_and_status_2(tmp_path: Path, words: tuple[str
     assert (done.returncode, done.stdout.strip()) == (2, "")
     assert done.stderr.startswith(told) and len(done.stderr.splitlines()) == 1
     assert not list(tmp_path.iterdir()), "nothing is written"
+
+
+def test_a_report_that_could_not_be_kept_is_refused_before_anything_is_checked(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file")
+    for out in ("taken", "taken/below"):
+        done = conform(tmp_path, "--accelerator", "cpu", "--out", out)
+        assert (done.returncode, done.stdout.strip()) == (2, "")
+        assert done.stderr.startswith(f"--out {out}: ") and "taken is not a folder; name another" in done.stderr
 
 
 @pytest.mark.slow

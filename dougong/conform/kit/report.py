@@ -8,13 +8,15 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from dougong.accelerators.base import Accelerator
 from dougong.accelerators.registry import get_accelerator
 from dougong.conform.kit.crew import Examination, Told, run_part
 from dougong.conform.kit.lines import PARTS
 from dougong.conform.kit.page import render
 from dougong.conform.record import FILE, CheckOutcome, Conformance, with_causes
 from dougong.conform.steps.tiny import job_of
-from dougong.errors import RecordError
+from dougong.control.environment import arithmetic_variables, refused_variables
+from dougong.errors import DeviceError, RecordError
 from dougong.records.files import replace_file
 from dougong.records.machine import describe_machine
 
@@ -27,6 +29,12 @@ def examine(trial: Examination, tell: Callable[[Told], None]) -> Conformance:
     Raises DeviceError where the device does not open, ModelError for a model that is none.
     """
     accelerator = get_accelerator(trial.accelerator)
+    found = [f"{one.variable}={one.value}" for one in refused_variables(accelerator.refused)]
+    if found:
+        raise DeviceError(
+            f"accelerator {trial.accelerator}: {', '.join(found)} is set, with which a run is "
+            "refused; unset it in this shell, so that what is checked is what a run computes with"
+        )
     if trial.model:
         job_of(trial.model)  # what cannot be tried is refused before anything is
     outcomes: list[CheckOutcome] = []
@@ -37,12 +45,18 @@ def examine(trial: Examination, tell: Callable[[Told], None]) -> Conformance:
                 outcomes.append(told)
     return Conformance(
         accelerator=trial.accelerator,
-        device=accelerator.describe(),
+        device=accelerator.describe() | _variables(accelerator),
         machine=describe_machine(),
         wall=datetime.now(timezone.utc).isoformat(),
         outcomes=with_causes(tuple(outcomes)),
         model=trial.model,
     )
+
+
+def _variables(accelerator: Accelerator) -> dict[str, str]:
+    """What the environment says of arithmetic, for the report."""
+    found = arithmetic_variables(accelerator.arithmetic_variables)
+    return {f"${name}": value for name, value in sorted(found.items())}
 
 
 def keep(found: Conformance, folder: Path) -> Path:

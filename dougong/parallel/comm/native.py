@@ -26,11 +26,7 @@ from dougong.parallel.comm.route import by_peer
 from dougong.parallel.comm.streams import Mark, mark, use_here, wait_for
 from dougong.parallel.comm.threads import MessageThread
 from dougong.parallel.comm.transfer import Transfer
-from dougong.parallel.comm.wait import PeerWait
-
-NewWait = Callable[[], PeerWait]
-"""Begins a wait for the peers of an operation, which an error then names."""
-
+from dougong.parallel.comm.wait import NewWait
 
 Collective = Callable[[Tensor, dist.ProcessGroup], dist.Work]
 """Begins an operation of a library on a tensor, of all workers of a group together."""

@@ -8,14 +8,17 @@ memory at both ends and goes by gloo, which reaches every worker.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from dougong.parallel.bridge.base import BridgeEnd, BridgeWork
+from dougong.parallel.comm.streams import Mark, wait_for
 from dougong.parallel.comm.transfer import Transfer
-from dougong.parallel.comm.wait import PeerWait, RankedWork
+from dougong.parallel.comm.wait import NewWait, PeerWait, RankedWork
 
 
 @dataclass
@@ -134,3 +137,39 @@ def by_peer(transfers: Sequence[Transfer]) -> dict[int, list[Tensor]]:
     for transfer in sorted(transfers, key=lambda one: one.tag):
         found.setdefault(transfer.rank, []).append(transfer.tensor)
     return found
+
+
+@dataclass(frozen=True)
+class Pending:
+    """Transfers between attention workers that have begun. The tensors may neither be read nor
+    changed before `wait` has returned."""
+
+    _under_way: UnderWay
+    _host: Future[None] | None
+    _native: Future[Mark] | None
+    _device: torch.device
+    _new_wait: NewWait
+
+    def is_done(self) -> bool:
+        """Whether `wait` would return at once, and a device with it. Raises PeerError when a peer
+        is lost."""
+        if self._host is not None and not self._host.done():
+            return False
+        if self._native is None:
+            return True
+        if not self._native.done():
+            return False
+        with self._new_wait():
+            marked = self._native.result()
+            return marked is None or marked.query()
+
+    def wait(self) -> None:
+        """Until all that goes through host memory has been sent and received; what this thread
+        gives the device from now on comes after the rest. Raises PeerError when a peer is lost or
+        does not come."""
+        with self._new_wait() as wait:
+            if self._native is not None:
+                wait_for(wait.for_future(self._native), self._device)
+            if self._host is not None:
+                wait.for_future(self._host)
+        self._under_way.land()

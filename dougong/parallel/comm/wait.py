@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from datetime import timedelta
@@ -131,3 +131,7 @@ class PeerWait:
     @property
     def _me(self) -> str:
         return self._member.in_words([self._member.rank])
+
+
+NewWait = Callable[[], PeerWait]
+"""Begins a wait for the peers of an operation, which an error then names."""

@@ -23,13 +23,12 @@ from dougong.parallel.bridge.bridges import Bridges
 from dougong.parallel.comm.arrival import Arrival
 from dougong.parallel.comm.meeting import GroupMaker, leave_groups, meet, not_joined
 from dougong.parallel.comm.membership import Membership
-from dougong.parallel.comm.native import Collective, NativeLibrary, NewWait
-from dougong.parallel.comm.pending import Pending
-from dougong.parallel.comm.route import Route, UnderWay, split_native
+from dougong.parallel.comm.native import Collective, NativeLibrary
+from dougong.parallel.comm.route import Pending, Route, UnderWay, split_native
 from dougong.parallel.comm.threads import MessageThread
 from dougong.parallel.comm.traffic import SentTraffic, TrafficKind
 from dougong.parallel.comm.transfer import Transfer
-from dougong.parallel.comm.wait import PeerWait
+from dougong.parallel.comm.wait import NewWait, PeerWait
 from dougong.parallel.comm.world_groups import WorldGroups
 from dougong.parallel.schedules.operation import Direction, MessageKind
 

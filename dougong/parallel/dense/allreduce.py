@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dougong.parallel.comm.pending import Pending
+from dougong.parallel.comm.route import Pending
 from dougong.parallel.comm.world import World
 from dougong.parallel.dense.buckets import FlatTensors, views_of
 from dougong.parallel.plan import Plan

@@ -16,7 +16,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from dougong.parallel.comm.pending import Pending
+from dougong.parallel.comm.route import Pending
 from dougong.parallel.comm.traffic import TrafficKind
 from dougong.parallel.comm.transfer import Transfer
 from dougong.parallel.comm.world import World
