@@ -14,6 +14,7 @@
 #include <map>
 #include <mutex>
 #include <sstream>
+#include <vector>
 
 namespace simdev {
 
@@ -53,6 +54,23 @@ struct Queue {
 
 using Key = std::pair<c10::DeviceIndex, c10::StreamId>;
 std::recursive_mutex queues_turn;
+thread_local int depth = 0;
+thread_local std::vector<Work> done_work;
+
+// What has been done is let go of when the turn is over: a tensor that Python has forgotten takes the interpreter's lock
+// with it, and whoever holds that may be waiting for the turn.
+struct Turn {
+  Turn() {
+    queues_turn.lock();
+    depth++;
+  }
+  ~Turn() {
+    std::vector<Work> over;
+    if (--depth == 0) over.swap(done_work);
+    queues_turn.unlock();
+  }
+};
+
 std::map<Key, Queue> queues;
 std::atomic<c10::StreamId> last_stream{0};
 
@@ -71,6 +89,7 @@ void do_until(std::deque<Item>& items, int64_t upto) {
     auto work = std::move(items.front().work);
     items.pop_front();
     work();
+    done_work.push_back(std::move(work));
   }
 }
 
@@ -116,42 +135,42 @@ c10::Stream current_stream(c10::DeviceIndex index) {
 }
 
 void enqueue(const c10::Stream& stream, Work work) {
-  std::lock_guard<std::recursive_mutex> mine(queues_turn);
+  const Turn mine;
   auto& queue = queues[key_of(stream)];
   queue.work.push_back({++queue.given, std::move(work)});
 }
 
 void land_on_host(const c10::Stream& stream, Work work) {
-  std::lock_guard<std::recursive_mutex> mine(queues_turn);
+  const Turn mine;
   auto& queue = queues[key_of(stream)];
   queue.landings.push_back({queue.given, std::move(work)});
 }
 
 void run(const c10::Stream& stream) {
-  std::lock_guard<std::recursive_mutex> mine(queues_turn);
+  const Turn mine;
   auto& queue = queues[key_of(stream)];
   run_until(queue, queue.given);
 }
 
 void synchronise(const c10::Stream& stream) {
-  std::lock_guard<std::recursive_mutex> mine(queues_turn);
+  const Turn mine;
   auto& queue = queues[key_of(stream)];
   land_until(queue, queue.given);
 }
 
 void synchronise_device(c10::DeviceIndex index) {
-  std::lock_guard<std::recursive_mutex> mine(queues_turn);
+  const Turn mine;
   for (auto& [key, queue] : queues)
     if (key.first == index) land_until(queue, queue.given);
 }
 
 int64_t enqueued(const c10::Stream& stream) {
-  std::lock_guard<std::recursive_mutex> mine(queues_turn);
+  const Turn mine;
   return queues[key_of(stream)].given;
 }
 
 bool is_done(const c10::Stream& stream, int64_t upto) {
-  std::lock_guard<std::recursive_mutex> mine(queues_turn);
+  const Turn mine;
   return queues[key_of(stream)].done >= upto;
 }
 
@@ -206,7 +225,7 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
     if (event == nullptr || has_defect("event.always_done")) return true;
     // Nothing goes on by itself here, so that each look does what a moment would have done.
     const auto moment = *static_cast<Event*>(event);
-    std::lock_guard<std::recursive_mutex> mine(queues_turn);
+    const Turn mine;
     auto& queue = queues[key_of(moment.stream)];
     const bool was_done = queue.done >= moment.upto;
     land_until(queue, moment.upto);
@@ -216,7 +235,7 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
     note_host_wait("event");
     if (event == nullptr || has_defect("event.synchronise_ignored")) return;
     const auto moment = *static_cast<Event*>(event);
-    std::lock_guard<std::recursive_mutex> mine(queues_turn);
+    const Turn mine;
     land_until(queues[key_of(moment.stream)], moment.upto);
   }
   double elapsedTime(void* from, void* to, const c10::DeviceIndex) const override {
@@ -227,7 +246,7 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
 
   c10::DeviceIndex deviceCount() const noexcept override { return static_cast<c10::DeviceIndex>(settings().num_devices); }
   bool queryStream(const c10::Stream& stream) const override {
-    std::lock_guard<std::recursive_mutex> mine(queues_turn);
+    const Turn mine;
     auto& queue = queues[key_of(stream)];
     const bool was_done = queue.done >= queue.given;
     land_until(queue, queue.given);
