@@ -24,8 +24,8 @@ def test_dense_tensors_of_several_dtypes_cross_at_a_time(other: str) -> None:
 @pytest.mark.parametrize("other", ["simb", "cpu"])
 def test_a_worker_that_dies_in_the_middle_of_a_message_is_told(other: str) -> None:
     told, _ = run_islands("dies", ["sima", other])
-    # gloo may never tell who begins to send in the very moment in which the connection breaks (`parallel/comm/threads.py`): seen
-    # once in a dozen. Then the wait's own limit ends it.
+    # gloo may never tell who begins to send in the very moment in which the connection breaks: seen once in a dozen
+    # (`parallel/comm/threads.py`). Then the wait's own limit ends it.
     lost, waited = (
         f"lost worker 1 ({other}-1/0): a crossing",
         f"waited 60 s (fault.deadlines.message_s) for worker 1 ({other}",
