@@ -3,8 +3,10 @@
 import os
 import shutil
 import sys
+from collections.abc import Iterator
 
 import pytest
+from dougong.accelerators.base import switch_on_determinism
 from dougong.accelerators.cpu import Cpu
 from dougong.accelerators.cuda import Cuda
 from dougong.testing.requirements import what_is_missing
@@ -34,3 +36,14 @@ def deselect(config: pytest.Config, items: list[pytest.Item], mark: str) -> None
     if away:
         config.hook.pytest_deselected(items=away)
         items[:] = [item for item in items if not item.get_closest_marker(mark)]
+
+
+@pytest.fixture
+def strict() -> Iterator[None]:
+    """torch as a worker has it: an operator without a deterministic form raises."""
+    import torch
+
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    switch_on_determinism()
+    yield
+    torch.use_deterministic_algorithms(before[0], warn_only=before[1])

@@ -4,22 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import pytest
 import torch
-from dougong.accelerators.base import switch_on_determinism
 from dougong.accelerators.determinism import EXEMPTIONS, exempt_form, refuse_unordered, refused_operator
 from dougong.errors import ModelError
 from tests.families import FAMILIES
-
-
-@pytest.fixture
-def strict() -> Iterator[None]:
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    switch_on_determinism()
-    yield
-    torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
 def refusal() -> RuntimeError:

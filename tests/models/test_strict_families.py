@@ -2,22 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
-from dougong.accelerators.base import switch_on_determinism
 from tests.families import FAMILIES, tiny_config
 
 QUICK = ("qwen3_next",)
-
-
-@pytest.fixture
-def strict() -> Iterator[None]:
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    switch_on_determinism()
-    yield
-    torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,6 @@ SIMDEV_VENDOR=sima SIMDEV_MINDS_LAYOUT=1 python -m tests.ops.device_checks
 
 from __future__ import annotations
 
-import json
-import traceback
-
 import torch
 from dougong.models.sites import expert_op
 from dougong.ops.alignment import aligned, is_aligned, product_into
@@ -17,6 +14,7 @@ from dougong.ops.experts.reference import ByBlock, SwiGLUExpert, TiledSwiGLU
 from dougong.ops.permute import products_of_rows, sum_of_rows
 from tests.ops.experts.test_reference import random_tensors, site_of
 from tests.simdev import plugin
+from tests.simdev.together import tell
 from torch import Tensor
 
 DEVICE = torch.device(plugin.VENDOR, 0)
@@ -95,18 +93,5 @@ CHECKS = (
 )
 
 
-def main() -> None:
-    """Print what has become of each: nothing, or its traceback."""
-    torch.accelerator.set_device_index(0)
-    results = {}
-    for check in CHECKS:
-        try:
-            check()
-            results[check.__name__] = ""
-        except Exception:
-            results[check.__name__] = traceback.format_exc()
-    print(json.dumps(results))
-
-
 if __name__ == "__main__":
-    main()
+    tell(CHECKS)

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import json
 import os
 import signal
-import traceback
 import warnings
 
 import pytest
 import torch
 from tests.simdev import plugin
+from tests.simdev.together import tell
 
 DEVICE = torch.device(plugin.VENDOR, 0)
 
@@ -163,18 +162,5 @@ CHECKS = (
 )
 
 
-def main() -> None:
-    """Print what has become of each: nothing, or its traceback."""
-    torch.accelerator.set_device_index(0)
-    results = {}
-    for check in CHECKS:
-        try:
-            check()
-            results[check.__name__] = ""
-        except Exception:
-            results[check.__name__] = traceback.format_exc()
-    print(json.dumps(results))
-
-
 if __name__ == "__main__":
-    main()
+    tell(CHECKS)

@@ -2,39 +2,22 @@
 
 from __future__ import annotations
 
-import ast
-import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from tests.simdev import together
 
 pytestmark = pytest.mark.simulated
 
-ROOT = Path(__file__).resolve().parents[2]
-CHECKS = Path(__file__).with_name("checks.py")
-
-
-def names() -> list[str]:
-    """Those in the list of checks; their module belongs to a process of its own."""
-    tree = ast.parse(CHECKS.read_text())
-    lists = [node for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "CHECKS"]
-    return [ast.unparse(name) for name in ast.walk(lists[0].value) if isinstance(name, ast.Name)]
+MODULE = "tests.simdev.checks"
 
 
 @pytest.fixture(scope="module")
 def results() -> dict[str, str]:
     vendor = {"SIMDEV_VENDOR": "sima", "SIMDEV_MISSING": "aten::erfinv", "SIMDEV_BY_HOST": "aten::sinh"}
-    environment = {**os.environ, **vendor, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    words = [sys.executable, "-m", "tests.simdev.checks"]
-    ended = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
-    assert ended.returncode == 0, ended.stderr
-    found: dict[str, str] = json.loads(ended.stdout.splitlines()[-1])
-    return found
+    return together.run(MODULE, {**os.environ, **vendor, "PYTHONPATH": str(together.ROOT), "OMP_NUM_THREADS": "1"})
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", together.names_of(MODULE))
 def test_it_keeps_the_rules_of_a_device(name: str, results: dict[str, str]) -> None:
     assert not results[name], results[name]

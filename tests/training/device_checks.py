@@ -6,9 +6,7 @@ SIMDEV_VENDOR=sima python -m tests.training.device_checks
 
 from __future__ import annotations
 
-import json
 import tempfile
-import traceback
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -31,6 +29,7 @@ from dougong.training.phases import Phases
 from tests.families import config_values
 from tests.jobs import make_job, make_rig
 from tests.simdev import plugin
+from tests.simdev.together import tell
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -207,18 +206,5 @@ CHECKS = (
 )
 
 
-def main() -> None:
-    """Print what has become of each: nothing, or its traceback."""
-    torch.accelerator.set_device_index(0)
-    results = {}
-    for check in CHECKS:
-        try:
-            check()
-            results[check.__name__] = ""
-        except Exception:
-            results[check.__name__] = traceback.format_exc()
-    print(json.dumps(results))
-
-
 if __name__ == "__main__":
-    main()
+    tell(CHECKS)
