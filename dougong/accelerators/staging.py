@@ -8,6 +8,8 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from dougong.ops.sizes import ALIGNMENT_BYTES, rounded_up
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
@@ -16,7 +18,6 @@ SLOT_BYTES = 16 << 20
 """Of each of two pieces of memory, one of which travels while the other one is read or filled."""
 SLAB_BYTES = 64 << 20
 """Libraries round pinned memory up to a power of two: many tensors share one of these."""
-ALIGNMENT = 512
 
 
 def host_memory(num_bytes: int, device: torch.device) -> Tensor:
@@ -30,6 +31,15 @@ def host_memory(num_bytes: int, device: torch.device) -> Tensor:
         except (RuntimeError, NotImplementedError):
             pass  # plain memory is slower, and does
     return torch.empty(num_bytes, dtype=torch.uint8)
+
+
+def on_device(values: Tensor, device: torch.device) -> Tensor:
+    """A host's tensor on the device. The host does not wait where its memory can be pinned: the
+    copy lies on the current stream, and torch keeps what it reads until it is done."""
+    if device.type == "cpu":
+        return values
+    memory = host_memory(_num_bytes(values), device).view(values.dtype).view(values.shape)
+    return memory.copy_(values).to(device, non_blocking=True)
 
 
 class StagingRoom:
@@ -47,7 +57,7 @@ class StagingRoom:
         if self._slab is None or self._used + num_bytes > SLAB_BYTES:
             self._slab, self._used = host_memory(SLAB_BYTES, self._device), 0
         found = self._slab[self._used : self._used + num_bytes]
-        self._used += -(-num_bytes // ALIGNMENT) * ALIGNMENT
+        self._used += rounded_up(num_bytes, ALIGNMENT_BYTES)
         return found
 
 
@@ -244,7 +254,7 @@ def _fills(sizes: Sequence[int]) -> Iterator[list[_SlotRange]]:
                 fill, place = [], 0
             end = min(size, begin + SLOT_BYTES - place)
             fill.append(_SlotRange(number, begin, end, place))
-            place += -(-(end - begin) // ALIGNMENT) * ALIGNMENT
+            place += rounded_up(end - begin, ALIGNMENT_BYTES)
             begin = end
     if fill:
         yield fill

@@ -12,8 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-ALIGNMENT_BYTES = 512
-"""What devices' allocators give."""
+from dougong.ops.sizes import ALIGNMENT_BYTES
 
 
 def is_aligned(tensor: Tensor) -> bool:

@@ -10,6 +10,7 @@ from dougong.job.fault.snapshots import Snapshots
 from dougong.job.optimizers.declaration import FLOAT32_BYTES
 from dougong.job.optimizers.registry import declaration_of
 from dougong.job.schema import Job
+from dougong.ops.sizes import rounded_up
 from dougong.parallel.plan import Inventory, Plan, Worker
 from dougong.parallel.replica_holders import replica_holders, wards_of
 
@@ -49,7 +50,7 @@ def part_sizes(job: Job, inventory: Inventory, plan: Plan) -> list[PartSize]:
 
 def aligned(num_bytes: int) -> int:
     """Room of a tensor in a snapshot."""
-    return -(-num_bytes // ALIGNMENT) * ALIGNMENT
+    return rounded_up(num_bytes, ALIGNMENT)
 
 
 def _owned(inventory: Inventory, plan: Plan, worker: Worker) -> Iterator[tuple[int, bool]]:

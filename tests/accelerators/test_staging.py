@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
-from dougong.accelerators.staging import SLAB_BYTES, SLOT_BYTES, HostLink, SideStream, Staging, StagingRoom, host_memory
+from dougong.accelerators.staging import (
+    SLAB_BYTES,
+    SLOT_BYTES,
+    HostLink,
+    SideStream,
+    Staging,
+    StagingRoom,
+    host_memory,
+    on_device,
+)
 from torch import Tensor
 
 CPU = torch.device("cpu")
@@ -14,6 +23,11 @@ def test_memory_of_a_processor_is_plain() -> None:
     memory = host_memory(7, CPU)
     assert (memory.dtype, memory.numel(), memory.is_pinned()) == (torch.uint8, 7, False)
     assert StagingRoom(CPU).take(SLAB_BYTES + 1).numel() == SLAB_BYTES + 1
+
+
+def test_what_is_there_is_not_copied() -> None:
+    values = torch.arange(3)
+    assert on_device(values, CPU) is values
 
 
 @pytest.mark.parametrize("value", [torch.arange(5.0), torch.tensor(3), torch.ones(2, 3).t(), torch.empty(0)])

@@ -6,7 +6,8 @@ import os
 
 import pytest
 import torch
-from dougong.ops.alignment import ALIGNMENT_BYTES, aligned, is_aligned, product_into
+from dougong.ops.alignment import aligned, is_aligned, product_into
+from dougong.ops.sizes import ALIGNMENT_BYTES
 from tests.simdev import together
 
 MODULE = "tests.ops.device_checks"

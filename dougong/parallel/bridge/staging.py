@@ -9,7 +9,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from dougong.parallel.comm.packing import ALIGNMENT
+from dougong.accelerators.staging import host_memory
+from dougong.ops.sizes import ALIGNMENT_BYTES, rounded_up
 
 Moment = torch.Event | None
 """When a device may begin something; None: at once."""
@@ -48,8 +49,8 @@ class ChunkRing:
 
 def taken_bytes(num_bytes: int) -> int:
     """What `ChunkRing.take` takes for so many: the next tensor begins at a multiple of
-    `ALIGNMENT`."""
-    return -(-num_bytes // ALIGNMENT) * ALIGNMENT
+    `ALIGNMENT_BYTES`."""
+    return rounded_up(num_bytes, ALIGNMENT_BYTES)
 
 
 class Copy(ABC):
@@ -115,12 +116,8 @@ class TorchDevice(DeviceMemory):
         return _StreamCopies(self._device, self._memory)
 
     def _memory(self, num_bytes: int) -> Tensor:
-        try:
-            memory = torch.empty(num_bytes, dtype=torch.uint8, pin_memory=True)
-        except RuntimeError:  # there is no such memory for this device, or no more of it
-            self.is_pinned = False
-            return torch.empty(num_bytes, dtype=torch.uint8)
-        self.is_pinned = True
+        memory = host_memory(num_bytes, self._device)
+        self.is_pinned = memory.is_pinned()
         return memory
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from dougong.ops.alignment import ALIGNMENT_BYTES
+from dougong.ops.sizes import ALIGNMENT_BYTES, rounded_up
 
 ALIGNMENT = ALIGNMENT_BYTES
 """Bytes at whose multiples tensors begin in a buffer, as they do in a device's own allocator: the
@@ -33,7 +33,7 @@ def room_for(tensors: Sequence[Tensor]) -> Tensor:
     """Memory for what `pack` makes of tensors like these; of one alone its own."""
     if len(tensors) == 1:
         return as_bytes(tensors[0])
-    size = sum(_rounded(tensor.nbytes) for tensor in tensors)
+    size = sum(rounded_up(tensor.nbytes, ALIGNMENT) for tensor in tensors)
     return torch.empty(size, dtype=torch.uint8, device=tensors[0].device)
 
 
@@ -42,14 +42,10 @@ def places(buffer: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
     found, begin = [], 0
     for tensor in tensors:
         found.append(buffer[begin : begin + tensor.nbytes])
-        begin += _rounded(tensor.nbytes)
+        begin += rounded_up(tensor.nbytes, ALIGNMENT)
     return found
 
 
 def as_bytes(tensor: Tensor) -> Tensor:
     """A contiguous tensor's memory, as uint8 of one dimension."""
     return tensor.view(-1).view(torch.uint8)
-
-
-def _rounded(size: int) -> int:
-    return -(-size // ALIGNMENT) * ALIGNMENT

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dougong.ops.alignment import ALIGNMENT_BYTES
+from dougong.ops.sizes import ALIGNMENT_BYTES, rounded_up
 
 MESSAGE_BYTES = 4 << 20
 """Smaller messages were measured to cost up to 2.9 times more (docs/design/determinism.md)."""
@@ -106,7 +106,7 @@ def _bucket(
 
 def aligned(numel: int) -> int:
     """The next multiple of `ALIGNMENT`."""
-    return -(-numel // ALIGNMENT) * ALIGNMENT
+    return rounded_up(numel, ALIGNMENT)
 
 
 class FlatTensors:

@@ -48,7 +48,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dougong.accelerators.copies import on_device
+from dougong.accelerators.staging import on_device
 from dougong.ops.experts.base import Block
 from dougong.ops.permute import (
     Routing,

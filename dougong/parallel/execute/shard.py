@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dougong.ops.alignment import ALIGNMENT_BYTES
 from dougong.ops.experts.base import AddWeights, Block, ExpertOp, nothing_left
+from dougong.ops.sizes import ALIGNMENT_BYTES, rounded_up
 from dougong.parallel.schedules.operation import CallKey
 
 Expert = Mapping[int, Mapping[str, Tensor]]
@@ -79,7 +79,7 @@ def _room_for(experts: Expert) -> Tensor:
     tensors: list[Tensor] = []
     for of_one in experts.values():
         tensors += of_one.values()
-    numel = sum(_aligned(tensor.numel()) for tensor in tensors)
+    numel = sum(rounded_up(tensor.numel(), ALIGNMENT) for tensor in tensors)
     device = tensors[0].device if tensors else None
     return torch.zeros(numel, dtype=torch.float32, device=device)
 
@@ -92,10 +92,5 @@ def _views_like(flat: Tensor, experts: Expert) -> dict[int, dict[str, Tensor]]:
         views[expert] = {}
         for name, tensor in tensors.items():
             views[expert][name] = flat[begin : begin + tensor.numel()].view(tensor.shape)
-            begin += _aligned(tensor.numel())
+            begin += rounded_up(tensor.numel(), ALIGNMENT)
     return views
-
-
-def _aligned(numel: int) -> int:
-    """The next multiple of `ALIGNMENT`."""
-    return -(-numel // ALIGNMENT) * ALIGNMENT
