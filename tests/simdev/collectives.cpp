@@ -143,6 +143,7 @@ class Collectives : public Backend {
   }
   WorkPtr alltoall_base(at::Tensor& output, at::Tensor& tensor, std::vector<int64_t>& output_sizes, std::vector<int64_t>& input_sizes,
                         const c10d::AllToAllOptions& options) override {
+    if (settings().missing.count("alltoall_base")) return Backend::alltoall_base(output, tensor, output_sizes, input_sizes, options);
     auto place = host(output), from = host(tensor);
     if (has_defect("alltoall.uneven_cut") && from.numel() && output_sizes.size() && input_sizes[0] != input_sizes.back()) from[-1].zero_();
     TORCH_CHECK(from.numel() || !has_defect("alltoall.refuses_nothing"), name_, ": an empty buffer (invalid argument)");

@@ -29,7 +29,7 @@ struct Settings {
   int num_devices;                        // SIMDEV_DEVICES
   int64_t memory_bytes;                   // SIMDEV_MEMORY_MB, of each device
   std::string rounding;                   // SIMDEV_ROUNDING: "" or "tf32": products read 10 bits of a mantissa
-  std::set<std::string> missing;          // SIMDEV_MISSING: operators that the vendor lacks, aten::x,aten::y.Tensor
+  std::set<std::string> missing;          // SIMDEV_MISSING: operators that the vendor lacks, aten::x,aten::y.Tensor; alltoall_base
   std::set<std::string> by_host;          // SIMDEV_BY_HOST: operators that fall back to the host, and are counted
   bool minds_layout;                      // SIMDEV_MINDS_LAYOUT=1: bits of products follow alignment, of row sums the rows
   std::string fails_at;                   // SIMDEV_FAILS_AT: aten::x:N, at whose N-th call the device fails

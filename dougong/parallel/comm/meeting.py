@@ -125,7 +125,11 @@ class GroupMaker:
             has_all_to_all = True
             try:
                 works = [numbers.begin(group)]
-            except NotImplementedError:
+            except dist.DistError:
+                raise  # a peer is lost
+            except RuntimeError:
+                # torch has no type for "does not support". What else it may be, messages one by
+                # one meet too.
                 has_all_to_all = False
                 works = numbers.begin_one_by_one(group)
             wait.for_collective(works)

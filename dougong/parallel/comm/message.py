@@ -65,7 +65,7 @@ class PartRoom:
 class TableSpec:
     """A count table (int64, on the host) that goes ahead. `sends`: how many numbers go to each
     receiver; `receives`: how many come from each sender; `rooms`: what comes behind it, from all
-    that has come of it (called in a thread of messages)."""
+    that has come of it (called once for each table, as a rule in a thread of messages)."""
 
     sends: Sequence[int]
     receives: Sequence[int]

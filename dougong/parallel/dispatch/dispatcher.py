@@ -64,6 +64,8 @@ class Dispatcher:
         _check_ascending(plan, lanes_of.values(), experts_of.values())
         lanes_S = [len(lanes) for lanes in lanes_of.values()]
         self._sites = []
+        # What tables have told of rows that are on their way.
+        self._reads: dict[CallKey, TableRead] = {}
         for site, own in enumerate(self._experts):
             experts_D = [len(experts[site]) for experts in experts_of.values()]
             outgoing = OutgoingTable(len(self._lanes), experts_D) if self._lanes else None
@@ -80,24 +82,21 @@ class Dispatcher:
         senders, receivers = self._attention, self._experts_workers
         if kind.direction == "combine":
             senders, receivers = receivers, senders
-        table = self._table_spec(key[0]) if kind is MessageKind.ROWS else None
+        table = self._table_spec(key) if kind is MessageKind.ROWS else None
         num_parts = self._spec.num_parts(kind)
         return Expected(kind, key, Sides(senders, receivers), num_parts, table)
 
-    def _table_spec(self, site: int) -> TableSpec:
-        known = self._sites[site]
+    def _table_spec(self, key: CallKey) -> TableSpec:
+        known = self._sites[key[0]]
         sends = known.outgoing.sizes if known.outgoing is not None else ()
         receives = known.incoming.sizes if known.incoming is not None else ()
 
         def rooms(table: Tensor) -> list[PartRoom]:
-            return self._spec.rooms(MessageKind.ROWS, _sizes_of(self._read(site, table)))
+            assert known.incoming is not None, "only a worker with experts receives rows"
+            read = self._reads[key] = known.incoming.read(table)
+            return self._spec.rooms(MessageKind.ROWS, _sizes_of(read))
 
         return TableSpec(sends, receives, rooms)
-
-    def _read(self, site: int, table: Tensor) -> TableRead:
-        incoming = self._sites[site].incoming
-        assert incoming is not None, "only a worker with experts receives rows"
-        return incoming.read(table)
 
     # The attention side
 
@@ -181,8 +180,7 @@ class Dispatcher:
     def make_batch(self, key: CallKey, received: Received) -> ExpertBatch:
         """Every lane's rows for this worker's experts, in lane order, from what all attention
         workers have sent."""
-        assert received.table is not None, "a table goes ahead of rows"
-        read = self._read(key[0], received.table)
+        read = self._reads.pop(key)
         vectors, slots, *weights = received.parts
         arrived = ops.routing_of_arrivals(read.counts, slots)
         blocks = ops.blocks_of(read.counts, self._all_lanes, self._experts[key[0]])

@@ -12,13 +12,7 @@ from torch import Tensor
 
 from dougong.errors import LaunchError
 from dougong.parallel.comm.all_to_all import AllToAll
-from dougong.parallel.comm.message import (
-    LABEL,
-    PartRoom,
-    SplitTensor,
-    labels_of,
-    write_label,
-)
+from dougong.parallel.comm.message import LABEL, PartRoom, SplitTensor, labels_of, write_label
 from dougong.parallel.comm.native import Landing
 from dougong.parallel.comm.peers import PeerEnd, Peers, Sides
 from dougong.parallel.comm.streams import Mark, mark, use_here, wait_for
@@ -122,8 +116,10 @@ class MessageChannel:
             write_label(outgoing.table, turn.expected.table.sends, self._label(key))
         handed_over = _HandedOver(outgoing, mark(self._world.member.device))
         if turn.peers.is_alone:
-            parts = [part.values for part in outgoing.parts]
-            turn.arrived.set_result((Received(parts, outgoing.table), handed_over.marked))
+            if turn.expected.table is not None and outgoing.table is not None:
+                turn.expected.table.rooms(outgoing.table)
+            received = Received([part.values for part in outgoing.parts])
+            turn.arrived.set_result((received, handed_over.marked))
             return
         turn.ready.set_result(handed_over)
         self._count(turn, outgoing)
@@ -183,8 +179,8 @@ class MessageChannel:
         arriving = [room.allocate(device) for room in turn.rooms.result()]
         wait_for(handed_over.marked, device)
         self._exchange_in_island(turn, outgoing.parts, arriving, handed_over.marked)
-        self._exchange_far(turn, outgoing.parts, arriving)
-        return Received([part.values for part in arriving], table), mark(device)
+        self._move_far(turn, outgoing.parts, arriving, first_tag=1)
+        return Received([part.values for part in arriving]), mark(device)
 
     def _exchange_table(self, turn: _Turn, leaving: Tensor | None) -> Tensor | None:
         """All senders' shares, where this worker receives any, each checked."""
@@ -196,7 +192,7 @@ class MessageChannel:
         if peers.sources.ranks:
             coming = PartRoom(spec.receives, (), torch.int64).allocate(torch.device("cpu"))
         self._by_gloo(turn, sent, coming)
-        self._move_far(turn, [sent] if sent else [], [coming] if coming else [])
+        self._move_far(turn, [sent] if sent else [], [coming] if coming else [], first_tag=0)
         if coming is None:
             return None
         self._check_labels(turn, coming)
@@ -232,17 +228,12 @@ class MessageChannel:
         if hosted is not part:
             part.received.copy_(hosted.received)
 
-    def _exchange_far(
-        self, turn: _Turn, leaving: Sequence[SplitTensor], arriving: Sequence[SplitTensor]
-    ) -> None:
-        self._move_far(turn, leaving, arriving, first_tag=1)
-
     def _move_far(
         self,
         turn: _Turn,
         leaving: Sequence[SplitTensor],
         arriving: Sequence[SplitTensor],
-        first_tag: int = 0,
+        first_tag: int,
     ) -> None:
         """What goes to other islands and comes from there: a message for each share that is not
         empty."""

@@ -8,10 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from dougong.parallel.comm.message import (
-    SplitTensor,
-    TableSpec,
-)
+from dougong.parallel.comm.message import SplitTensor, TableSpec
 from dougong.parallel.comm.peers import Sides
 from dougong.parallel.schedules.operation import CallKey, MessageKind
 
@@ -48,4 +45,3 @@ class Received:
     """What all senders have sent: each part of all of them, one after another by rank."""
 
     parts: Sequence[Tensor]
-    table: Tensor | None = None

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[3]
 SIZE = 3
 
 
-def run_steps(steps: int, schedule: str, *words: str, limit_s: int = 120) -> list[tuple[int, str]]:
+def run_steps(steps: int, schedule: str, *words: str, limit_s: int = 120, missing: str = "") -> list[tuple[int, str]]:
     """Exit status and last words of every worker."""
     build.built()  # once, and not against the clock
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=60))
@@ -29,6 +29,7 @@ def run_steps(steps: int, schedule: str, *words: str, limit_s: int = 120) -> lis
         "OMP_NUM_THREADS": "1",
         "SIMDEV_VENDOR": "sima",
         "SIMDEV_SYNCHRONISES": "1",
+        "SIMDEV_MISSING": missing,
     }
     workers = []
     for rank in range(SIZE):
@@ -60,6 +61,11 @@ def test_all_messages_of_many_steps_arrive_however_late_anybody_is() -> None:
 def test_of_a_thousand_steps_none_stands_still(schedule: str) -> None:
     ended = run_steps(250, schedule, limit_s=500)
     assert ended == [(0, "all steps have come to their end")] * SIZE
+
+
+@pytest.mark.slow
+def test_a_library_without_such_a_collective_sends_messages_one_by_one() -> None:
+    assert run_steps(10, "zebra", missing="alltoall_base") == [(0, "all steps have come to their end")] * SIZE
 
 
 @pytest.mark.slow
