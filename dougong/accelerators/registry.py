@@ -12,6 +12,7 @@ from dougong.accelerators.generic import GenericAccelerator
 from dougong.accelerators.npu import Npu
 from dougong.accelerators.vendors import Gcu, Mlu, Musa, Xpu
 from dougong.errors import DeviceError
+from dougong.offers import offered_class
 
 GROUP = "dougong.accelerators"
 BUILT_IN: tuple[type[Accelerator], ...] = (Cpu, Cuda, Rocm, Npu, Mlu, Musa, Gcu, Xpu)
@@ -84,19 +85,8 @@ def _packages(points: Sequence[EntryPoint]) -> str:
 
 def _load(point: EntryPoint) -> Accelerator:
     where = f"accelerator {point.name}: entry point {point.value}"
-    try:
-        kind = point.load()
-    except Exception as error:  # whatever another package's module may raise
-        reason = f"{type(error).__name__}: {error}"
-        raise DeviceError(
-            f"{where} does not load ({reason}); install its package again, with the libraries that "
-            "it needs"
-        ) from error
-    if not (isinstance(kind, type) and issubclass(kind, Accelerator)):
-        raise DeviceError(
-            f"{where} is {kind!r}, not a subclass of dougong.accelerators.base.Accelerator; see "
-            "CONTRIBUTING.md"
-        )
+    base: type[Accelerator] = Accelerator  # type: ignore[type-abstract]
+    kind = offered_class(point, base, "accelerator", "CONTRIBUTING.md")
     lacking = _lacking(kind)
     if lacking:
         raise DeviceError(

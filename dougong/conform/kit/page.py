@@ -5,14 +5,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib import resources
 
-import jinja2
 from markupsafe import Markup
 
 from dougong import __version__
 from dougong.conform.record import CheckOutcome, Conformance, Deviation, OperatorFacts
-from dougong.ui import formatting
+from dougong.ui.report.templates import read_template, template_environment
+
+_PACKAGE = "dougong.conform.kit"
 
 OPERATORS = ("operators", "experts")
 """Groups whose outcomes hold facts of an operator."""
@@ -92,7 +92,7 @@ def render(found: Conformance) -> str:
     """The whole page as text."""
     groups = dict.fromkeys(outcome.group for outcome in found.outcomes)
     others = {name: found.group(name) for name in groups if name not in OPERATORS}
-    page = _environment().get_template("page.html.j2")
+    page = template_environment(_PACKAGE).get_template("page.html.j2")
     return page.render(
         found=found,
         style=Markup(_style()),
@@ -132,25 +132,6 @@ def _facts(found: Conformance) -> list[tuple[str, str]]:
     return [*named, *here, ("python", machine.python), *sorted(machine.versions.items())]
 
 
-def _environment() -> jinja2.Environment:
-    """A value that the template names and nobody gave is an error."""
-    environment = jinja2.Environment(
-        autoescape=True,
-        loader=jinja2.FunctionLoader(_read),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["moment"] = formatting.moment
-    environment.filters["duration"] = formatting.duration
-    return environment
-
-
-def _read(name: str) -> str:
-    return resources.files("dougong.conform.kit").joinpath(name).read_text(encoding="utf-8")
-
-
 def _style() -> str:
     """That of a run's report, and a little more."""
-    report = resources.files("dougong.ui.report").joinpath("page.css").read_text(encoding="utf-8")
-    return f"{report}\n{_read('page.css')}"
+    return "\n".join(read_template(of, "page.css") for of in ("dougong.ui.report", _PACKAGE))

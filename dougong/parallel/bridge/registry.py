@@ -6,8 +6,11 @@ from importlib.metadata import EntryPoint, entry_points
 
 from dougong.bridge_names import GROUP, HOST, bridge_names
 from dougong.errors import DeviceError
+from dougong.offers import offered_class
 from dougong.parallel.bridge.base import Bridge
 from dougong.parallel.bridge.host import HostBridge
+
+_PAGE, _OTHERWISE = "docs/design/bridge.md", ", or set bridge: host"
 
 
 def get_bridge(name: str) -> Bridge:
@@ -28,23 +31,12 @@ def get_bridge(name: str) -> Bridge:
 
 
 def _load(point: EntryPoint) -> Bridge:
-    where = f"bridge {point.name}: entry point {point.value}"
-    try:
-        kind = point.load()
-    except Exception as error:  # whatever another package's module may raise
-        reason = f"{type(error).__name__}: {error}"
-        raise DeviceError(
-            f"{where} does not load ({reason}); install its package again, with the libraries that "
-            "it needs, or set bridge: host"
-        ) from error
-    if not (isinstance(kind, type) and issubclass(kind, Bridge)):
-        raise DeviceError(
-            f"{where} is {kind!r}, not a subclass of dougong.parallel.bridge.base.Bridge; see "
-            "docs/design/bridge.md, or set bridge: host"
-        )
+    base: type[Bridge] = Bridge  # type: ignore[type-abstract]
+    kind = offered_class(point, base, "bridge", _PAGE, _OTHERWISE)
     try:
         return kind()
     except TypeError as error:
         raise DeviceError(
-            f"{where} is not whole: {error}; see docs/design/bridge.md, or set bridge: host"
+            f"bridge {point.name}: entry point {point.value} is not whole: {error}; see "
+            f"{_PAGE}{_OTHERWISE}"
         ) from error

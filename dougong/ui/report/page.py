@@ -8,7 +8,6 @@ any run: finished, failed, stopped, still going, or without a single step.
 from __future__ import annotations
 
 from datetime import datetime, timezone
-from importlib import resources
 from pathlib import Path
 
 import jinja2
@@ -26,8 +25,11 @@ from dougong.ui.report.bits import bits_verdict
 from dougong.ui.report.charts import training_charts
 from dougong.ui.report.faults import fault_rows
 from dougong.ui.report.summary import read_log_tail, summary_cards
+from dougong.ui.report.templates import read_template, template_environment
 from dougong.ui.report.timeline import draw_timeline, time_parts
 from dougong.ui.report.traffic import traffic_table
+
+_PACKAGE = "dougong.ui.report"
 
 _SHOWN_EVENTS = 200
 _SHOWN_FAULTS = 100
@@ -47,7 +49,7 @@ def render(history: History, run_dir: RunDir) -> str:
     event_rows = rows.event_rows(history.events)
     return page.render(
         history=history,
-        style=Markup(_read("page.css")),
+        style=Markup(read_template(_PACKAGE, "page.css")),
         version=__version__,
         now=datetime.now(timezone.utc).isoformat(),
         next_command=str(next_step(history.path, history.state, history.events)),
@@ -82,22 +84,9 @@ def _fault_values(history: History) -> dict[str, object]:
 
 
 def _environment() -> jinja2.Environment:
-    """A value that the template names and nobody gave is an error."""
-    environment = jinja2.Environment(
-        autoescape=True,
-        loader=jinja2.FunctionLoader(_read),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["duration"] = formatting.duration
+    environment = template_environment(_PACKAGE)
     environment.filters["lost"] = lost_words
-    environment.filters["moment"] = formatting.moment
     environment.filters["percent"] = percent
     environment.filters["plural"] = formatting.plural
     environment.filters["size"] = formatting.size
     return environment
-
-
-def _read(name: str) -> str:
-    return resources.files("dougong.ui.report").joinpath(name).read_text(encoding="utf-8")
