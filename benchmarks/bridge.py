@@ -29,10 +29,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from dougong.accelerators.streams import Mark
 from dougong.parallel.bridge.base import Opening
 from dougong.parallel.bridge.chunks import ChunkRule
 from dougong.parallel.bridge.host_end import HostEnd
-from dougong.parallel.bridge.staging import Copies, Copy, DeviceMemory, Moment
+from dougong.parallel.bridge.staging import Copies, Copy, DeviceMemory
 from dougong.parallel.comm.meeting import GroupMaker, meet
 from dougong.parallel.comm.membership import Membership
 from dougong.parallel.comm.threads import MessageThread
@@ -106,7 +107,7 @@ class SlowCopies(Copies):
     def memory(self, num_bytes: int) -> Tensor:
         return torch.empty(num_bytes, dtype=torch.uint8)
 
-    def begin(self, source: Tensor, target: Tensor, after: Moment) -> Copy:
+    def begin(self, source: Tensor, target: Tensor, after: Mark) -> Copy:
         begun = time.monotonic()
         target.copy_(source)
         self._free_at = max(begun, self._free_at) + target.nbytes * self._s_per_byte
@@ -127,7 +128,7 @@ class SlowDevice(DeviceMemory):
     def holds(self, tensor: Tensor) -> bool:
         return True
 
-    def now(self) -> Moment:
+    def now(self) -> Mark:
         return None
 
     def copies(self) -> Copies:

@@ -41,7 +41,7 @@ ORDER = (
     "job.drills", "job",  # what a user asks for
     "parallel",  # plan, assignment of experts, the tree of lanes
     "parallel.schedules",
-    "parallel.comm.streams", "parallel.comm.threads", "parallel.comm.membership",
+    "parallel.comm.threads", "parallel.comm.membership",
     "parallel.comm.wait",  # who the peers are, and waits for them
     "parallel.comm.packing", "parallel.comm.transfer",
     "parallel.bridge",  # between islands without a common library

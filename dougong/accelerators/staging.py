@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from dougong.accelerators.streams import Mark, mark, wait_for
 from dougong.ops.sizes import ALIGNMENT_BYTES, rounded_up
 
 if TYPE_CHECKING:
@@ -68,26 +69,23 @@ class SideStream:
     def __init__(self, device: torch.device) -> None:
         import torch
 
+        self._device = device
         self._stream = None if device.type == "cpu" else torch.Stream(device=device)
 
-    def mark(self) -> torch.Event | None:
+    def mark(self) -> Mark:
         """What this thread has told the device so far, for `after`."""
-        import torch
+        return mark(self._device)
 
-        if self._stream is None:
-            return None
-        return torch.accelerator.current_stream(self._stream.device).record_event()
-
-    def after(self, mark: torch.Event | None) -> None:
+    def after(self, marked: Mark) -> None:
         """What is copied from now on comes behind that."""
-        if self._stream is not None and mark is not None:
-            self._stream.wait_event(mark)
+        if self._stream is not None and marked is not None:
+            self._stream.wait_event(marked)
 
     def entered(self) -> AbstractContextManager[object]:
         """Inside, this thread speaks to the stream."""
         return nullcontext() if self._stream is None else self._stream
 
-    def event(self) -> torch.Event | None:
+    def event(self) -> Mark:
         """What has been told to the stream so far."""
         return None if self._stream is None else self._stream.record_event()
 
@@ -98,11 +96,7 @@ class SideStream:
 
     def have_device_wait(self) -> None:
         """What this thread tells the device from now on comes behind the copies."""
-        import torch
-
-        if self._stream is not None:
-            event = self._stream.record_event()
-            torch.accelerator.current_stream(self._stream.device).wait_event(event)
+        wait_for(self.event(), self._device)
 
 
 class Staging:

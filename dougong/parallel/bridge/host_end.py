@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 
 import torch.distributed as dist
 
+from dougong.accelerators.streams import Mark
 from dougong.parallel.bridge.base import BridgeEnd, BridgeWork, Opening
 from dougong.parallel.bridge.chunks import Chunk, ChunkRule, arriving, leaving
 from dougong.parallel.bridge.pipeline import IncomingChunks, OutgoingChunks
-from dougong.parallel.bridge.staging import DeviceMemory, Moment, TorchDevice
+from dougong.parallel.bridge.staging import DeviceMemory, TorchDevice
 from dougong.parallel.comm.threads import MessageThread, Waits
 from dougong.parallel.comm.transfer import Transfer
 from dougong.parallel.comm.wait import PeerWait, RankedWork
@@ -139,7 +140,7 @@ class _StagedWork(BridgeWork):
     pipelines: _Pipelines
     coming: Sequence[Chunk]
     going: Sequence[Chunk]
-    now: Moment
+    now: Mark
     works: Sequence[RankedWork]
 
     def wait(self, wait: PeerWait) -> None:

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import torch.distributed as dist
 from torch import Tensor
 
+from dougong.accelerators.streams import Mark
 from dougong.parallel.bridge.chunks import Chunk
-from dougong.parallel.bridge.staging import ChunkRing, Copies, Copy, Moment, taken_bytes
+from dougong.parallel.bridge.staging import ChunkRing, Copies, Copy, taken_bytes
 from dougong.parallel.comm.wait import PeerWait
 
 Connections = Sequence[dist.ProcessGroup]
@@ -51,7 +52,7 @@ class OutgoingChunks:
         """Whether `begin` would wait for no peer, where nothing is under way."""
         return sum(taken_bytes(chunk.num_bytes) for chunk in chunks) <= self._room_bytes
 
-    def begin(self, chunks: Sequence[Chunk], now: Moment, wait: PeerWait) -> None:
+    def begin(self, chunks: Sequence[Chunk], now: Mark, wait: PeerWait) -> None:
         """Send them all, in this order; they may be read from `now` on. Waits for peers only where
         they have no room together."""
         for chunk in chunks:
@@ -107,7 +108,7 @@ class IncomingChunks:
         self._awaited: deque[_StagedChunk] = deque()
         self._landing: deque[_StagedChunk] = deque()
 
-    def run(self, chunks: Sequence[Chunk], now: Moment, wait: PeerWait) -> None:
+    def run(self, chunks: Sequence[Chunk], now: Mark, wait: PeerWait) -> None:
         """Receive them all, in this order, until the last one lies in its place, which may be
         written to from `now` on."""
         for chunk in chunks:
@@ -115,7 +116,7 @@ class IncomingChunks:
         while self._awaited or self._landing:
             self._free_oldest(now, wait)
 
-    def _room(self, chunk: Chunk, now: Moment, wait: PeerWait) -> Tensor:
+    def _room(self, chunk: Chunk, now: Mark, wait: PeerWait) -> Tensor:
         room = self._staging.take(chunk.num_bytes)
         while room is None:
             self._free_oldest(now, wait)
@@ -129,7 +130,7 @@ class IncomingChunks:
         staged.work = dist.irecv(staged.memory, transfer.rank, group, transfer.tag)
         self._awaited.append(staged)
 
-    def _free_oldest(self, now: Moment, wait: PeerWait) -> None:
+    def _free_oldest(self, now: Mark, wait: PeerWait) -> None:
         # Two copies at a time: the device has the next one when the first is done.
         while self._awaited and len(self._landing) < 2:
             staged = self._awaited.popleft()

@@ -10,10 +10,8 @@ import torch
 from torch import Tensor
 
 from dougong.accelerators.staging import host_memory
+from dougong.accelerators.streams import Mark, mark
 from dougong.ops.sizes import ALIGNMENT_BYTES, rounded_up
-
-Moment = torch.Event | None
-"""When a device may begin something; None: at once."""
 
 
 class ChunkRing:
@@ -70,7 +68,7 @@ class Copies(ABC):
         """Host memory for copies, uint8 [num_bytes]."""
 
     @abstractmethod
-    def begin(self, source: Tensor, target: Tensor, after: Moment) -> Copy:
+    def begin(self, source: Tensor, target: Tensor, after: Mark) -> Copy:
         """Begin a copy between like tensors when `after` has come to pass."""
 
     @abstractmethod
@@ -90,7 +88,7 @@ class DeviceMemory(ABC):
         """Whether this tensor lies on the device, so that the host cannot read it."""
 
     @abstractmethod
-    def now(self) -> Moment:
+    def now(self) -> Mark:
         """When all that the calling thread has given to the device by now is done."""
 
     @abstractmethod
@@ -109,8 +107,8 @@ class TorchDevice(DeviceMemory):
     def holds(self, tensor: Tensor) -> bool:
         return tensor.device.type != "cpu"
 
-    def now(self) -> Moment:
-        return moment_of(torch.accelerator.current_stream(self._device))
+    def now(self) -> Mark:
+        return mark(self._device)
 
     def copies(self) -> Copies:
         return _StreamCopies(self._device, self._memory)
@@ -128,7 +126,7 @@ class _StreamCopies(Copies):
     def memory(self, num_bytes: int) -> Tensor:
         return self._memory(num_bytes)
 
-    def begin(self, source: Tensor, target: Tensor, after: Moment) -> Copy:
+    def begin(self, source: Tensor, target: Tensor, after: Mark) -> Copy:
         if after is not None:
             self._stream.wait_event(after)
         with self._stream:

@@ -6,8 +6,8 @@ NCCL's guide asks for one order of launches on all devices ("Using multiple NCCL
 concurrently"). Here every worker of an island issues the same operations in the same order: the
 step's exchanges, in an order in which each needs only earlier ones (`schedules.message_order`),
 then gradients and weights. None blocks the host: an operation is ordered behind what the worker
-handed over (`streams`), and what reads its result behind it. How long one may take is the health
-plane's to say: a worker whose device waits stands still.
+handed over (`accelerators.streams`), and what reads its result behind it. How long one may take is
+the health plane's to say: a worker whose device waits stands still.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from dougong.accelerators.streams import Mark, mark, use_here, wait_for
 from dougong.parallel.comm.all_to_all import AllToAll
 from dougong.parallel.comm.packing import as_bytes, pack, places, room_for
 from dougong.parallel.comm.route import by_peer
-from dougong.parallel.comm.streams import Mark, mark, use_here, wait_for
 from dougong.parallel.comm.threads import MessageThread
 from dougong.parallel.comm.transfer import Transfer
 from dougong.parallel.comm.wait import NewWait

@@ -15,8 +15,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from dougong.accelerators.streams import Mark, wait_for
 from dougong.parallel.bridge.base import BridgeEnd, BridgeWork
-from dougong.parallel.comm.streams import Mark, wait_for
 from dougong.parallel.comm.transfer import Transfer
 from dougong.parallel.comm.wait import NewWait, PeerWait, RankedWork
 

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import torch
 
 from dougong.accelerators.base import enter_device
-from dougong.parallel.comm.streams import enter_own_stream
+from dougong.accelerators.streams import enter_own_stream
 
 T = TypeVar("T")
 

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from dougong.accelerators.streams import Mark, mark, use_here, wait_for
 from dougong.errors import LaunchError
 from dougong.parallel.comm.all_to_all import AllToAll
 from dougong.parallel.comm.message import LABEL, PartRoom, SplitTensor, labels_of, write_label
 from dougong.parallel.comm.native import Landing
 from dougong.parallel.comm.peers import PeerEnd, Peers, Sides
-from dougong.parallel.comm.streams import Mark, mark, use_here, wait_for
 from dougong.parallel.comm.traffic import TrafficKind
 from dougong.parallel.comm.transfer import Transfer
 from dougong.parallel.comm.wait import PeerWait

@@ -8,10 +8,11 @@ from collections.abc import Callable, Sequence
 
 import torch
 import torch.distributed as dist
+from dougong.accelerators.streams import Mark
 from dougong.parallel.bridge.base import Opening
 from dougong.parallel.bridge.chunks import ChunkRule
 from dougong.parallel.bridge.host_end import HostEnd
-from dougong.parallel.bridge.staging import Copies, Copy, DeviceMemory, Moment
+from dougong.parallel.bridge.staging import Copies, Copy, DeviceMemory
 from dougong.parallel.comm.transfer import Transfer
 from dougong.parallel.comm.wait import PeerWait
 from dougong.parallel.comm.world import World
@@ -40,7 +41,7 @@ class LateCopies(Copies):
     def memory(self, num_bytes: int) -> Tensor:
         return torch.zeros(num_bytes, dtype=torch.uint8)
 
-    def begin(self, source: Tensor, target: Tensor, after: Moment) -> Copy:
+    def begin(self, source: Tensor, target: Tensor, after: Mark) -> Copy:
         self._begun.append((source, target))
         self._num_begun += 1
         number = self._num_begun
@@ -64,7 +65,7 @@ class LateDevice(DeviceMemory):
     def holds(self, tensor: Tensor) -> bool:
         return tensor.dtype != torch.int64
 
-    def now(self) -> Moment:
+    def now(self) -> Mark:
         return None
 
     def copies(self) -> Copies:

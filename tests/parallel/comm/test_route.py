@@ -6,9 +6,9 @@ from concurrent.futures import Future
 
 import pytest
 import torch
+from dougong.accelerators.streams import Mark
 from dougong.errors import PeerError
 from dougong.parallel.comm.route import Pending, UnderWay, by_peer, split_native
-from dougong.parallel.comm.streams import Mark
 from dougong.parallel.comm.transfer import Transfer
 from dougong.parallel.comm.wait import PeerWait
 from dougong.parallel.comm.world import World

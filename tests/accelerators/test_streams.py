@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from dougong.parallel.comm.streams import enter_own_stream, mark, use_here, wait_for
+from dougong.accelerators.streams import enter_own_stream, mark, use_here, wait_for
 
 CPU = torch.device("cpu")
 
