@@ -67,7 +67,8 @@ class Model(Section):
     attention: Literal["auto", "eager", "sdpa", "flash", "flex"] | None = logical(
         None,
         "the form of attention: `eager`, `sdpa`, `flash` (the package flash_attn), `flex`; `auto`: "
-        "the fastest whose backward has fixed bits on the devices on which the run begins, for all "
+        "the first of flash, sdpa, flex, eager (the fastest first, as a rule) whose backward has "
+        "fixed bits on the devices on which the run begins, for all "
         "of its life; null: as transformers chooses for the family, sdpa or eager",
     )
     config: dict[StrictStr, Any] = logical(
