@@ -20,6 +20,7 @@ from dougong.job.load import placed
 from dougong.job.schema import Island, Job
 from dougong.launcher.agent.facts import absent_devices, memory_of, worker_variables
 from dougong.launcher.agent.remarks import left_out_snapshots
+from dougong.models.library.loading import load_transformers
 from dougong.parallel.plan import Inventory, Plan, Worker
 from dougong.planner.placement import seats_of_job
 from dougong.planner.plan_job import expert_bytes, host_bytes, plan_job, state_bytes
@@ -44,6 +45,7 @@ def plan(file: JobFile, override: Overrides = None) -> None:
     from dougong.training.start.preflight import inspect_only, preview
 
     resolved = load_whole_job(file, override or [])
+    load_transformers()
     job = resolved.job
     with placed(resolved):
         model = inspect_only(job)
