@@ -126,4 +126,4 @@ def test_a_run_goes_on_elsewhere_when_its_package_is_gone(job_file: Path, packag
     assert "was computed by another recipe (experts: HostsimExperts then, plain products now)" in ended.stdout
     assert [row["step"] for row in RunDir(run_dir).latest_metrics()] == [1, 2, 3]
     plan = RunDir(run_dir).read_plan()
-    assert plan is not None and [worker.device for worker in plan.workers] == ["cpu", "cpu"]
+    assert plan is not None and [worker.device for worker in plan.workers] == ["cpu:0", "cpu:1"]
