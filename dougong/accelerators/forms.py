@@ -13,7 +13,7 @@ from dougong.accelerators.facts import Default, PeakRates, Refused, Standing
 
 
 @dataclass(frozen=True)
-class Form:
+class FactForm:
     """What a fact must be: in words, and whether a value is so."""
 
     words: str
@@ -25,7 +25,7 @@ class Fact:
     """A class attribute of an accelerator. `meaning`: for people who write one."""
 
     name: str
-    form: Form
+    form: FactForm
     meaning: str
 
 
@@ -107,29 +107,29 @@ def _mapping(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return check
 
 
-_TEXT = Form("text", _is_text)
-_WORD = Form("text that is not empty", _is_word)
-_WORD_OR_NONE = Form(
+_TEXT = FactForm("text", _is_text)
+_WORD = FactForm("text that is not empty", _is_word)
+_WORD_OR_NONE = FactForm(
     "text that is not empty, or None", lambda value: value is None or _is_word(value)
 )
-_FLAG = Form("True or False", _is_flag)
-_WORDS = Form("a tuple of texts that are not empty", _are_words)
-_EXPRESSION = Form("text that is a regular expression", _is_pattern)
-_PLACE = Form("text with one `{}`", lambda value: _is_text(value) and value.count("{}") == 1)
-_STANDING = Form(
+_FLAG = FactForm("True or False", _is_flag)
+_WORDS = FactForm("a tuple of texts that are not empty", _are_words)
+_EXPRESSION = FactForm("text that is a regular expression", _is_pattern)
+_PLACE = FactForm("text with one `{}`", lambda value: _is_text(value) and value.count("{}") == 1)
+_STANDING = FactForm(
     " or ".join(f"`{one}`" for one in get_args(Standing)),
     lambda value: isinstance(value, str) and value in get_args(Standing),
 )
-_VARIABLES = Form("a mapping of variables to texts", _mapping(_is_text))
-_SWITCHES = Form("a mapping of places in torch to True or False", _mapping(_is_flag))
-_DEFAULTS = Form(
+_VARIABLES = FactForm("a mapping of variables to texts", _mapping(_is_text))
+_SWITCHES = FactForm("a mapping of places in torch to True or False", _mapping(_is_flag))
+_DEFAULTS = FactForm(
     "a tuple of `facts.Default(variable, value, aliases)`: two texts and a tuple of texts",
     _row_of(_is_default),
 )
-_REFUSED = Form(
+_REFUSED = FactForm(
     "a tuple of `facts.Refused(variable, value, reason)`: three texts", _row_of(_is_refused)
 )
-_RATES = Form(
+_RATES = FactForm(
     "a tuple of `facts.PeakRates(model, per_s, source)`: text, a mapping of dtypes to FLOP/s, text",
     _row_of(_are_rates),
 )

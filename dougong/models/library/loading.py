@@ -10,7 +10,7 @@ from dougong.accelerators.plugins import without_plugins
 def load_transformers() -> None:
     """Import transformers' models, without the plug-in of any vendor.
 
-    Where it finds torch_npu's when it is imported, it changes masks of attention for all devices of
+    Where it finds Ascend's when it is imported, it changes masks of attention for all devices of
     the process. A worker's transformers never does (its fork server has imported it), so that what
     is looked at beside a run must not either. To be called before a device is opened.
     """
