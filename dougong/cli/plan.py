@@ -18,8 +18,14 @@ from dougong.control.processes import memory_bytes
 from dougong.job.fault_rules import doubts
 from dougong.job.load import placed
 from dougong.job.schema import Island, Job
-from dougong.launcher.agent.facts import absent_devices, memory_of, worker_variables
+from dougong.launcher.agent.facts import (
+    absent_devices,
+    memory_of,
+    variable_remarks,
+    worker_variables,
+)
 from dougong.launcher.agent.remarks import left_out_snapshots
+from dougong.models.library.loading import load_transformers
 from dougong.parallel.plan import Inventory, Plan, Worker
 from dougong.planner.placement import seats_of_job
 from dougong.planner.plan_job import expert_bytes, host_bytes, plan_job, state_bytes
@@ -44,6 +50,7 @@ def plan(file: JobFile, override: Overrides = None) -> None:
     from dougong.training.start.preflight import inspect_only, preview
 
     resolved = load_whole_job(file, override or [])
+    load_transformers()
     job = resolved.job
     with placed(resolved):
         model = inspect_only(job)
@@ -56,11 +63,12 @@ def plan(file: JobFile, override: Overrides = None) -> None:
     for line in (
         total_line(max(expert_bytes(job, model, one.name) for one in job.islands), states),
         *host_lines(host_bytes(job, model, made)),
+        *shared_host_lines(job),
         *snapshot_lines(snapshots),
         *memory_lines(job, made, states, [part.total for part in snapshots]),
         *environment_lines(job, width),
         f"data: {data}",
-        *remark_lines(told + absent_devices(job.islands) + left_out + _doubts(job)),
+        *remark_lines(told + _remarks(job) + left_out),
     ):
         typer.echo(line)
     for line in path_lines(made):
@@ -166,6 +174,18 @@ def host_lines(kept: Sequence[int]) -> Iterator[str]:
         )
 
 
+def shared_host_lines(job: Job) -> Iterator[str]:
+    """Of which islands `optimizer.device: host` moves nothing, since their workers share the
+    machine's memory."""
+    names = [one.name for one in job.islands if get_accelerator(one.accelerator).shares_machine]
+    if job.optimizer.is_on_host and names:
+        yield (
+            f"optimizer.device: host: workers of {' and '.join(names)} compute in the machine's "
+            "own memory; their masters and optimizer state lie there in any case, and are part of "
+            "the state above"
+        )
+
+
 def snapshot_lines(kept: Sequence[SnapshotBytes]) -> Iterator[str]:
     """What snapshots of the state take beside it; nothing where there are none."""
     own, replicas = sum(part.own for part in kept), sum(part.replicas for part in kept)
@@ -240,8 +260,10 @@ def path_lines(made: Plan) -> Iterator[str]:
         yield f"between islands: {', '.join(pairs)}: {name}"
 
 
-def _doubts(job: Job) -> Remarks:
-    return Remarks(warnings=tuple(doubts(job)))
+def _remarks(job: Job) -> Remarks:
+    """What the job, and this machine, would have a run say at its start."""
+    here = absent_devices(job.islands) + variable_remarks(job)
+    return here + Remarks(warnings=tuple(doubts(job)))
 
 
 def remark_lines(told: Remarks) -> Iterator[str]:

@@ -18,6 +18,7 @@ from dougong.errors import DougongError, LaunchError
 from dougong.fingerprint.cache import Probing, measure
 from dougong.fingerprint.record import Fingerprint
 from dougong.job.schema import Job
+from dougong.models.library.loading import load_transformers
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ def _probing_of(request: ProbeRequest) -> Probing:
         return Probing(request.accelerator, request.index)
     from dougong.training.start.preflight import inspect_only, shapes_of
 
+    load_transformers()
     job = Job.model_validate_json(request.job)
     shapes = shapes_of(job, inspect_only(job))
     return Probing(request.accelerator, request.index, job, shapes)

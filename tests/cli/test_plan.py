@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from dougong.cli.plan import environment_lines, memory_lines, plan_table, remark_lines, snapshot_lines
+from dougong.cli.plan import (
+    environment_lines,
+    memory_lines,
+    plan_table,
+    remark_lines,
+    shared_host_lines,
+    snapshot_lines,
+)
 from dougong.models.inventory import inspect_model
 from dougong.planner.placement import seats_of_job
 from dougong.planner.plan_job import plan_job
@@ -100,3 +107,13 @@ def test_the_environment_of_each_island_s_workers() -> None:
 def test_what_a_run_would_tell_once() -> None:
     told = Remarks(("the separator is </s>",), ("nothing separates documents",))
     assert list(remark_lines(told)) == ["note: the separator is </s>", "warning: nothing separates documents"]
+
+
+def test_where_the_host_s_memory_is_the_workers_own_is_said() -> None:
+    islands = [*ISLANDS, {"name": "west", "accelerator": "npu", "workers": 1, "role": "experts"}]
+    (line,) = shared_host_lines(make_job(islands=islands, optimizer={"device": "host"}))
+    assert line.startswith("optimizer.device: host: workers of east compute in the machine's own memory; ")
+    assert not list(shared_host_lines(make_job(islands=ISLANDS)))
+    assert not list(
+        shared_host_lines(make_job(islands=[{**ISLANDS[0], "accelerator": "npu"}], optimizer={"device": "host"}))
+    )
