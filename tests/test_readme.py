@@ -23,8 +23,8 @@ SHORTENED = {"steps=70": "steps=6"}
 WITHOUT_RAY = ("runs/wider", "resume")
 """Words of commands that take this machine's agents instead: what Ray is for is seen by the first run."""
 AT_LENGTH = ("calibrate",)
-"""Run by `make test-all`. Its jobs and its rates have tests in tests/tools/test_calibrate.py, and the runs on this machine
-that it makes are those of `prove`, which is run each time."""
+"""Run by `make test-all`. Its jobs and its rates have tests in tests/tools/test_calibrate.py, and the runs on this
+machine that it makes are those of `prove`, which is run each time."""
 FEWER = {"prove": ("--layouts", "2")}
 """The option of a command whose number is made smaller."""
 RUNS_ELSEWHERE = {
