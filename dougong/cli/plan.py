@@ -217,12 +217,19 @@ def memory_lines(
 
 
 def _who_share(job: Job, island: Island) -> list[str]:
-    """The islands whose workers use the same device, in the order of the job file; of one whose
-    workers have their own, itself."""
+    """Those whose memory is counted together with this island's, in the order of the job file; of
+    one whose workers have devices of their own, itself."""
     if not island.shares_device:
         return [island.name]
-    sharing = [one for one in job.islands if one.shares_device and one.memory_gb is None]
-    return [one.name for one in sharing if one.accelerator == island.accelerator]
+    return [one.name for one in _sharing(job, island) if one.memory_gb is None]
+
+
+def _sharing(job: Job, island: Island) -> list[Island]:
+    """All islands whose workers use the device of this one's; empty where each has its own."""
+    if not island.shares_device:
+        return []
+    places = [(one, (one.accelerator, one.node)) for one in job.islands if one.shares_device]
+    return [one for one, place in places if place == (island.accelerator, island.node)]
 
 
 def _memory_line(island: Island, needed: Sequence[int], kept: int) -> str:
@@ -266,6 +273,28 @@ def _remarks(job: Job) -> Remarks:
     return here + Remarks(warnings=tuple(doubts(job)))
 
 
+def _shared_lines(together: Sequence[Island]) -> Iterator[str]:
+    """How many workers use one device, over all islands of them, and what that leaves to each."""
+    num_workers = sum(island.workers for island in together)
+    each = " + ".join(f"{island.workers} of {island.name}" for island in together)
+    of_each = f" ({each})" if len(together) > 1 else ""
+    sharers = plural(num_workers, f"{together[0].accelerator} worker")
+    yield (
+        f"{', '.join(island.name for island in together)}: {sharers}{of_each} on one device "
+        "(devices: shared): messages go through host memory, and it computes for one after another"
+    )
+    free = [island.name for island in together if island.memory_gb is None]
+    for island in together:
+        if island.memory_gb is not None:
+            share = f"{island.memory_gb / island.workers:g} GB for each of {island.name}'s workers"
+            yield f"    memory: {share} (memory_gb {island.memory_gb:g} / {island.workers})"
+    if free:
+        yield (
+            f"    memory: each worker of {', '.join(free)} takes what it needs, and all of them "
+            "together no more than the device has"
+        )
+
+
 def remark_lines(told: Remarks) -> Iterator[str]:
     """What a run would tell once at its start, warnings last."""
     yield from (f"note: {text}" for text in told.notes)
@@ -279,12 +308,9 @@ def environment_lines(job: Job, width: int) -> Iterator[str]:
         accelerator = get_accelerator(island.accelerator)
         found = worker_variables(accelerator, island.threads, job.is_deterministic)
         words = [f"{key}={value}" for key, value in sorted(found.items())]
-        if island.shares_device:
-            sharers = plural(island.workers, f"{island.accelerator} worker")
-            yield (
-                f"{island.name}: {sharers} on one device (devices: shared): messages go through "
-                "host memory, and its memory and speed are divided"
-            )
+        together = _sharing(job, island)
+        if together and together[0] == island:  # else told with the first of them
+            yield from _shared_lines(together)
         if island.spares:
             spares = plural(island.spares, "spare agent")
             yield f"{island.name}: {spares} beside these, each as large as its largest agent"
