@@ -108,8 +108,11 @@ class Deadlines:
     # Processes of one machine.
     same_signal_s: float = 2.0  # what a batch system sends to a command and its controller is one
     agent_end_s: float = 5.0  # an agent ends by itself after its controller
-    agent_waits_s: float = 5.0  # or has ended its workers, and can serve the next controller
+    agent_waits_s: float = (
+        8.0  # longer than `leave_s`: or has ended its workers, and can serve the next controller
+    )
     next_controller_s: float = 60.0  # which comes to it by then
+    resume_s: float = 600.0  # or, where the command is gone too, an agent of a cluster is resumed
     # Longer than any controller waits for one, as far as a job file does not say more.
     agent_stopped_s: float = 60.0  # an agent that stands stopped is ended by its fork server
     backend_end_s: float = 20.0  # its agents end, then Ray lets go of everything
@@ -204,6 +207,10 @@ SETTABLE = {
     ),
     "node_return_s": "how long a recovery waits for a lost node, or another that fits",
     "storage_wait_s": "how long a recovery tries again where storage fails every worker",
+    "resume_s": (
+        "how long agents of a cluster, whose controller and command are gone, wait for `dougong "
+        "resume` with their workers and devices"
+    ),
     "shared_file_s": "longest wait for a file in the run directory to be seen on another machine",
     "leave_s": "longest wait for a worker to leave a broken generation, before it is killed",
     "stop_step_s": "a run that is to stop is ended when its workers have stood still for so long",

@@ -61,13 +61,22 @@ class MachineLimits:
 
 
 @dataclass(frozen=True)
+class KeptWorker:
+    """A worker that has outlived its controller: its process, and the newest step that it holds in
+    memory, 0 for none."""
+
+    pid: int
+    step: int
+
+
+@dataclass(frozen=True)
 class AgentFacts:
     """What an agent says of itself. `devices`: None where any number of workers fits;
     `memory_bytes`: of one device, of all that the machine may give where workers share it, None
     where it is not known; `code`: the source that computes, by package; `trouble`: why the run
     directory cannot serve there; `fence`: the number of the controller that has started it;
     `absent`: files and folders of the job that are not there; `device`: what the devices there are
-    called."""
+    called; `kept`: its workers, by name, that wait for this controller's first generation."""
 
     agent: str
     island: str
@@ -85,6 +94,7 @@ class AgentFacts:
     fence: int = 0
     absent: tuple[str, ...] = ()
     device: str = ""
+    kept: dict[str, KeptWorker] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import cast
 
 from dougong.checkpoint.directories import list_committed
 from dougong.checkpoint.repository import steps_in
-from dougong.errors import SourceError
+from dougong.errors import RecordError, SourceError
 from dougong.fault.diagnosis import Diagnosis, FailureKind
 from dougong.fault.drill import FiredDrill
 from dougong.fault.policy import PastFailure
 from dougong.launcher.controller.config import FROM_START, GENERATIONS, ResumePoint
 from dougong.launcher.controller.drills import fired_by
+from dougong.launcher.kept.waiting import newest_generation
 from dougong.records.directory import RunDir
 from dougong.records.events import (
     CheckpointCommitted,
@@ -67,6 +69,17 @@ def take_over(run_dir: RunDir, chosen: int | None = None) -> ResumePoint:
         quarantined=tuple(e.device for e in events if isinstance(e, DeviceQuarantined)),
         skipped=_skipped(events, same_since),
     )
+
+
+def with_memory(point: ResumePoint, run_dir: RunDir) -> ResumePoint:
+    """The same, with what is known of workers that have lost their controller: whose memory counts,
+    and which steps are told."""
+    recorded = None
+    with contextlib.suppress(RecordError, OSError):  # rows may be told again: that harms nothing
+        for row in run_dir.stream_metrics():
+            recorded = row["step"]
+    adopts_from = newest_generation(run_dir.read_events())
+    return replace(point, adopts_from=adopts_from, recorded=recorded)
 
 
 def of_follower(

@@ -12,6 +12,7 @@ import selectors
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -59,11 +60,11 @@ from dougong.launcher.agent.facts import (
     worker_variables,
 )
 from dougong.launcher.agent.fork_client import ForkServer
-from dougong.launcher.agent.fork_servers import AdoptedProcesses, ForkServers, LoadedServer
+from dougong.launcher.agent.fork_servers import AdoptedProcesses, ForkServers
 from dougong.launcher.agent.paths import AgentPaths, reach_controller
 from dougong.launcher.agent.rehearsal import inflict_on
 from dougong.launcher.agent.settings import AgentSettings
-from dougong.launcher.agent.workers import WorkerPlaces, Workers
+from dougong.launcher.agent.workers import Heritage, WorkerPlaces, Workers
 from dougong.records.directory import RunDir
 from dougong.records.shared_folder import withdraw_answers
 from dougong.storage.watch import TroubleWatch
@@ -74,16 +75,18 @@ MAX_LINES_AT_ONCE = 50
 """Lines of one worker that are forwarded after one look at its output; more stay in its log."""
 
 
-def serve_run(settings: AgentSettings, loaded: LoadedServer | None = None) -> bool:
-    """Serve one controller for one run, and end everything that was started for it. `loaded`: keeps
-    the fork server where the controller is lost.
+def serve_run(settings: AgentSettings, heritage: Heritage | None = None) -> bool:
+    """Serve one controller for one run, and end everything that was started for it. `heritage`:
+    what is kept where the controller is lost.
 
     Returns whether the controller ended this agent, rather than being gone. Raises a DougongError
     when the controller cannot be reached or the fork server not started.
     """
     accelerator = get_accelerator(settings.accelerator)
     variables = worker_variables(accelerator, settings.threads, settings.deterministic)
-    facts = describe_agent(settings, accelerator, variables)
+    heritage = heritage or Heritage()
+    kept = heritage.workers.describe(settings.adopts_from)
+    facts = replace(describe_agent(settings, accelerator, variables), kept=kept)
     variables |= left_out(accelerator, settings.avoided)
     controller = reach_controller(settings, facts)
     try:
@@ -92,7 +95,7 @@ def serve_run(settings: AgentSettings, loaded: LoadedServer | None = None) -> bo
             refuse_variables(accelerator)
         interface = interface_of(paths.address)
         variables |= network_variables(accelerator.interface_variables(interface))
-        agent = Agent(settings, controller, variables, paths, loaded or LoadedServer())
+        agent = Agent(settings, controller, variables, paths, heritage)
     except DougongError as error:
         controller.send(AgentFailed(str(error)))
         raise
@@ -122,12 +125,12 @@ class Agent:
         controller: Channel,
         variables: Mapping[str, str],
         paths: AgentPaths,
-        loaded: LoadedServer,
+        heritage: Heritage,
     ) -> None:
         """`variables`: what the workers' environment has besides. LaunchError when no fork server
         can be started."""
         self.ended_by_controller = self._is_lost = False
-        self._loaded = loaded
+        self._heritage, self._variables = heritage, variables
         self._settings = settings
         self._deadlines = settings.deadlines
         self._controller = controller
@@ -163,12 +166,21 @@ class Agent:
         self._oom_kills = count_oom_kills()
         self._is_over = False
         self._selector.register(controller, selectors.EVENT_READ, self._on_controller)
+        self._adopt_workers()
+
+    def _adopt_workers(self) -> None:
+        """Those that an earlier controller has left."""
+        kept = self._heritage.workers
+        for child in kept.take(self._settings.adopts_from, self._variables, self._deadlines):
+            assert self._adopted is not None and child.pid is not None, "else it had not been kept"
+            self._adopted.watch(child.pid)
+            self._workers.adopt(child)
 
     def _start_fork_server(self, variables: Mapping[str, str]) -> ForkServer:
         cwd = Path(self._settings.cwd)
         here = cwd if cwd.is_dir() else None
         start = self._settings.fork_server(self._adopted is not None)
-        return self._loaded.start(variables, start, here)
+        return self._heritage.loaded.start(variables, start, here)
 
     def serve(self) -> None:
         """Until the controller ends the run or is gone; it is gone, too, when nothing has come
@@ -188,13 +200,22 @@ class Agent:
         # What it has been asked for and has not answered would reach the next controller.
         may_stay = self._is_lost and self._settings.is_followed
         may_stay &= self._adopted is not None and not self._workers.unforked
-        self._fork_servers.close(self._deadlines, self._loaded if may_stay else None)
+        if may_stay:
+            self._keep_workers()
+        self._fork_servers.close(self._deadlines, self._heritage.loaded if may_stay else None)
         for child in self._workers.all:
             child.read_output(1024)
             child.close()
         self._selector.close()
         self._logs.settle(self._deadlines.logs_end_s)
         self._logs.close()
+
+    def _keep_workers(self) -> None:
+        """Those that leave their generation in time wait for the next controller."""
+        assert self._adopted is not None, "else they end with their fork server"
+        kept = self._workers.part(self._deadlines.leave_s)
+        self._adopted.let_go([child.pid for child in kept if child.pid is not None])
+        self._heritage.workers.keep(kept, self._variables)
 
     def _loop(self) -> None:
         interval_s = self._deadlines.heartbeat_every_s
@@ -352,7 +373,8 @@ class Agent:
             return
         for message in messages:
             if isinstance(message, WorkerMessage):
-                child.has_left |= isinstance(message, WorkerLeft)
+                if isinstance(message, WorkerLeft):
+                    child.note_left(message.step)
                 self._controller.send(
                     FromWorker(child.generation, child.worker, child.task, message)
                 )

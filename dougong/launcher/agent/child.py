@@ -73,7 +73,7 @@ class Child:
     `task`: the kind of task that it was forked for. `forward_all`: every line that it prints is
     forwarded. `worker_ends`: the descriptors for the worker, closed here after the fork. `killed`:
     the controller asked for its end. `has_left`: it has left its generation, and waits for the
-    next one.
+    next one; `held_step`: what it said then that it holds in memory.
     """
 
     worker: str
@@ -89,6 +89,7 @@ class Child:
     killed: bool = False
     closed: bool = False
     has_left: bool = False
+    held_step: int = 0
     last_lines: deque[str] = field(default_factory=lambda: deque(maxlen=LAST_LINES))
     _classifier: Classifier = field(default_factory=Classifier)
     _partial: bytes = b""
@@ -128,6 +129,10 @@ class Child:
             self.vector.request_stop()
         else:
             self.vector.request_rest()
+
+    def note_left(self, step: int) -> None:
+        """It has left its generation, and holds this step in memory."""
+        self.has_left, self.held_step = True, step
 
     def take(self, generation: int, task: TrainTask, log: WorkerLog) -> None:
         """From now on it is a worker of this generation."""

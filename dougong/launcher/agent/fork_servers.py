@@ -12,7 +12,7 @@ import os
 import selectors
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from dougong.control.fork_messages import (
@@ -72,6 +72,14 @@ class AdoptedProcesses:
                 self._selector.unregister(fd)
                 os.close(fd)
             self._ended(pid, os.waitstatus_to_exitcode(status))
+
+    def let_go(self, pids: Collection[int]) -> None:
+        """These live on, and are watched here no more."""
+        for pid in pids:
+            fd = self._fds.pop(pid)
+            if fd is not None:
+                self._selector.unregister(fd)
+                os.close(fd)
 
     def close(self, deadlines: Deadlines) -> None:
         """End all of them. Who is stuck in the kernel is left behind."""

@@ -23,7 +23,10 @@ class AgentSettings:
     silence alone. `is_followed`: another controller may follow this one, for which it then waits.
     `ray_node`: where Ray has placed it. `ports`: what it and its workers listen on;
     None: the system chooses. `fence`: the number of its controller. `avoided`: keys of devices that
-    it leaves out.
+    it leaves out. `adopts_from`: workers that an earlier controller has left go on with what they
+    hold in memory, if their generation was this one or a later one; None: none does. `outlives`: it
+    waits `resume_s` for another controller, also where nobody holds its line any more. `visible`:
+    the devices that Ray has given to it, as the accelerator's variable has them.
     """
 
     name: str
@@ -46,6 +49,9 @@ class AgentSettings:
     is_followed: bool = False
     ray_node: str | None = None
     avoided: tuple[str, ...] = ()
+    adopts_from: int | None = None
+    outlives: bool = False
+    visible: str | None = None
 
     def fork_server(self, adopts: bool) -> StartServer:
         """What a fork server is told at its start."""

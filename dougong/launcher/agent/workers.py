@@ -1,12 +1,17 @@
-"""The worker processes of one agent: forked for a generation, or handed over to the next one."""
+"""The worker processes of one agent: forked for a generation, or handed over to the next one, also
+to that of another controller."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
-from dataclasses import dataclass
+import select
+import selectors
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from dougong.control.fork_messages import ForkRequest
+from dougong.control.handshake import KeptWorker
 from dougong.control.messages import (
     ForkWorkers,
     JoinGeneration,
@@ -19,9 +24,10 @@ from dougong.control.messages import (
     WorkerForked,
 )
 from dougong.control.tasks import Task, TrainTask
+from dougong.control.worker_messages import WorkerLeft
 from dougong.deadlines import Deadlines
-from dougong.launcher.agent.child import Child
-from dougong.launcher.agent.fork_servers import ForkServers
+from dougong.launcher.agent.child import Child, read_messages
+from dougong.launcher.agent.fork_servers import AdoptedProcesses, ForkServers, LoadedServer
 from dougong.records.directory import RunDir
 from dougong.storage.worker_log import WorkerLog
 from dougong.storage.writer import StorageWriter
@@ -43,6 +49,79 @@ class WorkerPlaces:
     def log(self, generation: int, worker: str) -> WorkerLog:
         """A worker's log in this generation."""
         return WorkerLog(self.run_dir.log_file(generation, worker), self.logs)
+
+
+class KeptWorkers:
+    """Workers whose controller is gone: they have left its generation, and wait for the next one's,
+    with what they hold in memory. They are this process's children."""
+
+    def __init__(self) -> None:
+        self._children: tuple[Child, ...] = ()
+        self._variables: dict[str, str] = {}
+
+    def keep(self, children: Sequence[Child], variables: Mapping[str, str]) -> None:
+        """These, which were begun with such variables in their environment."""
+        self._children, self._variables = tuple(children), dict(variables)
+
+    def describe(self, adopts_from: int | None) -> dict[str, KeptWorker]:
+        """By name, those that go on; the others are not wanted, as `AgentSettings` says."""
+        found = {}
+        for child in self._wanted(adopts_from):
+            assert child.pid is not None, "it has said that it has left"
+            found[child.worker] = KeptWorker(child.pid, child.held_step)
+        return found
+
+    def take(
+        self, adopts_from: int | None, variables: Mapping[str, str], deadlines: Deadlines
+    ) -> tuple[Child, ...]:
+        """Those that go on in an environment with such variables; all others are ended."""
+        is_same = self._variables == dict(variables)
+        taken = self._wanted(adopts_from) if is_same else ()
+        self._children = tuple(child for child in self._children if child not in taken)
+        self.close(deadlines)
+        return taken
+
+    def close(self, deadlines: Deadlines) -> None:
+        """End them."""
+        with selectors.DefaultSelector() as selector:
+            processes = AdoptedProcesses(selector, lambda pid, code: None)
+            for child in self._children:
+                if child.pid is not None:
+                    processes.watch(child.pid)
+                child.close()
+            processes.close(deadlines)
+        self._children = ()
+
+    def _wanted(self, adopts_from: int | None) -> tuple[Child, ...]:
+        if adopts_from is None:
+            return ()
+        return tuple(child for child in self._children if child.generation >= adopts_from)
+
+
+@dataclass(frozen=True)
+class Heritage:
+    """What an agent has of one controller's time and keeps for the next one's: a fork server with
+    what it has loaded, and workers with what they hold in memory."""
+
+    loaded: LoadedServer = field(default_factory=LoadedServer)
+    workers: KeptWorkers = field(default_factory=KeptWorkers)
+
+    def close(self, deadlines: Deadlines) -> None:
+        """End all of it."""
+        self.workers.close(deadlines)
+        self.loaded.close()
+
+
+def _is_leaving(child: Child) -> bool:
+    """Whether its word is still awaited, after what it has said by now."""
+    child.read_output()  # who prints more than a pipe holds would wait for its reader
+    try:
+        for message in read_messages(child.channel, lambda text: None):
+            if isinstance(message, WorkerLeft):
+                child.note_left(message.step)
+    except (OSError, EOFError):
+        return False
+    return not child.has_left
 
 
 class Workers:
@@ -87,6 +166,28 @@ class Workers:
                 self._hand_over(child, order.generation, order.task)
             else:
                 self._fork(worker, order.generation, order.task)
+
+    def adopt(self, child: Child) -> None:
+        """One that an earlier controller has left waits for this one's first generation."""
+        self._children[next(self._numbers)] = child
+        self._opened(child)
+
+    def part(self, within_s: float) -> tuple[Child, ...]:
+        """Have all leave their generation, whose controller is gone. Those that have left it in
+        time are not among these any more; what they say besides, nobody needs."""
+        living = [child for child in self.training if not child.killed]
+        awaited = [child for child in living if not child.has_left]
+        for child in awaited:
+            child.tell(LeaveGeneration(child.generation))
+        until = time.monotonic() + within_s
+        while awaited and time.monotonic() < until:
+            lines = [child.channel for child in awaited]
+            select.select(lines, [], [], max(0.0, until - time.monotonic()))
+            awaited = [child for child in awaited if _is_leaving(child)]
+        left = tuple(child for child in living if child.has_left)
+        for child in left:
+            self.forget(child)
+        return left
 
     def command(self, message: Command) -> None:
         """Pass a message on to the workers of its generation, or do to them what it says."""

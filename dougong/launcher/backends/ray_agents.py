@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from dougong.accelerators.registry import get_accelerator
+from dougong.control.environment import read_visible_devices
 from dougong.deadlines import Deadlines
 from dougong.errors import DougongError, LaunchError, NoRoomError
 from dougong.launcher.agent.settings import AgentSettings
@@ -61,8 +62,10 @@ class AgentActor:
 def _placed_here(settings_json: str) -> AgentSettings:
     import ray
 
-    node = ray.get_runtime_context().get_node_id()
-    return replace(AgentSettings.from_json(settings_json), ray_node=node)
+    node, settings = ray.get_runtime_context().get_node_id(), AgentSettings.from_json(settings_json)
+    variable = get_accelerator(settings.accelerator).visible_devices_variable
+    visible = read_visible_devices(variable) if variable else None
+    return replace(settings, ray_node=node, visible=visible)
 
 
 @dataclass(frozen=True)

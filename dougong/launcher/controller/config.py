@@ -67,7 +67,8 @@ class ResumePoint:
     must give again. `died`: when the controller before had died, and when that was noticed, by this
     machine's monotonic clock, where the run goes on by itself; `failures`: those since somebody
     typed a command, which count for it too, and `committed_at`: when a checkpoint was committed
-    last, by the same clock.
+    last, by the same clock. `adopts_from`: as in `AgentSettings`; `recorded`: the last step of
+    which there is a row, None where that of the checkpoint counts.
     """
 
     generation: int = 1
@@ -82,6 +83,8 @@ class ResumePoint:
     died: tuple[float, float] | None = None
     failures: tuple[PastFailure, ...] = ()
     committed_at: float | None = None
+    adopts_from: int | None = None
+    recorded: int | None = None
 
     @property
     def last_generation(self) -> int:
@@ -107,7 +110,7 @@ class ControllerConfig:
     job.yaml is to say once the first step is done, where it does not yet: a resume that comes to
     nothing has changed nothing. `sources`: what the run had read from outside its job file when it
     began, None for one that begins now. `is_followed`: another controller begins when this one
-    dies."""
+    dies. `outlives`: as in `AgentSettings`."""
 
     job: Job
     token: str
@@ -119,6 +122,7 @@ class ControllerConfig:
     job_text: str | None = None
     sources: RunSources | None = None
     is_followed: bool = False
+    outlives: bool = False
 
     @property
     def life(self) -> str:
@@ -152,6 +156,8 @@ class ControllerConfig:
             deadlines=self.deadlines,
             ports=read_ports(self.job.ports),
             avoided=spec.avoided,
+            adopts_from=self.resume_point.adopts_from,
+            outlives=self.outlives,
         )
 
     def own_tokenizer(self, run_dir: RunDir, sources: RunSources | None) -> str | None:

@@ -140,7 +140,8 @@ class RunFacts:
         """All that is known before anything has happened. `lifted`: keys of devices that are used
         again."""
         fired = set(point.fired)
-        facts = RunFacts(point.generation - 1, point.step, fired, point.step, point.same_since)
+        recorded = point.step if point.recorded is None else point.recorded
+        facts = RunFacts(point.generation - 1, point.step, fired, recorded, point.same_since)
         facts.devices = DeviceFacts.of(point.quarantined, lifted)
         facts.skipped = set(point.skipped)
         facts.history, facts.checkpoints.committed_at = list(point.failures), point.committed_at
@@ -387,12 +388,14 @@ class RunFacts:
     def _begin_generation(self, action: ForkGeneration, now: float) -> None:
         self.number, self.step = action.number, action.step
         self.recorded = min(self.recorded, action.step)
-        self.generation = Generation.of_plan(action.number, action.plan, now, self.generation)
+        pids = self.agents.kept_pids if self.generation is None else self.generation.survivors
+        self.generation = Generation.of_plan(action.number, action.plan, now, pids)
         self.health.begin_generation()
         self.recoveries.note_begun(now)
         found = self.checkpoints.found
-        if found is not None and not action.in_memory:
+        if found is not None and not found.in_memory:
             self.ledgers = Ledgers(dict(found.recorded))
+            self.checkpoints.found = replace(found, in_memory=action.in_memory)
         self.recomputation = Recomputation(dict(self.ledgers.steps))
         # An agent may have been lost while there was no generation to lose workers of.
         for handle in self.agents.lost:

@@ -395,5 +395,7 @@ class Preparation:
         drills = pending(listed(self.policy.job.drill), facts.fired)
         step, skips = last_step(facts, found), tuple(sorted(facts.skipped))
         held, back = found.in_memory, rolls_back(self.state)
+        if isinstance(self.state, Starting) and facts.agents.kept_step > step:
+            step, held = facts.agents.kept_step, True
         fork = ForkGeneration(number, plan, step, found.directory, drills, held, back, skips)
         return *news, Record(fork.event()), fork, Enter(Running(number))

@@ -21,6 +21,7 @@ from dougong.control.environment import child_environment
 from dougong.control.processes import open_pidfd, process_exists
 from dougong.errors import LaunchError
 from dougong.launcher.agent.settings import AgentSettings
+from dougong.launcher.kept.door import knock
 from dougong.launcher.kept.line import DETACHED, WAITS, AgentEnd, give_settings
 from dougong.records.directory import RunDir
 from dougong.records.files import last_line
@@ -35,18 +36,42 @@ class DetachedAgent:
         self._deadlines = settings.deadlines
         self._is_waiting = threading.Event()
         self._num_bytes = self._log_bytes  # what an earlier life has printed is not this one's
-        self._line, theirs = socket.socketpair()
+        found = self._find(settings) if settings.outlives else None
+        self._line, self.pid = found or self._begin(settings)
+        self._words = self._line.makefile("r")
+        self._fd = open_pidfd(self.pid)
+
+    def _begin(self, settings: AgentSettings) -> tuple[socket.socket, int]:
+        """A new one: its line and its process."""
+        line, theirs = socket.socketpair()
         with theirs:
             first = _spawn(theirs.fileno(), self._opened_log(settings))
-        self._words = self._line.makefile("r")
-        self._give(settings)
+        _give(line, settings)
         # What has been started so ends when it has forked; that is no agent's end.
         first.wait(self._deadlines.agents_join_s)
-        said = self._words.readline()
-        if not said:
+        pid = _read_pid(line)
+        if pid is None:
             raise LaunchError(f"its process did not begin{self._last_words()}")
-        self.pid = int(said)
-        self._fd = open_pidfd(self.pid)
+        return line, pid
+
+    def _find(self, settings: AgentSettings) -> tuple[socket.socket, int] | None:
+        """The one of an earlier controller that waits on this machine for another, and takes these
+        settings: its line and its process. One that does not is ended."""
+        found = knock(settings)
+        if found is None:
+            return None
+        line, pid = found
+        _give(line, settings)
+        # It may not know yet that its controller is gone.
+        line.settimeout(self._deadlines.controller_silence_s + self._deadlines.agent_waits_s)
+        said = _read_pid(line)
+        line.settimeout(None)
+        if said is not None:
+            return line, said
+        line.close()
+        self.pid, self._fd = pid, open_pidfd(pid)
+        self.kill()
+        return None
 
     def wait(self) -> AgentEnd:
         """How it has ended, once it has. LaunchError where it had no time to say so."""
@@ -65,7 +90,7 @@ class DetachedAgent:
             return False
         self._is_waiting.clear()
         self._num_bytes = self._log_bytes
-        self._give(settings)
+        _give(self._line, settings)
         return True
 
     def kill(self) -> None:
@@ -80,10 +105,6 @@ class DetachedAgent:
         until = time.monotonic() + self._deadlines.kill_s
         while process_exists(self.pid) and time.monotonic() < until:
             time.sleep(self._deadlines.exit_poll_every_s)
-
-    def _give(self, settings: AgentSettings) -> None:
-        with contextlib.suppress(OSError):  # it has ended, as its silence says
-            give_settings(self._line, settings)
 
     def _opened_log(self, settings: AgentSettings) -> int:
         """Where it prints: next to the logs of its workers; with us where these cannot be."""
@@ -102,6 +123,20 @@ class DetachedAgent:
     def _last_words(self) -> str:
         last = last_line(self._log) if self._log_bytes > self._num_bytes else ""
         return f": {last} (all of it: {self._log})" if last else ""
+
+
+def _give(line: socket.socket, settings: AgentSettings) -> None:
+    with contextlib.suppress(OSError):  # it has ended, as its silence says
+        give_settings(line, settings)
+
+
+def _read_pid(line: socket.socket) -> int | None:
+    """What an agent says first; None where it says nothing. Not a byte of what comes after that."""
+    said = b""
+    with contextlib.suppress(OSError):
+        while (byte := line.recv(1)) not in (b"", b"\n"):
+            said += byte
+    return int(said) if said.isdigit() else None
 
 
 def _spawn(line: int, log: int) -> subprocess.Popen[bytes]:

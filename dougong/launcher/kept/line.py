@@ -53,6 +53,21 @@ def give_settings(line: socket.socket | None, settings: AgentSettings) -> None:
 class StarterLine:
     """The agent's end."""
 
+    def fileno(self) -> int:
+        """For `select`."""
+        return _FD
+
+    def take(self, line: socket.socket) -> None:
+        """From now on it is this one, from another starter."""
+        with line:
+            os.dup2(line.fileno(), _FD)
+        # What the reader has kept of the other one is nobody's word any more.
+        sys.stdin = os.fdopen(_FD, closefd=False)
+
+    def say_pid(self) -> None:
+        """Tell the starter which process this is."""
+        self.say(f"{os.getpid()}\n".encode())
+
     def await_settings(self, deadlines: Deadlines) -> AgentSettings | None:
         """Those of the next controller; None: there is none, or it does not come in time."""
         ready, _, _ = select.select([_FD], [], [], deadlines.next_controller_s)

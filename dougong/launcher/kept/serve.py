@@ -15,9 +15,11 @@ from dougong.control.processes import die_with_parent, name_process, title_proce
 from dougong.deadlines import DEADLINES
 from dougong.errors import DougongError, PreemptedError
 from dougong.launcher.agent.agent import serve_run
-from dougong.launcher.agent.fork_servers import LoadedServer
 from dougong.launcher.agent.settings import AgentSettings
+from dougong.launcher.agent.workers import Heritage
+from dougong.launcher.kept.door import Door
 from dougong.launcher.kept.line import DETACHED, WAITS, AgentEnd, StarterLine
+from dougong.launcher.kept.waiting import await_starter
 
 _NAME = "ray::dougong"
 """What `ray stop` ends has such a name: who takes Ray from a machine takes its agents too."""
@@ -37,32 +39,46 @@ def main() -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         if settings.parent is not None:
             die_with_parent(settings.parent)
-    end = _serve_all(settings, line)
+    end = _serve_all(settings, line, _open_door(settings))
     line.say(f"{end.to_json()}\n".encode())
     sys.exit(0 if end.by_controller else 1)
 
 
-def _serve_all(settings: AgentSettings, line: StarterLine) -> AgentEnd:
+def _open_door(settings: AgentSettings) -> Door | None:
+    """None where nobody is to come, or this machine has none."""
+    try:
+        return Door(settings) if settings.outlives else None
+    except OSError as error:
+        print(f"agent {settings.name}: ends with its starter: {error}", file=sys.stderr, flush=True)
+        return None
+
+
+def _serve_all(settings: AgentSettings, line: StarterLine, door: Door | None) -> AgentEnd:
     """One controller after the other; how the last one's time has ended."""
-    loaded = LoadedServer()
+    heritage = Heritage()
     following: AgentSettings | None = settings
     by_controller = False
     try:
         while following is not None:
             settings = following
-            by_controller = serve_run(settings, loaded)
-            following = _await_next(settings, line) if loaded.is_kept else None
+            by_controller = serve_run(settings, heritage)
+            is_kept = heritage.loaded.is_kept
+            following = _await_next(settings, line, door) if is_kept else None
     except DougongError as error:
         print(f"agent {settings.name}: {error}", file=sys.stderr, flush=True)
         return AgentEnd(False, str(error))
     finally:
-        loaded.close()
+        heritage.close(settings.deadlines)
     return AgentEnd(by_controller)
 
 
-def _await_next(settings: AgentSettings, line: StarterLine) -> AgentSettings | None:
+def _await_next(
+    settings: AgentSettings, line: StarterLine, door: Door | None
+) -> AgentSettings | None:
     line.say(WAITS)
-    return line.await_settings(settings.deadlines)
+    if door is None:
+        return line.await_settings(settings.deadlines)
+    return await_starter(settings, line, door)
 
 
 def _detach(line: StarterLine) -> None:
@@ -74,7 +90,7 @@ def _detach(line: StarterLine) -> None:
     name_process(_NAME)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _end_by_signal)
-    line.say(f"{os.getpid()}\n".encode())
+    line.say_pid()
 
 
 def _end_by_signal(number: int, frame: FrameType | None) -> None:

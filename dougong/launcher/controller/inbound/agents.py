@@ -130,6 +130,24 @@ class AgentTable:
         return {name: handle.facts for name, handle in joined if handle.facts is not None}
 
     @property
+    def kept_pids(self) -> dict[str, int | None]:
+        """The process ids of workers that an earlier controller has left, by name."""
+        found: dict[str, int | None] = {}
+        for handle in self.living:
+            if handle.facts is not None:
+                found |= {name: worker.pid for name, worker in handle.facts.kept.items()}
+        return found
+
+    @property
+    def kept_step(self) -> int:
+        """The newest step that one of them holds in memory; 0 where none does."""
+        steps = [0]
+        for handle in self.living:
+            if handle.facts is not None:
+                steps += [worker.step for worker in handle.facts.kept.values()]
+        return max(steps)
+
+    @property
     def path_ends(self) -> dict[str, PathEnd]:
         """Where the paths to living agents that have workers are tried, by agent."""
         ends = {}

@@ -147,12 +147,12 @@ class Generation:
 
     @staticmethod
     def of_plan(
-        number: int, plan: Plan, now: float, before: Generation | None = None
+        number: int, plan: Plan, now: float, pids: Mapping[str, int | None] | None = None
     ) -> Generation:
-        """A generation whose workers are about to be forked; survivors of the one `before` are
-        handed its task."""
-        pids = {} if before is None else before.survivors
-        statuses = [WorkerStatus(w, now, pid=pids.get(w.name)) for w in plan.workers]
+        """A generation whose workers are about to be forked. `pids`: of those that live, by name;
+        they are handed its task."""
+        known = pids or {}
+        statuses = [WorkerStatus(w, now, pid=known.get(w.name)) for w in plan.workers]
         return Generation(number, {status.worker.name: status for status in statuses})
 
     @property
