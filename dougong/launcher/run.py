@@ -179,8 +179,7 @@ def resume_run(
         check_lift(after.job.fault.quarantine.lift, resume_point.quarantined)
         bent = bent_rate(before.job, after.job, resume_point.step + 1)
         resume_point = _with_changes(resume_point, before.job, after.job)
-        if _goes_on_alike(resume_point, before.job, after.job):
-            resume_point = with_memory(resume_point, run_dir)
+        resume_point = with_memory(resume_point, run_dir, before.job, after.job)
         if follows is not None:
             died = (follows.fault_at, follows.noticed_at)
             resume_point = of_follower(resume_point, run_dir.read_events(), died)
@@ -217,13 +216,6 @@ def end_lost_run(path: Path, death: ControllerDeath) -> int:
         report, why_none = _report_line(run_dir)
         print("\n".join((_closing_words(outcome, run_dir), report or why_none)), flush=True)
     raise _last_words(outcome, run_dir)
-
-
-def _goes_on_alike(point: ResumePoint, before: Job, after: Job) -> bool:
-    """Whether what workers of an earlier controller hold in memory is what is to be gone on with,
-    and is kept in the way that this job asks for."""
-    is_same = before.fault.snapshots == after.fault.snapshots
-    return point.chosen is None and not point.changed and is_same
 
 
 def _with_changes(point: ResumePoint, before: Job, after: Job) -> ResumePoint:

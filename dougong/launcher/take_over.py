@@ -13,6 +13,7 @@ from dougong.errors import RecordError, SourceError
 from dougong.fault.diagnosis import Diagnosis, FailureKind
 from dougong.fault.drill import FiredDrill
 from dougong.fault.policy import PastFailure
+from dougong.job.schema import Job
 from dougong.launcher.controller.config import FROM_START, GENERATIONS, ResumePoint
 from dougong.launcher.controller.drills import fired_by
 from dougong.launcher.kept.waiting import newest_generation
@@ -71,9 +72,13 @@ def take_over(run_dir: RunDir, chosen: int | None = None) -> ResumePoint:
     )
 
 
-def with_memory(point: ResumePoint, run_dir: RunDir) -> ResumePoint:
+def with_memory(point: ResumePoint, run_dir: RunDir, before: Job, after: Job) -> ResumePoint:
     """The same, with what is known of workers that have lost their controller: whose memory counts,
-    and which steps are told."""
+    and which steps are told. Nobody's does for a resume that asks for a certain checkpoint, for
+    other bits, or to be kept otherwise in memory."""
+    is_same = before.fault.snapshots == after.fault.snapshots
+    if point.chosen is not None or point.changed or not is_same:
+        return point
     recorded = None
     with contextlib.suppress(RecordError, OSError):  # rows may be told again: that harms nothing
         for row in run_dir.stream_metrics():

@@ -55,6 +55,25 @@ def test_a_killed_controller_is_followed_by_another_that_ends_the_run(tmp_path: 
     assert status is not None and (status.state, status.fence) == ("FINISHED", 2)
 
 
+def test_workers_go_over_with_the_step_that_they_hold(tmp_path: Path) -> None:
+    """Nothing is computed again but the step that the controller's death has broken."""
+    run = ToyRun(
+        tmp_path / "run", toy_job(step_s=0.05, memory=True, steps=40, checkpoint={"every": 30}), BESIDE
+    ).start()
+    run.await_step(7)
+    workers = run.worker_pids()
+    for fence in (1, 2):
+        os.kill(controller_of(run, fence), signal.SIGKILL)
+        wait_for(lambda n=fence: len(run.events("first_step")) > n, f"a step: {run.text()}")
+        assert run.worker_pids() == workers
+    assert run.finish() == 0, run.text()
+    first, second, third = run.events("generation_started")
+    assert second["in_memory"] and third["in_memory"] and second["resume"] is None
+    assert [recovered["kept"] for recovered in run.events("recovered")] == [["east/0", "east/1"]] * 2
+    steps = [row["step"] for row in run.run_dir.read_metrics()]
+    assert steps == list(range(1, 41)), "each is told once"
+
+
 @pytest.mark.slow
 def test_a_drill_that_kills_the_controller_comes_once(tmp_path: Path) -> None:
     """It is on storage that it has come before it does: the next controller computes the same step again."""

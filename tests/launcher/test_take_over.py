@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from dougong.fault.culprit import Culprit
 from dougong.fault.drill import FiredDrill
 from dougong.fault.policy import Budget, decide
 from dougong.job.load import load_job
-from dougong.job.schema import Fault
+from dougong.job.schema import Fault, Job
 from dougong.launcher.alive import refuse_if_alive
 from dougong.launcher.controller.config import FROM_START, ResumePoint
 from dougong.launcher.controller.facts import RunFacts
@@ -29,7 +30,7 @@ from dougong.launcher.run import (
     resume_run,
     start_run,
 )
-from dougong.launcher.take_over import beginning_words, of_follower, take_over
+from dougong.launcher.take_over import beginning_words, of_follower, take_over, with_memory
 from dougong.records.directory import RunDir
 from dougong.records.events import (
     CheckpointCommitted,
@@ -138,6 +139,20 @@ def test_a_resume_goes_on_from_the_checkpoint_that_is_asked_for(run_dir: RunDir,
     assert (found.step, found.chosen, found.has_committed) == (step, chosen, True)
     with pytest.raises(CheckpointError, match=r"checkpoints: no checkpoint of step 15; there are: 10, 20$"):
         take_over(run_dir, 15)
+
+
+def test_what_workers_hold_counts_for_a_resume_that_goes_on_alike(run_dir: RunDir) -> None:
+    job = Job.model_validate(toy_job())
+    other = Job.model_validate(toy_job(fault={"snapshots": {"every": 2}}))
+    for event in (GenerationStarted(generation=2, workers=("east/0",)), committed(5)):
+        run_dir.append_event(event)
+    run_dir.append_metrics({"generation": 2, "step": 8, "loss": 1.0})
+    point = ResumePoint(generation=3, step=5)
+    found = with_memory(point, run_dir, job, job)
+    assert (found.adopts_from, found.recorded) == (2, 8)
+    assert (RunFacts.at(found).recorded, RunFacts.at(point).recorded) == (8, 5)
+    for asked, after in ((replace(point, chosen=5), job), (replace(point, changed=("seed",)), job), (point, other)):
+        assert with_memory(asked, run_dir, job, after) == asked
 
 
 def test_checkpoints_that_were_set_aside_count_no_more(run_dir: RunDir) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dougong.control.channel import Channel
-from dougong.control.handshake import AgentFacts, FolderTrouble
+from dougong.control.handshake import AgentFacts, FolderTrouble, KeptWorker
 from dougong.control.messages import AgentReady, FromWorker, Heartbeat, Message, WorkerExited
 from dougong.control.path_messages import CONTROLLER, PathEnd, PathResult, PathsOpen, PathsTried
 from dougong.control.progress import WorkerProgress
@@ -68,11 +68,13 @@ WORKERS = {"east": ("east/0", "east/1"), "west": ("west/0",)}
 
 @dataclass(frozen=True)
 class Joins:
-    """An agent proves itself; a new life for one that was there before. `ray_node`: where Ray has placed it."""
+    """An agent proves itself; a new life for one that was there before. `ray_node`: where Ray has placed it; `kept`:
+    the step that its workers have held since an earlier controller, by name."""
 
     agent: str
     node: str = "here"
     ray_node: str | None = None
+    kept: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -263,10 +265,11 @@ class Machine:
                             channel.heard_at = self.now
                     self._take(observe_time(self.facts, self.now, self.deadlines))
                     self._settle()
-            case Joins(agent, node, ray_node):
+            case Joins(agent, node, ray_node, steps):
                 channel, node = self._channel(), self.nodes.get(agent, node)
                 facts = AgentFacts(agent, agent, node, 1, "cpu", None, {"torch": "2"}, {}, ray_node=ray_node)
-                facts = replace(facts, memory_bytes=self.memory_bytes, trouble=self.troubles.get(agent))
+                kept = {name: KeptWorker(100, step) for name, step in steps.items()}
+                facts = replace(facts, memory_bytes=self.memory_bytes, trouble=self.troubles.get(agent), kept=kept)
                 self._observe(AgentJoined(facts, channel))
                 handles = self.facts.agents.handles
                 if agent not in handles or handles[agent].channel is channel:

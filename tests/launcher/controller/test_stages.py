@@ -346,3 +346,20 @@ def test_attention_that_is_looked_for_is_settled_by_the_devices_and_belongs_to_t
     assert (settled.recipe.attention, settled.recipe.experts) == ("sdpa", "plain products")
     assert made.event("note").text == "attention is computed by sdpa, experts by plain products"
     assert made.names().index("UseModel") < made.names().index("UseFingerprints")
+
+
+@pytest.mark.parametrize(
+    ("held", "step", "in_memory", "pids"),
+    [(None, 10, False, {}), (8, 10, False, {"east/1": 100}), (14, 14, True, {"east/1": 100})],
+)
+def test_a_start_goes_on_from_what_workers_of_an_earlier_controller_hold(
+    held: int | None, step: int, in_memory: bool, pids: dict[str, int]
+) -> None:
+    """Workers themselves agree on the newest step that is whole; the checkpoint is given to them besides."""
+    kept = {} if held is None else {"east/1": held}
+    made = machine().play([*UP_TO_JOIN, Joins("east", kept=kept), Joins("west"), *READY, MODEL, found(10, _12="ab")])
+    started = made.event("generation_started")
+    assert (started.step, started.in_memory, started.resume) == (step, in_memory, "step-000010")
+    assert made.facts.generation is not None
+    assert {n: s.pid for n, s in made.facts.generation.workers.items() if s.pid is not None} == pids
+    assert made.facts.recomputation.recorded.keys() == {12}

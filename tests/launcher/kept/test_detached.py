@@ -173,6 +173,39 @@ def test_one_that_is_followed_waits_for_the_next_controller_with_its_fork_server
     assert not process_exists(fork_server)
 
 
+def test_one_that_outlives_its_starter_is_found_by_the_next_controllers(play: Play) -> None:
+    """Of another controller, and of none that is older; on the same devices."""
+    settings = dataclasses.replace(play.settings, is_followed=True, outlives=True, fence=1)
+    first = DetachedAgent(settings)
+    fork_server, channel = loaded(play)
+    channel.close()
+    second = DetachedAgent(dataclasses.replace(settings, fence=2))
+    assert second.pid == first.pid
+    with pytest.raises(LaunchError, match="ended without a word"):
+        first.wait()  # its line leads to nobody any more
+    after, channel = loaded(play)
+    assert after == fork_server
+    channel.close()
+    other = DetachedAgent(dataclasses.replace(settings, fence=3, visible="1"))
+    assert other.pid != first.pid and not process_exists(first.pid), "it has other devices than Ray gives now"
+    _, channel = loaded(play)
+    channel.send(EndAgent())
+    assert other.wait() == AgentEnd(by_controller=True)
+
+
+def test_one_that_stands_stopped_is_ended_by_the_next_starter(play: Play) -> None:
+    limits = dataclasses.replace(DEADLINES, controller_silence_s=0.5, agent_waits_s=0.5)
+    settings = dataclasses.replace(play.settings, outlives=True, is_followed=True, fence=1, deadlines=limits)
+    first = DetachedAgent(settings)
+    play.joined()
+    os.kill(first.pid, signal.SIGSTOP)
+    second = DetachedAgent(dataclasses.replace(settings, fence=2, deadlines=play.settings.deadlines))
+    assert second.pid != first.pid and not process_exists(first.pid)
+    _, channel = loaded(play)
+    channel.send(EndAgent())
+    assert second.wait() == AgentEnd(by_controller=True)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["it is taken away", "nobody comes"])
 def test_one_that_waits_does_not_do_so_for_ever(play: Play, way: str) -> None:

@@ -1,0 +1,204 @@
+"""A part of Ray is lost while a run trains, or the machine of its head with the command that was typed there; then a
+worker, an agent, or a machine. Training goes on without Ray; what needs Ray waits for another one, of another cluster
+id; and `dougong resume --address NEW` goes on with the agents and workers that live, as if nothing had been."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from dougong.control.environment import child_environment
+from dougong.records.directory import RunDir
+from dougong.testing import Host, HostProcess, Lab
+from dougong.tools.drill.comparison import compare
+from tests.lab.conftest import Cluster, job_values
+from tests.launcher.toyrun import ROOT, wait_for
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
+
+SLOW = {"attention_ms": 6.0, "expert_ms_per_1k_tokens": 1.0}
+"""So that a run lasts until Ray is there again; no bit depends on it."""
+EAST = {"name": "east", "accelerator": "cpu", "workers": 1, "node": "pool=a", "emulate": SLOW}
+WEST = {"name": "west", "accelerator": "cpu", "workers": 1, "node": "pool=b", "emulate": SLOW}
+STEPS = 150
+LOSSES = ("worker", "agent", "node")
+NAME = "run"
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    """The head on node0, which nobody trains on; east on node1, west on node2 or node3."""
+    with Lab(num_hosts=4) as lab:
+        made = Cluster(lab, lab.hosts[0].start_ray(num_cpus=1))
+        begin_nodes(made, lab.hosts[1:])
+        yield made
+
+
+def begin_nodes(cluster: Cluster, hosts: list[Host]) -> None:
+    for host in hosts:
+        pool = "a" if host is cluster.lab.hosts[1] else "b"
+        host.start_ray(cluster.ray, num_cpus=2, labels={"pool": pool})
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    """The same job on one machine, without Ray: bits do not depend on the layout."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    islands = [{**island, "node": None, "emulate": None} for island in (EAST, WEST)]
+    values = job_values(type("Shared", (), {"shared": folder})(), **job(islands=islands))  # type: ignore[arg-type]
+    (folder / "job.yaml").write_text(yaml.safe_dump(values))
+    words = ["run", str(folder / "job.yaml"), "--no-ray", "--run-dir", str(folder / NAME)]
+    subprocess.run([sys.executable, "-m", "dougong", *words], cwd=ROOT, env=child_environment({}), check=True)
+    return RunDir(folder / NAME)
+
+
+def job(**changes: Any) -> dict[str, Any]:
+    return {"islands": [EAST, WEST], "steps": STEPS, "checkpoint": {"every": 100, "keep": 3}, **changes}
+
+
+def begin(cluster: Cluster, host: Host) -> HostProcess:
+    process = cluster.start(host, NAME, **job())
+    cluster.await_step(NAME, 3, process)
+    return process
+
+
+def agents(cluster: Cluster) -> dict[str, tuple[str, int]]:
+    """Machine and process of each, under the newest controller."""
+    newest = cluster.events(NAME, "agents_started")[-1]["agents"]
+    return {agent["agent"]: (agent["node"], agent["pid"]) for agent in newest}
+
+
+def workers(cluster: Cluster) -> dict[str, int | None]:
+    status = cluster.read(NAME).read_status()
+    assert status is not None
+    return {worker.name: worker.pid for worker in status.workers}
+
+
+def host_of(cluster: Cluster, agent: str) -> Host:
+    return next(host for host in cluster.lab.hosts if host.name == agents(cluster)[agent][0])
+
+
+def steps(cluster: Cluster) -> list[int]:
+    return [row["step"] for row in cluster.read(NAME).read_metrics()]
+
+
+def lose(cluster: Cluster, loss: str) -> Host:
+    """West's worker, its agent, or its machine; that machine."""
+    host = host_of(cluster, "west")
+    if loss == "node":
+        host.power_off()
+        host.plug()
+        return host
+    if loss == "worker":
+        host.check(["kill", "-9", str(workers(cluster)["west/0"])])
+        return host
+    (pid,) = (pid for pid, words in host.processes().items() if "dougong agent " in words)
+    os.kill(pid, signal.SIGKILL)
+    return host
+
+
+def goes_on(cluster: Cluster, process: HostProcess, before: int) -> None:
+    def has_begun() -> bool:
+        assert process.status is None, process.output
+        return len(cluster.events(NAME, "first_step")) > before
+
+    wait_for(has_begun, "training again", 120)
+
+
+def ends_alike(cluster: Cluster, process: HostProcess, undisturbed: RunDir) -> None:
+    assert process.wait(240) == 0, process.output
+    assert str(compare(cluster.read(NAME), undisturbed, STEPS)) == "the same bits"
+
+    def left() -> list[str]:
+        words = [one for host in cluster.lab.hosts for one in host.processes().values()]
+        return [one for one in words if "dougong.launcher" in one or "dougong agent" in one or "dougong run" in one]
+
+    wait_for(lambda: not left(), f"nothing is left: {left()}", 30)
+
+
+def renew_ray(cluster: Cluster, head: Host) -> str:
+    """What an operator does whose head has died: `ray stop` would take the agents, too. Its new address."""
+    for host in cluster.lab.hosts:
+        if any("raylet" in words for words in host.processes().values()):
+            host.kill_named("raylet")
+    cluster.ray = head.start_ray(num_cpus=2, labels={"pool": "b"})
+    begin_nodes(cluster, [host for host in cluster.lab.hosts[1:] if host is not head])
+    return cluster.address
+
+
+@pytest.mark.parametrize("loss", ["worker", *[pytest.param(one, marks=pytest.mark.slow) for one in LOSSES[1:]]])
+def test_a_run_whose_heads_machine_is_lost_is_resumed_over_another_ray(
+    cluster: Cluster, undisturbed: RunDir, loss: str
+) -> None:
+    process = begin(cluster, cluster.lab.hosts[0])
+    kept, living = agents(cluster), workers(cluster)
+    cluster.lab.hosts[0].power_off()
+    process.wait(20)
+    (head,) = (host for host in cluster.lab.hosts[2:] if host is not host_of(cluster, "west"))
+    address = renew_ray(cluster, head)
+    last = steps(cluster)[-1]
+    resumed = head.start(["dougong", "resume", str(cluster.run_dir(NAME)), "--address", address])
+    goes_on(cluster, resumed, 1)
+    assert (agents(cluster), workers(cluster)) == (kept, living)
+    (first, second) = cluster.events(NAME, "first_step")
+    assert second["step"] >= last, "at most one step is computed again"
+    (restored,) = cluster.events(NAME, "state_restored")[-1:]
+    assert "checkpoint" not in restored["tiers"], restored
+    before = len(cluster.events(NAME, "first_step"))
+    lose(cluster, loss)
+    if loss == "node":  # the only other machine for west is the head's
+        pass
+    goes_on(cluster, resumed, before)
+    ends_alike(cluster, resumed, undisturbed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_run_outlives_the_head_and_needs_no_other_ray_but_for_another_node(
+    cluster: Cluster, undisturbed: RunDir, loss: str
+) -> None:
+    """The next Ray is of another cluster id; the agents that live are the same under it."""
+    process = begin(cluster, cluster.lab.hosts[1])
+    east = agents(cluster)["east"]
+    cluster.lab.hosts[0].kill_named("gcs_server")
+    process.wait_for("Ray's head at 10.0.0.1:6379 does not answer", timeout_s=30)
+    before = len(cluster.events(NAME, "first_step"))
+    lose(cluster, loss)
+    if loss != "worker":
+        process.wait_for("waiting: a node for west/0: --address 10.0.0.1:6379: nobody answers", timeout_s=60)
+        cluster.lab.hosts[0].stop_ray()
+        for host in cluster.lab.hosts[1:]:
+            if any("raylet" in words for words in host.processes().values()):
+                host.kill_named("raylet")
+        cluster.lab.hosts[0].start_ray(num_cpus=1)
+        begin_nodes(cluster, cluster.lab.hosts[1:])
+    goes_on(cluster, process, before)
+    assert (cluster.lab.hosts[1].name, east[1]) == east and east[1] in agent_pids(cluster.lab.hosts[1])
+    ends_alike(cluster, process, undisturbed)
+
+
+def agent_pids(host: Host) -> list[int]:
+    """As the host's own process namespace numbers them."""
+    said = host.check(["sh", "-c", "grep -l 'dougong agent' /proc/[0-9]*/cmdline || true"])
+    return [int(Path(line).parent.name) for line in said.split()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_raylet_that_is_killed_costs_nothing_whatever_is_lost_next(
+    cluster: Cluster, undisturbed: RunDir, loss: str
+) -> None:
+    process = begin(cluster, cluster.lab.hosts[1])
+    host_of(cluster, "west").kill_named("raylet")
+    process.wait_for("Ray holds nothing for agent west any more", timeout_s=60)
+    before = len(cluster.events(NAME, "first_step"))
+    lose(cluster, loss)
+    goes_on(cluster, process, before)
+    ends_alike(cluster, process, undisturbed)
