@@ -147,7 +147,7 @@ def test_a_run_whose_heads_machine_is_lost_is_resumed_over_another_ray(
     resumed = head.start(["dougong", "resume", str(cluster.run_dir(NAME)), "--address", address])
     goes_on(cluster, resumed, 1)
     assert (agents(cluster), workers(cluster)) == (kept, living)
-    (first, second) = cluster.events(NAME, "first_step")
+    _, second = cluster.events(NAME, "first_step")
     assert second["step"] >= last, "at most one step is computed again"
     (restored,) = cluster.events(NAME, "state_restored")[-1:]
     assert "checkpoint" not in restored["tiers"], restored

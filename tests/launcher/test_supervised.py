@@ -67,7 +67,7 @@ def test_workers_go_over_with_the_step_that_they_hold(tmp_path: Path) -> None:
         wait_for(lambda n=fence: len(run.events("first_step")) > n, f"a step: {run.text()}")
         assert run.worker_pids() == workers
     assert run.finish() == 0, run.text()
-    first, second, third = run.events("generation_started")
+    _, second, third = run.events("generation_started")
     assert second["in_memory"] and third["in_memory"] and second["resume"] is None
     assert [recovered["kept"] for recovered in run.events("recovered")] == [["east/0", "east/1"]] * 2
     steps = [row["step"] for row in run.run_dir.read_metrics()]

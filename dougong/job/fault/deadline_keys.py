@@ -37,6 +37,7 @@ class DeadlineKeys(Section):
     shared_file_s: Seconds | None = _deadline("shared_file_s")
     leave_s: Seconds | None = _deadline("leave_s")
     stop_step_s: Seconds | None = _deadline("stop_step_s")
+    resume_s: Seconds | None = _deadline("resume_s")
     find_checkpoint_s: Seconds | None = _deadline("find_checkpoint_s")
     stage_checkpoint_s: Seconds | None = _deadline("stage_checkpoint_s")
     commit_checkpoint_s: Seconds | None = _deadline("commit_checkpoint_s")
