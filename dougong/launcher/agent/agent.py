@@ -189,7 +189,8 @@ class Agent:
             self._loop()
         except (OSError, EOFError) as error:
             self._is_lost = True
-            self._print(f"the controller is gone ({error}); ending its workers")
+            follows = "wait for another" if self._settings.is_followed else "end"
+            self._print(f"the controller is gone ({error}); its workers {follows}")
 
     def close(self) -> None:
         """End the fork servers and the workers; what these printed last still reaches their
