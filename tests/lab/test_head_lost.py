@@ -23,11 +23,12 @@ from tests.launcher.toyrun import ROOT, wait_for
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
 
-SLOW = {"attention_ms": 6.0, "expert_ms_per_1k_tokens": 1.0}
-"""So that a run lasts until Ray is there again; no bit depends on it."""
-EAST = {"name": "east", "accelerator": "cpu", "workers": 1, "node": "pool=a", "emulate": SLOW}
-WEST = {"name": "west", "accelerator": "cpu", "workers": 1, "node": "pool=b", "emulate": SLOW}
-STEPS = 150
+SLOW = {"attention_ms": 30.0, "expert_ms_per_1k_tokens": 1.0}
+"""So that a run lasts until the loss of a part of Ray is told; no bit depends on it."""
+EAST = {"name": "east", "accelerator": "cpu", "workers": 1, "node": "pool=a"}
+WEST = {"name": "west", "accelerator": "cpu", "workers": 1, "node": "pool=b"}
+SLOW_ISLANDS = [{**EAST, "emulate": SLOW}, {**WEST, "emulate": SLOW}]
+STEPS = 60
 LOSSES = ("worker", "agent", "node")
 NAME = "run"
 
@@ -51,7 +52,7 @@ def begin_nodes(cluster: Cluster, hosts: list[Host]) -> None:
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     """The same job on one machine, without Ray: bits do not depend on the layout."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    islands = [{**island, "node": None, "emulate": None} for island in (EAST, WEST)]
+    islands = [{**island, "node": None} for island in (EAST, WEST)]
     values = job_values(type("Shared", (), {"shared": folder})(), **job(islands=islands))  # type: ignore[arg-type]
     (folder / "job.yaml").write_text(yaml.safe_dump(values))
     words = ["run", str(folder / "job.yaml"), "--no-ray", "--run-dir", str(folder / NAME)]
@@ -63,8 +64,8 @@ def job(**changes: Any) -> dict[str, Any]:
     return {"islands": [EAST, WEST], "steps": STEPS, "checkpoint": {"every": 100, "keep": 3}, **changes}
 
 
-def begin(cluster: Cluster, host: Host) -> HostProcess:
-    process = cluster.start(host, NAME, **job())
+def begin(cluster: Cluster, host: Host, **changes: Any) -> HostProcess:
+    process = cluster.start(host, NAME, **job(**changes))
     cluster.await_step(NAME, 3, process)
     return process
 
@@ -128,7 +129,8 @@ def renew_ray(cluster: Cluster, head: Host) -> str:
     for host in cluster.lab.hosts:
         if any("raylet" in words for words in host.processes().values()):
             host.kill_named("raylet")
-    cluster.ray = head.start_ray(num_cpus=2, labels={"pool": "b"})
+    pool = "head" if head is cluster.lab.hosts[0] else "b"
+    cluster.ray = head.start_ray(num_cpus=2, labels={"pool": pool})
     begin_nodes(cluster, [host for host in cluster.lab.hosts[1:] if host is not head])
     return cluster.address
 
@@ -153,8 +155,6 @@ def test_a_run_whose_heads_machine_is_lost_is_resumed_over_another_ray(
     assert "checkpoint" not in restored["tiers"], restored
     before = len(cluster.events(NAME, "first_step"))
     lose(cluster, loss)
-    if loss == "node":  # the only other machine for west is the head's
-        pass
     goes_on(cluster, resumed, before)
     ends_alike(cluster, resumed, undisturbed)
 
@@ -165,22 +165,17 @@ def test_a_run_outlives_the_head_and_needs_no_other_ray_but_for_another_node(
     cluster: Cluster, undisturbed: RunDir, loss: str
 ) -> None:
     """The next Ray is of another cluster id; the agents that live are the same under it."""
-    process = begin(cluster, cluster.lab.hosts[1])
-    east = agents(cluster)["east"]
+    process = begin(cluster, cluster.lab.hosts[1], islands=SLOW_ISLANDS)
+    (east,) = agent_pids(cluster.lab.hosts[1])
     cluster.lab.hosts[0].kill_named("gcs_server")
     process.wait_for("Ray's head at 10.0.0.1:6379 does not answer", timeout_s=30)
     before = len(cluster.events(NAME, "first_step"))
     lose(cluster, loss)
     if loss != "worker":
         process.wait_for("waiting: a node for west/0: --address 10.0.0.1:6379: nobody answers", timeout_s=60)
-        cluster.lab.hosts[0].stop_ray()
-        for host in cluster.lab.hosts[1:]:
-            if any("raylet" in words for words in host.processes().values()):
-                host.kill_named("raylet")
-        cluster.lab.hosts[0].start_ray(num_cpus=1)
-        begin_nodes(cluster, cluster.lab.hosts[1:])
+        renew_ray(cluster, cluster.lab.hosts[0])
     goes_on(cluster, process, before)
-    assert (cluster.lab.hosts[1].name, east[1]) == east and east[1] in agent_pids(cluster.lab.hosts[1])
+    assert agent_pids(cluster.lab.hosts[1]) == [east]
     ends_alike(cluster, process, undisturbed)
 
 
@@ -195,7 +190,7 @@ def agent_pids(host: Host) -> list[int]:
 def test_a_raylet_that_is_killed_costs_nothing_whatever_is_lost_next(
     cluster: Cluster, undisturbed: RunDir, loss: str
 ) -> None:
-    process = begin(cluster, cluster.lab.hosts[1])
+    process = begin(cluster, cluster.lab.hosts[1], islands=SLOW_ISLANDS)
     host_of(cluster, "west").kill_named("raylet")
     process.wait_for("Ray holds nothing for agent west any more", timeout_s=60)
     before = len(cluster.events(NAME, "first_step"))

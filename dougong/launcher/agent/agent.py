@@ -12,7 +12,6 @@ import selectors
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -85,8 +84,7 @@ def serve_run(settings: AgentSettings, heritage: Heritage | None = None) -> bool
     accelerator = get_accelerator(settings.accelerator)
     variables = worker_variables(accelerator, settings.threads, settings.deterministic)
     heritage = heritage or Heritage()
-    kept = heritage.workers.describe(settings.adopts_from)
-    facts = replace(describe_agent(settings, accelerator, variables), kept=kept)
+    facts = heritage.told(describe_agent(settings, accelerator, variables), settings)
     variables |= left_out(accelerator, settings.avoided)
     controller = reach_controller(settings, facts)
     try:
@@ -166,15 +164,8 @@ class Agent:
         self._oom_kills = count_oom_kills()
         self._is_over = False
         self._selector.register(controller, selectors.EVENT_READ, self._on_controller)
-        self._adopt_workers()
-
-    def _adopt_workers(self) -> None:
-        """Those that an earlier controller has left."""
-        kept = self._heritage.workers
-        for child in kept.take(self._settings.adopts_from, self._variables, self._deadlines):
-            assert self._adopted is not None and child.pid is not None, "else it had not been kept"
-            self._adopted.watch(child.pid)
-            self._workers.adopt(child)
+        if self._adopted is not None:
+            heritage.hand_over(self._workers, self._adopted, settings, variables)
 
     def _start_fork_server(self, variables: Mapping[str, str]) -> ForkServer:
         cwd = Path(self._settings.cwd)
@@ -201,8 +192,8 @@ class Agent:
         # What it has been asked for and has not answered would reach the next controller.
         may_stay = self._is_lost and self._settings.is_followed
         may_stay &= self._adopted is not None and not self._workers.unforked
-        if may_stay:
-            self._keep_workers()
+        if may_stay and self._adopted is not None:
+            self._heritage.keep(self._workers, self._adopted, self._variables)
         self._fork_servers.close(self._deadlines, self._heritage.loaded if may_stay else None)
         for child in self._workers.all:
             child.read_output(1024)
@@ -210,13 +201,6 @@ class Agent:
         self._selector.close()
         self._logs.settle(self._deadlines.logs_end_s)
         self._logs.close()
-
-    def _keep_workers(self) -> None:
-        """Those that leave their generation in time wait for the next controller."""
-        assert self._adopted is not None, "else they end with their fork server"
-        kept = self._workers.part(self._deadlines.leave_s)
-        self._adopted.let_go([child.pid for child in kept if child.pid is not None])
-        self._heritage.workers.keep(kept, self._variables)
 
     def _loop(self) -> None:
         interval_s = self._deadlines.heartbeat_every_s

@@ -8,10 +8,10 @@ import select
 import selectors
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from dougong.control.fork_messages import ForkRequest
-from dougong.control.handshake import KeptWorker
+from dougong.control.handshake import AgentFacts, KeptWorker
 from dougong.control.messages import (
     ForkWorkers,
     JoinGeneration,
@@ -28,6 +28,7 @@ from dougong.control.worker_messages import WorkerLeft
 from dougong.deadlines import Deadlines
 from dougong.launcher.agent.child import Child, read_messages
 from dougong.launcher.agent.fork_servers import AdoptedProcesses, ForkServers, LoadedServer
+from dougong.launcher.agent.settings import AgentSettings
 from dougong.records.directory import RunDir
 from dougong.storage.worker_log import WorkerLog
 from dougong.storage.writer import StorageWriter
@@ -104,11 +105,39 @@ class Heritage:
     what it has loaded, and workers with what they hold in memory."""
 
     loaded: LoadedServer = field(default_factory=LoadedServer)
-    workers: KeptWorkers = field(default_factory=KeptWorkers)
+    kept: KeptWorkers = field(default_factory=KeptWorkers)
+
+    def keep(
+        self,
+        workers: Workers,
+        adopted: AdoptedProcesses,
+        variables: Mapping[str, str],
+    ) -> None:
+        """Those that leave their generation in time. `variables`: in their environment."""
+        left = workers.part()
+        adopted.let_go([child.pid for child in left if child.pid is not None])
+        self.kept.keep(left, variables)
+
+    def told(self, facts: AgentFacts, settings: AgentSettings) -> AgentFacts:
+        """What an agent says of itself to the next controller, with its workers."""
+        return replace(facts, kept=self.kept.describe(settings.adopts_from))
+
+    def hand_over(
+        self,
+        workers: Workers,
+        adopted: AdoptedProcesses,
+        settings: AgentSettings,
+        variables: Mapping[str, str],
+    ) -> None:
+        """To the next controller's time; it has told that controller of them."""
+        for child in self.kept.take(settings.adopts_from, variables, settings.deadlines):
+            assert child.pid is not None, "it has said that it has left"
+            adopted.watch(child.pid)
+            workers.adopt(child)
 
     def close(self, deadlines: Deadlines) -> None:
         """End all of it."""
-        self.workers.close(deadlines)
+        self.kept.close(deadlines)
         self.loaded.close()
 
 
@@ -172,14 +201,14 @@ class Workers:
         self._children[next(self._numbers)] = child
         self._opened(child)
 
-    def part(self, within_s: float) -> tuple[Child, ...]:
-        """Have all leave their generation, whose controller is gone. Those that have left it in
-        time are not among these any more; what they say besides, nobody needs."""
+    def part(self) -> tuple[Child, ...]:
+        """Have all leave their generation, whose controller is gone. Those that have left it within
+        `leave_s` are not among these any more; what they say besides, nobody needs."""
         living = [child for child in self.training if not child.killed]
         awaited = [child for child in living if not child.has_left]
         for child in awaited:
             child.tell(LeaveGeneration(child.generation))
-        until = time.monotonic() + within_s
+        until = time.monotonic() + self._places.deadlines.leave_s
         while awaited and time.monotonic() < until:
             lines = [child.channel for child in awaited]
             select.select(lines, [], [], max(0.0, until - time.monotonic()))
