@@ -133,6 +133,7 @@ def _memory(context: WorkerContext) -> StateMemory:
     if memory is None:
         memory = StateMemory(context.job.fault.snapshots, _local_disk(context))
         context.kept.keep(memory)
+    memory.go_over(context.life)
     return memory
 
 

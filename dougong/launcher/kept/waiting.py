@@ -43,7 +43,7 @@ def await_starter(settings: AgentSettings, line: StarterLine, door: Door) -> Age
     run = RunWatch(settings)
     is_held = True
     while time.monotonic() < until:
-        ends = [line, door] if is_held else [door]
+        ends: list[StarterLine | Door] = [line, door] if is_held else [door]
         ready, _, _ = select.select(ends, [], [], settings.deadlines.lease_renew_s)
         if door in ready:
             came = door.let_in()

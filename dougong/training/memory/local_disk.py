@@ -69,6 +69,11 @@ class LocalDisk:
         self._found: list[_PartFile] = []
         self._has_warned = False
 
+    def go_over(self, life: str) -> None:
+        """From now on this is the life: another controller's, which this worker has outlived the
+        one before to serve."""
+        self._folder = self._run_folder / life
+
     def is_busy(self) -> bool:
         """Whether a part is being written: its memory must stay as it is."""
         return self._writing is not None and not self._writing.done()

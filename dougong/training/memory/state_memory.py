@@ -143,6 +143,11 @@ class StateMemory:
         """The newest step of which this process holds something; 0: none."""
         return max((holding.moment.step for holding in self.holdings()), default=0)
 
+    def go_over(self, life: str) -> None:
+        """To another controller's life; what is held in memory counts there, too."""
+        if self._local is not None:
+            self._local.go_over(life)
+
     def forget(self) -> None:
         """Nothing that this process holds, or its node's disk, counts any more: the run goes back
         to a checkpoint."""

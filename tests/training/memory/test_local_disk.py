@@ -72,6 +72,15 @@ def test_another_life_s_files_are_not_read_and_go_and_a_stranger_s_stay(tmp_path
     assert not later.holdings()
 
 
+def test_a_worker_that_outlives_its_controller_writes_beside_those_of_the_next_one(tmp_path: Path) -> None:
+    survivor, new = disk(tmp_path, "one"), disk(tmp_path, "two", "east/1")
+    write(survivor, part_at(3))
+    survivor.go_over("two")
+    write(new, part_at(4))
+    write(survivor, part_at(4))
+    assert [holding.moment.step for holding in new.holdings()] == [4, 4]
+
+
 @pytest.mark.parametrize("harm", ["head", "cut", "empty", "tensor"])
 def test_a_damaged_file_is_not_there_or_its_tensor_is_found_out(tmp_path: Path, harm: str) -> None:
     local, part = disk(tmp_path), part_at(7)
