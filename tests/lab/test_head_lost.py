@@ -182,7 +182,7 @@ def test_a_run_outlives_the_head_and_needs_no_other_ray_but_for_another_node(
 
 def agent_pids(host: Host) -> list[int]:
     """As the host's own process namespace numbers them."""
-    said = host.check(["sh", "-c", "grep -l 'dougong agent' /proc/[0-9]*/cmdline || true"])
+    said = host.check(["sh", "-c", "grep -l '^dougong agent' /proc/[0-9]*/cmdline || true"])
     return [int(Path(line).parent.name) for line in said.split()]
 
 

@@ -129,8 +129,7 @@ class Agent:
         can be started."""
         self.ended_by_controller = self._is_lost = False
         self._heritage, self._variables = heritage, variables
-        self._settings = settings
-        self._deadlines = settings.deadlines
+        self._settings, self._deadlines = settings, settings.deadlines
         self._controller = controller
         # Beside this loop, which must beat while storage does not answer.
         self._logs = StorageWriter("workers' logs", settings.deadlines)
@@ -147,31 +146,29 @@ class Agent:
             replaced=self._on_replaced,
             failed=lambda why: self._fail(why, "fork_server"),
         )
-        self._workers = Workers(
-            self._fork_servers,
-            WorkerPlaces(RunDir(settings.run_dir), self._logs, paths.address, settings.deadlines),
-            tell=controller.send,
-            opened=self._start_reading,
-            handed_over=self._on_output,
-        )
+        self._workers = self._make_workers(paths.address)
         self._devices: DeviceLine | None = None
         if get_accelerator(settings.accelerator).tells_health:
             kind, deadlines = settings.accelerator, settings.deadlines
             self._devices = DeviceLine(kind, variables, self._selector, controller.send, deadlines)
         self._paths = paths
-        self._generation = 0
-        self._num_heartbeats = 0
+        self._generation = self._num_heartbeats = 0
         self._oom_kills = count_oom_kills()
         self._is_over = False
         self._selector.register(controller, selectors.EVENT_READ, self._on_controller)
         if self._adopted is not None:
             heritage.hand_over(self._workers, self._adopted, settings, variables)
 
+    def _make_workers(self, address: str) -> Workers:
+        run_dir = RunDir(self._settings.run_dir)
+        places = WorkerPlaces(run_dir, self._logs, address, self._deadlines)
+        tell, opened, handed_over = self._controller.send, self._start_reading, self._on_output
+        return Workers(self._fork_servers, places, tell, opened, handed_over)
+
     def _start_fork_server(self, variables: Mapping[str, str]) -> ForkServer:
         cwd = Path(self._settings.cwd)
-        here = cwd if cwd.is_dir() else None
         start = self._settings.fork_server(self._adopted is not None)
-        return self._heritage.loaded.start(variables, start, here)
+        return self._heritage.loaded.start(variables, start, cwd if cwd.is_dir() else None)
 
     def serve(self) -> None:
         """Until the controller ends the run or is gone; it is gone, too, when nothing has come
@@ -221,8 +218,8 @@ class Agent:
 
     def _check_silence(self, now: float) -> None:
         if now - self._controller.heard_at > self._deadlines.controller_silence_s:
-            limit = self._deadlines.words("controller_silence_s")
-            raise TimeoutError(f"nothing has come from {self._controller.peer} for {limit}")
+            limit, peer = self._deadlines.words("controller_silence_s"), self._controller.peer
+            raise TimeoutError(f"nothing has come from {peer} for {limit}")
 
     def _send_heartbeat(self) -> None:
         self._num_heartbeats += 1

@@ -169,12 +169,16 @@ def rolls_back(state: State) -> bool:
     return isinstance(state, Recovering) and state.decision.action == "roll_back"
 
 
-def last_step(facts: RunFacts, found: FoundCheckpoint) -> int:
-    """The last step that is done, as far as is known before the next workers have agreed on it."""
+def last_step(facts: RunFacts, found: FoundCheckpoint) -> tuple[int, bool]:
+    """The last step that is done, as far as is known before the next workers have agreed on it; and
+    whether it is held in memory."""
     if found.in_memory:
         assert facts.generation is not None, "a survivor has said so"
-        return facts.generation.held_step
-    return 0 if found.directory is None else step_of(found.directory) or 0
+        return facts.generation.held_step, True
+    saved = 0 if found.directory is None else step_of(found.directory) or 0
+    # At a start, workers of the controller before may hold a later one.
+    kept = facts.agents.kept_step if facts.generation is None else 0
+    return max(saved, kept), kept > saved
 
 
 def without_checkpoint(

@@ -137,11 +137,9 @@ class RunFacts:
 
     @staticmethod
     def at(point: ResumePoint, lifted: Collection[str] = ()) -> RunFacts:
-        """All that is known before anything has happened. `lifted`: keys of devices that are used
-        again."""
-        fired = set(point.fired)
-        recorded = point.step if point.recorded is None else point.recorded
-        facts = RunFacts(point.generation - 1, point.step, fired, recorded, point.same_since)
+        """All that is known at first. `lifted`: keys of devices that are used again."""
+        fired, told = set(point.fired), point.recorded or point.step
+        facts = RunFacts(point.generation - 1, point.step, fired, told, point.same_since)
         facts.devices = DeviceFacts.of(point.quarantined, lifted)
         facts.skipped = set(point.skipped)
         facts.history, facts.checkpoints.committed_at = list(point.failures), point.committed_at
@@ -392,10 +390,9 @@ class RunFacts:
         self.generation = Generation.of_plan(action.number, action.plan, now, pids)
         self.health.begin_generation()
         self.recoveries.note_begun(now)
-        found = self.checkpoints.found
-        if found is not None and not found.in_memory:
-            self.ledgers = Ledgers(dict(found.recorded))
-            self.checkpoints.found = replace(found, in_memory=action.in_memory)
+        recorded = self.checkpoints.begin_from(action.in_memory)
+        if recorded is not None:
+            self.ledgers = Ledgers(recorded)
         self.recomputation = Recomputation(dict(self.ledgers.steps))
         # An agent may have been lost while there was no generation to lose workers of.
         for handle in self.agents.lost:

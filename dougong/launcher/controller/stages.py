@@ -393,9 +393,7 @@ class Preparation:
         news += set_aside(facts, found)
         number = facts.number + 1
         drills = pending(listed(self.policy.job.drill), facts.fired)
-        step, skips = last_step(facts, found), tuple(sorted(facts.skipped))
-        held, back = found.in_memory, rolls_back(self.state)
-        if isinstance(self.state, Starting) and facts.agents.kept_step > step:
-            step, held = facts.agents.kept_step, True
+        (step, held), skips = last_step(facts, found), tuple(sorted(facts.skipped))
+        back = rolls_back(self.state)
         fork = ForkGeneration(number, plan, step, found.directory, drills, held, back, skips)
         return *news, Record(fork.event()), fork, Enter(Running(number))

@@ -11,6 +11,7 @@ from dougong.control.worker_messages import PartDurable, SaveFailed
 from dougong.errors import DougongError, StorageError
 from dougong.launcher.controller.inbound.items import Committed, FoundCheckpoint
 from dougong.records.events import CheckpointCommitted, CheckpointFailed
+from dougong.records.recomputation import RecordedStep
 from dougong.records.unsaved import commit_words
 
 _FAILED_COMMITS = 2
@@ -104,6 +105,15 @@ class CheckpointFacts:
         """A checkpoint to go on from is looked for."""
         self.found = None
         self.num_sought += 1
+
+    def begin_from(self, in_memory: bool) -> dict[int, RecordedStep] | None:
+        """A generation begins, from what was found or from a later step that workers hold. What is
+        recorded of the steps after the former; None where storage was not asked."""
+        found = self.found
+        if found is None or found.in_memory:
+            return None
+        self.found = replace(found, in_memory=in_memory)
+        return dict(found.recorded)
 
     def lacks(self, step: int) -> bool:
         """Whether the present generation goes on from this step, which its workers' memory alone
