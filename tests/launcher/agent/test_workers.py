@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from dougong.control.fork_messages import ForkRequest
+from dougong.control.handshake import KeptWorker
 from dougong.control.messages import (
     ForkWorkers,
     JoinGeneration,
@@ -20,12 +22,13 @@ from dougong.control.messages import (
     WorkerExited,
     WorkerForked,
 )
+from dougong.control.processes import process_exists
 from dougong.control.tasks import InspectTask, TrainTask
 from dougong.control.worker_messages import StoreReply
 from dougong.deadlines import DEADLINES
 from dougong.job.schema import Job
 from dougong.launcher.agent.child import Child
-from dougong.launcher.agent.workers import WorkerPlaces, Workers
+from dougong.launcher.agent.workers import KeptWorkers, WorkerPlaces, Workers
 from dougong.parallel.plan import Inventory, Seat, make_plan
 from dougong.records.directory import RunDir
 from dougong.storage.writer import StorageWriter
@@ -137,6 +140,50 @@ def test_a_process_that_has_no_part_in_the_next_generation_is_ended(rig: Rig) ->
     rig.begin(2, ("east/0",))
     assert rig.server.killed == [101]
     assert [r.generation for r in rig.server.requests] == [1, 1, 0]
+
+
+@pytest.fixture
+def left(rig: Rig) -> Iterator[list[Child]]:
+    """Workers with processes, which have left generation 3 and hold step 7."""
+    processes = [subprocess.Popen(["sleep", "60"], start_new_session=True) for _ in BOTH]
+    rig.begin(3)
+    for child, process in zip(rig.workers.all, processes, strict=True):
+        child.pid = process.pid
+        child.note_left(7)
+    yield list(rig.workers.part())
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize(
+    ("adopts_from", "variables", "go_on"),
+    [(3, {"A": "1"}, True), (2, {"A": "1"}, True), (4, {"A": "1"}, False), (None, {"A": "1"}, False), (3, {}, False)],
+)
+def test_who_has_lost_his_controller_goes_on_where_the_next_one_wants_it_and_all_is_as_it_was(
+    rig: Rig, left: list[Child], adopts_from: int | None, variables: dict[str, str], go_on: bool
+) -> None:
+    assert rig.workers.all == ()
+    kept = KeptWorkers()
+    kept.keep(left, {"A": "1"})
+    pids = [child.pid for child in left]
+    told = kept.describe(adopts_from)
+    taken = kept.take(adopts_from, variables, DEADLINES)
+    assert [child.worker for child in taken] == (list(BOTH) if go_on else [])
+    assert [pid is not None and process_exists(pid) for pid in pids] == [go_on, go_on]
+    if go_on:
+        assert told == {name: KeptWorker(pid or 0, 7) for name, pid in zip(BOTH, pids, strict=True)}
+        for child in taken:
+            rig.workers.adopt(child)
+        rig.begin(4)
+        assert len(rig.server.requests) == 2 and [child.generation for child in rig.workers.all] == [4, 4]
+        assert kept.describe(adopts_from) == {}
+
+
+def test_who_does_not_leave_its_generation_is_not_kept(rig: Rig) -> None:
+    """These have no process that would answer."""
+    rig.begin(3)
+    assert rig.workers.part() == () and len(rig.workers.all) == 2
 
 
 def test_messages_reach_the_workers_that_they_are_for(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
