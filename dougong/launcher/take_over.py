@@ -16,7 +16,6 @@ from dougong.fault.policy import PastFailure
 from dougong.job.schema import Job
 from dougong.launcher.controller.config import FROM_START, GENERATIONS, ResumePoint
 from dougong.launcher.controller.drills import fired_by
-from dougong.launcher.kept.waiting import newest_generation
 from dougong.records.directory import RunDir
 from dougong.records.events import (
     CheckpointCommitted,
@@ -30,6 +29,7 @@ from dougong.records.events import (
     RunCreated,
     StepSkipped,
 )
+from dougong.records.finished import newest_generation
 from dougong.records.lease import are_past
 
 _LEFT = 100
@@ -134,6 +134,11 @@ def beginning_words(point: ResumePoint) -> str:
     for a new run."""
     if point.has_committed or point == FROM_START:
         return ""
+    if point.adopts_from is not None:
+        return (
+            "the run had committed no checkpoint, so that it starts from the beginning, unless "
+            "its workers are there and hold a step"
+        )
     return "the run had committed no checkpoint, so that it starts from the beginning"
 
 

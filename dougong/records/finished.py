@@ -1,4 +1,5 @@
-"""A finished run stays finished when a later resume comes to nothing: told from its events. Pure.
+"""What a run's events tell of its ends: a finished run stays finished when a later resume comes to
+nothing, and workers may hold what a run has come to that has lost its controller. Pure.
 
 Such a resume has recorded that it began, and how it ended; it has trained no step, job.yaml is as
 it was, and every checkpoint lies where it lay.
@@ -6,7 +7,7 @@ it was, and every checkpoint lies where it lay.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from dougong.records.events import (
     CheckpointCommitted,
@@ -14,6 +15,8 @@ from dougong.records.events import (
     CheckpointsSetAside,
     Event,
     FirstStep,
+    GenerationStarted,
+    RecoveryDecided,
     RunCreated,
     RunEnded,
 )
@@ -40,6 +43,22 @@ def finish_before(events: Sequence[Event]) -> RunEnded | None:
         return None
     rejected = {event.directory for event in since if isinstance(event, CheckpointRejected)}
     return None if _last_checkpoint(events) in rejected else finish
+
+
+def newest_generation(events: Iterable[Event]) -> int | None:
+    """The generation whose workers alone hold what the run has come to; None: what is in memory
+    does not count, as the run has ended, or was to go back to a checkpoint. A controller that came
+    to no generation has changed nothing by its end."""
+    newest, fence = None, 0
+    for event in events:
+        match event:
+            case GenerationStarted():
+                newest, fence = event.generation, event.fence
+            case RecoveryDecided(action="roll_back"):
+                newest = None
+            case RunEnded() if event.fence == fence:
+                newest = None
+    return newest
 
 
 def _last_checkpoint(events: Sequence[Event]) -> str | None:

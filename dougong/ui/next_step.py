@@ -19,7 +19,7 @@ from dougong.records.events import (
     RunEnded,
     StepSkipped,
 )
-from dougong.records.finished import finish_before
+from dougong.records.finished import finish_before, newest_generation
 
 GOES_ON = ("starting", "running", "recovering", "growing", "stopping")
 """States of a run that lives, in small letters."""
@@ -80,9 +80,18 @@ def _again(path: Path, events: Sequence[Event], verify: str, resume: str) -> Nex
         return NextStep(verify)
     # What was committed once is not taken for nothing, even where it is gone.
     if not names and not any(isinstance(event, CheckpointCommitted) for event in events):
+        if _may_be_held(events):
+            return NextStep(" ".join([resume, *_launch_options(events)]))
         return NextStep(_begin_again(path, events), _remedy_of(_failed_end_of(events)))
     words = [resume, *_launch_options(events)]
     return _resume([*words, *([] if names else ["--from-scratch"])], events)
+
+
+def _may_be_held(events: Sequence[Event]) -> bool:
+    """Whether workers on a cluster, which outlive their controller, may hold what was trained."""
+    created = [event for event in events if isinstance(event, RunCreated)]
+    is_on_cluster = bool(created and created[-1].address)
+    return is_on_cluster and newest_generation(events) is not None
 
 
 def _resume(words: Sequence[str], events: Sequence[Event]) -> NextStep:

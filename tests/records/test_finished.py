@@ -9,10 +9,12 @@ from dougong.records.events import (
     CheckpointsSetAside,
     Event,
     FirstStep,
+    GenerationStarted,
+    RecoveryDecided,
     RunCreated,
     RunEnded,
 )
-from dougong.records.finished import as_finished, finish_before, vain_resume
+from dougong.records.finished import as_finished, finish_before, newest_generation, vain_resume
 from dougong.records.status import RunStatus
 
 FINISHED = RunEnded(kind="finished", generation=1, step=10)
@@ -65,3 +67,30 @@ def test_the_status_is_that_of_the_finish() -> None:
     assert as_finished(written, events[:2]) == written
     starting = written.model_copy(update={"state": "STARTING"})
     assert as_finished(starting, events[:3]) == starting
+
+
+def begun(number: int, fence: int = 0) -> GenerationStarted:
+    return GenerationStarted(generation=number, fence=fence, workers=("east/0",))
+
+
+ROLL_BACK = RecoveryDecided(generation=1, action="roll_back", reason="x")
+
+
+def ended(fence: int) -> RunEnded:
+    return RunEnded(kind="failed", generation=1, fence=fence, step=3)
+
+
+@pytest.mark.parametrize(
+    ("events", "newest"),
+    [
+        ([], None),
+        ([begun(1), begun(2)], 2),
+        ([begun(1), ROLL_BACK], None),
+        ([begun(1), ROLL_BACK, begun(2)], 2),
+        ([begun(1, 1), ended(1)], None),
+        ([begun(1, 1), RunCreated(generation=2, fence=2, job="toy"), ended(2)], 1),  # a resume that came to nothing
+        ([begun(1, 1), begun(2, 2), ended(2)], None),
+    ],
+)
+def test_the_newest_generation_alone_holds_what_the_run_has_come_to(events: list[Event], newest: int | None) -> None:
+    assert newest_generation(events) == newest

@@ -13,6 +13,7 @@ from dougong.records.events import (
     CheckpointRejected,
     Event,
     FirstStep,
+    GenerationStarted,
     RunCreated,
     RunEnded,
     StepSkipped,
@@ -67,6 +68,15 @@ def test_without_a_checkpoint_nothing_is_resumed(path: Path, state: str) -> None
     # A directory that the command named is named once.
     assert said(path, state, [created(*RUN, "--run-dir", str(path)), CRASH]) == again
     assert said(path, state, [created("dougong", "resume", "R"), CRASH]) == "dougong run FILE --run-dir R"
+
+
+def test_what_workers_of_a_cluster_may_hold_is_gone_on_with(path: Path) -> None:
+    words = ("dougong", "run", "job.yaml")
+    joined = RunCreated(generation=1, job="tiny", command=words, address="10.0.0.1:6379")
+    begun = GenerationStarted(generation=1, workers=("east/0",))
+    assert said(path, "lost", [joined, begun]).startswith("dougong resume R")
+    assert said(path, "lost", [joined]).startswith("dougong run job.yaml"), "nobody has held anything"
+    assert said(path, "lost", [created(*RUN), begun]).startswith("dougong run job.yaml"), "all of it was here"
 
 
 @pytest.mark.parametrize("state", ["failed", "stopped", "lost"])

@@ -9,31 +9,15 @@ import select
 import sys
 import threading
 import time
-from collections.abc import Iterable
 
 from dougong.errors import DougongError
 from dougong.launcher.agent.settings import AgentSettings
 from dougong.launcher.kept.door import Door
 from dougong.launcher.kept.line import StarterLine
 from dougong.records.directory import RunDir
-from dougong.records.events import Event, GenerationStarted, RecoveryDecided, RunEnded
+from dougong.records.events import GenerationStarted
+from dougong.records.finished import newest_generation
 from dougong.records.lease import LeaseSight, see_newest
-
-
-def newest_generation(events: Iterable[Event]) -> int | None:
-    """The generation whose workers alone hold what the run has come to; None: what is in memory
-    does not count, as the run has ended, or was to go back to a checkpoint. A controller that came
-    to no generation has changed nothing by its end."""
-    newest, fence = None, 0
-    for event in events:
-        match event:
-            case GenerationStarted():
-                newest, fence = event.generation, event.fence
-            case RecoveryDecided(action="roll_back"):
-                newest = None
-            case RunEnded() if event.fence == fence:
-                newest = None
-    return newest
 
 
 def await_starter(settings: AgentSettings, line: StarterLine, door: Door) -> AgentSettings | None:

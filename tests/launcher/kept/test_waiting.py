@@ -10,37 +10,15 @@ from pathlib import Path
 import pytest
 from dougong.deadlines import DEADLINES
 from dougong.launcher.agent.settings import AgentSettings
-from dougong.launcher.kept.waiting import RunWatch, newest_generation
+from dougong.launcher.kept.waiting import RunWatch
 from dougong.records.directory import RunDir
-from dougong.records.events import Event, GenerationStarted, RecoveryDecided, RunCreated, RunEnded
+from dougong.records.events import GenerationStarted, RunEnded
 from tests.launcher.toyrun import wait_for
 from tests.leases import held, left
-
-ROLL_BACK = RecoveryDecided(generation=1, action="roll_back", reason="x")
 
 
 def begun(number: int, fence: int = 0) -> GenerationStarted:
     return GenerationStarted(generation=number, fence=fence, workers=("east/0",))
-
-
-def ended(fence: int) -> RunEnded:
-    return RunEnded(kind="failed", generation=1, fence=fence, step=3)
-
-
-@pytest.mark.parametrize(
-    ("events", "newest"),
-    [
-        ([], None),
-        ([begun(1), begun(2)], 2),
-        ([begun(1), ROLL_BACK], None),
-        ([begun(1), ROLL_BACK, begun(2)], 2),
-        ([begun(1, 1), ended(1)], None),
-        ([begun(1, 1), RunCreated(generation=2, fence=2, job="toy"), ended(2)], 1),  # a resume that came to nothing
-        ([begun(1, 1), begun(2, 2), ended(2)], None),
-    ],
-)
-def test_the_newest_generation_alone_holds_what_the_run_has_come_to(events: list[Event], newest: int | None) -> None:
-    assert newest_generation(events) == newest
 
 
 def nothing(run: RunDir) -> None:
