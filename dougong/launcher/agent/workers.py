@@ -208,7 +208,10 @@ class Workers:
         awaited = [child for child in living if not child.has_left]
         for child in awaited:
             child.tell(LeaveGeneration(child.generation))
-        until = time.monotonic() + self._places.deadlines.leave_s
+        limits = self._places.deadlines
+        # A job may set a longer one, and the next controller does not wait so long.
+        within_s = min(limits.leave_s, limits.agent_waits_s - limits.last_word_s)
+        until = time.monotonic() + within_s
         while awaited and time.monotonic() < until:
             lines = [child.channel for child in awaited]
             select.select(lines, [], [], max(0.0, until - time.monotonic()))
