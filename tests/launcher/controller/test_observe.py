@@ -15,10 +15,10 @@ from dougong.launcher.backends.base import RayNews
 from dougong.launcher.controller.actions import CloseChannel, Record
 from dougong.launcher.controller.config import ResumePoint
 from dougong.launcher.controller.facts import RunFacts
-from dougong.launcher.controller.inbound.items import ClientRequest, PeerRefused, SignalReceived, TaskFailed
-from dougong.launcher.controller.observe import REFUSALS_TOLD, as_ours, observe
+from dougong.launcher.controller.inbound.items import ClientRequest, SignalReceived, TaskFailed
+from dougong.launcher.controller.observe import as_ours, observe
 from dougong.launcher.controller.states import Stop
-from dougong.records.events import StopRequested, WarningRaised
+from dougong.records.events import StopRequested
 from tests.launcher.controller.machine import Leaves, Says, committed, found, part, raises, running
 
 
@@ -97,20 +97,6 @@ def test_an_error_of_ours_keeps_its_class() -> None:
 def test_a_background_error_is_a_fact(facts: RunFacts) -> None:
     assert observe(facts, TaskFailed(JobError("x")), 0.0) == ()
     assert isinstance(facts.error, JobError)
-
-
-def test_strangers_at_the_port_are_told_ever_less_often(facts: RunFacts) -> None:
-    told = []
-    for number in range(1, 1501):
-        for news in observe(facts, PeerRefused(f"stranger {number}"), 0.0):
-            assert isinstance(news, Record) and isinstance(news.event, WarningRaised)
-            told.append(news.event.text)
-    assert told[:REFUSALS_TOLD] == [f"stranger {number}" for number in range(1, REFUSALS_TOLD + 1)]
-    assert told[REFUSALS_TOLD:] == [
-        "10 refused so far at the controller's port; stranger 10",
-        "100 refused so far at the controller's port; stranger 100",
-        "1,000 refused so far at the controller's port; stranger 1000",
-    ]
 
 
 def test_what_a_child_before_the_first_generation_raises_is_known_to_the_screen() -> None:
