@@ -171,6 +171,9 @@ def ray_variables(embedded: bool) -> dict[str, str | None]:
     }
     if embedded:
         variables |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        # Ray's own word for a system on which it is never a cluster's: all of it listens on the
+        # loopback alone, in the place of every interface.
+        variables |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
     elif ray_has_token():
         variables |= {"RAY_AUTH_MODE": "token"}
     new = {key: value for key, value in variables.items() if key not in os.environ}

@@ -138,6 +138,8 @@ def _observe_stalls(facts: RunFacts, now: float, deadlines: Deadlines) -> tuple[
 
 def _observe_ray(facts: RunFacts, news: RayNews) -> tuple[News, ...]:
     """What becomes of Ray changes nothing for agents that live."""
+    if news.is_warning:
+        return (warning(facts, news.text),)
     text = news.text
     if news.agent:
         handle = facts.agents.handles.get(news.agent)

@@ -18,7 +18,7 @@ from dougong.launcher.controller.facts import RunFacts
 from dougong.launcher.controller.inbound.items import ClientRequest, SignalReceived, TaskFailed
 from dougong.launcher.controller.observe import as_ours, observe
 from dougong.launcher.controller.states import Stop
-from dougong.records.events import StopRequested
+from dougong.records.events import StopRequested, WarningRaised
 from tests.launcher.controller.machine import Leaves, Says, committed, found, part, raises, running
 
 
@@ -128,6 +128,12 @@ def test_what_becomes_of_ray_is_told_and_changes_nothing_for_those_who_train() -
     assert told.text == "the head is gone; training goes on, and needs Ray only to find another node"
     made.play(RayNews("head", False, "Ray answers again"))
     assert (made.facts.ray, made.events[-1].text) == ("", "Ray answers again")
+
+
+def test_what_is_to_be_known_of_a_cluster_is_a_warning_and_no_loss(facts: RunFacts) -> None:
+    (news,) = observe(facts, RayNews("head", False, "asks nobody for a token", is_warning=True), 0.0)
+    assert isinstance(news, Record) and isinstance(news.event, WarningRaised)
+    assert news.event.text == "asks nobody for a token" and not facts.ray
 
 
 def test_of_an_agent_that_is_lost_nobody_is_told_that_ray_holds_nothing_for_it() -> None:
