@@ -17,6 +17,7 @@ from dougong.conform.kit.page import groups_of, operator_rows
 from dougong.conform.kit.report import examine, keep
 from dougong.conform.record import FILE, CheckOutcome, Conformance
 from dougong.errors import DeviceError
+from dougong.models.configuration import refuse_own_code
 from dougong.ui.formatting import plural
 
 
@@ -50,6 +51,8 @@ def conform(
     """
     folder = out or Path("conformance") / accelerator
     _refuse_no_folder(folder)
+    if Path(model).is_dir():
+        refuse_own_code(model)  # before checks that take minutes
     console = Console(highlight=False)
     with console.status("") as line:
 

@@ -42,7 +42,7 @@ def folder_config(model: Model) -> Any:
 
     path = model.path or ""
     refuse_code_keys(model.config)
-    _refuse_own_code(path, read_config(Path(path)))
+    refuse_own_code(path)
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=False, **model.config)
     except Exception as error:
@@ -64,9 +64,12 @@ def untied_pair(model: Model, config: Any) -> tuple[str, str] | None:
     return differing_tie(Path(model.path or ""), ties) if ties else None
 
 
-def _refuse_own_code(path: str, values: Mapping[str, Any]) -> None:
+def refuse_own_code(path: str) -> None:
+    """ModelError for a folder whose config.json needs code of its own, or asks for code from
+    elsewhere."""
     from transformers import CONFIG_MAPPING
 
+    values = read_config(Path(path))
     family = values.get("model_type")
     if "auto_map" in values and family not in CONFIG_MAPPING:
         raise ModelError(
