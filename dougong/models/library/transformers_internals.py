@@ -117,9 +117,10 @@ def has_own_flash(config: Any) -> bool:
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
     try:
-        return _has_own_flash(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)])
+        kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     except KeyError:  # no causal language model: refused with its own words where it is built
         return True
+    return _has_own_flash(kind)
 
 
 def _has_own_flash(kind: type) -> bool:
