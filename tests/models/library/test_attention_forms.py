@@ -13,6 +13,7 @@ from dougong.job.schema import Model
 from dougong.models.build import build_on_meta, load_config
 from dougong.models.library import attention_forms
 from dougong.models.library.attention_forms import FORMS, forms_to_try
+from dougong.models.library.transformers_internals import set_attention
 from tests.families import config_values, tiny_config
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -69,7 +70,7 @@ def test_a_form_that_would_be_fetched_is_refused(
     if family == "gpt_oss":
         monkeypatch.setattr(attention_forms, "has_flash", lambda: True)
     config = tiny_config(family)
-    config._attn_implementation = form
+    set_attention(config, form)
     with pytest.raises(ModelError, match=f"asks for '{form}': .*{reason}.*; dougong runs no code from elsewhere"):
         attention_forms.refuse_fetched_forms(config)
 
@@ -80,7 +81,7 @@ def test_experts_and_parts_of_a_model_are_held_to_the_same(form: str) -> None:
 
     config = Qwen3VLMoeConfig()
     attention_forms.refuse_fetched_forms(config)
-    config.text_config._experts_implementation = form
+    setattr(config.text_config, "_experts_implementation", form)  # noqa: B010
     with pytest.raises(ModelError, match=f"asks for '{form}'"):
         attention_forms.refuse_fetched_forms(config)
 
