@@ -81,7 +81,7 @@ def test_experts_and_parts_of_a_model_are_held_to_the_same(form: str) -> None:
 
     config = Qwen3VLMoeConfig()
     attention_forms.refuse_fetched_forms(config)
-    setattr(config.text_config, "_experts_implementation", form)  # noqa: B010
+    config.text_config._experts_implementation = form
     with pytest.raises(ModelError, match=f"asks for '{form}'"):
         attention_forms.refuse_fetched_forms(config)
 
