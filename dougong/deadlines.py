@@ -148,6 +148,7 @@ class Deadlines:
     # Intervals.
     neighbour_every_s: float = 0.2  # machines of a run send each other a short message
     ping_every_s: float = 2.0
+    reset_retry_s: float = 0.05  # who had to go for a stranger comes again
     heartbeat_every_s: float = 0.1
     tick_every_s: float = 0.1
     quiet_s: float = 10.0  # a pause between steps that is shorter is never called unusual

@@ -69,8 +69,10 @@ def mirror_of(path: Path) -> Path:
 
 # Private names of other people's libraries that tests look at.
 FOREIGN = {
-    "_C", "_dispatch_has_kernel_for_dispatch_key", "_exit", "_experts_implementation", "_forward_hooks",
-    "_forward_pre_hooks", "_get_backend", "_keep_in_fp32_modules_strict", "_keys_to_ignore_on_save", "_parameters",
+    "_C", "_dispatch_has_kernel_for_dispatch_key", "_exit", "_experts_implementation",
+    "_forward_hooks",
+    "_forward_pre_hooks", "_get_backend", "_get_config_dict", "_keep_in_fp32_modules_strict",
+    "_keys_to_ignore_on_save", "_parameters",
     "_register_device_module", "_schema", "_scoped_library", "_timeout", "_weight_conversions",
 }  # fmt: skip
 

@@ -36,3 +36,13 @@ def test_a_row_names_tests_that_are_there(row: list[str]) -> None:
     assert places, f"no `file.py::test` in: {row[-1]}"
     for file, name in places:
         assert name in names_in(ROOT / "tests" / file)
+
+
+def test_every_promise_of_the_page_on_security_has_tests_that_are_there() -> None:
+    page = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
+    promises = page.partition("## Promises")[2].partition("\n\nWeights")[0].splitlines()[4:]
+    assert len(promises) > 15
+    for line in promises:
+        assert PLACE.search(line), f"no `file.py::test` in: {line}"
+    for file, name in PLACE.findall(page):
+        assert name in names_in(ROOT / "tests" / file), f"{file}::{name}"

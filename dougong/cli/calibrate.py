@@ -8,7 +8,15 @@ from typing import Annotated
 
 import typer
 
-from dougong.cli.options import Address, JobFile, NoRay, Overrides, Wait, new_run_path
+from dougong.cli.options import (
+    Address,
+    AllowOpenCluster,
+    JobFile,
+    NoRay,
+    Overrides,
+    Wait,
+    new_run_path,
+)
 from dougong.cli.run import launch_options
 from dougong.job.parts.rates import Rates
 from dougong.tools.calibrate import calibrate as measure
@@ -29,6 +37,7 @@ def calibrate(
         typer.Option(min=3, max=1000, help="Steps of each of the two runs; the first warms up."),
     ] = 6,
     address: Address = None,
+    allow_open_cluster: AllowOpenCluster = False,
     no_ray: NoRay = False,
     wait: Wait = None,
 ) -> None:
@@ -42,7 +51,7 @@ def calibrate(
     """
     resolved = load_whole_job(file, override or [])
     path = run_dir or new_run_path(f"{resolved.job.job}-calibrate")
-    options = launch_options(address, no_ray, path, wait)
+    options = launch_options(address, no_ray, path, wait, may_be_open=allow_open_cluster)
     typer.echo("\n".join(speed_lines(measure(resolved, path, options, steps))))
 
 

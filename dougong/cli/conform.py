@@ -20,6 +20,7 @@ from dougong.conform.kit.report import examine, keep
 from dougong.conform.record import CheckOutcome, Conformance
 from dougong.errors import PlaceError
 from dougong.launcher.signals import asking
+from dougong.models.configuration import refuse_own_code
 from dougong.records.files import why_not_writable
 from dougong.ui.formatting import plural
 
@@ -55,6 +56,8 @@ def conform(
     """
     folder = out or Path("conformance") / accelerator
     _refuse_no_folder(folder)
+    if Path(model).is_dir():
+        refuse_own_code(model)  # before checks that take minutes
     console = Console(highlight=False)
     with _Ending().heard() as ending, console.status("") as line:
 

@@ -18,6 +18,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from dougong import __version__
+from dougong.control.environment import refuse_foreign_code
 from dougong.errors import DougongError
 
 
@@ -141,6 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     Exit status: 0 done; 1 failed, or what was looked at is not as it should be; 2 bad input: what
     the command was given is wrong, not there or damaged; 3 a run that is alive; 130 interrupted.
     """
+    refuse_foreign_code()
     try:
         build_command().main(args=arguments, prog_name="dougong")
     except DougongError as error:

@@ -24,6 +24,13 @@ Address = Annotated[
         "`local`."
     ),
 ]
+AllowOpenCluster = Annotated[
+    bool,
+    typer.Option(
+        "--allow-open-cluster",
+        help="Do not warn of a Ray cluster that asks nobody for a token.",
+    ),
+]
 NoRay = Annotated[
     bool,
     typer.Option(

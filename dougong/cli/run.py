@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,7 @@ import typer
 
 from dougong.cli.options import (
     Address,
+    AllowOpenCluster,
     JobFile,
     NoRay,
     Overrides,
@@ -37,6 +39,7 @@ def run(
         ),
     ] = None,
     address: Address = None,
+    allow_open_cluster: AllowOpenCluster = False,
     no_ray: NoRay = False,
     wait: Wait = None,
 ) -> None:
@@ -51,7 +54,7 @@ def run(
     """
     resolved = load_whole_job(file, override or [])
     path = run_dir or new_run_path(resolved.job.job)
-    options = launch_options(address, no_ray, path, wait)
+    options = launch_options(address, no_ray, path, wait, may_be_open=allow_open_cluster)
     typer.echo(f"run directory: {path}")
     raise typer.Exit(run_beside(resolved, path, options))
 
@@ -71,6 +74,7 @@ def resume(
     ] = False,
     take_over: TakeOver = False,
     address: Address = None,
+    allow_open_cluster: AllowOpenCluster = False,
     no_ray: NoRay = False,
     wait: Wait = None,
 ) -> None:
@@ -87,7 +91,7 @@ def resume(
     if step is not None and from_scratch:
         raise PlaceError("--step and --from-scratch: two beginnings; leave one of them out")
     request = ResumeRequest(step, from_scratch, take_over)
-    options = launch_options(address, no_ray, run_dir, wait, goes_on=True)
+    options = launch_options(address, no_ray, run_dir, wait, True, allow_open_cluster)
     raise typer.Exit(resume_beside(run_dir, override or [], options, request))
 
 
@@ -97,9 +101,11 @@ def launch_options(
     run_dir: Path,
     wait_s: float | None = None,
     goes_on: bool = False,
+    may_be_open: bool = False,
 ) -> Options:
     """How to run, from the command line's options. PlaceError when they contradict each other, and
-    when no Ray can be where they say; `run_dir` is for its advice, `goes_on`: a run is there."""
+    when no Ray can be where they say; `run_dir` is for its advice, `goes_on`: a run is there;
+    `may_be_open`: a cluster without a token is not warned of."""
     if address is not None and no_ray:
         raise PlaceError(
             "--address and --no-ray: a cluster is reached through Ray; leave one of them out"
@@ -111,4 +117,5 @@ def launch_options(
     if no_ray:
         return Options(ray=False)
     before = address_before(run_dir) if goes_on else ""
-    return Options(choose_ray(address, surroundings(run_dir, before)), wait_s=wait_s)
+    choice = choose_ray(address, surroundings(run_dir, before))
+    return Options(dataclasses.replace(choice, may_be_open=may_be_open), wait_s=wait_s)

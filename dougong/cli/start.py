@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dougong.cli.options import Address, JobFile, NoRay, Overrides, TakeOver, Wait
+from dougong.cli.options import Address, AllowOpenCluster, JobFile, NoRay, Overrides, TakeOver, Wait
 from dougong.cli.run import launch_options
 from dougong.job.load import KEPT, load_job
 from dougong.launcher.start import goes_on
@@ -26,6 +26,7 @@ def start(
     override: Overrides = None,
     take_over: TakeOver = False,
     address: Address = None,
+    allow_open_cluster: AllowOpenCluster = False,
     no_ray: NoRay = False,
     wait: Wait = None,
 ) -> None:
@@ -43,11 +44,11 @@ def start(
     overrides = override or []
     if not goes_on(run_dir):
         resolved = load_whole_job(file, overrides)
-        options = launch_options(address, no_ray, run_dir, wait)
+        options = launch_options(address, no_ray, run_dir, wait, may_be_open=allow_open_cluster)
         typer.echo(f"run directory: {run_dir}")
         raise typer.Exit(run_beside(resolved, run_dir, options, take_over))
     resolved = load_job(file, overrides, kept=KEPT)
-    options = launch_options(address, no_ray, run_dir, wait, goes_on=True)
+    options = launch_options(address, no_ray, run_dir, wait, True, allow_open_cluster)
 
     def say_done() -> None:
         typer.echo(closing_words(RunDir.open(run_dir)))

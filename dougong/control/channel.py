@@ -16,20 +16,16 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
 from typing import TypeVar
 
-from dougong.addresses import Ports, show_address
+from dougong.addresses import show_address
 from dougong.control.handshake import AgentFacts, Challenge, Hello, Welcome
 from dougong.control.messages import Message, ProtocolError, decode, encode
-from dougong.control.ports import Listener, Strangers
 from dougong.deadlines import Deadlines
 from dougong.errors import LaunchError
 
 MAX_HELLO_BYTES = 64 * 1024
 MAX_FRAME_BYTES = 256 * 1024 * 1024
-MAX_STRANGERS = 32
-"""Unproven connections that are kept at a time: see `Strangers`."""
 _SEGMENT_BYTES = 1200
 """They fit into every network's packets."""
 _MAX_READS = 64
@@ -235,9 +231,28 @@ def connect(
     """Reach the controller and prove the token. `agent`: what an agent says of itself, None for a
     client. UnreachableError, whose cause is the system's, when nobody is there, LaunchError when it
     is not the run's."""
-    place = f"controller at {show_address(*address)}"
     # Somebody sits before a client's terminal; an agent's controller may be busy with many others.
     limit = "client_answer_s" if agent is None else "handshake_s"
+    end = time.monotonic() + float(getattr(deadlines, limit))
+    while True:
+        try:
+            return _connect_once(address, token, agent, deadlines, limit)
+        except LaunchError as error:
+            # Who has to go for a stranger finds his connection reset; who is refused, closed.
+            is_reset = isinstance(error.__cause__, ConnectionResetError | BrokenPipeError)
+            if not is_reset or time.monotonic() > end:
+                raise
+        time.sleep(deadlines.reset_retry_s)
+
+
+def _connect_once(
+    address: tuple[str, int],
+    token: str,
+    agent: AgentFacts | None,
+    deadlines: Deadlines,
+    limit: str,
+) -> Channel:
+    place = f"controller at {show_address(*address)}"
     timeout_s: float = getattr(deadlines, limit)
     try:
         sock = _dial(address, timeout_s if agent is None else deadlines.agent_connect_s)
@@ -246,14 +261,14 @@ def connect(
             f"{place}: cannot be reached: {error}; is the run still alive, and the port open?"
         ) from error
     # Frames of full size from the start: a long message may come right behind the welcome.
-    channel = Channel(_tuned(sock), "the controller", deadlines)
+    channel = Channel(tuned(sock), "the controller", deadlines)
     nonce = secrets.token_hex(16)
     try:
         challenge = _await(Challenge, channel, timeout_s, limit)
         answer = proof(token, challenge.nonce, "client")
         channel.send(Hello(answer, nonce, agent, time.time()))
         welcome = _await(Welcome, channel, timeout_s, limit)
-        _check(welcome.proof, proof(token, nonce, "server"))
+        check_proof(welcome.proof, proof(token, nonce, "server"))
         _check_number(welcome, agent)
     except (OSError, EOFError, ProtocolError) as error:
         channel.close()
@@ -291,77 +306,8 @@ def _await(kind: type[_Kind], channel: Channel, timeout_s: float, limit: str) ->
     return message
 
 
-class Server:
-    """Listens for agents and clients. `on_peer(hello, channel)` runs in the peer's own thread,
-    after the handshake.
-
-    `on_refused(text)` is called for every connection that was turned away. At most MAX_STRANGERS
-    unproven connections are kept at a time, each for `handshake_s` at most. `fence`: the number of
-    the controller that listens, which it says of itself; set before anybody knows its address.
-    """
-
-    def __init__(
-        self,
-        host: str,
-        token: str,
-        on_peer: Callable[[Hello, Channel], None],
-        on_refused: Callable[[str], None],
-        deadlines: Deadlines,
-        ports: Ports | None = None,
-    ) -> None:
-        """`ports`: to listen on one of these, None: on one that the system chooses."""
-        self._token, self._on_peer, self._on_refused = token, on_peer, on_refused
-        self._deadlines = deadlines
-        self._listener = Listener(host, ports)
-        self.address = self._listener.address
-        self.fence = 0
-        self._strangers = Strangers(MAX_STRANGERS)
-        threading.Thread(target=self._accept, name="dougong-accept", daemon=True).start()
-
-    def close(self) -> None:
-        """Stop listening. Channels that were handed out stay open; they belong to who got them."""
-        self._listener.close()
-
-    def _accept(self) -> None:
-        while not self._listener.is_closed:
-            try:
-                sock, peer = self._listener.accept()
-            except OSError as error:
-                if not self._listener.is_closed:
-                    self._on_refused(f"cannot accept a connection: {error}")
-                    time.sleep(self._deadlines.poll_every_s)  # no file descriptor left: do not spin
-                continue
-            address = str(peer[0])
-            gone = self._strangers.admit(sock, address)
-            if gone:
-                self._on_refused(f"{gone}: too many unproven connections at once")
-            threading.Thread(target=self._greet, args=(sock, address), daemon=True).start()
-
-    def _greet(self, sock: socket.socket, address: str) -> None:
-        channel = Channel(_tuned(sock), "the peer", self._deadlines, MAX_HELLO_BYTES)
-        try:
-            hello = self._shake_hands(channel)
-        except (OSError, EOFError, LaunchError) as error:
-            channel.close()
-            self._on_refused(f"{address}: refused a connection: {error}")
-            return
-        finally:
-            self._strangers.release(sock)
-        role = "client" if hello.agent is None else f"agent {hello.agent.agent}"
-        channel.name_peer(f"{role} at {address}")
-        self._on_peer(hello, channel)
-
-    def _shake_hands(self, channel: Channel) -> Hello:
-        nonce = secrets.token_hex(16)
-        channel.send(Challenge(nonce))
-        hello = _await(Hello, channel, self._deadlines.handshake_s, "handshake_s")
-        _check(hello.proof, proof(self._token, nonce, "client"))
-        channel.trust()
-        channel.send(Welcome(proof(self._token, hello.nonce, "server"), self.fence))
-        return hello
-
-
-def _check(given: str, expected: str) -> None:
+def check_proof(given: str, expected: str) -> None:
+    """ProtocolError where a proof is not the expected one."""
     if not hmac.compare_digest(given.encode(), expected.encode()):
         raise ProtocolError("the token does not match this run's")
 
@@ -375,7 +321,8 @@ def _check_number(welcome: Welcome, agent: AgentFacts | None) -> None:
         )
 
 
-def _tuned(sock: socket.socket) -> socket.socket:
+def tuned(sock: socket.socket) -> socket.socket:
+    """The socket, for short messages that are not held back."""
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     return sock

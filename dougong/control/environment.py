@@ -11,6 +11,12 @@ from pathlib import Path
 
 from dougong.accelerators.facts import Default, Refused
 
+_NO_FOREIGN_CODE = {
+    "USE_HUB_KERNELS": "NO",  # transformers: kernels fetched from a hub in place of its own lines
+    "TRUST_REMOTE_CODE": "0",
+    "HF_DATASETS_TRUST_REMOTE_CODE": "0",
+}
+"""Whatever a user's shell says: no library of a run fetches code and runs it."""
 _RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Ray sets it for what `ray job submit` starts."""
 
@@ -24,9 +30,15 @@ def child_environment(changes: Mapping[str, str]) -> dict[str, str]:
     return {
         **os.environ,
         **changes,
+        **_NO_FOREIGN_CODE,
         "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
         "PYTHONUNBUFFERED": "1",
     }
+
+
+def refuse_foreign_code() -> None:
+    """Before this process loads transformers: see `_NO_FOREIGN_CODE`."""
+    os.environ.update(_NO_FOREIGN_CODE)
 
 
 def chosen_compiler() -> str:
@@ -159,6 +171,9 @@ def ray_variables(embedded: bool) -> dict[str, str | None]:
     }
     if embedded:
         variables |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        # Ray's own word for a system on which it is never a cluster's: all of it listens on the
+        # loopback alone, in the place of every interface.
+        variables |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
     elif ray_has_token():
         variables |= {"RAY_AUTH_MODE": "token"}
     new = {key: value for key, value in variables.items() if key not in os.environ}

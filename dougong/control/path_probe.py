@@ -33,12 +33,13 @@ from dougong.addresses import Ports
 from dougong.control.channel import proof
 from dougong.control.path_messages import Finding, PathEnd, PathResult, TryPaths
 from dougong.control.ports import Listener
+from dougong.control.server import Strangers
 from dougong.deadlines import DEADLINES, Deadlines
 from dougong.errors import LaunchError
 
 LARGE_BYTES = 64 * 1024
 MAX_TRIES = 64
-"""Tries that one process makes, and serves, at a time."""
+"""Tries that one process makes at a time."""
 _NONCE_BYTES, _PROOF_BYTES = 32, 64
 _LARGE, _DONE = bytes(LARGE_BYTES), b"+"
 _UNREACHABLE = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EADDRNOTAVAIL)
@@ -95,14 +96,14 @@ class TimedLine:
 
 
 class PathListener:
-    """Is there to be tried, at `address`, until it is closed. Serves MAX_TRIES at a time, each for
-    `path_s` at most; more of them wait in the system's queue."""
+    """Is there to be tried, at `address`, until it is closed. Who has proved nothing yet is one of
+    its `Strangers`, for `path_s` at most."""
 
     def __init__(self, host: str, token: str, ports: Ports | None, deadlines: Deadlines) -> None:
         self._token, self._deadlines = token, deadlines
         self._listener = Listener(host, ports)
         self.address = self._listener.address
-        self._places = threading.BoundedSemaphore(MAX_TRIES)
+        self._strangers = Strangers()
         threading.Thread(target=self._accept, name="dougong-paths", daemon=True).start()
 
     def close(self) -> None:
@@ -111,18 +112,21 @@ class PathListener:
 
     def _accept(self) -> None:
         while not self._listener.is_closed:
-            self._places.acquire()
             try:
-                sock, _ = self._listener.accept()
-                self._begin(sock)
+                sock, peer = self._listener.accept()
+                self._begin(sock, str(peer[0]))
             except (OSError, RuntimeError):  # no descriptor or no thread left
-                self._places.release()
                 self._listener.pause(self._deadlines.poll_every_s)
 
-    def _begin(self, sock: socket.socket) -> None:
+    def _begin(self, sock: socket.socket, address: str) -> None:
+        gone = self._strangers.admit(sock, address)
+        if gone is not None:
+            with contextlib.suppress(OSError):  # it has gone by itself
+                gone.shutdown(socket.SHUT_RDWR)
         try:
             threading.Thread(target=self._serve, args=(sock,), daemon=True).start()
         except RuntimeError:
+            self._strangers.release(sock)
             sock.close()  # whoever tries hears of it at once
             raise
 
@@ -130,15 +134,17 @@ class PathListener:
         try:
             # Whoever fails here is a stranger, or says himself what he has met.
             with sock, contextlib.suppress(OSError, EOFError, StrangerError):
-                self._answer(TimedLine(sock, time.monotonic() + self._deadlines.path_s))
+                self._answer(sock)
         finally:
-            self._places.release()
+            self._strangers.release(sock)
 
-    def _answer(self, line: TimedLine) -> None:
+    def _answer(self, sock: socket.socket) -> None:
+        line = TimedLine(sock, time.monotonic() + self._deadlines.path_s)
         nonce = secrets.token_bytes(_NONCE_BYTES)
         line.send(nonce)
         theirs = line.receive(_NONCE_BYTES)
         _check(line.receive(_PROOF_BYTES), self._token, nonce, "prober")
+        self._strangers.release(sock)
         line.send(_proof(self._token, theirs, "listener"))
         line.receive(LARGE_BYTES)
         line.send(_DONE)

@@ -19,7 +19,8 @@ import psutil
 from dougong.addresses import Ports, show_address
 from dougong.errors import LaunchError
 
-BACKLOG = 1024
+BACKLOG = 4096
+"""Connections that wait to be accepted, as far as the system lets them (`net.core.somaxconn`)."""
 _MOST_HOLDERS = 5
 
 
@@ -59,6 +60,10 @@ class Listener:
     def is_closed(self) -> bool:
         return self._closed.is_set()
 
+    def fileno(self) -> int:
+        """For whoever waits for connections and other things at once."""
+        return self._socket.fileno()
+
     def accept(self) -> tuple[socket.socket, Any]:
         """The next connection and its peer's address. OSError where there can be none, such as
         after `close`."""
@@ -74,36 +79,6 @@ class Listener:
         with contextlib.suppress(OSError):  # closed before
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
-
-
-class Strangers:
-    """Connections that have proved nothing yet. So many are kept, and none keeps another one out:
-    where there are too many, the oldest goes of the address that has the most. A peer of ours is
-    one for an instant, and as a rule the only one of its address."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._lock = threading.Lock()
-        self._known: dict[socket.socket, str] = {}  # in the order in which they came
-
-    def admit(self, sock: socket.socket, address: str) -> str:
-        """Take it in. The address of one that had to go for it, empty where none had to; whoever
-        reads from that one finds it ended."""
-        with self._lock:
-            self._known[sock] = address
-            if len(self._known) <= self._most:
-                return ""
-            busiest, _ = Counter(self._known.values()).most_common(1)[0]
-            oldest = next(sock for sock, known in self._known.items() if known == busiest)
-            del self._known[oldest]
-            with contextlib.suppress(OSError):  # it has gone by itself
-                oldest.shutdown(socket.SHUT_RDWR)
-            return busiest
-
-    def release(self, sock: socket.socket) -> None:
-        """It is no stranger any more, or gone."""
-        with self._lock:
-            self._known.pop(sock, None)
 
 
 def no_port_text(ports: Ports) -> str:

@@ -35,6 +35,14 @@ def name_process(name: str) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_NAME, name.encode(), 0, 0, 0)
 
 
+def read_nothing() -> None:
+    """Nobody is ever asked: what this process and its children would read from a terminal is at its
+    end."""
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+
+
 def title_process(title: str) -> None:
     """What this process is called by `ps` in place of its command line, as far as that has room,
     and in short by `top`. Children that are forked have the same title. Linux alone."""

@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -62,7 +62,9 @@ def _write_entry(entry: Path, corpus: Corpus, tokenizer: Tokenizer) -> None:
     So any number of processes may make one entry at once: whoever is first wins, and the others'
     equal work is thrown away. A crash leaves a folder with another name, which nobody opens.
     """
-    unfinished = Path(tempfile.mkdtemp(prefix=f"{entry.name}.", suffix=".tmp", dir=entry.parent))
+    # Not by tempfile, whose folders nobody else may read: a cache may be a team's (by its umask).
+    unfinished = entry.with_name(f"{entry.name}.{secrets.token_hex(8)}.tmp")
+    unfinished.mkdir()
     try:
         dtype = "uint16" if tokenizer.num_ids <= 1 << 16 else "uint32"
         with (unfinished / "tokens.bin").open("wb") as file:

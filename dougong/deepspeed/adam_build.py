@@ -16,6 +16,7 @@ import platform
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -90,6 +91,7 @@ def built(place: Path, deadlines: Deadlines = DEADLINES) -> Path:
     """The library's file in a folder, made by this call if it has to be. Other processes wait
     meanwhile. Raises DeviceError."""
     file = file_in(place)
+    _refuse_exposed(file)
     if file.is_file():
         return file
     reason = _why_not_compiled()
@@ -119,10 +121,31 @@ def file_in(place: Path) -> Path:
 
 
 def _place(job: Job) -> Path:
-    """The folder in the job's cache; without one, one for this machine's users that every start
-    finds."""
+    """The folder in the job's cache; without one, one of this user's that every start finds."""
     place = cache_place(job.cache)
-    return (place or Path(tempfile.gettempdir()) / "dougong") / "deepspeed"
+    return (place or Path(tempfile.gettempdir()) / f"dougong-{os.getuid()}") / "deepspeed"
+
+
+def _refuse_exposed(file: Path) -> None:
+    """What lies there is code that workers load: DeviceError where other users could have put it
+    there. Of a folder under /tmp anybody may have been the first to make it."""
+    for place in (file, file.parent, file.parent.parent):
+        try:
+            found = place.stat()
+        except FileNotFoundError:
+            continue
+        if found.st_mode & stat.S_IWOTH or _is_anothers(place, found.st_uid):
+            raise DeviceError(
+                f"{KEY}: {place}: other users of this machine may have written it, and workers "
+                "load code from there; remove it, or name a folder of your own by `cache:` in the "
+                "job file"
+            )
+
+
+def _is_anothers(place: Path, owner: int) -> bool:
+    """Whether it lies in the folder for temporary files and is neither ours nor root's; a team's
+    cache, which the job names, may be a colleague's."""
+    return place.is_relative_to(tempfile.gettempdir()) and owner not in (os.getuid(), 0)
 
 
 def _why_not(job: Job) -> str | None:
@@ -176,7 +199,12 @@ def _build(file: Path, until: float, deadlines: Deadlines) -> None:
         environment = compiling_environment(Path(scratch), Path(sys.executable).parent)
         words = [sys.executable, "-m", "dougong.deepspeed.compile_adam"]
         process = subprocess.Popen(
-            words, env=environment, stdout=output, stderr=output, start_new_session=True
+            words,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
         )
         code = _ended(process, until)
         found = Path(scratch) / NAME / f"{NAME}.so"

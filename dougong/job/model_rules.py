@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dougong.job.families import Families, Family, given_twice
-from dougong.job.rule import Breach, Rule, counts, model_config
+from dougong.job.rule import CODE_KEYS, Breach, Rule, counts, foreign_code, model_config
 from dougong.job.schema import Job
 from dougong.job.tokenizer_rules import longer_than
 from dougong.job.yaml.locations import KeyPath
@@ -44,7 +44,7 @@ _NEARLY = 0.8
 def model_rules(families: Families) -> tuple[Rule, ...]:
     """The rules of this list, which says nothing where another transformers is installed, and
     those of sizes, which no transformers could build."""
-    sizes = (Rule(("model",), _sizes), Rule(("model",), _heads))
+    sizes = (Rule(("model",), _sizes), Rule(("model",), _heads), Rule(("model",), _code))
     if not families.is_of_installed:
         return sizes
     rules = _ModelRules(families)
@@ -55,6 +55,24 @@ def model_rules(families: Families) -> tuple[Rule, ...]:
         Rule(("model", "data"), rules.positions),
         *sizes,
     )
+
+
+def _code(job: Job) -> Iterator[Breach]:
+    """Code of a folder or a hub, which dougong never runs."""
+    given = job.model.config
+    for key in given:
+        found = foreign_code({key: given[key]})
+        if key in CODE_KEYS or found is not None:
+            what = f"{key}: {write_flow(given[key])}"
+            if found is not None and key not in CODE_KEYS:
+                what = ": ".join(found)
+            text = f"asks for code from elsewhere ({what}); dougong runs none: leave it out"
+            yield Breach(("model", "config", key), text, is_key=True)
+    folders = {key: value for key, value in model_config(job).items() if key not in given}
+    found = foreign_code(folders)
+    if found is not None:
+        text = f"its config.json asks for code from elsewhere ({': '.join(found)}); dougong runs "
+        yield Breach(("model", "path"), f"{text}none: take that line out")
 
 
 def _sizes(job: Job) -> Iterator[Breach]:
@@ -124,6 +142,8 @@ class _ModelRules:
             return
         for key, value in job.model.config.items():
             path = ("model", "config", key)
+            if key in CODE_KEYS or foreign_code({key: value}) is not None:
+                continue  # refused as such
             if not family.knows(key):
                 hint = _nearest(key, family.keys, 1) or f"its keys are in transformers' {name}"
                 yield Breach(path, f"{name} does not know it; {hint}", is_key=True)

@@ -64,3 +64,41 @@ def model_config(job: Job) -> dict[str, Any]:
 def counts(config: Mapping[str, Any], keys: Iterable[str]) -> list[tuple[str, int]]:
     """(key, number) for those of `keys` that the configuration gives a whole number."""
     return [(key, config[key]) for key in keys if type(config.get(key)) is int]
+
+
+CODE_KEYS = (
+    "trust_remote_code", "code_revision", "auto_map", "use_kernels", "kernel_config",
+    "allow_all_kernels",
+)  # fmt: skip
+"""Keys by which transformers is told to run code that lies in a folder or on a hub."""
+
+
+def foreign_code(values: object) -> tuple[str, str] | None:
+    """Of a configuration, at any depth: the first key, with its value as text, by which
+    transformers would fetch code from a hub and run it, such as a kernel `owner/name`."""
+    if isinstance(values, Mapping):
+        for key, value in values.items():
+            if _asks_for_code(str(key), value):
+                return str(key), str(value)
+    inner = values.values() if isinstance(values, Mapping) else values
+    for value in inner if isinstance(inner, Iterable) and not isinstance(inner, str) else ():
+        found = foreign_code(value)
+        if found is not None:
+            return found
+    return None
+
+
+def _asks_for_code(key: str, value: object) -> bool:
+    if key in CODE_KEYS and key != "auto_map":  # that of a folder leads to its own files
+        return bool(value)
+    is_form = key.removesuffix("_internal").endswith("_implementation")
+    return is_form and any("/" in text for text in _texts(value))
+
+
+def _texts(value: object) -> Iterator[str]:
+    """The strings in a value: a form may be given for each part of a model."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for inner in value.values():
+            yield from _texts(inner)

@@ -59,7 +59,7 @@ from dougong.records.events import (
     RunEnded,
     WarningRaised,
 )
-from dougong.records.files import make_run_folder
+from dougong.records.files import exposed_words, make_run_folder
 from dougong.records.lease import Lease
 from dougong.records.machine import describe_machine
 from dougong.records.rebuilt_status import known_status
@@ -300,8 +300,8 @@ def _tell_start(launch: Launch, options: Options, recorder: Recorder) -> None:
         recorder.record(NoteTaken(generation=generation, text=text))
     for text in doubts(launch.job, is_new=generation == 1):
         recorder.record(WarningRaised(generation=generation, text=text))
-    if launch.warning is not None:
-        recorder.record(WarningRaised(generation=generation, text=launch.warning))
+    for text in filter(None, (launch.warning, exposed_words(launch.run_dir.path))):
+        recorder.record(WarningRaised(generation=generation, text=text))
 
 
 def _backend(run_dir: RunDir, options: Options, deadlines: Deadlines, inbox: Inbox) -> Backend:

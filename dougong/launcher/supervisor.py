@@ -27,7 +27,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from dougong.control.processes import count_oom_kills, die_with_parent, signal_name, title_process
+from dougong.control.processes import (
+    count_oom_kills,
+    die_with_parent,
+    read_nothing,
+    signal_name,
+    title_process,
+)
 from dougong.deadlines import DEADLINES, Deadlines
 from dougong.errors import DougongError, StorageError
 from dougong.fault.culprit import Culprit
@@ -121,6 +127,7 @@ class Supervisor:
             return _WatchedProcess(pid, oom_kills)
         die_with_parent(parent)
         os.setpgid(0, 0)
+        read_nothing()
         title_process(f"dougong controller of {self._run.path}")
         signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # it writes from behind the parent
         hear_passed_on()

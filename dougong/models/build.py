@@ -20,9 +20,14 @@ from dougong.job.families import given_twice
 from dougong.job.schema import Model
 from dougong.job.settled import SettledModel
 from dougong.models.config_reads import read_keys
-from dougong.models.configuration import declare_no_extra_layers, folder_config, untied_pair
+from dougong.models.configuration import (
+    declare_no_extra_layers,
+    folder_config,
+    refuse_code_keys,
+    untied_pair,
+)
 from dougong.models.initial import NamedInit
-from dougong.models.library.attention_forms import use_form
+from dougong.models.library.attention_forms import refuse_fetched_forms, use_form
 from dougong.models.library.transformers_internals import (
     initialise_module,
     strict_float32_names,
@@ -50,6 +55,7 @@ def load_config(model: Model, vocab_size: int | None) -> Any:
     else:
         config = _read_checked(model, vocab_size)
     use_form(config, model.attention)
+    refuse_fetched_forms(config)
     return config
 
 
@@ -67,6 +73,7 @@ def _read_checked(model: Model, vocab_size: int | None) -> Any:
 
 def _read_config(model: Model, vocab_size: int | None) -> Any:
     if model.path is None:
+        refuse_code_keys(model.config)
         return _family_config(model.family or "", model.config, vocab_size)
     config = folder_config(model)
     if untied_pair(model, config) is not None:

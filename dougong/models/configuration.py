@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dougong.errors import ModelError
+from dougong.job.rule import CODE_KEYS, foreign_code
 from dougong.job.schema import Model
 from dougong.models.folder import read_config
 from dougong.models.library.transformers_internals import declared_ties
@@ -23,6 +24,14 @@ _EXTRA_LAYERS = (
 """What families call the number of their layers for multi-token prediction; `use_mtp` is a flag."""
 
 
+LOADER_KEYS = (
+    "cache_dir", "force_download", "proxies", "token", "local_files_only", "revision", "subfolder",
+    "gguf_file", "return_unused_kwargs", "name_or_path", "_commit_hash", "_configuration_file",
+    "_from_auto", "_from_pipeline",
+)  # fmt: skip
+"""What transformers' loader of configurations takes for itself, of all that it is given."""
+
+
 def folder_config(model: Model) -> Any:
     """The configuration of `model.path` with the job's changes, before anything is seen of the
     weights. No code of the folder runs.
@@ -32,7 +41,8 @@ def folder_config(model: Model) -> Any:
     from transformers import AutoConfig
 
     path = model.path or ""
-    _refuse_own_code(path, read_config(Path(path)))
+    refuse_code_keys(model.config)
+    refuse_own_code(path)
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=False, **model.config)
     except Exception as error:
@@ -54,9 +64,12 @@ def untied_pair(model: Model, config: Any) -> tuple[str, str] | None:
     return differing_tie(Path(model.path or ""), ties) if ties else None
 
 
-def _refuse_own_code(path: str, values: Mapping[str, Any]) -> None:
+def refuse_own_code(path: str) -> None:
+    """ModelError for a folder whose config.json needs code of its own, or asks for code from
+    elsewhere."""
     from transformers import CONFIG_MAPPING
 
+    values = read_config(Path(path))
     family = values.get("model_type")
     if "auto_map" in values and family not in CONFIG_MAPPING:
         raise ModelError(
@@ -64,24 +77,30 @@ def _refuse_own_code(path: str, values: Mapping[str, Any]) -> None:
             "config.json); dougong runs none. Give a folder of a family that transformers knows, "
             "or a release of transformers that knows this one"
         )
-    kernel = _foreign_kernel(values)
-    if kernel is not None:
+    found = foreign_code(values)
+    if found is not None:
         raise ModelError(
-            f"model.path: {path}: its config.json asks for code from elsewhere ({kernel}); dougong "
-            "runs none: take that line out"
+            f"model.path: {path}: its config.json asks for code from elsewhere "
+            f"({': '.join(found)}); dougong runs none: take that line out"
         )
 
 
-def _foreign_kernel(values: Mapping[str, Any]) -> str | None:
-    """An entry by which transformers would fetch a kernel, `owner/name`, and run it."""
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            found = _foreign_kernel(value)
-            if found is not None:
-                return found
-        elif key.endswith("_implementation") and "/" in str(value):
-            return f"{key}: {value}"
-    return None
+def refuse_code_keys(given: Mapping[str, Any]) -> None:
+    """ModelError for a job's keys that ask for code from elsewhere, or that transformers would take
+    for orders where to look for a configuration, not for keys of it."""
+    for key in given:
+        found = foreign_code({key: given[key]})
+        if key in CODE_KEYS or found is not None:
+            what = f"{key}: {given[key]}" if found is None else ": ".join(found)
+            raise ModelError(
+                f"model.config: asks for code from elsewhere ({what}); dougong runs none: leave it "
+                "out"
+            )
+        if key in LOADER_KEYS:
+            raise ModelError(
+                f"model.config: {key} is no key of a configuration; leave it out, and name the "
+                "folder itself in model.path"
+            )
 
 
 def declare_no_extra_layers(model: Model, config: Any) -> None:

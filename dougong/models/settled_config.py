@@ -29,6 +29,11 @@ def config_from(values: Mapping[str, Any], class_name: str) -> Any:
     """The configuration again. `ModelError` where this transformers has no such class, or reads the
     values otherwise."""
     module, _, name = class_name.rpartition(".")
+    if not module.startswith("transformers."):
+        raise ModelError(
+            f"this run's configuration is one of {class_name!r}, which is no class of "
+            "transformers; sources.json of the run was changed: put back the one that the run wrote"
+        )
     try:
         config = getattr(importlib.import_module(module), name).from_dict(dict(values))
     except Exception as error:

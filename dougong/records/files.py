@@ -4,7 +4,8 @@ text or the new one, never half."""
 from __future__ import annotations
 
 import os
-import threading
+import secrets
+import stat
 from pathlib import Path
 
 from dougong.errors import PlaceError, StorageError
@@ -22,7 +23,9 @@ def replace_file(path: Path, text: str, mode: int = 0o666, durable: bool = False
     """
     # Processes and threads may replace the same file at once: each has a name of its own, in the
     # same folder, because a rename is one step only within a file system.
-    new = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+    # Nobody can have put a file or a link there, where others may write too: the name is guessed by
+    # none, and is never one that is there.
+    new = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(8)}")
     try:
         _write_file(new, text.encode(), mode, durable)
         os.replace(new, path)
@@ -49,7 +52,7 @@ def write_all(fd: int, data: bytes) -> None:
 
 
 def _write_file(path: Path, data: bytes, mode: int, durable: bool) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
     try:
         write_all(fd, data)
         if durable:
@@ -67,6 +70,23 @@ def make_run_folder(path: Path) -> None:
         raise PlaceError(_in_the_way(path)) from error
     except OSError as error:
         raise cannot_begin(path, error) from error
+
+
+def exposed_words(path: Path) -> str:
+    """What a person should know of a run's folder, or one above it, in which other users of the
+    machine may write: they could put a run of theirs in its place. Empty for nothing."""
+    for folder in (path, *path.absolute().parents):
+        try:
+            found = folder.stat()
+        except OSError:
+            continue
+        is_kept = found.st_mode & stat.S_ISVTX and folder != path  # /tmp: own names are one's own
+        if found.st_mode & stat.S_IWOTH and not is_kept:
+            return (
+                f"{folder}: every user of this machine may write there, and so into the run: its "
+                f"record, its checkpoints; chmod o-w {folder}"
+            )
+    return ""
 
 
 def why_not_writable(path: Path) -> str:

@@ -208,7 +208,7 @@ def take_number(folder: Path, holder: Holder, link: Link = os.link) -> bool:
     """Whether this number is ours now: of all who ask for it at once, one is told so. OSError where
     nothing can be written."""
     own = folder / f".{holder.machine}.{holder.pid}.{secrets.token_hex(8)}"
-    fd = os.open(own, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    fd = os.open(own, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         write_all(fd, holder.to_bytes())
         os.fsync(fd)

@@ -13,7 +13,7 @@ from queue import Empty, Queue
 from typing import Any
 
 import pytest
-from dougong.control.channel import MAX_HELLO_BYTES, MAX_STRANGERS, Channel, FrameBuffer, Server, connect
+from dougong.control.channel import MAX_HELLO_BYTES, Channel, FrameBuffer, connect
 from dougong.control.handshake import AgentFacts, Challenge, Hello, Welcome
 from dougong.control.messages import (
     AgentFailed,
@@ -25,10 +25,12 @@ from dougong.control.messages import (
     StopAfterStep,
     encode,
 )
+from dougong.control.server import MOST_OF_ONE, Server
 from dougong.deadlines import DEADLINES
 from dougong.errors import LaunchError
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.flood import end, flood
 
 EAST = AgentFacts("east", "east", "node-1", 7, "cpu", None, {"torch": "2.13.0"}, {})
 SHORT = dataclasses.replace(DEADLINES, send_s=0.2)
@@ -272,7 +274,7 @@ def test_strangers_are_refused_and_the_server_lives_on(listener: Listener, junk:
 
 
 def test_silent_strangers_are_bounded_and_keep_nobody_out(listener: Listener) -> None:
-    silent = [socket.create_connection(listener.server.address, timeout=5) for _ in range(MAX_STRANGERS + 8)]
+    silent = [socket.create_connection(listener.server.address, timeout=5) for _ in range(MOST_OF_ONE + 8)]
     while "too many unproven" not in listener.refused.get(timeout=5):
         pass  # who had to go is told as well
     for agent in (None, EAST):
@@ -280,6 +282,20 @@ def test_silent_strangers_are_bounded_and_keep_nobody_out(listener: Listener) ->
         assert listener.peers.get(timeout=5)[0].agent == agent
     for sock in silent:
         sock.close()
+
+
+def test_thousands_of_silent_connections_cost_little_and_keep_nobody_out(listener: Listener) -> None:
+    """They come from the address of agents and clients, and each that is ended comes again."""
+    with flood(listener.server.address, 3000) as strangers:
+        for agent in (None, EAST) * 4:
+            connect(listener.server.address, "secret", agent, DEADLINES).close()
+            assert listener.peers.get(timeout=5)[0].agent == agent
+            assert threading.active_count() < 20
+        num_made = end(strangers)
+    assert num_made > 3000
+    told = [listener.refused.get() for _ in range(listener.refused.qsize())]
+    assert told[0] == "127.0.0.1: too many unproven connections at once"
+    assert len(told) <= 1 + len(str(num_made))
 
 
 def test_an_agent_serves_no_controller_that_another_has_followed(listener: Listener) -> None:

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 import pytest
 from dougong.addresses import Ports
 from dougong.control.path_messages import PathEnd, PathResult, TryPaths
-from dougong.control.path_probe import MAX_TRIES, PathListener, try_path, try_paths
+from dougong.control.path_probe import PathListener, try_path, try_paths
+from dougong.control.server import MOST_OF_ONE
 from dougong.deadlines import DEADLINES
 
 QUICK = dataclasses.replace(DEADLINES, path_s=0.3)
@@ -134,8 +135,8 @@ def read_to_the_end(sock: socket.socket) -> None:
 def test_strangers_neither_hang_a_listener_nor_keep_it_from_others() -> None:
     made = PathListener(WEST, "secret", None, QUICK)
     try:
-        silent = [socket.create_connection(made.address) for _ in range(MAX_TRIES + 8)]
-        for sock in silent[: MAX_TRIES // 2]:
+        silent = [socket.create_connection(made.address) for _ in range(MOST_OF_ONE + 8)]
+        for sock in silent[: MOST_OF_ONE // 2]:
             sock.sendall(b"x" * 300)  # no proof is so long, and it is none
         assert try_path(*made.address, "secret", dataclasses.replace(QUICK, path_s=5.0)) == ("passes", "")
         for sock in silent:

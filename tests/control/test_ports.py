@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 from dougong.addresses import Ports
-from dougong.control.ports import NoPortError, Strangers, listen
+from dougong.control.ports import NoPortError, listen
 
 
 def free_range(count: int) -> Ports:
@@ -75,21 +75,3 @@ def test_an_address_of_another_machine_is_refused_with_its_name() -> None:
         listen("192.0.2.1", None)
     with pytest.raises(NoPortError, match=rf"cannot listen on \[2001:db8::1\]:\d+ of {socket.gethostname()}: "):
         listen("2001:db8::1", free_range(3))
-
-
-def test_of_too_many_strangers_the_oldest_of_the_busiest_address_goes() -> None:
-    pairs = [socket.socketpair() for _ in range(5)]
-    strangers = Strangers(3)
-    ours, theirs = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-    for number, address in enumerate(["flood", "peer", "flood"]):
-        assert strangers.admit(ours[number], address) == ""
-    assert strangers.admit(ours[3], "flood") == "flood"
-    assert theirs[0].recv(1) == b""  # it is ended, the others are not
-    strangers.release(ours[1])
-    assert strangers.admit(ours[4], "peer") == ""
-    for sock in theirs[1:]:
-        sock.setblocking(False)
-        with pytest.raises(BlockingIOError):
-            sock.recv(1)
-    for sock in (*ours, *theirs):
-        sock.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import importlib.metadata
+import os
 import socket
 from pathlib import Path
 
@@ -94,3 +95,24 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(DeviceError, match=r"`cache:` in the job file"):
         built(tmp_path / "file" / "deepspeed")
+
+
+@pytest.mark.parametrize("exposed", ["file", "folder"])
+def test_a_library_that_others_could_have_written_is_not_loaded(tmp_path: Path, exposed: str) -> None:
+    file = file_in(tmp_path / "place")
+    file.parent.mkdir()
+    file.write_bytes(b"")
+    assert built(tmp_path / "place") == file
+    (file if exposed == "file" else file.parent).chmod(0o777)
+    with pytest.raises(DeviceError, match="other users of this machine may have written it"):
+        built(tmp_path / "place")
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can make another's file")
+def test_what_another_user_has_put_into_the_folder_of_temporary_files_is_not_loaded(tmp_path: Path) -> None:
+    file = file_in(tmp_path / "place")
+    file.parent.mkdir()
+    file.write_bytes(b"")
+    os.chown(file.parent, 12345, 12345)
+    with pytest.raises(DeviceError, match="other users of this machine may have written it"):
+        built(tmp_path / "place")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+import json
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,38 @@ def test_a_folder_that_needs_its_own_code_is_refused(tmp_path: Path) -> None:
     (breach,) = breaches(path=str(tmp_path))
     assert breach.path == ("model", "path")
     assert breach.text.startswith("'own' needs its own code (auto_map in its config.json); dougong runs none; give ")
+
+
+KERNEL = "owner/kernel"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("trust_remote_code", True, "trust_remote_code: true"),
+        ("trust_remote_code", False, "trust_remote_code: false"),
+        ("auto_map", {"AutoConfig": "own.Config"}, "auto_map: {AutoConfig: own.Config}"),
+        ("use_kernels", True, "use_kernels: true"),
+        ("_attn_implementation", KERNEL, "_attn_implementation: owner/kernel"),
+        ("experts_implementation", KERNEL, "experts_implementation: owner/kernel"),
+        ("_attn_implementation_internal", "paged|owner/kernel@v1:flash", "_attn_implementation_internal: paged|owner"),
+        ("attn_implementation", {"": "eager", "text_config": KERNEL}, "attn_implementation: {'': 'eager', 'text_"),
+        ("text_config", {"_attn_implementation": KERNEL}, "_attn_implementation: owner/kernel"),
+        ("layers", [{"deep": {"attn_implementation": KERNEL}}], "attn_implementation: owner/kernel"),
+    ],
+)
+def test_code_of_a_hub_is_refused_in_a_job_and_in_a_folder(key: str, value: Any, told: str, tmp_path: Path) -> None:
+    (breach,) = breaches(family="owl_moe", config={key: value})
+    assert breach.path == ("model", "config", key) and breach.is_key
+    assert breach.text.startswith(f"asks for code from elsewhere ({told}")
+    assert breach.text.endswith("; dougong runs none: leave it out")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "owl_moe", key: value}))
+    found = breaches(path=str(tmp_path))
+    if not value or key == "auto_map":  # a family that transformers knows needs no code of a folder
+        assert found == []
+        return
+    assert [one.path for one in found] == [("model", "path")]
+    assert found[0].text.startswith("its config.json asks for code from elsewhere (")
 
 
 @pytest.mark.parametrize(

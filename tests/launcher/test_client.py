@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from dougong.control.channel import Channel, Server
+from dougong.control.channel import Channel
 from dougong.control.handshake import Hello
 from dougong.control.messages import Acknowledged, Message, Ping, RequestRefused, StopRun
+from dougong.control.server import Server
 from dougong.deadlines import DEADLINES
 from dougong.errors import LaunchError
 from dougong.launcher.client import LOST, LogReader, ask_controller, follow, look_at, read_status, stop
@@ -36,6 +37,7 @@ class Controller:
 
     def __init__(self, run_dir: RunDir, answer: Answer) -> None:
         self.requests: list[Message] = []
+        self._channels: list[Channel] = []  # whose connections stay open, answered or not
         self._answer = answer
         self.server = Server("127.0.0.1", "secret", self._on_peer, lambda text: None, DEADLINES)
         self.write(left(run_dir, machine="the machine of its lease"), socket.gethostname())
@@ -46,6 +48,7 @@ class Controller:
         run_dir.write_controller(address)
 
     def _on_peer(self, hello: Hello, channel: Channel) -> None:
+        self._channels.append(channel)
         request = channel.receive(5)
         self.requests.append(request)
         answer = self._answer(request)

@@ -10,8 +10,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from dougong.control.channel import Server
 from dougong.control.messages import Acknowledged
+from dougong.control.server import Server
 from dougong.deadlines import DEADLINES
 from dougong.errors import LaunchError
 from dougong.launcher.client import stop

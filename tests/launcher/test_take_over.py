@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import yaml
-from dougong.control.channel import Server
 from dougong.control.messages import Acknowledged
+from dougong.control.server import Server
 from dougong.deadlines import DEADLINES
 from dougong.errors import AliveError, CheckpointError, DougongError, JobError, LaunchError, StorageError
 from dougong.fault.culprit import Culprit

@@ -57,6 +57,7 @@ class ToyRun:
     flags: Sequence[str] = ()
     environment: dict[str, str] = field(default_factory=dict)
     mark: str = field(default_factory=lambda: secrets.token_hex(8))
+    stdin: int | None = None
 
     def start(self, command: str = "run", *more: str) -> ToyRun:
         file = self.path.with_suffix(".yaml")
@@ -69,6 +70,7 @@ class ToyRun:
                 [*words, *self.flags, *more],
                 cwd=ROOT,
                 env=environment,
+                stdin=self.stdin,
                 stdout=out,
                 stderr=out,
                 start_new_session=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import json
 import re
@@ -11,9 +12,10 @@ from typing import Any
 import pytest
 import torch
 from dougong.errors import ModelError
+from dougong.job.rule import CODE_KEYS
 from dougong.job.schema import Model
 from dougong.models.build import build_on_meta, load_config
-from dougong.models.configuration import extra_layers, folder_config, untied_pair
+from dougong.models.configuration import LOADER_KEYS, extra_layers, folder_config, untied_pair
 from tests.families import FAMILIES, config_values, tiny_config
 from tests.folders import change_config, change_weights, small_folder
 
@@ -56,23 +58,71 @@ def test_a_family_that_transformers_knows_is_loaded_without_the_folders_code(
 
 @pytest.mark.parametrize(
     "asked",
-    [{"_attn_implementation": "owner/kernel"}, {"text_config": {"attn_implementation": "owner/kernel@main"}}],
+    [
+        {"_attn_implementation": "owner/kernel"},
+        {"text_config": {"attn_implementation": "owner/kernel@main"}},
+        {"attn_implementation": {"": "eager", "text_config": "owner/kernel"}},
+        {"parts": [{"_experts_implementation_internal": "owner/kernel:run"}]},
+    ],
 )
 def test_a_folder_that_asks_for_a_kernel_from_elsewhere_is_refused(asked: dict[str, Any], tmp_path: Path) -> None:
     """transformers fetches and runs it wherever the package `kernels` is installed."""
     tiny_config("qwen3_moe").save_pretrained(tmp_path)
     change_config(tmp_path, **asked)
-    with pytest.raises(ModelError, match="asks for code from elsewhere .*attn_implementation: owner/kernel"):
+    with pytest.raises(ModelError, match="asks for code from elsewhere .*_implementation.*: .*owner/kernel"):
         load_config(Model(path=str(tmp_path)), None)
 
 
-@pytest.mark.parametrize("key", ["auto_map", "trust_remote_code"])
-def test_a_job_cannot_ask_for_code_either(key: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"auto_map": AUTO_MAP},
+        {"trust_remote_code": True},
+        {"trust_remote_code": False},
+        {"use_kernels": True},
+        {"_attn_implementation": "owner/kernel"},
+    ],
+)
+def test_a_job_cannot_ask_for_code_either(asked: dict[str, Any], tmp_path: Path) -> None:
     tiny_config("qwen3_moe").save_pretrained(tmp_path)
-    with pytest.raises(ModelError):
-        load_config(Model(path=str(tmp_path), config={key: AUTO_MAP}), None)
-    with pytest.raises(ModelError):
-        load_config(Model(family="qwen3_moe", config={key: AUTO_MAP}), None)
+    for model in (Model(path=str(tmp_path), config=asked), Model(family="qwen3_moe", config=asked)):
+        with pytest.raises(ModelError, match="asks for code from elsewhere .*; dougong runs none: leave it out"):
+            load_config(model, None)
+
+
+def test_another_file_that_the_configuration_names_is_held_to_the_same(tmp_path: Path) -> None:
+    """transformers reads it in the place of config.json."""
+    tiny_config("qwen3_moe").save_pretrained(tmp_path)
+    other = json.loads((tmp_path / "config.json").read_text()) | {"_attn_implementation": "owner/kernel"}
+    (tmp_path / "config.4.0.0.json").write_text(json.dumps(other))
+    change_config(tmp_path, configuration_files=["config.4.0.0.json"])
+    with pytest.raises(ModelError, match="asks for 'owner/kernel': it is none of transformers' own forms"):
+        load_config(Model(path=str(tmp_path)), None)
+
+
+def test_a_job_gives_no_orders_to_the_loader_of_configurations(tmp_path: Path) -> None:
+    """Those that it takes out of what it is given, by its own source."""
+    from transformers import configuration_utils
+    from transformers.models.auto import configuration_auto
+
+    kind, auto = configuration_utils.PretrainedConfig, configuration_auto.AutoConfig
+    functions = (
+        kind.get_config_dict,
+        kind._get_config_dict,
+        kind.from_pretrained,
+        kind.from_dict,
+        auto.from_pretrained,
+    )
+    source = "".join(inspect.getsource(function) for function in functions)
+    taken = set(re.findall(r'kwargs\.(?:pop|get)\("(\w+)"', source)) | set(
+        re.findall(r'kwargs\["(_?name_or_path)"\]', source)
+    )
+    keys_of_models = {"num_labels"}
+    assert taken - keys_of_models <= {*LOADER_KEYS, *CODE_KEYS, "attn_implementation", "experts_implementation"}
+    tiny_config("qwen3_moe").save_pretrained(tmp_path)
+    for key in LOADER_KEYS:
+        with pytest.raises(ModelError, match=f"model.config: {key} is no key of a configuration"):
+            load_config(Model(path=str(tmp_path), config={key: "x"}), None)
 
 
 def untie(folder: Path, seed: int = 1) -> None:

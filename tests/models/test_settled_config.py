@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
@@ -52,3 +53,10 @@ def test_another_reader_is_refused() -> None:
 )
 def test_what_differs_is_named(before: dict[str, Any], after: dict[str, Any], expected: list[str]) -> None:
     assert changed_keys(before, after) == expected
+
+
+@pytest.mark.parametrize("name", ["os.path", "antigravity.Config", "transformers_of_somebody.Config"])
+def test_a_record_that_was_changed_has_no_other_code_loaded(name: str) -> None:
+    with pytest.raises(ModelError, match="is no class of transformers; sources.json of the run was changed"):
+        config_from({}, name)
+    assert name.partition(".")[0] not in sys.modules or name == "os.path"

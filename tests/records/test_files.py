@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from dougong.records.files import last_line, replace_file
+from dougong.records.files import exposed_words, last_line, replace_file
 
 
 def test_the_old_text_or_the_new_one_never_half(tmp_path: Path) -> None:
@@ -40,6 +40,41 @@ def test_the_mode_is_that_of_the_new_file(tmp_path: Path, durable: bool) -> None
     replace_file(path, "östlich", mode=0o600, durable=durable)
     assert path.read_text(encoding="utf-8") == "östlich"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_nobody_can_lay_a_link_in_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even who knew the name of the new file: it is made, or the write fails."""
+    monkeypatch.setattr("secrets.token_hex", lambda number: "known")
+    other = tmp_path / "other"
+    other.write_text("whole")
+    (tmp_path / f".status.json.{os.getpid()}.known").symlink_to(other)
+    with pytest.raises(FileExistsError):
+        replace_file(tmp_path / "status.json", "text")
+    assert other.read_text() == "whole"
+
+
+def test_all_but_secrets_is_as_the_umask_says(tmp_path: Path) -> None:
+    for umask, mode in ((0o002, 0o664), (0o077, 0o600)):
+        before = os.umask(umask)
+        try:
+            replace_file(tmp_path / "file", "text")
+            replace_file(tmp_path / "secret", "text", mode=0o600)
+        finally:
+            os.umask(before)
+        assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == mode
+        assert stat.S_IMODE((tmp_path / "secret").stat().st_mode) == 0o600
+
+
+def test_a_folder_that_everybody_may_write_in_is_told(tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "first"
+    run.mkdir(parents=True)
+    assert exposed_words(run) == ""  # /tmp above it is everybody's, where names are one's own
+    run.parent.chmod(0o777)
+    assert exposed_words(run).startswith(f"{run.parent}: every user of this machine may write there")
+    run.parent.chmod(0o1777)
+    assert exposed_words(run) == ""
+    run.chmod(0o1777)
+    assert exposed_words(run).endswith(f"chmod o-w {run}")
 
 
 def test_what_cannot_be_replaced_stays_and_nothing_is_left_beside_it(tmp_path: Path) -> None:

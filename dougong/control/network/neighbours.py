@@ -24,6 +24,7 @@ from dougong.deadlines import DEADLINES
 _LONGEST_S = 2 * DEADLINES.neighbour_every_s
 """Who was held up himself has not listened: more than this is not counted at a time."""
 _MOST_PEERS = 16
+_MOST_AT_ONCE = 1024
 _MAC_BYTES = 32
 _MOST_BYTES = 8192
 
@@ -121,7 +122,9 @@ class Neighbours:
             self._speak()
 
     def _listen(self) -> None:
-        while True:
+        for _ in range(
+            _MOST_AT_ONCE
+        ):  # whoever floods the port does not keep this one from speaking
             try:
                 data = self._socket.recv(_MOST_BYTES)
             except OSError:  # nothing more; or an answer of a machine that nobody listens there

@@ -26,12 +26,14 @@ RayPart = Literal["head", "raylet", "driver"]
 class RayNews:
     """A part of Ray is gone (`is_lost`), or there again: the cluster's head, what it has on a node
     (the raylet) for an `agent`, or our own process that speaks with them (the driver). Agents that
-    live need none of them."""
+    live need none of them. `is_warning`: nothing is gone, and `text` is what a person should
+    know."""
 
     part: RayPart
     is_lost: bool
     text: str
     agent: str = ""
+    is_warning: bool = False
 
 
 TellNews = Callable[[RayNews], None]

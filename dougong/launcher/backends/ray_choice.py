@@ -22,12 +22,14 @@ _HEAD_PORT, _DASHBOARD_PORT, _CLIENT = 6379, 8265, "ray"
 class RayChoice:
     """`address`: HOST:PORT of a cluster's head, None for a Ray of the run's own. `origin`: the
     words by which it was chosen, for errors; `note`: what a person is told who has not typed it.
-    `is_typed`: he has, and knows of no other way."""
+    `is_typed`: he has, and knows of no other way. `may_be_open`: he knows that the cluster asks
+    nobody for a token, and need not be told."""
 
     address: str | None = None
     origin: str = ""
     note: str = ""
     is_typed: bool = True
+    may_be_open: bool = False
 
     @property
     def or_own(self) -> str:

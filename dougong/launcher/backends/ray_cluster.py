@@ -23,6 +23,7 @@ from dougong.launcher.backends.ray_head import (
     check_head,
     find_head,
     forget_token,
+    is_open,
     refuse_missing_token,
 )
 from dougong.launcher.backends.ray_log import logging_into, raw_lines_into
@@ -61,6 +62,7 @@ class RayBackend:
         self._agents = RayAgents(deadlines, run_dir)
         self._turn = threading.Lock()
         self._ray: Any = None
+        self.is_open_cluster = False  # asks nobody for a token; known when it is joined
 
     def open(self) -> str:
         """Start or join Ray. LaunchError in bounded time when the cluster is not there."""
@@ -74,6 +76,7 @@ class RayBackend:
         self._prepare(ray_variables(embedded=False))
         run = None if self._run_dir is None else self._run_dir.path
         check_head(self._choice, self._deadlines, run)
+        self.is_open_cluster = is_open(self._choice, self._deadlines)
         self._init({"address": self._choice.address})
         return str(self._ray.util.get_node_ip_address())
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import platform
+import secrets
 import socket
 import threading
 import time
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dougong.addresses import read_address
-from dougong.control.environment import ray_has_token, ray_wants_token
+from dougong.control.environment import ray_has_token, ray_wants_token, temporary_variables
 from dougong.control.path_probe import TimedLine
 from dougong.deadlines import Deadlines
 from dougong.errors import LaunchError
@@ -136,6 +137,37 @@ def check_head(choice: RayChoice, deadlines: Deadlines, run: Path | None = None)
         raise LaunchError(f"{choice.origin}: {_about_silence(waited)}{choice.or_own}") from None
     except RpcError as error:
         raise LaunchError(f"{choice.origin}: {_about_silence(error)}{choice.or_own}") from error
+
+
+def is_open(choice: RayChoice, deadlines: Deadlines) -> bool:
+    """Whether the chosen head, which has just let us in, would have let in anybody: it takes a
+    token that nobody knows. False also where it does not say in time. Ray must be importable."""
+    if not ray_has_token():
+        return True
+
+    def ask() -> None:
+        raylet: Any = importlib.import_module("ray._raylet")
+        client = raylet.GcsClient(address=choice.address)
+        client.internal_kv_get(b"any", b"dougong", timeout=deadlines.address_probe_s)
+
+    try:
+        with temporary_variables({"RAY_AUTH_TOKEN": secrets.token_hex(32)}):
+            forget_token()
+            _answer_within(deadlines.address_probe_s, ask)
+    except Exception:  # it refuses the token; or is silent, which is told elsewhere
+        return False
+    finally:
+        forget_token()
+    return True
+
+
+def open_words(choice: RayChoice) -> str:
+    """What a person is told who joins such a cluster."""
+    return (
+        f"{choice.origin}: this Ray cluster asks nobody for a token: whoever reaches its ports can "
+        "run programs on its machines as their user; start it with RAY_AUTH_MODE=token and "
+        "RAY_AUTH_TOKEN on every machine (docs/security.md), or say --allow-open-cluster"
+    )
 
 
 class _Gcs:

@@ -103,6 +103,6 @@ def _opened(log: Path | None) -> int | None:
         return None
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
-        return os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        return os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     except OSError:  # a log that cannot be written must not stop a run
         return None

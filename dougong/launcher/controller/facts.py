@@ -88,8 +88,8 @@ class RunFacts:
     `first_step_at`: of this controller's life (monotonic seconds). `same_since`: the first
     generation whose bits all later ones must give again. `recomputation`: how far the present one
     has done so; `ledgers`: what it may have to repeat. `recoveries`: those under way. `answers`: of
-    generation 0's children, by task and worker. `num_refused`: strangers, and messages that were
-    not understood. `awaited`: what was told last to be waited for, empty where nothing is.
+    generation 0's children, by task and worker. `awaited`: what was told last to be waited for,
+    empty where nothing is.
     `decided`: the last decision that was told. `nodes_at`: when the nodes were listed (monotonic
     seconds). `error`: what went wrong with something that the controller itself did or waited for.
     `successor`: the controller that has taken the run over from this one, in words; empty: none.
@@ -113,7 +113,6 @@ class RunFacts:
     history: list[PastFailure] = field(default_factory=list)
     answers: dict[tuple[str, str], Answer] = field(default_factory=dict)
     judged: JudgedFingerprints = field(default_factory=JudgedFingerprints)
-    num_refused: int = 0
     successor: str = ""
     ray: str = ""
     are_placed: bool = False

@@ -80,8 +80,6 @@ from dougong.records import events
 from dougong.records.event.storage import storage_event
 from dougong.records.files import ROOM
 
-REFUSALS_TOLD = 5
-"""So many are told one by one."""
 EXIT_INTERRUPTED = 130
 _SIGNALLED = 128
 
@@ -101,7 +99,7 @@ def observe(facts: RunFacts, item: Item, now: float) -> tuple[News, ...]:
             facts.successor = who
             return ()
         case PeerRefused(text):
-            return _observe_refusal(facts, text)
+            return (warning(facts, text),)
         case Committed():
             return _observe_commit(facts, item, now)
         case CheckpointsPruned():
@@ -135,23 +133,13 @@ def _observe_stalls(facts: RunFacts, now: float, deadlines: Deadlines) -> tuple[
     return tuple(news)
 
 
-def _observe_refusal(facts: RunFacts, text: str) -> tuple[News, ...]:
-    """Whoever scans the network may knock at our port for ever: the first few are told, then at
-    each power of ten how many there were."""
-    facts.num_refused += 1
-    count = facts.num_refused
-    if count <= REFUSALS_TOLD:
-        return (warning(facts, text),)
-    if str(count).strip("0") == "1":
-        return (warning(facts, f"{count:,} refused so far at the controller's port; {text}"),)
-    return ()
-
-
 # Background threads
 
 
 def _observe_ray(facts: RunFacts, news: RayNews) -> tuple[News, ...]:
     """What becomes of Ray changes nothing for agents that live."""
+    if news.is_warning:
+        return (warning(facts, news.text),)
     text = news.text
     if news.agent:
         handle = facts.agents.handles.get(news.agent)

@@ -111,7 +111,7 @@ class DetachedAgent:
         try:
             if RunDir(settings.run_dir).logs.is_dir():  # else it is not this machine's: make none
                 self._log.parent.mkdir(parents=True, exist_ok=True)
-                return os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+                return os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         except OSError:
             pass  # a log that cannot be written is not what stops an agent
         return os.dup(2)

@@ -22,6 +22,7 @@ MODEL_NAMES = {
     "_tied_weights_keys": "which names a family may tie, known before a model is built",
     "_supports_sdpa": "whether a family has torch's fused attention",
     "_supports_flash_attn": "whether it has that of the package flash_attn",
+    "_compatible_flash_implementations": "by which kernels a family computes it instead",
     "_supports_flex_attn": "whether it has torch's flexible attention",
     "all_tied_weights_keys": "which names are one tensor; public, but documented nowhere",
 }
@@ -90,12 +91,41 @@ def chosen_attention(model: Any) -> str:
 
 def supported_attention(model: Any) -> set[str]:
     """The registry's names of the forms that a family says it has."""
+    flash = getattr(model, "_supports_flash_attn", False) and _has_own_flash(type(model))
     known = {
         "sdpa": getattr(model, "_supports_sdpa", False),
-        "flash_attention_2": getattr(model, "_supports_flash_attn", False),
+        "flash_attention_2": flash,
         "flex_attention": getattr(model, "_supports_flex_attn", False),
     }
     return {"eager", *(name for name, has in known.items() if has)}
+
+
+def chosen_forms(config: Any) -> set[str]:
+    """The registry's names by which a configuration, or one within it, has attention and experts
+    computed; none where transformers chooses."""
+    found = {config._attn_implementation, config._experts_implementation}
+    for key in getattr(type(config), "sub_configs", None) or {}:
+        part = getattr(config, key, None)
+        if part is not None:
+            found |= chosen_forms(part)
+    return {str(name) for name in found if name is not None}
+
+
+def has_own_flash(config: Any) -> bool:
+    """Whether models of this configuration compute flash attention by the package flash_attn; some
+    families name a kernel on a hub instead."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    try:
+        kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    except KeyError:  # no causal language model: refused with its own words where it is built
+        return True
+    return _has_own_flash(kind)
+
+
+def _has_own_flash(kind: type) -> bool:
+    names = getattr(kind, "_compatible_flash_implementations", None)
+    return names is None or "flash_attention_2" in names
 
 
 def want_initial_values(model: nn.Module) -> None:

@@ -15,7 +15,7 @@ from queue import Queue
 from typing import Any, TypeVar
 
 import pytest
-from dougong.control.channel import Channel, Server
+from dougong.control.channel import Channel
 from dougong.control.environment import child_environment
 from dougong.control.handshake import Hello
 from dougong.control.messages import (
@@ -36,6 +36,7 @@ from dougong.control.messages import (
     WorkerForked,
 )
 from dougong.control.processes import process_exists
+from dougong.control.server import Server
 from dougong.control.tasks import InspectTask, TrainTask
 from dougong.control.worker_messages import ModelFound, PartDurable, StepDone, WorkerDone, WorkerRaised
 from dougong.deadlines import DEADLINES

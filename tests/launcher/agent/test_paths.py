@@ -11,10 +11,11 @@ from queue import Queue
 import psutil
 import pytest
 from dougong.addresses import Ports
-from dougong.control.channel import Channel, Server, UnreachableError
+from dougong.control.channel import Channel, UnreachableError
 from dougong.control.handshake import AgentFacts, Hello
 from dougong.control.path_messages import PathEnd, PathsOpen, PathsTried, TryPaths
 from dougong.control.path_probe import PathListener, try_path
+from dougong.control.server import Server
 from dougong.deadlines import DEADLINES
 from dougong.errors import LaunchError
 from dougong.launcher.agent.paths import (

@@ -13,10 +13,11 @@ from queue import Queue
 from typing import Any
 
 import pytest
-from dougong.control.channel import Channel, Server
+from dougong.control.channel import Channel
 from dougong.control.handshake import Hello
 from dougong.control.messages import AgentReady
 from dougong.control.processes import process_exists
+from dougong.control.server import Server
 from dougong.deadlines import DEADLINES
 from dougong.errors import LaunchError
 from dougong.launcher.agent.settings import AgentSettings

@@ -88,7 +88,7 @@ class Cluster:
     start: Callable[[str, dict[str, str]], None]
 
 
-def _start_node(words: list[str], environment: dict[str, str], log: Path) -> subprocess.Popen[str]:
+def start_node(words: list[str], environment: dict[str, str], log: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", *words, "--block", "--disable-usage-stats"]
     command += ["--node-ip-address=127.0.0.1", "--object-store-memory=80000000", "--include-log-monitor=false"]
     with log.open("w") as out:
@@ -107,13 +107,13 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
     environment = {**os.environ, **token, **mark, "RAY_enable_metrics_collection": "0"}
     short = Path("/tmp") / f"dg{secrets.token_hex(3)}"
     head = ["--head", f"--port={port}", "--include-dashboard=false", "--num-cpus=1", f"--temp-dir={short}a"]
-    nodes = [_start_node([*head, "--labels=name=alpha"], environment, tmp_path / "alpha.out")]
+    nodes = [start_node([*head, "--labels=name=alpha"], environment, tmp_path / "alpha.out")]
     address = f"127.0.0.1:{port}"
 
     def start(name: str, changes: dict[str, str]) -> None:
         log = tmp_path / f"{name}.out"
         more = [f"--address={address}", "--num-cpus=1", '--resources={"NPU": 2}', f"--labels=name={name}"]
-        nodes.append(_start_node(more, {**environment, **changes}, log))
+        nodes.append(start_node(more, {**environment, **changes}, log))
         wait_for(lambda: "Ray runtime started" in log.read_text(), f"node {name}", 60)
 
     try:
@@ -121,11 +121,11 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
         start("beta", {})
         yield Cluster(address, {**token, **mark}, start)
     finally:
-        _end_groups(nodes)
+        end_groups(nodes)
         shutil.rmtree(f"{short}a", ignore_errors=True)
 
 
-def _end_groups(nodes: list[subprocess.Popen[str]]) -> None:
+def end_groups(nodes: list[subprocess.Popen[str]]) -> None:
     """All at once, politely first, so that nodes do not wait for a head that is gone."""
     for number, patience_s in ((signal.SIGTERM, 10), (signal.SIGKILL, 10)):
         for node in nodes:

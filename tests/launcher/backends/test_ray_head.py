@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import platform
+import secrets
+import shutil
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,7 +21,9 @@ import ray
 from dougong.deadlines import DEADLINES
 from dougong.errors import LaunchError
 from dougong.launcher.backends.ray_choice import RayChoice, joining
-from dougong.launcher.backends.ray_head import check_head, find_head, refuse_missing_token, refuse_skew
+from dougong.launcher.backends.ray_head import check_head, find_head, open_words, refuse_missing_token, refuse_skew
+from tests.launcher.backends.test_ray_cluster import end_groups, start_node
+from tests.launcher.toyrun import ROOT, wait_for
 
 SOON = dataclasses.replace(DEADLINES, address_probe_s=0.5)
 SETTINGS = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
@@ -132,3 +139,48 @@ def test_a_server_that_says_a_little_at_a_time_is_not_waited_for() -> None:
         with pytest.raises(LaunchError, match="or that hangs"):
             find_head(joining("{}:{}".format(*server.getsockname())), SOON)
         thread.join()
+
+
+ASK = """
+import sys
+from dougong.control.environment import ray_variables, temporary_variables
+from dougong.deadlines import DEADLINES
+from dougong.launcher.backends.ray_choice import joining
+from dougong.launcher.backends.ray_head import check_head, is_open
+choice = joining(sys.argv[1])
+with temporary_variables(ray_variables(embedded=False)):
+    check_head(choice, DEADLINES)
+    print(is_open(choice, DEADLINES))
+    check_head(choice, DEADLINES)
+"""
+
+
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize(
+    ("head", "ours", "answer"), [("", "", "True"), ("", "f" * 64, "True"), ("e" * 64, "e" * 64, "False")]
+)
+def test_a_cluster_that_asks_nobody_for_a_token_is_known(head: str, ours: str, answer: str, tmp_path: Path) -> None:
+    """Also by who has a token; and the token that is his stays what it was."""
+    mark = {"DOUGONG_TEST_CLUSTER": secrets.token_hex(8), "HOME": str(tmp_path)}
+    bare = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")} | mark
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": head} if head else {"RAY_AUTH_MODE": "disabled"}
+    short = Path("/tmp") / f"dg{secrets.token_hex(3)}"
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    words = ["--head", f"--port={port}", "--include-dashboard=false", "--num-cpus=1", f"--temp-dir={short}"]
+    node = start_node(words, bare | token, tmp_path / "head.out")
+    try:
+        wait_for(lambda: "ray start" in (tmp_path / "head.out").read_text(), "the head", 90)
+        known = bare | ({"RAY_AUTH_TOKEN": ours} if ours else {}) | {"PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-c", ASK, f"127.0.0.1:{port}"]
+        done = subprocess.run(command, env=known, capture_output=True, text=True, timeout=60, check=False)
+        assert done.stdout == f"{answer}\n", done.stderr
+    finally:
+        end_groups([node])
+        shutil.rmtree(short, ignore_errors=True)
+
+
+def test_a_cluster_without_a_token_is_told_with_the_ways_out() -> None:
+    words = open_words(joining("10.0.0.1:6379"))
+    assert words.startswith("--address 10.0.0.1:6379: this Ray cluster asks nobody for a token")
+    assert "RAY_AUTH_MODE=token" in words and words.endswith("or say --allow-open-cluster")

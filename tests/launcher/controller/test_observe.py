@@ -15,8 +15,8 @@ from dougong.launcher.backends.base import RayNews
 from dougong.launcher.controller.actions import CloseChannel, Record
 from dougong.launcher.controller.config import ResumePoint
 from dougong.launcher.controller.facts import RunFacts
-from dougong.launcher.controller.inbound.items import ClientRequest, PeerRefused, SignalReceived, TaskFailed
-from dougong.launcher.controller.observe import REFUSALS_TOLD, as_ours, observe
+from dougong.launcher.controller.inbound.items import ClientRequest, SignalReceived, TaskFailed
+from dougong.launcher.controller.observe import as_ours, observe
 from dougong.launcher.controller.states import Stop
 from dougong.records.events import StopRequested, WarningRaised
 from tests.launcher.controller.machine import Leaves, Says, committed, found, part, raises, running
@@ -99,20 +99,6 @@ def test_a_background_error_is_a_fact(facts: RunFacts) -> None:
     assert isinstance(facts.error, JobError)
 
 
-def test_strangers_at_the_port_are_told_ever_less_often(facts: RunFacts) -> None:
-    told = []
-    for number in range(1, 1501):
-        for news in observe(facts, PeerRefused(f"stranger {number}"), 0.0):
-            assert isinstance(news, Record) and isinstance(news.event, WarningRaised)
-            told.append(news.event.text)
-    assert told[:REFUSALS_TOLD] == [f"stranger {number}" for number in range(1, REFUSALS_TOLD + 1)]
-    assert told[REFUSALS_TOLD:] == [
-        "10 refused so far at the controller's port; stranger 10",
-        "100 refused so far at the controller's port; stranger 100",
-        "1,000 refused so far at the controller's port; stranger 1000",
-    ]
-
-
 def test_what_a_child_before_the_first_generation_raises_is_known_to_the_screen() -> None:
     made = running()
     raised = raises("east/0", "DataError", "DougongError", message="empty", generation=0, task="inspect")
@@ -142,6 +128,12 @@ def test_what_becomes_of_ray_is_told_and_changes_nothing_for_those_who_train() -
     assert told.text == "the head is gone; training goes on, and needs Ray only to find another node"
     made.play(RayNews("head", False, "Ray answers again"))
     assert (made.facts.ray, made.events[-1].text) == ("", "Ray answers again")
+
+
+def test_what_is_to_be_known_of_a_cluster_is_a_warning_and_no_loss(facts: RunFacts) -> None:
+    (news,) = observe(facts, RayNews("head", False, "asks nobody for a token", is_warning=True), 0.0)
+    assert isinstance(news, Record) and isinstance(news.event, WarningRaised)
+    assert news.event.text == "asks nobody for a token" and not facts.ray
 
 
 def test_of_an_agent_that_is_lost_nobody_is_told_that_ray_holds_nothing_for_it() -> None:

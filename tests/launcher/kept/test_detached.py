@@ -13,11 +13,12 @@ from pathlib import Path
 from queue import Queue
 
 import pytest
-from dougong.control.channel import Channel, Server
+from dougong.control.channel import Channel
 from dougong.control.environment import child_environment
 from dougong.control.handshake import Hello
 from dougong.control.messages import AgentFailed, AgentReady, EndAgent, Message
 from dougong.control.processes import process_exists
+from dougong.control.server import Server
 from dougong.deadlines import DEADLINES
 from dougong.errors import LaunchError
 from dougong.launcher.agent.settings import AgentSettings

@@ -8,10 +8,11 @@ from queue import Queue
 from typing import Any
 
 import pytest
-from dougong.control.channel import Channel, Server
+from dougong.control.channel import Channel
 from dougong.control.handshake import Hello
 from dougong.control.messages import AgentReady, EndAgent
 from dougong.control.processes import process_exists
+from dougong.control.server import Server
 from dougong.deadlines import DEADLINES
 from dougong.launcher.agent.settings import AgentSettings
 from dougong.launcher.backends.local import Local

@@ -9,9 +9,10 @@ import socket
 from pathlib import Path
 
 import pytest
-from dougong.control.channel import Channel, Server
+from dougong.control.channel import Channel
 from dougong.control.handshake import Hello
 from dougong.control.messages import Message, RequestRefused
+from dougong.control.server import Server
 from dougong.deadlines import DEADLINES
 from dougong.errors import LaunchError
 from dougong.records.directory import RunDir

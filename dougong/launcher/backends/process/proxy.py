@@ -205,7 +205,7 @@ class ProcessBackend:
         """Tell it, unless it only follows from what was told: Ray's drivers end with its head."""
         if news.part == "driver" and news.is_lost and self._lost is not None:
             return
-        if not news.agent:
+        if not news.agent and not news.is_warning:
             self._lost = news.part if news.is_lost else None
         self._tell(news)
 

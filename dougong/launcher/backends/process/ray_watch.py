@@ -17,6 +17,7 @@ from dougong.deadlines import Deadlines
 from dougong.launcher.backends.base import RayNews, TellNews
 from dougong.launcher.backends.ray_choice import RayChoice
 from dougong.launcher.backends.ray_cluster import RayBackend
+from dougong.launcher.backends.ray_head import open_words
 from dougong.launcher.backends.ray_processes import raylets_of
 from dougong.records.directory import RunDir
 
@@ -40,6 +41,8 @@ class WatchedRay(RayBackend):
 
     def open(self) -> str:
         host = super().open()
+        if self.is_open_cluster and not self._head.may_be_open:
+            self._tell(RayNews("head", False, open_words(self._head), is_warning=True))
         watch = self._watch_own if self._head.address is None else self._watch_cluster
         threading.Thread(target=watch, name="dougong-watch", daemon=True).start()
         return host

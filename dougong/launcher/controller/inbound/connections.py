@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from dougong.addresses import Ports
-from dougong.control.channel import Channel, Server
+from dougong.control.channel import Channel
 from dougong.control.handshake import AgentFacts, FolderTrouble, Hello
 from dougong.control.messages import EndAgent, Message, Ping, ProtocolError
 from dougong.control.network.neighbours import Neighbours, takes_connections
 from dougong.control.path_messages import CONTROLLER, Hearing, PathEnd
 from dougong.control.path_probe import PathListener
+from dougong.control.server import Refusals, Server
 from dougong.deadlines import Deadlines
 from dougong.errors import LaunchError
 from dougong.launcher.agent.paths import describe_end
@@ -60,6 +61,7 @@ class Connections:
         self._channels: dict[str, Channel] = {}
         self._closed = threading.Event()
         self._ports = ports
+        self._refusals = Refusals()
         self._paths = PathListener(host, token, ports, deadlines)
         self._neighbours = Neighbours(CONTROLLER, self._paths.address, token)
         self._server = Server(host, token, self._on_peer, self._on_refused, deadlines, ports)
@@ -147,6 +149,11 @@ class Connections:
     def _on_refused(self, text: str) -> None:
         self._inbox.put(PeerRefused(text))
 
+    def _not_understood(self, who: str, error: Exception) -> None:
+        told = self._refusals.words(who, str(error))
+        if told:
+            self._inbox.put(PeerRefused(told))
+
     def _on_peer(self, hello: Hello, channel: Channel) -> None:
         if hello.agent is not None:
             clock_ahead_s = hello.wall_s - time.time()
@@ -159,7 +166,7 @@ class Connections:
             request = channel.receive(self._deadlines.client_request_s, limit)
         except (OSError, EOFError, LaunchError) as error:
             channel.close()
-            self._inbox.put(PeerRefused(f"a client's request was not understood: {error}"))
+            self._not_understood("a client's request was not understood", error)
         else:
             self._inbox.put(ClientRequest(channel, request))
 
@@ -182,6 +189,6 @@ class Connections:
         try:
             message = channel.receive(None)
         except ProtocolError as error:  # one message is lost, the connection is not
-            self._inbox.put(PeerRefused(f"agent {agent}: {error}"))
+            self._not_understood(f"agent {agent}", error)
         else:
             self._inbox.put(AgentMessage(agent, channel, message))

@@ -80,7 +80,8 @@ class ClientRequest:
 
 @dataclass(frozen=True)
 class PeerRefused:
-    """Somebody or something foreign was turned away, or could not be understood."""
+    """Somebody or something foreign was turned away, or could not be understood, and is worth a
+    word."""
 
     text: str
 
