@@ -69,6 +69,8 @@ ORDER = (
     "launcher.backends", "launcher.backends.process",  # the second: Ray's calls, made by a process of its own
     "launcher.controller.inbound", "launcher.controller", "launcher",
     "tools", "tools.drill",  # proofs, differences, calibration
+    "doctor.facts", "doctor.record", "doctor.majority", "doctor.node", "doctor.ask", "doctor.judge",
+    "doctor",  # whether nodes are what a run needs
     "cli",
 )  # fmt: skip
 

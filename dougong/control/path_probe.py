@@ -135,11 +135,7 @@ class PathListener:
             self._places.release()
 
     def _answer(self, line: TimedLine) -> None:
-        nonce = secrets.token_bytes(_NONCE_BYTES)
-        line.send(nonce)
-        theirs = line.receive(_NONCE_BYTES)
-        _check(line.receive(_PROOF_BYTES), self._token, nonce, "prober")
-        line.send(_proof(self._token, theirs, "listener"))
+        admit(line, self._token)
         line.receive(LARGE_BYTES)
         line.send(_DONE)
 
@@ -154,7 +150,7 @@ def try_path(host: str, port: int, token: str, deadlines: Deadlines) -> tuple[Fi
     with sock:
         try:
             line = TimedLine(sock, deadline)
-            _greet(line, token)
+            greet(line, token)
         except StrangerError as error:
             return "stranger", str(error)
         except (OSError, EOFError) as error:
@@ -177,8 +173,17 @@ def try_paths(asked: TryPaths, token: str, deadlines: Deadlines) -> tuple[PathRe
         return tuple(threads.map(result_of, asked.ends))
 
 
-def _greet(line: TimedLine, token: str) -> None:
-    """Prove the token, and have it proved."""
+def admit(line: TimedLine, token: str) -> None:
+    """The listener's side of `greet`: have the token proved, and prove it. StrangerError."""
+    nonce = secrets.token_bytes(_NONCE_BYTES)
+    line.send(nonce)
+    theirs = line.receive(_NONCE_BYTES)
+    _check(line.receive(_PROOF_BYTES), token, nonce, "prober")
+    line.send(_proof(token, theirs, "listener"))
+
+
+def greet(line: TimedLine, token: str) -> None:
+    """Prove the token, and have it proved. StrangerError where the other end does not know it."""
     theirs = line.receive(_NONCE_BYTES)
     nonce = secrets.token_bytes(_NONCE_BYTES)
     line.send(nonce + _proof(token, theirs, "prober"))
