@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from dougong.cli.doctor import refuse_unsound
 from dougong.cli.options import (
     Address,
     JobFile,
@@ -39,6 +40,13 @@ def run(
     address: Address = None,
     no_ray: NoRay = False,
     wait: Wait = None,
+    doctor: Annotated[
+        bool,
+        typer.Option(
+            "--doctor",
+            help="First the quick half of `dougong doctor`; begin only where it is sound.",
+        ),
+    ] = False,
 ) -> None:
     """Train a job, through failures, to its end.
 
@@ -52,6 +60,8 @@ def run(
     resolved = load_whole_job(file, override or [])
     path = run_dir or new_run_path(resolved.job.job)
     options = launch_options(address, no_ray, path, wait)
+    if doctor:
+        refuse_unsound(resolved.job, options.choice, path)
     typer.echo(f"run directory: {path}")
     raise typer.Exit(run_beside(resolved, path, options))
 

@@ -5,7 +5,7 @@ quick they are. Nothing is judged here.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent import futures
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +32,7 @@ from dougong.errors import StorageError
 from dougong.launcher.agent.facts import installed_versions
 from dougong.launcher.agent.here.code import code_of
 from dougong.planner.agreement import Software
+from dougong.planner.nodes import Node
 from dougong.records.shared_folder import FolderProver
 
 Tell = Callable[[str], None]
@@ -50,7 +51,7 @@ def observe(
 ) -> Observations:
     """Everything that is asked for. Raises LaunchError where the nodes cannot be listed."""
     tell("which nodes there are")
-    listed = {node.id: node for node in nodes.nodes(request.counted_kinds)}
+    listed = {node.id: node for node in _without_earlier_lives(nodes.nodes(request.counted_kinds))}
     found = Observations(request, place, listed)
     found.silent |= {node.id: node.gone for node in listed.values() if node.gone}
     found.silent |= nodes.begin([name for name in listed if name not in found.silent])
@@ -71,6 +72,13 @@ def observe(
         tell("how quick the links are")
         measure_links(inquiry, doors)
     return found
+
+
+def _without_earlier_lives(nodes: Sequence[Node]) -> list[Node]:
+    """Without what Ray still lists of a machine that is there again; by name."""
+    living = {node.address for node in nodes if not node.gone}
+    present = [node for node in nodes if not (node.gone and node.address in living)]
+    return sorted(present, key=lambda node: node.order)
 
 
 def _look(inquiry: Inquiry) -> None:

@@ -83,7 +83,7 @@ def check_source(seen: Observations) -> DoctorCheck:
         symptoms += _on_source(package, alike, machines)
         kinds = {_digests(code) for code in alike.values()}
         number = "one source" if len(kinds) == 1 else f"{len(kinds)} sources"
-        evidence.append(f"{package}: {number} on {len(alike)} machines")
+        evidence.append(f"{package}: {number} in {len(alike)} environments")
     return check_of(SOURCE, tuple(symptoms), tuple(evidence))
 
 

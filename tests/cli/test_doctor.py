@@ -1,0 +1,125 @@
+"""`dougong doctor`: its words, its exit status, `run --doctor`, and the commands of its document."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from dougong.cli.doctor import check_table, symptom_lines, verdict
+from dougong.doctor.examine import judge
+from dougong.doctor.record import FILE, DoctorReport
+from rich.console import Console
+from tests.doctor.made import sound, speed, with_speeds
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENT = ROOT / "docs" / "doctor.md"
+
+
+def dougong(place: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "dougong", *words]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, cwd=place, env=env, capture_output=True, text=True, timeout=240)
+
+
+def report(**changes: object) -> DoctorReport:
+    found = with_speeds(sound(), {"n1": speed(matmul=1e10, cpu_share=0.1)})
+    made = DoctorReport(
+        where="the Ray cluster 10.0.0.1:6379", job="", quick=False, nodes=("a", "b", "c"), wall="", seconds=62.0,
+        checks=judge(found),
+    )  # fmt: skip
+    return made.model_copy(update=changes)
+
+
+def test_who_is_to_be_mended_is_the_last_word() -> None:
+    found = report()
+    assert verdict(found) == "the Ray cluster 10.0.0.1:6379: 1 check failed; look at node1 (10.0.0.2) (3 nodes, 1:02)"
+    lines = list(symptom_lines(found.failed[0]))
+    assert lines[0].startswith("matmul: matmul of node1") and lines[1].startswith("  -> end what else runs there")
+    whole = report(checks=judge(sound()))
+    assert verdict(whole).startswith("the Ray cluster 10.0.0.1:6379: sound, by 19 checks; 1 not run")
+
+
+def test_the_table_has_a_row_for_each_check_and_more_on_demand() -> None:
+    console = Console(width=200)
+    with console.capture() as told:
+        console.print(check_table(report(), False))
+    short = told.get()
+    with console.capture() as told:
+        console.print(check_table(report(), True))
+    assert "(and 2 more: --evidence)" in short and "--evidence" not in told.get()
+    assert all(check.name in short for check in report().checks)
+
+
+def test_this_machine_is_sound_for_people_and_for_programs(tmp_path: Path) -> None:
+    done = dougong(tmp_path, "doctor", "--quick")
+    assert done.returncode == 0 and "sound, by" in done.stdout, done.stdout + done.stderr
+    done = dougong(tmp_path, "doctor", "--quick", "--json")
+    assert done.returncode == 0 and DoctorReport.model_validate_json(done.stdout).is_sound
+    assert list(tmp_path.iterdir()) == [], "nothing is left"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["none.yaml"], "none.yaml"),
+        (["-o", "steps=2"], "name the file too"),
+        (["--address", "nonsense"], "not HOST:PORT"),
+        (["--quick", "--out", "file/x"], "name another place"),
+    ],
+)
+def test_bad_input_has_a_status_of_its_own(tmp_path: Path, words: list[str], said: str) -> None:
+    (tmp_path / "file").write_text("")
+    done = dougong(tmp_path, "doctor", *words)
+    assert done.returncode == 2 and said in done.stderr, done.stdout + done.stderr
+
+
+def test_a_cluster_that_is_not_there_is_a_finding(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+    done = dougong(tmp_path, "doctor", "--quick", "--address", address)
+    assert done.returncode == 1 and "nobody answers" in done.stdout, done.stdout + done.stderr
+
+
+def test_a_run_begins_only_where_the_quick_half_is_sound(tmp_path: Path) -> None:
+    with socket.create_server(("0.0.0.0", 0)) as holder:
+        port = holder.getsockname()[1]
+        job = [str(ROOT / "examples" / "quickstart.yaml"), "-o", f"ports={port}-{port}", "--no-ray"]
+        done = dougong(tmp_path, "run", *job, "--run-dir", "first", "--doctor")
+    assert done.returncode == 1 and "nothing was started" in done.stderr, done.stdout + done.stderr
+    assert f"ports: all 1 ports of {port}-{port} are taken" in done.stderr
+    assert not (tmp_path / "first").exists()
+
+
+def commands() -> list[str]:
+    blocks = re.findall(r"^```sh\n(.*?)^```", DOCUMENT.read_text(), re.MULTILINE | re.DOTALL)
+    return [line for block in blocks for line in block.splitlines() if line.strip()]
+
+
+IN_THE_LAB = "--address"
+
+
+@pytest.mark.timeout(400)
+def test_the_document_s_commands_do_what_they_say(tmp_path: Path) -> None:
+    """Those on a cluster are run by tests/lab/test_doctor.py."""
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    assert len(commands()) >= 3
+    for command in commands():
+        words = shlex.split(command)
+        assert words[0] == "dougong", command
+        if IN_THE_LAB in words:
+            continue
+        short = ["-o", "steps=2", "-o", "drill=[]"] if words[1] == "run" else []
+        done = dougong(tmp_path, *words[1:], *short)
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    assert DoctorReport.model_validate_json((tmp_path / "doctor" / FILE).read_text()).is_sound
+
+
+def test_the_document_names_every_check() -> None:
+    text = DOCUMENT.read_text()
+    assert [check.name for check in report().checks if f"| {check.name} |" not in text] == []
