@@ -71,7 +71,7 @@ ORDER = (
     "tools", "tools.drill",  # proofs, differences, calibration
     "doctor.facts", "doctor.record", "doctor.majority", "doctor.node", "doctor.ask", "doctor.judge",
     "doctor",  # whether nodes are what a run needs
-    "cli",
+    "cli.options", "cli.doctor", "cli",
 )  # fmt: skip
 
 # Libraries that a room must not touch, even inside a function.

@@ -74,7 +74,7 @@ COMMANDS = (
     ),
     Command(
         "doctor",
-        "dougong.cli.doctor:doctor",
+        "dougong.cli.doctor.command:doctor",
         "Check every node before a job: against its peers, and against this machine.",
     ),
     Command(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dougong.cli.doctor import refuse_unsound
+from dougong.cli.doctor.command import refuse_unsound
 from dougong.cli.options import (
     Address,
     JobFile,

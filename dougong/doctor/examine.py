@@ -14,7 +14,7 @@ from markupsafe import Markup
 from dougong import __version__
 from dougong.doctor.ask.demand import DoctorRequest
 from dougong.doctor.ask.nodes import ExaminedNodes, NodesHere
-from dougong.doctor.ask.observations import Observations, Place
+from dougong.doctor.ask.observations import Observations, Viewpoint
 from dougong.doctor.ask.observe import Tell, here, observe
 from dougong.doctor.ask.ray_nodes import RayNodes
 from dougong.doctor.judge import machine, network, software, speed
@@ -91,7 +91,7 @@ def _examined(
 ) -> DoctorReport:
     begun = time.monotonic()
     host = socket.gethostname()
-    place = Place(towards, secrets.token_hex(32), here(request, host))
+    place = Viewpoint(towards, secrets.token_hex(32), here(request, host))
     try:
         seen = observe(nodes, request, place, towards is None, tell)
     finally:

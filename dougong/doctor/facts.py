@@ -48,7 +48,7 @@ class LookQuestion:
 
 
 @dataclass(frozen=True)
-class DeviceFacts:
+class KindFacts:
     """Devices of one kind. `count`: None where workers share the machine; `name`: what they are
     called; `missing`: what the machine lacks for them; `readings`: their health, by `cuda:0`, and
     `problem`, why there are none; `refused`: variables with which a run is refused; `agreed`: those
@@ -105,7 +105,7 @@ class NodeFacts:
     versions: dict[str, str]
     code: dict[str, PackageCode]
     limits: MachineLimits
-    devices: tuple[DeviceFacts, ...]
+    devices: tuple[KindFacts, ...]
     network: NetworkFacts
     folder: FolderFacts
     absent: tuple[str, ...] = ()

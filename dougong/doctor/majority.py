@@ -33,7 +33,7 @@ Kind = TypeVar("Kind", bound=Hashable)
 
 
 @dataclass(frozen=True)
-class Judgement(Generic[Who]):
+class OddOnes(Generic[Who]):
     """`named`: the odd ones; `usual`: what the others have, the median of numbers; `disagree`:
     nodes that differ though nobody is named."""
 
@@ -42,27 +42,27 @@ class Judgement(Generic[Who]):
     disagree: tuple[Who, ...] = ()
 
 
-def judge_numbers(values: Mapping[Who, float], part: float) -> Judgement[Who]:
+def judge_numbers(values: Mapping[Who, float], part: float) -> OddOnes[Who]:
     """Of figures by node, the larger the better. `part`: as above, such as 0.75."""
     if not values:
-        return Judgement()
+        return OddOnes()
     middle = statistics.median(values.values())
     if len(values) < LEAST_NODES:
         differ = min(values.values()) < part * max(values.values())
-        return Judgement((), middle, tuple(values) if differ else ())
+        return OddOnes((), middle, tuple(values) if differ else ())
     spread = _TO_DEVIATION * statistics.median(abs(value - middle) for value in values.values())
     least = min(part * middle, max(middle - SPREADS * spread, middle / 2))
-    return Judgement(tuple(name for name, value in values.items() if value < least), middle)
+    return OddOnes(tuple(name for name, value in values.items() if value < least), middle)
 
 
-def judge_kinds(kinds: Mapping[Who, Kind]) -> Judgement[Who]:
+def judge_kinds(kinds: Mapping[Who, Kind]) -> OddOnes[Who]:
     """Of what each node has, of which all should have one."""
     groups: dict[Kind, list[Who]] = {}
     for name, kind in kinds.items():
         groups.setdefault(kind, []).append(name)
     if len(groups) < 2:
-        return Judgement((), next(iter(groups), None))
+        return OddOnes((), next(iter(groups), None))
     usual, largest = max(groups.items(), key=lambda entry: len(entry[1]))
     if 2 * len(largest) <= len(kinds):
-        return Judgement((), None, tuple(kinds))
-    return Judgement(tuple(name for name in kinds if name not in largest), usual)
+        return OddOnes((), None, tuple(kinds))
+    return OddOnes(tuple(name for name in kinds if name not in largest), usual)

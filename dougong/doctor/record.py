@@ -1,4 +1,4 @@
-"""What an examination of the nodes has come to, as it lies in `doctor.json`. Imports no torch."""
+"""What an examination of the nodes has come to, as it lies in a file. Imports no torch."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ HealthGrade = Literal["sound", "failed", "not run"]
 """`not run`: there is nothing to look at, or nobody to compare with; that decides nothing."""
 
 
-class _Frozen(BaseModel):
+class _Unchanging(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Symptom(_Frozen):
+class Symptom(_Unchanging):
     """Something wrong. `nodes`: those that are named for it; none where nobody can say which of
     them it is. `words`: what was found, with the values; `remedy`: what to do."""
 
@@ -27,7 +27,7 @@ class Symptom(_Frozen):
     nodes: tuple[str, ...] = ()
 
 
-class DoctorCheck(_Frozen):
+class DoctorCheck(_Unchanging):
     """What became of one check. `evidence`: what was seen, a line for each node or thing;
     `remarks`: what is worth knowing and no fault."""
 
@@ -46,7 +46,7 @@ class DoctorCheck(_Frozen):
         return tuple(dict.fromkeys(found))
 
 
-class DoctorReport(_Frozen):
+class DoctorReport(_Unchanging):
     """The whole. `where`: which cluster, or this machine; `job`: its name, empty for none; `quick`:
     nothing was measured; `nodes`: by the names under which they are told; `wall`: when (ISO 8601,
     UTC); `seconds`: how long it took."""

@@ -9,11 +9,11 @@ from typing import Any
 from dougong.control.handshake import MachineLimits, PackageCode
 from dougong.control.path_messages import PathEnd, PathResult
 from dougong.doctor.ask.demand import Demand, DoctorRequest
-from dougong.doctor.ask.observations import ClockFacts, Observations, Place
+from dougong.doctor.ask.observations import ClockFacts, Observations, Viewpoint
 from dougong.doctor.facts import (
-    DeviceFacts,
     DeviceSpeed,
     FolderFacts,
+    KindFacts,
     LinkAnswer,
     NetworkFacts,
     NodeFacts,
@@ -41,7 +41,7 @@ def node_facts(number: int) -> NodeFacts:
         versions=dict(VERSIONS),
         code=dict(CODE),
         limits=MachineLimits(8, 64 * GIB, 60 * GIB, 65536, None, 16 * GIB, None),
-        devices=(DeviceFacts("cpu", None, "EPYC"),),
+        devices=(KindFacts("cpu", None, "EPYC"),),
         network=NetworkFacts(f"10.0.0.{number + 1}", "eth0", 1500, 10000),
         folder=FolderFacts("/shared", 100 * GIB, 200 * GIB, 10**6, "nfs4 nas:/x"),
         shared_memory_free=16 * GIB,
@@ -64,7 +64,7 @@ def sound(num_nodes: int = 3, quick: bool = False, **changes: Any) -> Observatio
     links = {(a, b): LinkAnswer(1e-4, 1e9, 1.1e9) for i, a in enumerate(names) for b in names[i + 1 :]}
     made = Observations(
         request=DoctorRequest(None, quick, "/shared/runs"),
-        place=Place("10.0.0.1", "token", Software("node0", dict(VERSIONS), dict(CODE))),
+        place=Viewpoint("10.0.0.1", "token", Software("node0", dict(VERSIONS), dict(CODE))),
         nodes=nodes,
         demand=Demand(posts),
         facts={name: node_facts(i) for i, name in enumerate(names)},

@@ -3,6 +3,7 @@ files, which are looked for on this machine."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,7 +81,8 @@ class Demand:
     @property
     def num_workers(self) -> int:
         """Of the whole run."""
-        return sum(post.num_workers for posts in self.posts.values() for post in posts)
+        posts = itertools.chain.from_iterable(self.posts.values())
+        return sum(post.num_workers for post in posts)
 
     def islands_of(self, node: str) -> tuple[str, ...]:
         """Which islands have workers there."""

@@ -16,7 +16,7 @@ from dougong.planner.nodes import Node
 
 
 @dataclass(frozen=True)
-class Place:
+class Viewpoint:
     """Where nodes are examined from. `towards`: the address of this machine as they reach it, None
     where they are it; `token`: by which they know each other."""
 
@@ -40,7 +40,7 @@ class Observations:
     `unmeasured`: what a node did not answer beside that, as (node, what, why)."""
 
     request: DoctorRequest
-    place: Place
+    place: Viewpoint
     nodes: dict[str, Node] = field(default_factory=dict)
     demand: Demand = field(default_factory=lambda: Demand({}))
     facts: dict[str, NodeFacts] = field(default_factory=dict)

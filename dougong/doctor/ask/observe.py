@@ -15,7 +15,7 @@ from dougong.control.path_messages import TryPaths
 from dougong.doctor.ask.demand import DoctorRequest, demand_of
 from dougong.doctor.ask.measure import measure_devices, measure_links, measure_storage
 from dougong.doctor.ask.nodes import ExaminedNodes
-from dougong.doctor.ask.observations import ClockFacts, Inquiry, Observations, Place
+from dougong.doctor.ask.observations import ClockFacts, Inquiry, Observations, Viewpoint
 from dougong.doctor.facts import (
     CLOCK,
     LOOK,
@@ -47,7 +47,7 @@ def here(request: DoctorRequest, host: str) -> Software:
 
 
 def observe(
-    nodes: ExaminedNodes, request: DoctorRequest, place: Place, shared: bool, tell: Tell
+    nodes: ExaminedNodes, request: DoctorRequest, place: Viewpoint, shared: bool, tell: Tell
 ) -> Observations:
     """Everything that is asked for. Raises LaunchError where the nodes cannot be listed."""
     tell("which nodes there are")

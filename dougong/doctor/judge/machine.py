@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from dougong.control.handshake import AgentFacts, FolderTrouble
 from dougong.deadlines import DEADLINES
 from dougong.doctor.ask.observations import Observations
-from dougong.doctor.facts import DeviceFacts, NodeFacts, Post
+from dougong.doctor.facts import KindFacts, NodeFacts, Post
 from dougong.doctor.majority import LEAST_NODES, judge_kinds
 from dougong.doctor.record import DoctorCheck, Symptom, check_of, not_run
 from dougong.fault.devices import unusable
@@ -85,26 +85,31 @@ def check_clock(seen: Observations) -> DoctorCheck:
     ahead = {seen.title(node): clock.ahead_s for node, clock in seen.clocks.items()}
     if len(ahead) < 2:
         return not_run("clock", ALONE)
-    middle = statistics.median(ahead.values())
-    most_s = DEADLINES.clocks_differ_s
-    remedy = "set its clock over the network (`chronyc makestep`, `timedatectl set-ntp true`)"
-    symptoms = []
-    if len(ahead) < LEAST_NODES and max(ahead.values()) - min(ahead.values()) > most_s:
-        each = ", ".join(f"{name} {_side(value)}" for name, value in ahead.items())
-        words = f"the clocks differ: {each}; which is right cannot be said"
-        symptoms.append(Symptom(words=words, remedy=remedy.replace("its clock", "both")))
-    elif len(ahead) >= LEAST_NODES:
-        for name, value in ahead.items():
-            if abs(value - middle) > most_s:
-                words = f"the clock of {name} is {_side(value - middle)} the others'"
-                symptoms.append(Symptom(words=words, remedy=remedy, nodes=(name,)))
+    symptoms = _on_two_clocks(ahead) if len(ahead) < LEAST_NODES else _on_clocks(ahead)
     evidence = []
     for node, clock in seen.clocks.items():
-        evidence.append(
-            f"{seen.title(node)}: {1e3 * clock.ahead_s:+.1f} ms against this machine, give or take "
-            f"{1e3 * clock.doubt_s:.1f} ms"
-        )
+        ahead_ms, doubt_ms = 1e3 * clock.ahead_s, 1e3 * clock.doubt_s
+        words = f"{ahead_ms:+.1f} ms against this machine, give or take {doubt_ms:.1f} ms"
+        evidence.append(f"{seen.title(node)}: {words}")
     return check_of("clock", tuple(symptoms), tuple(evidence))
+
+
+_SET_CLOCK = "set its clock over the network (`chronyc makestep`, `timedatectl set-ntp true`)"
+
+
+def _on_two_clocks(ahead: Mapping[str, float]) -> Iterator[Symptom]:
+    if max(ahead.values()) - min(ahead.values()) > DEADLINES.clocks_differ_s:
+        each = ", ".join(f"{name} is {_side(value)} this machine" for name, value in ahead.items())
+        words = f"the clocks differ: {each}; which is right cannot be said"
+        yield Symptom(words=words, remedy=_SET_CLOCK.replace("its clock", "both clocks"))
+
+
+def _on_clocks(ahead: Mapping[str, float]) -> Iterator[Symptom]:
+    middle = statistics.median(ahead.values())
+    for name, value in ahead.items():
+        if abs(value - middle) > DEADLINES.clocks_differ_s:
+            words = f"the clock of {name} is {_side(value - middle)} the others'"
+            yield Symptom(words=words, remedy=_SET_CLOCK, nodes=(name,))
 
 
 def _side(ahead_s: float) -> str:
@@ -284,7 +289,7 @@ def check_devices(seen: Observations) -> DoctorCheck:
     return check_of("devices", tuple(symptoms), tuple(evidence), tuple(remarks))
 
 
-def _on_devices(name: str, devices: DeviceFacts) -> Iterator[Symptom]:
+def _on_devices(name: str, devices: KindFacts) -> Iterator[Symptom]:
     kind = devices.accelerator
     if devices.problem:
         words = f"{kind} of {name}: nobody can say how its devices are: {devices.problem}"
@@ -308,7 +313,7 @@ def _on_devices(name: str, devices: DeviceFacts) -> Iterator[Symptom]:
             yield Symptom(words=words, remedy="look at its cooling and power", nodes=(name,))
 
 
-def _remarks_on(name: str, devices: DeviceFacts) -> Iterator[str]:
+def _remarks_on(name: str, devices: KindFacts) -> Iterator[str]:
     for device, reading in devices.readings.items():
         if reading.awaits_reset:
             yield f"{device} of {name}: rows of its memory are replaced at its next reset"

@@ -13,7 +13,7 @@ from dougong.doctor.majority import (
     PART_OF_MATMUL,
     PART_OF_MEMORY,
     PART_OF_STORAGE,
-    Judgement,
+    OddOnes,
     judge_kinds,
     judge_numbers,
 )
@@ -126,7 +126,7 @@ def _figure(what: str, speed: DeviceSpeed) -> str:
     return _words(what, _value(what, speed))
 
 
-def _usual(what: str, judged: Judgement[str]) -> str:
+def _usual(what: str, judged: OddOnes[str]) -> str:
     return _words(what, float(str(judged.usual)))
 
 

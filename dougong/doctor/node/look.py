@@ -29,8 +29,8 @@ from dougong.control.ports import NoPortError, listen
 from dougong.control.processes import interface_of
 from dougong.deadlines import Deadlines
 from dougong.doctor.facts import (
-    DeviceFacts,
     FolderFacts,
+    KindFacts,
     LookQuestion,
     NetworkFacts,
     NodeFacts,
@@ -76,17 +76,17 @@ def machine_here() -> str:
         return ""
 
 
-def look_at_devices(kind: str, deadlines: Deadlines) -> DeviceFacts:
+def look_at_devices(kind: str, deadlines: Deadlines) -> KindFacts:
     """Devices of a kind, and what they say of their health."""
     try:
         accelerator = get_accelerator(kind)
     except DeviceError as error:
-        return DeviceFacts(kind, 0, "", problem=str(error))
+        return KindFacts(kind, 0, "", problem=str(error))
     told = _health_of(accelerator, deadlines)
     found = refused_variables(accelerator.refused)
     refused = [f"{one.variable}={one.value}: {one.reason}" for one in found]
     agreed = arithmetic_variables(accelerator.agreed_variables)
-    return DeviceFacts(
+    return KindFacts(
         accelerator=kind,
         count=count_devices(accelerator),
         name=accelerator.describe().get("name", ""),

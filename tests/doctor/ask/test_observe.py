@@ -11,7 +11,7 @@ from dougong.control.handshake import FolderTrouble
 from dougong.deadlines import DEADLINES
 from dougong.doctor.ask.demand import DoctorRequest
 from dougong.doctor.ask.nodes import NodesHere
-from dougong.doctor.ask.observations import Observations, Place
+from dougong.doctor.ask.observations import Observations, Viewpoint
 from dougong.doctor.ask.observe import here, observe
 from dougong.doctor.examine import judge
 from dougong.doctor.facts import LookQuestion, NodeFacts
@@ -25,7 +25,7 @@ def asked(run_dir: Path, number: int = 3, quick: bool = True) -> Observations:
     request = DoctorRequest(None, quick, str(run_dir))
     names = [f"n{i}" for i in range(number)]
     nodes = NodesHere([lambda kinds, name=name: Node(name, name, f"10.0.0.{name[1]}") for name in names])  # type: ignore[misc]
-    place = Place("127.0.0.1", "secret", here(request, socket.gethostname()))
+    place = Viewpoint("127.0.0.1", "secret", here(request, socket.gethostname()))
     try:
         return observe(nodes, request, place, False, lambda doing: None)
     finally:
@@ -101,7 +101,7 @@ def test_an_earlier_life_of_a_node_is_no_node(tmp_path: Path) -> None:
     lives = (Node("old", "a", "10.0.0.1", gone="has left the cluster"), Node("new", "a", "10.0.0.1"))
     lost = Node("lost", "b", "10.0.0.2", gone="has left the cluster")
     nodes = NodesHere([lambda kinds, node=node: node for node in (*lives, lost)])  # type: ignore[misc]
-    place = Place("127.0.0.1", "secret", here(request, "a"))
+    place = Viewpoint("127.0.0.1", "secret", here(request, "a"))
     seen = observe(nodes, request, place, False, lambda doing: None)
     nodes.close()
     assert list(seen.nodes) == ["new", "lost"]

@@ -9,7 +9,7 @@ from dougong.accelerators.telemetry.reading import DeviceFault, DeviceReading
 from dougong.control.handshake import FolderTrouble, MachineLimits
 from dougong.doctor.ask.demand import Demand
 from dougong.doctor.ask.observations import ClockFacts, Observations
-from dougong.doctor.facts import DeviceFacts, FolderFacts, Post
+from dougong.doctor.facts import FolderFacts, KindFacts, Post
 from dougong.doctor.judge import machine
 from dougong.doctor.record import DoctorCheck
 from tests.doctor.made import GIB, sound, title, with_facts
@@ -113,7 +113,7 @@ def test_without_a_job_no_files_are_looked_for() -> None:
 def of_devices(seen: Observations) -> Observations:
     seen.demand = Demand({name: (Post("east", "cuda", 8),) for name in seen.nodes})
     for name in seen.nodes:
-        with_facts(seen, name, devices=(DeviceFacts("cuda", 8, "H100"),))
+        with_facts(seen, name, devices=(KindFacts("cuda", 8, "H100"),))
     return seen
 
 
@@ -164,7 +164,7 @@ def test_what_a_device_bears_is_a_remark() -> None:
 def test_a_variable_that_must_be_alike_names_who_has_another() -> None:
     seen = of_devices(sound())
     for name, value in (("n0", "Ring"), ("n1", "Ring"), ("n2", "Tree")):
-        with_facts(seen, name, devices=(DeviceFacts("cuda", 8, "H100", agreed={"NCCL_ALGO": value}),))
+        with_facts(seen, name, devices=(KindFacts("cuda", 8, "H100", agreed={"NCCL_ALGO": value}),))
     found = machine.check_environment(seen)
     assert found.named == (title(2),)
     assert words(found) == "east: NCCL_ALGO is Tree on node2 (10.0.0.3), Ring on the others"

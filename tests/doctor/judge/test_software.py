@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dougong.control.handshake import PackageCode
-from dougong.doctor.ask.observations import Place
+from dougong.doctor.ask.observations import Viewpoint
 from dougong.doctor.facts import HERE
 from dougong.doctor.judge.software import check_source, check_versions
 from dougong.planner.agreement import Software
@@ -29,13 +29,13 @@ def test_an_old_package_names_its_node_and_what_to_install() -> None:
 
 
 def test_the_command_s_own_machine_may_be_the_odd_one() -> None:
-    seen = sound(place=Place("10.0.0.1", "token", Software("node0", OLD, CODE)))
+    seen = sound(place=Viewpoint("10.0.0.1", "token", Software("node0", OLD, CODE)))
     assert check_versions(seen).named == (HERE,)
 
 
 def test_another_build_of_torch_where_nothing_is_computed_is_no_other_version() -> None:
     here = Software("node0", VERSIONS | {"torch": "2.13.0+cpu"}, CODE)
-    assert check_versions(sound(place=Place("10.0.0.1", "token", here))).grade == "sound"
+    assert check_versions(sound(place=Viewpoint("10.0.0.1", "token", here))).grade == "sound"
 
 
 def test_where_nobody_has_a_majority_nobody_is_named() -> None:
