@@ -41,6 +41,7 @@ class ClusterRequest(BaseModel):
     run_dir: str
     address: str
     origin: str
+    room_bytes: int
 
     @staticmethod
     def of(request: DoctorRequest, choice: RayChoice) -> ClusterRequest:
@@ -51,12 +52,13 @@ class ClusterRequest(BaseModel):
             run_dir=request.run_dir,
             address=choice.address or "",
             origin=choice.origin,
+            room_bytes=request.room_bytes,
         )
 
     @property
     def request(self) -> DoctorRequest:
         job = None if self.job is None else Job.model_validate_json(self.job)
-        return DoctorRequest(job, self.quick, self.run_dir)
+        return DoctorRequest(job, self.quick, self.run_dir, self.room_bytes)
 
     @property
     def choice(self) -> RayChoice:

@@ -19,6 +19,8 @@ from dougong.doctor.record import DoctorReport
 from dougong.errors import LaunchError, PlaceError
 from dougong.job.schema import Job
 from dougong.launcher.backends.ray_choice import RayChoice, choose_ray, surroundings
+from dougong.models.library.loading import load_transformers
+from dougong.planner.plan_job import checkpoint_bytes
 from dougong.records.files import why_not_writable
 from dougong.tools.job_check import load_whole_job
 
@@ -61,7 +63,9 @@ def doctor(
     choice = choose_ray(address, surroundings(run_dir))
     _refuse_no_folder(out)
     console = Console(highlight=False, stderr=as_json)
-    found = examined(DoctorRequest(job, quick, str(run_dir.absolute())), choice, console)
+    room_bytes = 0 if job is None or quick else checkpoints_bytes(job)
+    request = DoctorRequest(job, quick, str(run_dir.absolute()), room_bytes)
+    found = examined(request, choice, console)
     if out is not None:
         keep(found, out)
     if as_json:
@@ -70,6 +74,15 @@ def doctor(
         print_report(found, console, evidence, out)
     if not found.is_sound:
         raise typer.Exit(1)
+
+
+def checkpoints_bytes(job: Job) -> int:
+    """What all checkpoints take that a run keeps, and the next one. ModelError where the model
+    cannot be built."""
+    from dougong.training.start.preflight import inspect_only
+
+    load_transformers()
+    return (job.checkpoint.keep + 1) * checkpoint_bytes(job, inspect_only(job))
 
 
 def _refuse_no_folder(out: Path | None) -> None:

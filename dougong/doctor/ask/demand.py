@@ -26,11 +26,13 @@ CPU = "cpu"
 @dataclass(frozen=True)
 class DoctorRequest:
     """What is to be examined. `job`: None for any job; `quick`: nothing is measured; `run_dir`:
-    where the run would lie."""
+    where the run would lie; `room_bytes`: what its checkpoints take there, 0 where that is not
+    known."""
 
     job: Job | None
     quick: bool
     run_dir: str
+    room_bytes: int = 0
 
     @property
     def deadlines(self) -> Deadlines:

@@ -21,7 +21,7 @@ Told = TypeVar("Told")
 
 
 @dataclass
-class Heard(Generic[Told]):
+class Replies(Generic[Told]):
     """`given`: by node; `silent`: why there is none of the others."""
 
     given: dict[str, Told] = field(default_factory=dict)
@@ -39,7 +39,7 @@ class ExaminedNodes(Protocol):
 
     def ask(
         self, question: Question[Asked, Told], of: Mapping[str, Asked], limit_s: float
-    ) -> Heard[Told]:
+    ) -> Replies[Told]:
         """Ask these nodes at the same time. Returns after `limit_s` at the latest."""
 
     def close(self) -> None:
@@ -64,13 +64,13 @@ class NodesHere:
 
     def ask(
         self, question: Question[Asked, Told], of: Mapping[str, Asked], limit_s: float
-    ) -> Heard[Told]:
+    ) -> Replies[Told]:
         found: dict[str, futures.Future[str]] = {}
         for name, asked in of.items():
             text = question.asked.dump_json(asked).decode()
             found[name] = _begin(self._examiners[name], question.name, text)
         futures.wait(found.values(), limit_s)
-        answers: Heard[Told] = Heard()
+        answers: Replies[Told] = Replies()
         for name, future in found.items():
             take(answers, question, name, future, limit_s)
         return answers
@@ -95,7 +95,7 @@ def _begin(examiner: NodeExaminer, name: str, text: str) -> futures.Future[str]:
 
 
 def take(
-    answers: Heard[Any],
+    answers: Replies[Any],
     question: Question[Any, Any],
     name: str,
     future: futures.Future[str],
@@ -112,7 +112,7 @@ def take(
         answers.silent[name] = f"{type(error).__name__}: {error}"
 
 
-def note(answers: Heard[Any], question: Question[Any, Any], name: str, text: str) -> None:
+def note(answers: Replies[Any], question: Question[Any, Any], name: str, text: str) -> None:
     """Read an answer."""
     try:
         answers.given[name] = question.told.validate_json(text)

@@ -56,8 +56,8 @@ class Observations:
 
     @property
     def is_alone(self) -> bool:
-        """Whether there is one machine, so that nothing is compared."""
-        return len(self.nodes) < 2
+        """Whether one node answers, so that nothing is compared."""
+        return len(self.nodes) - len(self.silent) < 2
 
     def title(self, node: str) -> str:
         """The node for people."""

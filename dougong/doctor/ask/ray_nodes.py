@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from dougong.deadlines import Deadlines
-from dougong.doctor.ask.nodes import Heard, note, silence_words
+from dougong.doctor.ask.nodes import Replies, note, silence_words
 from dougong.doctor.facts import Question
 from dougong.doctor.node.examiner import NodeExaminer
 from dougong.launcher.backends.ray_agents import last_words
@@ -56,13 +56,13 @@ class RayNodes:
 
     def ask(
         self, question: Question[Asked, Told], of: Mapping[str, Asked], limit_s: float
-    ) -> Heard[Told]:
+    ) -> Replies[Told]:
         asked = {}
         for name, what in of.items():
             text = question.asked.dump_json(what).decode()
             asked[name] = self._actors[name].answer.remote(question.name, text)
         texts, silent = _gather(asked, limit_s)
-        answers: Heard[Told] = Heard(silent=silent)
+        answers: Replies[Told] = Replies(silent=silent)
         for name, told in texts.items():
             note(answers, question, name, told)
         return answers

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 
 from dougong.control.handshake import AgentFacts, FolderTrouble
 from dougong.deadlines import DEADLINES
+from dougong.doctor.ask.demand import DoctorRequest
 from dougong.doctor.ask.observations import Observations
-from dougong.doctor.facts import KindFacts, NodeFacts, Post
+from dougong.doctor.facts import FolderFacts, KindFacts, NodeFacts, Post
 from dougong.doctor.majority import LEAST_NODES, judge_kinds
 from dougong.doctor.record import DoctorCheck, Symptom, check_of, not_run
 from dougong.fault.devices import unusable
@@ -152,29 +153,33 @@ def _on_trouble(seen: Observations, node: str, trouble: FolderTrouble) -> Sympto
 
 
 def check_disk(seen: Observations) -> DoctorCheck:
-    """Room where runs lie."""
-    symptoms = []
+    """Room where runs lie, for the job's checkpoints where their size is known."""
+    symptoms: list[Symptom] = []
     evidence = []
     for node, facts in seen.facts.items():
         name, folder = seen.title(node), facts.folder
-        remedy = "make room there, or choose another place by --run-dir"
-        if folder.problem:
-            symptoms.append(
-                Symptom(words=f"{name}: {folder.problem}", remedy=remedy, nodes=(name,))
-            )
-            continue
-        assert folder.free_bytes is not None and folder.total_bytes is not None
-        room = f"{size(folder.free_bytes)} free of {size(folder.total_bytes)}"
-        evidence.append(f"{name}: {folder.place}: {room}")
-        if folder.free_bytes < LEAST_ROOM:
-            words = (
-                f"{name}: {folder.place} has {room}, and a run needs {size(LEAST_ROOM)} at least"
-            )
-            symptoms.append(Symptom(words=words, remedy=remedy, nodes=(name,)))
-        if folder.free_inodes is not None and folder.free_inodes < _LEAST_INODES:
-            words = f"{name}: {folder.place} takes {folder.free_inodes} more files"
-            symptoms.append(Symptom(words=words, remedy=remedy, nodes=(name,)))
+        texts = [folder.problem] if folder.problem else list(_on_room(folder, seen.request))
+        for text in texts:
+            remedy = "make room there, or choose another place by --run-dir"
+            symptoms.append(Symptom(words=f"{name}: {text}", remedy=remedy, nodes=(name,)))
+        if not folder.problem:
+            evidence.append(f"{name}: {folder.place}: {_room_words(folder)}")
     return check_of("disk", tuple(symptoms), tuple(evidence))
+
+
+def _room_words(folder: FolderFacts) -> str:
+    return f"{size(folder.free_bytes or 0)} free of {size(folder.total_bytes or 0)}"
+
+
+def _on_room(folder: FolderFacts, request: DoctorRequest) -> Iterator[str]:
+    """What is too little of a folder."""
+    what, least = "a run needs", LEAST_ROOM
+    if request.room_bytes > LEAST_ROOM:
+        what, least = "the checkpoints that it keeps, and the next one, take", request.room_bytes
+    if (folder.free_bytes or 0) < least:
+        yield f"{folder.place} has {_room_words(folder)}, and {what} {size(least)}"
+    if folder.free_inodes is not None and folder.free_inodes < _LEAST_INODES:
+        yield f"{folder.place} takes {folder.free_inodes} more files"
 
 
 def check_files(seen: Observations) -> DoctorCheck:

@@ -11,9 +11,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from dougong.cli.doctor.command import checkpoints_bytes
 from dougong.doctor.examine import judge
 from dougong.doctor.record import FILE, DoctorReport
+from dougong.job.load import load_job
 from tests.doctor.made import sound
+from tests.test_readme import SHORT
 
 ROOT = Path(__file__).resolve().parents[3]
 DOCUMENT = ROOT / "docs" / "doctor.md"
@@ -56,13 +59,17 @@ def test_a_cluster_that_is_not_there_is_a_finding(tmp_path: Path) -> None:
 
 
 def test_a_run_begins_only_where_the_quick_half_is_sound(tmp_path: Path) -> None:
-    with socket.create_server(("0.0.0.0", 0)) as holder:
-        port = holder.getsockname()[1]
-        job = [str(ROOT / "examples" / "quickstart.yaml"), "-o", f"ports={port}-{port}", "--no-ray"]
-        done = dougong(tmp_path, "run", *job, "--run-dir", "first", "--doctor")
+    job = [str(ROOT / "examples" / "quickstart.yaml"), "-o", "ports=23450-23455", "--no-ray"]
+    done = dougong(tmp_path, "run", *job, "--run-dir", "first", "--doctor")
     assert done.returncode == 1 and "nothing was started" in done.stderr, done.stdout + done.stderr
-    assert f"ports: all 1 ports of {port}-{port} are taken" in done.stderr
+    assert "ports free of 23450-23455\n  -> widen `ports` of the job: a run needs up to 13 there" in done.stderr
     assert not (tmp_path / "first").exists()
+
+
+def test_checkpoints_are_reckoned_from_the_model() -> None:
+    job = load_job(ROOT / "examples" / "quickstart.yaml", ["checkpoint.keep=2"]).job
+    # 3,417,472 parameters (`dougong plan`), each with its master and two moments, three times.
+    assert checkpoints_bytes(job) == 3 * 12 * 3_417_472
 
 
 def commands() -> list[str]:
@@ -83,7 +90,7 @@ def test_the_document_s_commands_do_what_they_say(tmp_path: Path) -> None:
         assert words[0] == "dougong", command
         if IN_THE_LAB in words:
             continue
-        short = ["-o", "steps=2", "-o", "drill=[]"] if words[1] == "run" else []
+        short = [*SHORT, "-o", "drill=[]"] if words[1] == "run" else []
         done = dougong(tmp_path, *words[1:], *short)
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     assert DoctorReport.model_validate_json((tmp_path / "doctor" / FILE).read_text()).is_sound

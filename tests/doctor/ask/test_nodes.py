@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 import pytest
-from dougong.doctor.ask.nodes import Heard, NodesHere, note
+from dougong.doctor.ask.nodes import NodesHere, Replies, note
 from dougong.doctor.facts import CLOCK, LOOK, ClockAnswer, ClockQuestion
 from dougong.doctor.node.examiner import NodeExaminer
 from dougong.errors import LaunchError
@@ -43,6 +43,6 @@ def test_one_that_hangs_or_fails_is_silent_and_the_others_are_heard(monkeypatch:
 
 
 def test_an_answer_of_another_dougong_is_told_so() -> None:
-    answers: Heard[object] = Heard()
+    answers: Replies[object] = Replies()
     note(answers, LOOK, "n0", '{"host": 7}')
     assert "another dougong" in answers.silent["n0"]

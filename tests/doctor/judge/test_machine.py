@@ -99,6 +99,17 @@ def test_a_full_or_dead_disk_names_its_node(folder: FolderFacts, text: str) -> N
     assert found.named == (title(1),) and text in words(found)
 
 
+def test_the_job_s_checkpoints_need_their_room() -> None:
+    seen = sound()
+    seen.request = replace(seen.request, room_bytes=150 * GIB)
+    found = machine.check_disk(seen)
+    assert found.named == tuple(map(title, range(3)))
+    assert (
+        "has 100.0 GiB free of 200.0 GiB, and the checkpoints that it keeps, and the next one, take 150.0 GiB"
+        in words(found)
+    )
+
+
 def test_files_of_the_job_that_are_not_there_name_the_node(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type(sound().request), "files", ("/data/a.bin", "/data/b.bin"))
     assert machine.check_files(sound()).grade == "sound"
