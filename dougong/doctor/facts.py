@@ -21,13 +21,14 @@ HERE = "this machine (dougong doctor)"
 @dataclass(frozen=True)
 class Post:
     """What a node is to do in a run: so many workers of one island; without a job, of one kind of
-    device, called as that is."""
+    device, called as that is. `num_devices`: how many they use, 0 where they share the machine."""
 
     name: str
     accelerator: str
     num_workers: int
     threads: int = 1
     deterministic: bool = True
+    num_devices: int = 0
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import secrets
+import signal
 from collections.abc import Iterator, Mapping
 
 import pytest
 from dougong.doctor.record import DoctorReport
-from dougong.testing import Done, Lab, LabClock, ProcessorGroup
+from dougong.testing import Done, Host, Lab, LabClock, ProcessorGroup
 from tests.lab.conftest import Cluster
+from tests.launcher.toyrun import wait_for
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
 
@@ -44,6 +47,11 @@ def words_of(found: DoctorReport, check: str) -> str:
     return "\n".join(symptom.words for symptom in one.symptoms)
 
 
+def examining(host: Host) -> list[str]:
+    """What the doctor has begun there and is still there."""
+    return [words for words in host.processes().values() if "Examiner" in words or "dougong.doctor" in words]
+
+
 def restart(cluster: Cluster, env: Mapping[str, str | None] | None = None) -> None:
     """node2's Ray, with this in its environment."""
     node = cluster.hosts[2]
@@ -64,7 +72,9 @@ def test_sound_nodes_are_sound_and_one_with_a_folder_of_its_own_is_named(cluster
         cluster.hosts[2].give_back(runs)
     assert done.status == 1 and failures(found) == {"shared folder": (BAD,)}, done.output
     assert f"{BAD} has another directory at {runs}" in words_of(found, "shared folder")
-    assert not list(runs.iterdir()), "the doctor leaves nothing"
+    assert not list(runs.iterdir()), "the doctor leaves no file"
+    for host in cluster.hosts:
+        wait_for(lambda host=host: not examining(host), f"{host.name}: the doctor leaves no process", 30)  # type: ignore[misc]
 
 
 @pytest.mark.slow
@@ -143,3 +153,17 @@ def test_a_run_is_refused_with_what_was_found_and_a_node_that_is_gone_is_no_hang
         cluster.hosts[2].start_ray(cluster.ray, num_cpus=2)
     assert done.status == 1 and failures(found) == {"nodes": (BAD,)}, done.output
     assert done.seconds < LIMIT_S / 2
+
+
+@pytest.mark.slow
+def test_a_node_that_stands_still_is_named_in_bounded_time(cluster: Cluster) -> None:
+    stopped = list(cluster.hosts[2].processes())
+    for pid in stopped:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        done, found = examine(cluster, "--quick")
+    finally:
+        for pid in stopped:
+            os.kill(pid, signal.SIGCONT)
+    assert done.status == 1 and found.named == (BAD,), done.output
+    assert "nodes" in failures(found) and done.seconds < 150, done.output

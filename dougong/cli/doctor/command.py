@@ -107,9 +107,11 @@ def examined(request: DoctorRequest, choice: RayChoice, console: Console) -> Doc
 
 
 def refuse_unsound(job: Job, choice: RayChoice, run_dir: Path) -> None:
-    """The quick half, before a run: LaunchError with all that was found."""
+    """The quick half, before a run: a line where all is sound, LaunchError with all that was found
+    where it is not."""
     request = DoctorRequest(job, True, str(run_dir.absolute()))
     found = examined(request, choice, Console(highlight=False))
     if not found.is_sound:
         lines = itertools.chain.from_iterable(symptom_lines(check) for check in found.failed)
         raise LaunchError("\n".join([*lines, verdict(found), "nothing was started"]))
+    typer.echo(f"doctor: {verdict(found)}")

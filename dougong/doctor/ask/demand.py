@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dougong.accelerators.registry import accelerator_names, get_accelerator
@@ -52,7 +52,7 @@ class DoctorRequest:
         """The devices that nodes are asked for."""
         if self.job is not None:
             return tuple(dict.fromkeys(island.accelerator for island in self.job.islands))
-        return tuple(name for name in accelerator_names() if _loads(name))
+        return known_accelerators()
 
     @property
     def counted_kinds(self) -> tuple[str, ...]:
@@ -91,6 +91,11 @@ class Demand:
         return tuple(dict.fromkeys(post.name for post in self.posts.get(node, ())))
 
 
+def known_accelerators() -> tuple[str, ...]:
+    """Those that this machine can be asked for; what a package offers may not load."""
+    return tuple(name for name in accelerator_names() if _loads(name))
+
+
 def demand_of(request: DoctorRequest, nodes: Sequence[Node], shared: bool) -> Demand:
     """Of these nodes, which answer. `shared`: as in `lay_out`."""
     if request.job is None:
@@ -111,12 +116,16 @@ def demand_of(request: DoctorRequest, nodes: Sequence[Node], shared: bool) -> De
 
 
 def _post_of(spec: AgentSpec, deterministic: bool) -> Post:
-    return Post(spec.island, spec.accelerator, spec.num_workers, spec.threads, deterministic)
+    post = Post(spec.island, spec.accelerator, spec.num_workers, spec.threads, deterministic)
+    if get_accelerator(spec.accelerator).shares_machine:
+        return post
+    return replace(post, num_devices=spec.num_devices)
 
 
 def _posts_of_any(kinds: Sequence[str], node: Node) -> tuple[Post, ...]:
     """A worker on each device that there is; one on the processor, which any node has."""
-    posts = [Post(kind, kind, node.count(kind)) for kind in kinds if node.count(kind)]
+    counts = {kind: node.count(kind) for kind in kinds if node.count(kind)}
+    posts = [Post(kind, kind, count, num_devices=count) for kind, count in counts.items()]
     if CPU in kinds or not posts:
         posts.append(Post(CPU, CPU, 1))
     return tuple(posts)

@@ -6,7 +6,10 @@ import contextlib
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
+from dougong.accelerators.registry import get_accelerator
+from dougong.control.environment import show_devices
 from dougong.deadlines import Deadlines
+from dougong.doctor.ask.demand import known_accelerators
 from dougong.doctor.ask.nodes import Replies, note, silence_words
 from dougong.doctor.facts import Question
 from dougong.doctor.node.examiner import NodeExaminer
@@ -25,6 +28,8 @@ class ExaminerActor:
     """The Ray actor on a node."""
 
     def __init__(self) -> None:
+        named = [get_accelerator(name).visible_devices_variable for name in known_accelerators()]
+        show_devices([variable for variable in named if variable is not None])
         self._examiner = NodeExaminer()
 
     def ready(self) -> bool:

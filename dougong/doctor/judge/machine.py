@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from dougong.control.handshake import AgentFacts, FolderTrouble
 from dougong.deadlines import DEADLINES
@@ -290,6 +290,7 @@ def check_devices(seen: Observations) -> DoctorCheck:
             remarks += _remarks_on(name, devices)
             count = "" if devices.count is None else f"{devices.count} x "
             evidence.append(f"{name}: {devices.accelerator}: {count}{devices.name or 'no name'}")
+        symptoms += _on_missing(name, facts, seen.demand.posts[node])
     symptoms += _on_counts(seen)
     return check_of("devices", tuple(symptoms), tuple(evidence), tuple(remarks))
 
@@ -325,6 +326,18 @@ def _remarks_on(name: str, devices: KindFacts) -> Iterator[str]:
         for fault in reading.faults:
             if fault.consequence not in ("reset", "give_up"):
                 yield f"{device} of {name}: {fault}"
+
+
+def _on_missing(name: str, facts: NodeFacts, posts: Sequence[Post]) -> Iterator[Symptom]:
+    """Devices that Ray, or the job, counts on and that the machine does not show."""
+    counts = {devices.accelerator: devices.count or 0 for devices in facts.devices}
+    for post in posts:
+        there = counts.get(post.accelerator, 0)
+        if there < post.num_devices:
+            wanted = plural(post.num_devices, f"{post.accelerator} device")
+            words = f"{name} is to use {wanted}, and shows {there}"
+            remedy = "look at the driver and its tool there, and at what Ray was told of devices"
+            yield Symptom(words=words, remedy=remedy, nodes=(name,))
 
 
 def _on_counts(seen: Observations) -> Iterator[Symptom]:

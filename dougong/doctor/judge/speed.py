@@ -75,7 +75,17 @@ def _check_speed(seen: Observations, what: str, part: float) -> DoctorCheck:
     for group in _groups(measured).values():
         symptoms += _on_group(what, part, group)
     evidence = [f"{one.title}: {_figure(what, one.speed)}{_share(one.speed)}" for one in measured]
-    return check_of(what, tuple(symptoms), tuple(evidence), _alone(_groups(measured)))
+    remarks = [*_held(seen), *_alone(_groups(measured))]
+    return check_of(what, tuple(symptoms), tuple(evidence), tuple(remarks))
+
+
+def _held(seen: Observations) -> Iterator[str]:
+    """Devices that were left alone."""
+    for node, answer in seen.speeds.items():
+        measured = {device.accelerator for device in answer.devices}
+        for post in seen.demand.posts[node]:
+            if post.num_devices and post.accelerator not in measured:
+                yield f"{post.accelerator} of {seen.title(node)}: held by others, so not measured"
 
 
 def _groups(devices: list[MeasuredDevice]) -> dict[tuple[str, str], list[MeasuredDevice]]:
@@ -85,13 +95,11 @@ def _groups(devices: list[MeasuredDevice]) -> dict[tuple[str, str], list[Measure
     return groups
 
 
-def _alone(groups: Mapping[tuple[str, str], list[MeasuredDevice]]) -> tuple[str, ...]:
+def _alone(groups: Mapping[tuple[str, str], list[MeasuredDevice]]) -> Iterator[str]:
     """Those that have no peers."""
-    told = []
     for found in groups.values():
         if len(found) == 1:
-            told.append(f"{found[0].title} has nobody alike to be compared with")
-    return tuple(told)
+            yield f"{found[0].title} has nobody alike to be compared with"
 
 
 def _on_problem(device: MeasuredDevice) -> Symptom:

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from dougong.accelerators.registry import get_accelerator
+from dougong.control.environment import child_environment
 from dougong.control.path_probe import PathListener, try_paths
 from dougong.doctor import facts
 from dougong.doctor.facts import (
@@ -36,7 +37,7 @@ from dougong.doctor.facts import (
 )
 from dougong.doctor.node.bulk import BulkListener, measure_link
 from dougong.doctor.node.disk import measure_storage
-from dougong.doctor.node.look import look, measuring_environment
+from dougong.doctor.node.look import look
 from dougong.errors import DeviceError
 from dougong.launcher.agent.facts import count_devices
 from dougong.launcher.agent.paths import describe_end
@@ -128,12 +129,13 @@ def _of_shared(post: Post) -> int:
 def _measure(post: Post, number: int, question: SpeedQuestion) -> DeviceSpeed:
     """By a process with a worker's environment, which may crash or hang."""
     accelerator = get_accelerator(post.accelerator)
+    variables = accelerator.worker_environment(post.threads, post.deterministic)
     limit_s = question.deadlines.doctor_speed_s
     request = DeviceRequest(post.accelerator, number, question.precision, question.with_bits)
     try:
         ended = subprocess.run(
             [sys.executable, "-m", _MODULE, str(os.getpid())],
-            env=measuring_environment(accelerator, post.threads, post.deterministic),
+            env=child_environment(variables),
             input=_REQUEST.dump_json(request).decode(),
             capture_output=True,
             text=True,

@@ -18,12 +18,7 @@ from dougong.accelerators.base import Accelerator
 from dougong.accelerators.registry import get_accelerator
 from dougong.addresses import Ports
 from dougong.control.bounded import answer_within
-from dougong.control.environment import (
-    arithmetic_variables,
-    child_environment,
-    ray_wants_token,
-    refused_variables,
-)
+from dougong.control.environment import arithmetic_variables, ray_wants_token, refused_variables
 from dougong.control.messages import DevicesRead
 from dougong.control.ports import NoPortError, listen
 from dougong.control.processes import interface_of
@@ -230,13 +225,3 @@ def _shared_memory_free() -> int | None:
     except OSError:
         return None
     return state.f_frsize * state.f_bavail
-
-
-def measuring_environment(accelerator: Accelerator, threads: int, strict: bool) -> dict[str, str]:
-    """Of a process that measures: a worker's. A variable that hides all devices is left out: Ray
-    sets it for processes that have asked it for none."""
-    environment = child_environment(accelerator.worker_environment(threads, strict))
-    variable = accelerator.visible_devices_variable
-    if variable is not None and environment.get(variable) == "":
-        del environment[variable]
-    return environment

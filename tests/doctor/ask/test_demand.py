@@ -26,7 +26,7 @@ def test_without_a_job_every_device_is_looked_at_and_the_processor() -> None:
     assert "cpu" in asked.kinds and "cpu" not in asked.counted_kinds and "cuda" in asked.counted_kinds
     found = demand_of(asked, NODES, shared=False)
     assert found.posts["n0"] == (Post("cpu", "cpu", 1),)
-    assert found.posts["n1"] == (Post("cuda", "cuda", 4), Post("cpu", "cpu", 1))
+    assert found.posts["n1"] == (Post("cuda", "cuda", 4, num_devices=4), Post("cpu", "cpu", 1))
     assert asked.deadlines is DEADLINES and asked.ports is None and asked.precision == "float32"
 
 

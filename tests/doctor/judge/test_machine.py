@@ -166,6 +166,13 @@ def test_a_bad_device_names_its_node(changes: dict[str, object], text: str) -> N
     assert found.named == (title(2),) and text in words(found)
 
 
+def test_devices_that_are_counted_on_and_not_there_name_their_node() -> None:
+    seen = with_device(count=0)
+    seen.demand = Demand({name: (Post("east", "cuda", 16, num_devices=8),) for name in seen.nodes})
+    found = machine.check_devices(seen)
+    assert found.named == (title(2),) and words(found) == "node2 (10.0.0.3) is to use 8 cuda devices, and shows 0"
+
+
 def test_what_a_device_bears_is_a_remark() -> None:
     readings = {"cuda:0": DeviceReading(0, "GPU-0", throttling=("power",), awaits_reset=True)}
     found = machine.check_devices(with_device(readings=readings))

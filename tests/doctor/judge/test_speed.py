@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from dougong.doctor.facts import StoreAnswer
+from dougong.doctor.facts import Post, StoreAnswer
 from dougong.doctor.judge.speed import check_bits, check_matmul, check_memory, check_storage
 from tests.doctor.made import sound, speed, title, with_speeds
 
@@ -67,3 +67,9 @@ def test_storage_that_is_slow_or_refuses_is_named() -> None:
     assert check_storage(found).named == (title(1),)
     found.stores["n1"] = StoreAnswer(problem="/shared: Read-only file system")
     assert "Read-only" in check_storage(found).symptoms[0].words
+
+
+def test_devices_that_others_hold_are_told_as_not_measured() -> None:
+    seen = sound()
+    seen.demand.posts["n1"] = (*seen.demand.posts["n1"], Post("cuda", "cuda", 4, num_devices=4))
+    assert "cuda of node1 (10.0.0.2): held by others, so not measured" in check_matmul(seen).remarks

@@ -7,8 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from dougong.accelerators.cuda import Cuda
-from dougong.accelerators.registry import get_accelerator
 from dougong.addresses import Ports
 from dougong.deadlines import DEADLINES
 from dougong.doctor.facts import LookQuestion, Post
@@ -18,7 +16,6 @@ from dougong.doctor.node.look import (
     look_at_network,
     look_at_storage,
     machine_here,
-    measuring_environment,
     nearest,
 )
 
@@ -58,11 +55,3 @@ def test_an_accelerator_that_nobody_offers_is_a_finding_and_one_without_devices_
     assert "not known" in look_at_devices("tpu9", DEADLINES).problem
     found = look_at_devices("npu", replace(DEADLINES, telemetry_start_s=0.1))
     assert found.count == 0 and not found.problem
-
-
-def test_a_variable_that_hides_all_devices_is_no_measuring_process_s(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert "CUDA_VISIBLE_DEVICES" not in measuring_environment(Cuda(), 1, True)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    assert measuring_environment(Cuda(), 1, True)["CUDA_VISIBLE_DEVICES"] == "1"
-    assert measuring_environment(get_accelerator("cpu"), 3, True)["OMP_NUM_THREADS"] == "3"
