@@ -130,9 +130,12 @@ def _odd_source(
         return Symptom(
             words=f"{odd} has no {package}", remedy=f"install {package} there", nodes=(odd,)
         )
-    (command,) = copy_commands(found, machines, usual, [odd])
+    remedy = "its source was changed while it was looked at: examine again"
+    if (machines[usual].host, found[usual].place) != (machines[odd].host, found[odd].place):
+        (command,) = copy_commands(found, machines, usual, [odd])
+        remedy = f"bring it to the others' state, such as by {command.strip()}"
     return Symptom(
         words=f"{odd} has other source of {package} under the same version: {folders}",
-        remedy=f"bring it to the others' state, such as by {command.strip()}",
+        remedy=remedy,
         nodes=(odd,),
     )

@@ -58,6 +58,9 @@ def test_other_source_is_named_with_its_folder_and_the_copy_that_mends_it() -> N
     (symptom,) = found.symptoms
     assert found.named == (title(2),) and symptom.words.endswith("under the same version: dougong/ops")
     assert "rsync -a --delete --exclude=__pycache__" in symptom.remedy
+    here = Software("node0", dict(VERSIONS), {"dougong": PackageCode("/opt/dougong", {"dougong": "zz"})})
+    changed = check_source(sound(place=Viewpoint("10.0.0.1", "token", here)))
+    assert changed.named == (HERE,) and "examine again" in changed.symptoms[0].remedy
     missing = check_source(with_facts(sound(), "n2", code={"dougong": PackageCode("", {})}))
     assert missing.symptoms[0].words == "node2 (10.0.0.3) has no dougong"
 
