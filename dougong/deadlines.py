@@ -99,6 +99,17 @@ class Deadlines:
     conform_start_s: float = 300.0  # a device's library is loaded and the device opened
     conform_check_s: float = 300.0  # one check, kernels that are compiled for it included
 
+    # Nodes that are examined before a job.
+    doctor_start_s: float = 60.0  # Ray has begun a process on a node
+    doctor_look_s: float = 90.0  # a node has looked at itself, its devices' drivers included
+    doctor_clock_s: float = 5.0  # it says what time it is
+    doctor_paths_s: float = 30.0  # it has tried its paths to all others
+    doctor_speed_s: float = 300.0  # its devices are measured, torch imported on a cold file system
+    doctor_store_s: float = 60.0  # some MiB are on storage, and read again
+    doctor_s: float = 3600.0  # all of it, on some hundred nodes
+    doctor_window_s: float = 0.25  # of a measurement: some periods of a control group's quota
+    doctor_message_s: float = 0.05  # a message that takes less tells nothing of a link
+
     # Hosts of a lab, on one machine.
     lab_host_s: float = 30.0  # a host's namespaces are made, a tool for them has ended
     lab_ray_s: float = 90.0  # `ray start` and `ray stop` on a machine with few cores

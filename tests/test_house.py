@@ -69,7 +69,9 @@ ORDER = (
     "launcher.backends", "launcher.backends.process",  # the second: Ray's calls, made by a process of its own
     "launcher.controller.inbound", "launcher.controller", "launcher",
     "tools", "tools.drill",  # proofs, differences, calibration
-    "cli",
+    "doctor.facts", "doctor.record", "doctor.majority", "doctor.node", "doctor.ask", "doctor.judge",
+    "doctor",  # whether nodes are what a run needs
+    "cli.options", "cli.doctor", "cli",
 )  # fmt: skip
 
 # Libraries that a room must not touch, even inside a function.

@@ -33,6 +33,7 @@ RUNS_ELSEWHERE = {
     "ray start": "tests/launcher/backends/test_ray_cluster.py starts a cluster of two nodes",
     "export RAY_AUTH_MODE": "as above",
     "dougong run job.yaml --address": "as above",
+    "dougong doctor job.yaml --address": "tests/lab/test_doctor.py examines three hosts",
 }
 
 

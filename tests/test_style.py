@@ -33,6 +33,8 @@ NOT_MIRRORED = {
     "control.worker_messages": "as fork_messages",
     "control.path_messages": "as fork_messages",
     "deepspeed.compile_adam": "tests/deepspeed/test_adam_build.py starts it as the process that it is",
+    "doctor.ask.ray_nodes": "tests/lab/test_doctor.py asks nodes of a cluster by it",
+    "doctor.facts": "every question and answer goes as text in tests/doctor/node/test_examiner.py and the lab",
     "errors": "classes without code; their exit statuses are tested by tests/cli, pickling by tests/control",
     "launcher.backends.base": "a protocol and a dataclass without code",
     "launcher.controller.actions": "dataclasses without code, all of them expected in test_state_machine.py",

@@ -74,6 +74,11 @@ COMMANDS = (
         "Check a job file and say every mistake at once, with its line. Starts nothing.",
     ),
     Command(
+        "doctor",
+        "dougong.cli.doctor.command:doctor",
+        "Check every node before a job: against its peers, and against this machine.",
+    ),
+    Command(
         "schema",
         "dougong.cli.check:schema",
         "Print the job file's JSON Schema, for editors that complete and check YAML.",

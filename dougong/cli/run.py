@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from dougong.cli.doctor.command import refuse_unsound
 from dougong.cli.options import (
     Address,
     AllowOpenCluster,
@@ -42,6 +43,13 @@ def run(
     allow_open_cluster: AllowOpenCluster = False,
     no_ray: NoRay = False,
     wait: Wait = None,
+    doctor: Annotated[
+        bool,
+        typer.Option(
+            "--doctor",
+            help="First the quick half of `dougong doctor`; begin only where it is sound.",
+        ),
+    ] = False,
 ) -> None:
     """Train a job, through failures, to its end.
 
@@ -55,6 +63,8 @@ def run(
     resolved = load_whole_job(file, override or [])
     path = run_dir or new_run_path(resolved.job.job)
     options = launch_options(address, no_ray, path, wait, may_be_open=allow_open_cluster)
+    if doctor:
+        refuse_unsound(resolved.job, options.choice, path)
     typer.echo(f"run directory: {path}")
     raise typer.Exit(run_beside(resolved, path, options))
 

@@ -62,6 +62,14 @@ def read_visible_devices(variable: str) -> str | None:
     return os.environ.get(variable)
 
 
+def show_devices(variables: Sequence[str]) -> None:
+    """Forget those of these vendors' variables that hide all devices from this process: Ray sets
+    them where it was asked for none."""
+    for variable in variables:
+        if os.environ.get(variable) == "":
+            del os.environ[variable]
+
+
 def home_folder() -> Path | None:
     """The user's home; None for a user without one, as in many containers."""
     try:

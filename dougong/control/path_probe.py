@@ -140,12 +140,8 @@ class PathListener:
 
     def _answer(self, sock: socket.socket) -> None:
         line = TimedLine(sock, time.monotonic() + self._deadlines.path_s)
-        nonce = secrets.token_bytes(_NONCE_BYTES)
-        line.send(nonce)
-        theirs = line.receive(_NONCE_BYTES)
-        _check(line.receive(_PROOF_BYTES), self._token, nonce, "prober")
+        admit(line, self._token)
         self._strangers.release(sock)
-        line.send(_proof(self._token, theirs, "listener"))
         line.receive(LARGE_BYTES)
         line.send(_DONE)
 
@@ -160,7 +156,7 @@ def try_path(host: str, port: int, token: str, deadlines: Deadlines) -> tuple[Fi
     with sock:
         try:
             line = TimedLine(sock, deadline)
-            _greet(line, token)
+            greet(line, token)
         except StrangerError as error:
             return "stranger", str(error)
         except (OSError, EOFError) as error:
@@ -183,8 +179,17 @@ def try_paths(asked: TryPaths, token: str, deadlines: Deadlines) -> tuple[PathRe
         return tuple(threads.map(result_of, asked.ends))
 
 
-def _greet(line: TimedLine, token: str) -> None:
-    """Prove the token, and have it proved."""
+def admit(line: TimedLine, token: str) -> None:
+    """The listener's side of `greet`: have the token proved, and prove it. StrangerError."""
+    nonce = secrets.token_bytes(_NONCE_BYTES)
+    line.send(nonce)
+    theirs = line.receive(_NONCE_BYTES)
+    _check(line.receive(_PROOF_BYTES), token, nonce, "prober")
+    line.send(_proof(token, theirs, "listener"))
+
+
+def greet(line: TimedLine, token: str) -> None:
+    """Prove the token, and have it proved. StrangerError where the other end does not know it."""
     theirs = line.receive(_NONCE_BYTES)
     nonce = secrets.token_bytes(_NONCE_BYTES)
     line.send(nonce + _proof(token, theirs, "prober"))

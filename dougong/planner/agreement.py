@@ -49,7 +49,10 @@ def _check_run_directory(agents: Mapping[str, AgentFacts]) -> None:
     absent = {
         t.node: t.trouble.folder for t in troubles if t.trouble and t.trouble.fault == "absent"
     }
-    words = list(dict.fromkeys(_trouble_words(t) for t in troubles if t.node not in absent))
+    told = [
+        trouble_words(t.node, t.trouble) for t in troubles if t.trouble and t.node not in absent
+    ]
+    words = list(dict.fromkeys(told))
     if absent:
         words.append(_absent_words(sorted(absent), next(iter(absent.values())), agents))
     if words:
@@ -99,9 +102,8 @@ def _listed(nodes: Sequence[str]) -> str:
     return ", ".join(dict.fromkeys(nodes))
 
 
-def _trouble_words(facts: AgentFacts) -> str:
-    trouble, node = facts.trouble, facts.node
-    assert trouble is not None
+def trouble_words(node: str, trouble: FolderTrouble) -> str:
+    """Why a folder cannot serve on a node, and what to do."""
     folder = trouble.folder
     match trouble.fault:
         case "other":
@@ -189,8 +191,8 @@ def _check_code(package: str, machines: Mapping[str, Software]) -> None:
     if not rest:
         return
     others = list(itertools.chain(*rest))
-    folders, table = _differences(found)
-    advice = "\n".join(dict.fromkeys(_copies(found, machines, usual[0], others)))
+    folders, table = source_differences(found)
+    advice = "\n".join(dict.fromkeys(copy_commands(found, machines, usual[0], others)))
     raise LaunchError(
         f"other source under the same version on {', '.join(others)}: {folders}; it may compute "
         f"other bits, so a run needs the same everywhere:\n{table}\n"
@@ -199,7 +201,7 @@ def _check_code(package: str, machines: Mapping[str, Software]) -> None:
     )
 
 
-def _differences(found: Mapping[str, PackageCode]) -> tuple[str, str]:
+def source_differences(found: Mapping[str, PackageCode]) -> tuple[str, str]:
     """The folders that are not the same in all, in words, and a table of their digests."""
     codes = list(found.values())
     folders = sorted(set(itertools.chain(*(code.digests for code in codes))))
@@ -226,13 +228,13 @@ def _short(digests: Mapping[str, str]) -> dict[str, str]:
     return {folder: digest[:_SHOWN_DIGITS] for folder, digest in digests.items()}
 
 
-def _copies(
+def copy_commands(
     found: Mapping[str, PackageCode],
     machines: Mapping[str, Software],
     usual: str,
     others: Sequence[str],
 ) -> Iterator[str]:
-    """A command for each of the other machines."""
+    """A command for each of the other machines, which gives it the source of the `usual` one."""
     source = found[usual].place
     for name in others:
         host, place = machines[name].host, found[name].place or source

@@ -103,6 +103,13 @@ def host_bytes(job: Job, inventory: Inventory, plan: Plan) -> list[int]:
     return found
 
 
+def checkpoint_bytes(job: Job, inventory: Inventory) -> int:
+    """What a checkpoint takes on storage: masters, which are the model's own file, and optimizer
+    state, whatever the precision."""
+    each = MASTER_BYTES + declaration_of(job.optimizer).bytes_per_parameter
+    return inventory.num_parameters * each
+
+
 def owned_parameters(inventory: Inventory, plan: Plan) -> list[int]:
     """How many parameters every worker updates and saves, by rank."""
     totals = [worker.num_experts * inventory.expert_parameters for worker in plan.workers]

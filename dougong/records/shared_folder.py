@@ -16,7 +16,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -45,26 +45,31 @@ class FolderProof:
 
 
 class FolderProver:
-    """The controller's side, for agents that are about to be started. `look` may be called by
-    several threads."""
+    """The side of whoever asks: a controller, of agents that are about to be started, each by its
+    name. `look` may be called by several threads."""
 
-    def __init__(self, run_dir: RunDir, agents: Sequence[str], deadlines: Deadlines) -> None:
-        """StorageError when the run directory cannot be written on this machine."""
+    def __init__(
+        self, folders: Sequence[Path], agents: Sequence[str], deadlines: Deadlines
+    ) -> None:
+        """StorageError when one of the folders cannot be written on this machine."""
         self._deadlines = deadlines
         self._awaited = set(agents)
         self._lock = threading.Lock()
         self._word = secrets.token_hex(16)
-        try:
+        self.proof = FolderProof(secrets.token_hex(8), tuple(map(str, folders)))
+        with _told_as_storage(folders[0]):
+            for folder in self.proof.folders:
+                self.proof.question(folder).write_text(self._word, encoding="utf-8")
+
+    @staticmethod
+    def of_run(run_dir: RunDir, agents: Sequence[str], deadlines: Deadlines) -> FolderProver:
+        """For the folders of a run directory. StorageError when it cannot be written here."""
+        with _told_as_storage(run_dir.path):
             run_dir.logs.mkdir(exist_ok=True)
             written = [run_dir.path, run_dir.logs, run_dir.checkpoints, run_dir.ledger]
             folders = [folder for folder in written if folder.is_dir()]
             _clear(folders, f".{PROOF}.*")  # of every start: there is one controller at a time
-            self.proof = FolderProof(secrets.token_hex(8), tuple(map(str, folders)))
-            for folder in self.proof.folders:
-                self.proof.question(folder).write_text(self._word, encoding="utf-8")
-        except OSError as error:
-            place = error.filename or run_dir.path
-            raise StorageError(f"{place}: cannot be written: {error.strerror}; {ROOM}") from error
+        return FolderProver(folders, agents, deadlines)
 
     def look(self, agent: str, told: FolderTrouble | None) -> FolderTrouble | None:
         """What is wrong with the run directory on the agent's machine, now that it has said what it
@@ -92,6 +97,15 @@ class FolderProver:
         if isinstance(text, FolderTrouble):
             return FolderTrouble(folder, "unanswered", text.reason, text.number)
         return None
+
+
+@contextlib.contextmanager
+def _told_as_storage(place: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        named = error.filename or place
+        raise StorageError(f"{named}: cannot be written: {error.strerror}; {ROOM}") from error
 
 
 def answer_proof(proof: FolderProof, agent: str, deadlines: Deadlines) -> FolderTrouble | None:

@@ -16,6 +16,7 @@ from dougong.testing.lab import Lab
 from dougong.testing.memory import MemoryGroup
 from dougong.testing.network import Traffic
 from dougong.testing.process import Done, HostProcess, LabError
+from dougong.testing.processors import ProcessorGroup
 
 __all__ = [
     "Lab",
@@ -25,6 +26,7 @@ __all__ = [
     "Disk",
     "LabClock",
     "MemoryGroup",
+    "ProcessorGroup",
     "Done",
     "RayCluster",
     "Traffic",

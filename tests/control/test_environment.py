@@ -117,3 +117,11 @@ def test_an_embedded_ray_knows_no_other(monkeypatch: pytest.MonkeyPatch) -> None
         assert not environment.named_ray_address() and not environment.is_submitted_to_ray()
     with environment.temporary_variables(environment.ray_variables(embedded=False)):
         assert environment.named_ray_address() == "10.0.0.1:6379" and environment.is_submitted_to_ray()
+
+
+def test_a_variable_that_hides_all_devices_is_forgotten_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setenv("ASCEND_RT_VISIBLE_DEVICES", "1")
+    environment.show_devices(["CUDA_VISIBLE_DEVICES", "ASCEND_RT_VISIBLE_DEVICES", "MLU_VISIBLE_DEVICES"])
+    assert environment.read_visible_devices("CUDA_VISIBLE_DEVICES") is None
+    assert environment.read_visible_devices("ASCEND_RT_VISIBLE_DEVICES") == "1"

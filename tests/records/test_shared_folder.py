@@ -47,7 +47,7 @@ def fault(trouble: FolderTrouble | None) -> tuple[str, str] | None:
 
 
 def test_what_each_writes_the_other_reads_and_nothing_is_left(run_dir: RunDir) -> None:
-    prover = FolderProver(run_dir, ["east", "west"], QUICK)
+    prover = FolderProver.of_run(run_dir, ["east", "west"], QUICK)
     assert [Path(folder).name for folder in prover.proof.folders] == ["run", "logs", "checkpoints", "ledger"]
     assert len(proofs_in(run_dir)) == 4
     for agent in ("east", "west"):
@@ -57,8 +57,8 @@ def test_what_each_writes_the_other_reads_and_nothing_is_left(run_dir: RunDir) -
 
 
 def test_every_start_has_a_name_of_its_own_and_clears_what_an_earlier_one_left(run_dir: RunDir) -> None:
-    first = FolderProver(run_dir, ["east"], QUICK)
-    second = FolderProver(run_dir, ["east"], QUICK)
+    first = FolderProver.of_run(run_dir, ["east"], QUICK)
+    second = FolderProver.of_run(run_dir, ["east"], QUICK)
     assert first.proof.name != second.proof.name
     assert {path.name for path in proofs_in(run_dir)} == {f".proof.{second.proof.name}"}
     assert all(run_dir.owns(path.name) for path in proofs_in(run_dir))
@@ -67,15 +67,15 @@ def test_every_start_has_a_name_of_its_own_and_clears_what_an_earlier_one_left(r
 
 
 def test_the_late_end_of_an_earlier_start_leaves_the_next_one_its_proof(run_dir: RunDir) -> None:
-    first = FolderProver(run_dir, ["east"], QUICK)
-    second = FolderProver(run_dir, ["east"], QUICK)
+    first = FolderProver.of_run(run_dir, ["east"], QUICK)
+    second = FolderProver.of_run(run_dir, ["east"], QUICK)
     first.close()
     assert answer_proof(second.proof, "east", QUICK) is None
     assert second.look("east", None) is None
 
 
 def test_a_directory_that_is_not_there_is_absent(run_dir: RunDir, tmp_path: Path) -> None:
-    prover = FolderProver(run_dir, ["west"], QUICK)
+    prover = FolderProver.of_run(run_dir, ["west"], QUICK)
     there = as_seen_in(prover.proof, tmp_path / "nowhere", run_dir)
     assert fault(answer_proof(there, "west", QUICK)) == ("absent", "nowhere")
 
@@ -88,7 +88,7 @@ def test_a_copy_is_another_directory(run_dir: RunDir, tmp_path: Path, copied: tu
     for name in copied:
         place = run_dir.path / name
         shutil.copytree(place, copy / name) if place.is_dir() else shutil.copy(place, copy)
-    prover = FolderProver(run_dir, ["west"], QUICK)
+    prover = FolderProver.of_run(run_dir, ["west"], QUICK)
     told = answer_proof(as_seen_in(prover.proof, copy, run_dir), "west", QUICK)
     assert fault(told) == ("other", "copy")
     assert fault(prover.look("west", told)) == ("other", "copy")
@@ -97,7 +97,7 @@ def test_a_copy_is_another_directory(run_dir: RunDir, tmp_path: Path, copied: tu
 
 def test_one_folder_on_another_disk_is_seen(run_dir: RunDir, tmp_path: Path) -> None:
     """`checkpoints` is a link that leads elsewhere on each machine."""
-    prover = FolderProver(run_dir, ["west"], QUICK)
+    prover = FolderProver.of_run(run_dir, ["west"], QUICK)
     (tmp_path / "disk").mkdir()
     folders = [folder.replace(str(run_dir.checkpoints), str(tmp_path / "disk")) for folder in prover.proof.folders]
     there = FolderProof(prover.proof.name, tuple(folders))
@@ -105,7 +105,7 @@ def test_one_folder_on_another_disk_is_seen(run_dir: RunDir, tmp_path: Path) -> 
 
 
 def test_what_cannot_be_written_is_told_with_the_system_s_word(run_dir: RunDir) -> None:
-    prover = FolderProver(run_dir, ["west"], QUICK)
+    prover = FolderProver.of_run(run_dir, ["west"], QUICK)
     # As on a read-only mount: root may write anywhere else, but not over a directory.
     prover.proof.answer(str(run_dir.checkpoints), "west").mkdir()
     told = answer_proof(prover.proof, "west", QUICK)
@@ -114,7 +114,7 @@ def test_what_cannot_be_written_is_told_with_the_system_s_word(run_dir: RunDir) 
 
 
 def test_what_cannot_be_read_is_told_with_the_system_s_word(run_dir: RunDir) -> None:
-    prover = FolderProver(run_dir, ["west"], QUICK)
+    prover = FolderProver.of_run(run_dir, ["west"], QUICK)
     question = prover.proof.question(str(run_dir.path))
     question.unlink()
     question.mkdir()
@@ -123,7 +123,7 @@ def test_what_cannot_be_read_is_told_with_the_system_s_word(run_dir: RunDir) -> 
 
 
 def test_a_file_system_that_does_not_answer_holds_nobody_up(run_dir: RunDir) -> None:
-    prover = FolderProver(run_dir, ["west"], QUICK)
+    prover = FolderProver.of_run(run_dir, ["west"], QUICK)
     question = prover.proof.question(str(run_dir.path))
     question.unlink()
     os.mkfifo(question)  # to open it waits for a writer
@@ -135,7 +135,7 @@ def test_a_file_system_that_does_not_answer_holds_nobody_up(run_dir: RunDir) -> 
 
 def test_an_answer_that_goes_elsewhere_is_seen(run_dir: RunDir, tmp_path: Path) -> None:
     """A machine that reads the shared directory and writes into a layer of its own."""
-    prover = FolderProver(run_dir, ["west"], QUICK)
+    prover = FolderProver.of_run(run_dir, ["west"], QUICK)
     layer = tmp_path / "layer"
     shutil.copytree(run_dir.path, layer)
     there = as_seen_in(prover.proof, layer, run_dir)
@@ -151,7 +151,7 @@ def test_a_run_directory_that_the_controller_cannot_write_is_a_storage_error(run
     shutil.rmtree(run_dir.logs, ignore_errors=True)
     run_dir.logs.write_text("a file in the way\n")
     with pytest.raises(StorageError, match="logs: cannot be written: File exists; make room or mend it"):
-        FolderProver(run_dir, ["west"], QUICK)
+        FolderProver.of_run(run_dir, ["west"], QUICK)
 
 
 def test_the_file_system_of_a_folder_is_that_of_the_nearest_mount(tmp_path: Path) -> None:

@@ -53,10 +53,10 @@ def remarks_on_machines(agents: Sequence[JoinedAgent], nodes: Collection[str]) -
         limits = there[0].facts.limits
         notes += _on_clock(node, there)
         notes += _on_cpus(node, there)
-        notes += _on_locked_memory(node, there, len(of_node), limits)
-        warnings += _on_open_files(node, num_workers, limits)
-        warnings += _on_processes(node, there, limits)
-        warnings += _on_shared_memory(node, there, limits)
+        notes += locked_memory_words(node, there, len(of_node), limits)
+        warnings += open_files_words(node, num_workers, limits)
+        warnings += processes_words(node, there, limits)
+        warnings += shared_memory_words(node, there, limits)
     return Remarks(tuple(notes), tuple(warnings))
 
 
@@ -91,7 +91,8 @@ def _on_cpus(node: str, there: Sequence[JoinedAgent]) -> Iterator[str]:
     yield f"{plural(num_workers, 'worker')} with {threads} on {cpus} of {node}: they share them"
 
 
-def _on_open_files(node: str, num_workers: int, limits: MachineLimits) -> Iterator[str]:
+def open_files_words(node: str, num_workers: int, limits: MachineLimits) -> Iterator[str]:
+    """That a process of a node may have fewer files open than a run of so many workers needs."""
     needed = _FILES_OF_ANY + _FILES_OF_A_PEER * num_workers
     if limits.open_files is not None and limits.open_files < needed:
         yield (
@@ -101,7 +102,10 @@ def _on_open_files(node: str, num_workers: int, limits: MachineLimits) -> Iterat
         )
 
 
-def _on_processes(node: str, there: Sequence[JoinedAgent], limits: MachineLimits) -> Iterator[str]:
+def processes_words(
+    node: str, there: Sequence[JoinedAgent], limits: MachineLimits
+) -> Iterator[str]:
+    """That a user may have fewer processes and threads on a node than these agents need."""
     num_workers = sum(agent.spec.num_workers for agent in there)
     threads = sum(agent.spec.num_workers * agent.spec.threads for agent in there)
     needed = threads + _THREADS_OF_ANY * (num_workers + 1)
@@ -113,7 +117,7 @@ def _on_processes(node: str, there: Sequence[JoinedAgent], limits: MachineLimits
         )
 
 
-def _on_shared_memory(
+def shared_memory_words(
     node: str, there: Sequence[JoinedAgent], limits: MachineLimits
 ) -> Iterator[str]:
     """Collective libraries of devices exchange within a machine through it (NCCL's guide, on
@@ -127,7 +131,7 @@ def _on_shared_memory(
         )
 
 
-def _on_locked_memory(
+def locked_memory_words(
     node: str, there: Sequence[JoinedAgent], num_nodes: int, limits: MachineLimits
 ) -> Iterator[str]:
     """RDMA between machines pins what it sends (NCCL's guide, on containers)."""

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -28,6 +28,15 @@ from dougong.planner.placement import AgentSpec
 from dougong.records.directory import RunDir
 from dougong.records.events import Phase
 from dougong.records.files import last_line
+
+
+def node_here(kinds: Iterable[str]) -> Node:
+    """This machine, with its devices of these accelerators, as the planner takes it."""
+    wanted = tuple(kinds)
+    counts = {kind: count_devices(get_accelerator(kind)) or 0 for kind in wanted}
+    keys = {kind: seen_keys(get_accelerator(kind)) for kind in wanted}
+    here = Node("local-machine", socket.gethostname(), "127.0.0.1", counts, keys=keys)
+    return dataclasses.replace(here, cpus=float(os.cpu_count() or 1))
 
 
 class Local:
@@ -53,10 +62,7 @@ class Local:
         return "127.0.0.1"
 
     def nodes(self, kinds: Sequence[str]) -> list[Node]:
-        counts = {kind: count_devices(get_accelerator(kind)) or 0 for kind in kinds}
-        keys = {kind: seen_keys(get_accelerator(kind)) for kind in kinds}
-        here = Node("local-machine", socket.gethostname(), "127.0.0.1", counts, keys=keys)
-        return [dataclasses.replace(here, cpus=float(os.cpu_count() or 1))]
+        return [node_here(kinds)]
 
     def start(self, specs: Sequence[AgentSpec], settings_of: SettingsOf, tell: Tell) -> None:
         self.end([spec.name for spec in specs])

@@ -12,14 +12,13 @@ import importlib
 import platform
 import secrets
 import socket
-import threading
 import time
-from collections.abc import Callable
 from concurrent import futures
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from dougong.addresses import read_address
+from dougong.control.bounded import answer_within
 from dougong.control.environment import ray_has_token, ray_wants_token, temporary_variables
 from dougong.control.path_probe import TimedLine
 from dougong.deadlines import Deadlines
@@ -27,8 +26,6 @@ from dougong.errors import LaunchError
 from dougong.launcher.backends.http2 import PREFACE, SETTINGS, frame, read_head
 from dougong.launcher.backends.ray_choice import RayChoice
 from dougong.launcher.backends.ray_members import Member, refuse_outsider
-
-_Answer = TypeVar("_Answer")
 
 
 def find_head(choice: RayChoice, deadlines: Deadlines) -> None:
@@ -81,25 +78,10 @@ def _resolved(host: str, port: int, deadlines: Deadlines) -> tuple[str, int]:
         return str(answers[0][4][0])
 
     try:
-        return _answer_within(deadlines.address_probe_s, ask), port
+        return answer_within(deadlines.address_probe_s, ask), port
     except futures.TimeoutError:
         waited = deadlines.words("address_probe_s")
         raise TimeoutError(f"no name server knows {host} within {waited}") from None
-
-
-def _answer_within(limit_s: float, ask: Callable[[], _Answer]) -> _Answer:
-    """What it returns or raises, by a thread: neither the system's look for a name nor Ray's client
-    keeps to a limit. futures.TimeoutError after it; the thread is left to itself then."""
-    found: futures.Future[_Answer] = futures.Future()
-
-    def run() -> None:
-        try:
-            found.set_result(ask())
-        except Exception as error:  # whatever it is, the asker is told
-            found.set_exception(error)
-
-    threading.Thread(target=run, name="dougong-ask", daemon=True).start()
-    return found.result(limit_s)
 
 
 def _speaks_grpc(sock: socket.socket, end: float) -> bool:
@@ -127,7 +109,7 @@ def check_head(choice: RayChoice, deadlines: Deadlines, run: Path | None = None)
         return client, usage.get_cluster_metadata(client) or {}
 
     try:
-        client, cluster = _answer_within(deadlines.address_probe_s, ask)
+        client, cluster = answer_within(deadlines.address_probe_s, ask)
         refuse_skew(choice, cluster)
         refuse_outsider(choice, _Gcs(client, deadlines), run, deadlines)
     except AuthenticationError as error:

@@ -277,7 +277,7 @@ class Actor:
 
     def _ask_for_proof(self, specs: tuple[AgentSpec, ...]) -> None:
         names = [spec.name for spec in specs]
-        self._prover = FolderProver(self._run_dir, names, self._config.deadlines)
+        self._prover = FolderProver.of_run(self._run_dir, names, self._config.deadlines)
 
     def _trouble_of(self, facts: AgentFacts) -> FolderTrouble | None:
         """In the thread of an agent's connection: what is wrong with the run directory there."""

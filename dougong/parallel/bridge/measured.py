@@ -48,7 +48,7 @@ class MeasuredLink:
     @property
     def words(self) -> str:
         """In one line."""
-        given = f"{_rate(self.bytes_per_s)}, {self.latency_s * 1e3:.2g} ms"
+        given = f"{rate_words(self.bytes_per_s)}, {self.latency_s * 1e3:.2g} ms"
         return f"{self.one} - {self.other}: {self.path}, {given}"
 
 
@@ -88,9 +88,9 @@ def _is_slow(link: MeasuredLink, usual: Mapping[str, float]) -> bool:
 
 
 def _warning(link: MeasuredLink, usual: float) -> str:
-    against = f"{_rate(LEAST_RATE)} are the least that a link should give"
+    against = f"{rate_words(LEAST_RATE)} are the least that a link should give"
     if link.bytes_per_s >= LEAST_RATE:
-        against = f"the job's other links give {_rate(usual)}"
+        against = f"the job's other links give {rate_words(usual)}"
     return (
         f"a slow link: {link.words}; {against}; look for another interface, a cable or a duplex "
         "that was negotiated wrongly, and for other traffic between the two"
@@ -100,7 +100,7 @@ def _warning(link: MeasuredLink, usual: float) -> str:
 def copies_in_words(copies: Mapping[str, CopyRates]) -> Iterable[str]:
     """Of each worker that copies between its device and the host."""
     for worker, rates in copies.items():
-        to_host, from_host = _rate(rates.to_host), _rate(rates.from_host)
+        to_host, from_host = rate_words(rates.to_host), rate_words(rates.from_host)
         yield f"{worker} copies {to_host} to the host and {from_host} from it"
 
 
@@ -114,7 +114,8 @@ def links_in_words(links: Sequence[MeasuredLink], copies: Mapping[str, CopyRates
     return "; ".join([*words, *itertools.islice(copies_in_words(copies), _MOST_SHOWN), *facts])
 
 
-def _rate(bytes_per_s: float) -> str:
+def rate_words(bytes_per_s: float) -> str:
+    """A rate for people: `1.2 GB/s`."""
     if bytes_per_s >= 1e9:
         return f"{bytes_per_s / 1e9:.1f} GB/s"
     return f"{bytes_per_s / 1e6:.3g} MB/s"

@@ -46,7 +46,7 @@ def test_every_package_that_may_change_bits_must_agree_over_the_nodes() -> None:
 
 @pytest.mark.parametrize("shared", [False, True])
 def test_facts_hold_what_this_process_finds(tmp_path: Path, shared: bool) -> None:
-    prover = FolderProver(RunDir.create(tmp_path / "run"), ["east"], DEADLINES)
+    prover = FolderProver.of_run(RunDir.create(tmp_path / "run"), ["east"], DEADLINES)
     proof = prover.proof if shared else FolderProof("another", (str(tmp_path),))
     limits = dataclasses.replace(DEADLINES, shared_file_s=0.1)
     settings = dataclasses.replace(SETTINGS, accelerator="cpu", proof=proof, deadlines=limits, model_types=("olmoe",))

@@ -1,0 +1,101 @@
+"""`dougong doctor`: its words, its exit status, `run --doctor`, and the commands of its document."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from dougong.cli.doctor.command import checkpoints_bytes
+from dougong.doctor.examine import judge
+from dougong.doctor.record import FILE, DoctorReport
+from dougong.job.load import load_job
+from tests.doctor.made import sound
+from tests.test_readme import SHORT
+
+ROOT = Path(__file__).resolve().parents[3]
+DOCUMENT = ROOT / "docs" / "doctor.md"
+
+
+def dougong(place: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "dougong", *words]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, cwd=place, env=env, capture_output=True, text=True, timeout=240)
+
+
+def test_this_machine_is_sound_for_people_and_for_programs(tmp_path: Path) -> None:
+    done = dougong(tmp_path, "doctor", "--quick")
+    assert done.returncode == 0 and "sound, by" in done.stdout, done.stdout + done.stderr
+    done = dougong(tmp_path, "doctor", "--quick", "--json")
+    assert done.returncode == 0 and DoctorReport.model_validate_json(done.stdout).is_sound
+    assert list(tmp_path.iterdir()) == [], "nothing is left"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["none.yaml"], "none.yaml"),
+        (["-o", "steps=2"], "name the file too"),
+        (["--address", "nonsense"], "not HOST:PORT"),
+        (["--quick", "--out", "file/x"], "name another place"),
+    ],
+)
+def test_bad_input_has_a_status_of_its_own(tmp_path: Path, words: list[str], said: str) -> None:
+    (tmp_path / "file").write_text("")
+    done = dougong(tmp_path, "doctor", *words)
+    assert done.returncode == 2 and said in done.stderr, done.stdout + done.stderr
+
+
+def test_a_cluster_that_is_not_there_is_a_finding(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+    done = dougong(tmp_path, "doctor", "--quick", "--address", address)
+    assert done.returncode == 1 and "nobody answers" in done.stdout, done.stdout + done.stderr
+
+
+def test_a_run_begins_only_where_the_quick_half_is_sound(tmp_path: Path) -> None:
+    job = [str(ROOT / "examples" / "quickstart.yaml"), "-o", "ports=23450-23455", "--no-ray"]
+    done = dougong(tmp_path, "run", *job, "--run-dir", "first", "--doctor")
+    assert done.returncode == 1 and "nothing was started" in done.stderr, done.stdout + done.stderr
+    assert "ports free of 23450-23455\n  -> widen `ports` of the job: a run needs up to 13 there" in done.stderr
+    assert not (tmp_path / "first").exists()
+
+
+def test_checkpoints_are_reckoned_from_the_model() -> None:
+    job = load_job(ROOT / "examples" / "quickstart.yaml", ["checkpoint.keep=2"]).job
+    # 3,417,472 parameters (`dougong plan`), each with its master and two moments, three times.
+    assert checkpoints_bytes(job) == 3 * 12 * 3_417_472
+
+
+def commands() -> list[str]:
+    blocks = re.findall(r"^```sh\n(.*?)^```", DOCUMENT.read_text(), re.MULTILINE | re.DOTALL)
+    return [line for block in blocks for line in block.splitlines() if line.strip()]
+
+
+IN_THE_LAB = "--address"
+
+
+@pytest.mark.timeout(400)
+def test_the_document_s_commands_do_what_they_say(tmp_path: Path) -> None:
+    """Those on a cluster are run by tests/lab/test_doctor.py."""
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    assert len(commands()) >= 3
+    for command in commands():
+        words = shlex.split(command)
+        assert words[0] == "dougong", command
+        if IN_THE_LAB in words:
+            continue
+        short = [*SHORT, "-o", "drill=[]"] if words[1] == "run" else []
+        done = dougong(tmp_path, *words[1:], *short)
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    assert DoctorReport.model_validate_json((tmp_path / "doctor" / FILE).read_text()).is_sound
+
+
+def test_the_document_names_every_check() -> None:
+    text = DOCUMENT.read_text()
+    assert [check.name for check in judge(sound()) if f"| {check.name} |" not in text] == []

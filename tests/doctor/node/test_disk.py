@@ -1,0 +1,18 @@
+"""How quickly a folder takes bytes; nothing is left in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dougong.doctor.node.disk import measure_storage
+
+
+def test_both_directions_have_a_figure_and_nothing_is_left(tmp_path: Path) -> None:
+    found = measure_storage(str(tmp_path), 2 << 20)
+    assert found.write_bytes_per_s > 0 and found.read_bytes_per_s > 0 and not found.problem
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
+    found = measure_storage(str(tmp_path / "none"))
+    assert "none: No such file or directory" in found.problem
