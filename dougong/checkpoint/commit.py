@@ -33,6 +33,7 @@ from dougong.checkpoint.directories import (
 from dougong.checkpoint.disk import digest, opened, storage_error, sync_directory, write_new
 from dougong.checkpoint.manifest import MODEL_GROUP, FileRecord, Manifest
 from dougong.checkpoint.part import CheckpointPart, StateShape
+from dougong.checkpoint.sense import count_held
 from dougong.errors import CheckpointError
 
 
@@ -73,14 +74,16 @@ def commit(
         _check_sizes(pending, merged.files)
         texts = _small_files(merged, additions.companions)
         small = _write_small_files(pending, texts)
+        files = {**merged.files, **small}
         manifest = Manifest(
             step=step,
             generation=generation,
             fence=fence,
             metadata=_metadata(additions, parts),
-            files={**merged.files, **small},
+            files=files,
             tensors=merged.model.tensors,
             keep_float32=tuple(sorted(set(merged.model.keep_float32))),
+            held=count_held(entry.group for record in files.values() for entry in record.entries),
         )
         return _publish(root, pending, manifest)
     except OSError as error:
@@ -146,7 +149,10 @@ def _publish(root: Path, pending: Path, manifest: Manifest) -> Path:
     unfinished = pending / f".{MANIFEST}"
     # A controller that died here may have left one, perhaps half written.
     unfinished.unlink(missing_ok=True)
-    write_new(unfinished, manifest.to_bytes())
+    data = manifest.to_bytes()
+    # By the eyes of whoever will read it: one that would be refused must not become a checkpoint.
+    Manifest.from_bytes(data, pending / MANIFEST)
+    write_new(unfinished, data)
     for folder in [path for path in pending.rglob("*") if path.is_dir()]:
         sync_directory(folder)
     unfinished.rename(pending / MANIFEST)

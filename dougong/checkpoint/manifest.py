@@ -8,10 +8,13 @@ It names every file, tensor and digest, and carries its own digest. Imports no t
                   "model/model-rank00000.safetensors": {"bytes", "header": [bytes, digest],
                       "tensors": [[group, name, row, offset, bytes, dtype, shape, digest], ...]}},
         "logical": {"dense": {name: shape}, "experts": {"site.param": [rows, *shape]}},
-        "keep_float32": [tensor names]}}
+        "keep_float32": [tensor names], "held": {group: number of its entries}}}
 
 The body's "header" is `Manifest.metadata`, a file's "header" is that of the safetensors format,
-and "logical" is `Manifest.tensors`: the keys on disk stay so that older checkpoints open.
+and "logical" is `Manifest.tensors`: the keys on disk stay so that older checkpoints open. Those of
+older releases have no "held".
+
+The digest says that the text is as it was written, `sense` that what was written makes sense.
 """
 
 from __future__ import annotations
@@ -19,16 +22,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-from dougong.checkpoint.directories import MANIFEST
+from dougong.checkpoint.directories import MANIFEST, generation_of, step_of
 from dougong.checkpoint.disk import digest, read_file
-from dougong.checkpoint.tensorfile import ITEM_BYTES
+from dougong.checkpoint.sense import MODEL_GROUP as MODEL_GROUP
+from dougong.checkpoint.sense import check_sense
 from dougong.errors import CheckpointError
 
 FORMAT = "dougong.checkpoint/1"
-MODEL_GROUP = "model"
 IMPORTED = "imported"
 """The key of the metadata that says that the state is another program's, and whose."""
 
@@ -166,7 +169,8 @@ class Manifest:
 
     `metadata` is what the controller says of the run: the job's identity, the plan, the place in
     the data, the seed, the parent checkpoint; and the ledger's digest, where a worker sent it.
-    `fence`: the number of the controller that committed it; 0: not known.
+    `fence`: the number of the controller that committed it; 0: not known. `held`: how many entries
+    each group has (`sense.count_held`); empty: not known.
     """
 
     step: int
@@ -176,6 +180,7 @@ class Manifest:
     tensors: ModelTensors = field(default_factory=ModelTensors)
     keep_float32: tuple[str, ...] = ()
     fence: int = 0
+    held: Mapping[str, int] = field(default_factory=dict)
 
     def entries(self) -> Iterator[tuple[str, Entry]]:
         """(file, entry) of every tensor and row."""
@@ -198,13 +203,16 @@ class Manifest:
         }
         if self.fence:
             body["fence"] = self.fence
+        if self.held:
+            body["held"] = dict(self.held)
         text = _canonical(body)
         document = f'{{"format":"{FORMAT}",\n"digest":"{digest(text.encode())}",\n"body":{text}}}\n'
         return document.encode()
 
     @staticmethod
     def load(directory: Path) -> Manifest:
-        """The manifest of a directory, checked against its own digest. Raises `CheckpointError`."""
+        """The manifest of a directory, checked against its own digest, itself and the directory's
+        name. Raises `CheckpointError`."""
         path = directory / MANIFEST
         try:
             data = read_file(path)
@@ -214,18 +222,35 @@ class Manifest:
             ) from error
         except OSError as error:
             raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+        manifest = Manifest.from_bytes(data, path)
+        try:
+            _check_name(manifest, directory)
+        except ValueError as error:
+            raise _damaged(path, error) from error
+        return manifest
+
+    @staticmethod
+    def from_bytes(data: bytes, path: Path) -> Manifest:
+        """The manifest of a text that lies at `path`, checked against its own digest and itself.
+        Raises `CheckpointError`."""
         try:
             return _parse(data)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise CheckpointError(f"{path}: damaged: {error}; use another checkpoint") from error
+            raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(f"{path}: damaged: {error}; use another checkpoint")
 
 
 def _parse(data: bytes) -> Manifest:
     body = _checked_body(json.loads(data))
     files = {name: FileRecord.from_json(raw) for name, raw in body["files"].items()}
-    # The digest says that the text is as it was written; these, that what was written makes sense.
     for name, record in files.items():
-        _check_file(name, record)
+        gap = record.gap()
+        if gap is not None:
+            raise ValueError(f"{name}: {gap}")
+    check_sense(body)
     return Manifest(
         step=body["step"],
         generation=body["generation"],
@@ -234,6 +259,7 @@ def _parse(data: bytes) -> Manifest:
         tensors=ModelTensors.from_json(body["logical"]),
         keep_float32=tuple(body["keep_float32"]),
         fence=body.get("fence", 0),
+        held=body.get("held", {}),
     )
 
 
@@ -248,16 +274,14 @@ def _checked_body(document: dict[str, Any]) -> dict[str, Any]:
     return body
 
 
-def _check_file(name: str, record: FileRecord) -> None:
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts:
-        raise ValueError(f"{name}: leads out of the directory")
-    gap = record.gap()
-    if gap is not None:
-        raise ValueError(f"{name}: {gap}")
-    unknown = {e.dtype for e in record.entries} - set(ITEM_BYTES)
-    if unknown:
-        raise ValueError(f"{name}: unknown dtype {sorted(unknown)}")
+def _check_name(manifest: Manifest, directory: Path) -> None:
+    """A checkpoint that was moved to another's name is not what is looked for there."""
+    step, generation = step_of(directory), generation_of(directory)
+    if step is not None and step != manifest.step:
+        raise ValueError(f"its step is {manifest.step}, the directory's name says {step}")
+    if generation and generation != manifest.generation:
+        said = manifest.generation
+        raise ValueError(f"its generation is {said}, the directory's name says {generation}")
 
 
 def _canonical(body: dict[str, Any]) -> str:
