@@ -4,8 +4,8 @@ accepted without a word. Beside ours: torch.distributed.checkpoint, under the ki
     python benchmarks/corruption.py [--number 10000] [--peer 690] [--seconds 3600] [--seed 0] [--record FILE]
 
 Every damage is a function of the seed and its number, done to a copy of three checkpoints by a process that is killed
-when it does not answer (30 s, the peer's 10 s). `--record` keeps one line a damage: a second run goes on behind them. It
-ends early, and says so, when `--seconds` are over. Exit status 1 where one of ours was accepted, not found, or hung.
+when it does not answer (30 s, the peer's 10 s). `--record` keeps one line a damage: a second run goes on behind them.
+It ends early, and says so, when `--seconds` are over. Exit status 1 where one of ours was accepted, not found, or hung.
 """
 
 from __future__ import annotations

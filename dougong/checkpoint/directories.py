@@ -78,6 +78,12 @@ def generation_of(directory: Path) -> int:
     return int(match.group(2) or 0) if match else 0
 
 
+def size_of(directory: Path) -> int:
+    """Bytes of all files."""
+    files = [file for file in directory.rglob("*") if file.is_file()]
+    return sum(file.stat().st_size for file in files)
+
+
 def _places(folder: Path) -> list[CheckpointPlace]:
     if not folder.is_dir():
         return []

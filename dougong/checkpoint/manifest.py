@@ -2,7 +2,8 @@
 
 It names every file, tensor and digest, and carries its own digest. Imports no torch. On disk:
 
-    {"format": "dougong.checkpoint/1", "digest": of the body's canonical JSON, "body": {
+    {"format": "dougong.checkpoint/1", "digest": of the body's canonical JSON,
+     "signature": {"key", "hmac-sha256"} of the same (where the job signs), "body": {
         "step", "generation", "fence" (where it is known), "header": {...},
         "files": {"model/config.json": {"bytes", "digest"},
                   "model/model-rank00000.safetensors": {"bytes", "header": [bytes, digest],
@@ -29,6 +30,7 @@ from dougong.checkpoint.directories import MANIFEST, generation_of, step_of
 from dougong.checkpoint.disk import digest, read_file
 from dougong.checkpoint.sense import MODEL_GROUP as MODEL_GROUP
 from dougong.checkpoint.sense import check_sense
+from dougong.checkpoint.signing import SCHEME, Signature, SigningKey
 from dougong.errors import CheckpointError
 
 FORMAT = "dougong.checkpoint/1"
@@ -170,7 +172,8 @@ class Manifest:
     `metadata` is what the controller says of the run: the job's identity, the plan, the place in
     the data, the seed, the parent checkpoint; and the ledger's digest, where a worker sent it.
     `fence`: the number of the controller that committed it; 0: not known. `held`: how many entries
-    each group has (`sense.count_held`); empty: not known.
+    each group has (`sense.count_held`); empty: not known. `signed_by`: the name of the key that it
+    says it is signed with; empty: it is not.
     """
 
     step: int
@@ -181,6 +184,7 @@ class Manifest:
     keep_float32: tuple[str, ...] = ()
     fence: int = 0
     held: Mapping[str, int] = field(default_factory=dict)
+    signed_by: str = field(default="", compare=False)
 
     def entries(self) -> Iterator[tuple[str, Entry]]:
         """(file, entry) of every tensor and row."""
@@ -192,7 +196,8 @@ class Manifest:
     def num_bytes(self) -> int:
         return sum(record.num_bytes for record in self.files.values())
 
-    def to_bytes(self) -> bytes:
+    def to_bytes(self, key: SigningKey | None = None) -> bytes:
+        """The text of `manifest.json`, signed where there is a `key`."""
         body: dict[str, Any] = {
             "step": self.step,
             "generation": self.generation,
@@ -206,13 +211,14 @@ class Manifest:
         if self.held:
             body["held"] = dict(self.held)
         text = _canonical(body)
-        document = f'{{"format":"{FORMAT}",\n"digest":"{digest(text.encode())}",\n"body":{text}}}\n'
-        return document.encode()
+        signed = "" if key is None else _signature_text(key.sign(text.encode()))
+        head = f'{{"format":"{FORMAT}",\n"digest":"{digest(text.encode())}",\n{signed}'
+        return f'{head}"body":{text}}}\n'.encode()
 
     @staticmethod
-    def load(directory: Path) -> Manifest:
+    def load(directory: Path, key: SigningKey | None = None) -> Manifest:
         """The manifest of a directory, checked against its own digest, itself and the directory's
-        name. Raises `CheckpointError`."""
+        name; with a `key`, its signature too. Raises `CheckpointError`."""
         path = directory / MANIFEST
         try:
             data = read_file(path)
@@ -222,7 +228,7 @@ class Manifest:
             ) from error
         except OSError as error:
             raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
-        manifest = Manifest.from_bytes(data, path)
+        manifest = Manifest.from_bytes(data, path, key)
         try:
             _check_name(manifest, directory)
         except ValueError as error:
@@ -230,11 +236,16 @@ class Manifest:
         return manifest
 
     @staticmethod
-    def from_bytes(data: bytes, path: Path) -> Manifest:
-        """The manifest of a text that lies at `path`, checked against its own digest and itself.
-        Raises `CheckpointError`."""
+    def from_bytes(data: bytes, path: Path, key: SigningKey | None = None) -> Manifest:
+        """The manifest of a text that lies at `path`, checked as `load` says, but for the
+        directory's name. Raises `CheckpointError`."""
         try:
-            return _parse(data)
+            document = json.loads(data)
+            body = _checked_body(document)
+            signature = _signature_in(document)
+            if key is not None:
+                key.check(_canonical(body).encode(), signature, path)
+            return _parse(body, signature)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise _damaged(path, error) from error
 
@@ -243,8 +254,16 @@ def _damaged(path: Path, error: Exception) -> CheckpointError:
     return CheckpointError(f"{path}: damaged: {error}; use another checkpoint")
 
 
-def _parse(data: bytes) -> Manifest:
-    body = _checked_body(json.loads(data))
+def _signature_text(signature: Signature) -> str:
+    return f'"signature":{{"key":"{signature.key}","{SCHEME}":"{signature.code}"}},\n'
+
+
+def _signature_in(document: Mapping[str, Any]) -> Signature | None:
+    raw = document.get("signature")
+    return None if raw is None else Signature(str(raw["key"]), str(raw[SCHEME]))
+
+
+def _parse(body: Mapping[str, Any], signature: Signature | None) -> Manifest:
     files = {name: FileRecord.from_json(raw) for name, raw in body["files"].items()}
     for name, record in files.items():
         gap = record.gap()
@@ -260,6 +279,7 @@ def _parse(data: bytes) -> Manifest:
         keep_float32=tuple(body["keep_float32"]),
         fence=body.get("fence", 0),
         held=body.get("held", {}),
+        signed_by="" if signature is None else signature.key,
     )
 
 

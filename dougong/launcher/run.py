@@ -15,6 +15,7 @@ from typing import IO, cast
 from rich.console import Console
 
 from dougong.checkpoint.repository import steps_in
+from dougong.checkpoint.signing import SigningKey, key_of_run
 from dougong.deadlines import Deadlines
 from dougong.errors import (
     DougongError,
@@ -115,7 +116,7 @@ class ResumeRequest:
 class Launch:
     """One controller's part of a run. `job_text`: what job.yaml says once it trains, None where it
     says so already; `notes` and `warning`: what is told at its start; `follows`: the death after
-    which it goes on by itself."""
+    which it goes on by itself; `key`: by which checkpoints are signed."""
 
     job: Job
     run_dir: RunDir
@@ -125,6 +126,7 @@ class Launch:
     notes: tuple[str, ...] = ()
     warning: str | None = None
     follows: ControllerDeath | None = None
+    key: SigningKey | None = None
 
 
 def start_run(resolved: ResolvedJob, path: Path, options: Options, takes_over: bool = False) -> int:
@@ -137,7 +139,8 @@ def start_run(resolved: ResolvedJob, path: Path, options: Options, takes_over: b
     with claim(path, takes_over, tell=_say) as claimed:
         run_dir = claimed.run_dir
         run_dir.write_job(resolved.to_yaml())
-        launch = Launch(job, run_dir, claimed.lease, notes=_notes_on(claimed))
+        key = key_of_run(run_dir.path, job.checkpoint.sign, is_new=True)
+        launch = Launch(job, run_dir, claimed.lease, notes=_notes_on(claimed), key=key)
         with placed(resolved):
             return _run(launch, options)
 
@@ -183,9 +186,10 @@ def resume_run(
             died = (follows.fault_at, follows.noticed_at)
             resume_point = of_follower(resume_point, run_dir.read_events(), died)
         job = with_ports(after.job)
-        launch = Launch(
-            job, run_dir, lease, resume_point, after.to_yaml(), warning=bent, follows=follows
-        )
+        signs = job.checkpoint.sign
+        has_signed = resume_point.has_committed and signs == before.job.checkpoint.sign
+        key = key_of_run(run_dir.path, signs, is_new=not has_signed)
+        launch = Launch(job, run_dir, lease, resume_point, after.to_yaml(), (), bent, follows, key)
         with placed(after):
             return _run(launch, options)
 
@@ -276,6 +280,7 @@ def _config(launch: Launch, options: Options) -> ControllerConfig:
         job_text=launch.job_text,
         sources=known_sources(launch.run_dir),
         is_followed=options.keeping is not None,
+        key=launch.key,
     )
 
 

@@ -69,6 +69,7 @@ _NAMES = (
     "trace",
     "sources.json",
     "tokenizer",
+    "private",
     PROOF,
 )
 """All that a run leaves. What is not in this list is foreign: `run` refuses a directory with it."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from dougong.accelerators.registry import get_accelerator
 from dougong.addresses import read_ports
+from dougong.checkpoint.signing import SigningKey
 from dougong.control.run_sources import RunSources
 from dougong.deadlines import DEADLINES, Deadlines
 from dougong.errors import LaunchError
@@ -107,7 +108,7 @@ class ControllerConfig:
     job.yaml is to say once the first step is done, where it does not yet: a resume that comes to
     nothing has changed nothing. `sources`: what the run had read from outside its job file when it
     began, None for one that begins now. `is_followed`: another controller begins when this one
-    dies."""
+    dies. `key`: by which checkpoints are signed; None: they are not."""
 
     job: Job
     token: str
@@ -119,6 +120,7 @@ class ControllerConfig:
     job_text: str | None = None
     sources: RunSources | None = None
     is_followed: bool = False
+    key: SigningKey | None = None
 
     @property
     def life(self) -> str:
