@@ -12,14 +12,16 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from dougong.accelerators.staging import Staging
+from dougong.checkpoint.beside import start_beside
 from dougong.checkpoint.directories import MODEL, pending_directory
 from dougong.checkpoint.disk import (
     digest,
@@ -30,21 +32,18 @@ from dougong.checkpoint.disk import (
     write_at,
 )
 from dougong.checkpoint.huggingface import Names
-from dougong.checkpoint.manifest import MODEL_GROUP, Entry, FileRecord
+from dougong.checkpoint.manifest import MODEL_GROUP, FileRecord
 from dougong.checkpoint.parameters import Piece, stored_dtype
 from dougong.checkpoint.part import CheckpointPart, ModelDescription, PartWriter, StateShape
-from dougong.checkpoint.tensorfile import (
-    FileLayout,
-    TensorShape,
-    not_finite_words,
-    num_not_finite,
-    plan_layout,
-)
+from dougong.checkpoint.staged import Staged, entry_of, refuse_not_finite, write_entries
+from dougong.checkpoint.tensorfile import FileLayout, TensorShape, plan_layout
 from dougong.checkpoint.verify import read_back
 from dougong.deadlines import Deadlines
-from dougong.errors import CheckpointError, NumericsError, PeerError
+from dougong.errors import CheckpointError, PeerError
 
 OnDurable = Callable[[CheckpointPart], None]
+Take = Callable[[Hashable, Tensor], Tensor]
+"""Gives a tensor's place in staging memory, by its key."""
 OnFailed = Callable[[int, str], None]
 """Is told the step whose part is not on storage, and why."""
 
@@ -60,32 +59,12 @@ class StateTensor:
 
 
 @dataclass(frozen=True)
-class _Staged:
-    """One tensor, or one row of a shared tensor, in staging memory.
-
-    `file`: where it goes, under the checkpoint's directory. `key`: its name in that file.
-    """
-
-    file: str
-    group: str
-    name: str
-    key: str
-    row: int | None
-    shape: TensorShape
-    memory: Tensor
-
-    @property
-    def data(self) -> memoryview:
-        return self.memory.reshape(-1).view(torch.uint8).numpy().data
-
-
-@dataclass(frozen=True)
 class _WriteJob:
     """Everything the writer thread needs; it shares nothing else with training."""
 
     step: int
     directory: Path
-    files: dict[str, list[_Staged]]
+    files: dict[str, list[Staged]]
     state: tuple[StateShape, ...]
 
 
@@ -126,6 +105,25 @@ class Saver:
         self._is_over = threading.Event()  # no save is under way, or nobody wants it any more
         self._is_over.set()
         self._is_abandoned = False
+        self._reserving: threading.Thread | None = None
+        self._write_s, self._begun = 0.0, 0.0
+
+    @property
+    def write_s(self) -> float:
+        """For how long, all in all, something has been written beside training."""
+        now_s = 0.0 if self._is_over.is_set() else time.monotonic() - self._begun
+        return self._write_s + now_s
+
+    def reserve(self, tensors: Iterable[StateTensor]) -> None:
+        """Take the staging memory now, beside training, for saves of such tensors: their shapes
+        count, their values do not."""
+        items = list(tensors)
+
+        def work() -> None:
+            for item in items:
+                self._copy(item, self._staging.reserve)
+
+        self._reserving = start_beside(work, "checkpoint-memory")
 
     def stage(
         self, step: int, tensors: Iterable[StateTensor], patience_s: float | None = None
@@ -144,11 +142,14 @@ class Saver:
                 step, f"the save before it is still being written, after more than {limit}"
             )
             return False
-        files: dict[str, list[_Staged]] = {}
+        if self._reserving is not None:
+            self._reserving.join()
+            self._reserving = None
+        files: dict[str, list[Staged]] = {}
         state = []
         for item in tensors:
             state.append(StateShape(item.group, item.name, tuple(item.tensor.shape)))
-            for staged in self._copy(item):
+            for staged in self._copy(item, self._staging.copy):
                 files.setdefault(staged.file, []).append(staged)
         self._staging.wait()
         directory = pending_directory(self._root, step, self._writer.generation, self._writer.fence)
@@ -204,38 +205,37 @@ class Saver:
 
     def _start(self, job: _WriteJob) -> None:
         self._step = job.step
+        self._begun = time.monotonic()
         self._is_over.clear()
         if self._is_abandoned:  # a moment ago
             self._is_over.set()
-        threading.Thread(
-            target=self._run, args=(job,), name=f"checkpoint-{job.step}", daemon=True
-        ).start()
+        start_beside(partial(self._run, job), f"checkpoint-{job.step}")
 
-    def _copy(self, item: StateTensor) -> list[_Staged]:
+    def _copy(self, item: StateTensor, take: Take) -> list[Staged]:
         if item.tensor.is_floating_point() and item.tensor.dtype != torch.float32:
             raise CheckpointError(
                 f"{item.group} {item.name}: {item.tensor.dtype}, but the state is kept in float32; "
                 "give master weights"
             )
         if item.group != MODEL_GROUP:
-            return [self._copy_optimizer_tensor(item)]
+            return [self._copy_optimizer_tensor(item, take)]
         pieces = self._names.to_disk(item.name, item.tensor)
-        return [self._copy_piece(piece, value) for piece, value in pieces]
+        return [self._copy_piece(piece, value, take) for piece, value in pieces]
 
-    def _copy_optimizer_tensor(self, item: StateTensor) -> _Staged:
+    def _copy_optimizer_tensor(self, item: StateTensor, take: Take) -> Staged:
         file = f"optimizer/rank{self._writer.rank:05d}.safetensors"
         key = f"{item.group}/{item.name}"
         shape = TensorShape(key, stored_dtype(item.tensor.dtype), tuple(item.tensor.shape))
-        memory = self._staging.copy((file, key, None), item.tensor)
-        return _Staged(file, item.group, item.name, key, None, shape, memory)
+        memory = take((file, key, None), item.tensor)
+        return Staged(file, item.group, item.name, key, None, shape, memory)
 
-    def _copy_piece(self, piece: Piece, value: Tensor) -> _Staged:
+    def _copy_piece(self, piece: Piece, value: Tensor, take: Take) -> Staged:
         file = f"{MODEL}/model-rank{self._writer.rank:05d}.safetensors"
         if piece.row is not None:
             file = self._file_of[piece.name]
         shape = TensorShape(piece.name, piece.disk.dtype, piece.shape)
-        memory = self._staging.copy((file, piece.name, piece.row), value)
-        return _Staged(file, MODEL_GROUP, piece.name, piece.name, piece.row, shape, memory)
+        memory = take((file, piece.name, piece.row), value)
+        return Staged(file, MODEL_GROUP, piece.name, piece.name, piece.row, shape, memory)
 
     def _run(self, job: _WriteJob) -> None:
         try:
@@ -246,6 +246,7 @@ class Saver:
             # Carried to the training thread, which raises it at its next `stage` or `wait`.
             self._error = error
         finally:
+            self._write_s += time.monotonic() - self._begun
             self._is_over.set()
 
     def _try(self, job: _WriteJob) -> CheckpointPart | None:
@@ -301,10 +302,10 @@ class Saver:
         names = self._names
         return ModelDescription(names.describe(), dict(names.model_files), names.keep_float32)
 
-    def _write_file(self, path: Path, file: str, staged: list[_Staged]) -> FileRecord:
+    def _write_file(self, path: Path, file: str, staged: list[Staged]) -> FileRecord:
         """Write, make durable and read back this worker's bytes of one file."""
         flags = os.O_RDWR | os.O_CREAT
-        _refuse_not_finite(path, staged)
+        refuse_not_finite(path, staged)
         layout = self._layouts.get(file)
         layout_is_own = layout is None
         if layout is None:
@@ -317,13 +318,13 @@ class Saver:
             # exactly one worker does.
             writes_header = _holds_first_row(layout, staged)
         header = _header_record(layout) if writes_header else None
-        entries = tuple(_entry(layout, item) for item in staged)
+        entries = tuple(entry_of(layout, item) for item in staged)
         with opened(path, flags) as fd:
             if layout_is_own:
                 self._made.append(path)
             if header is not None:
                 write_at(fd, layout.header, 0)
-            _write_entries(fd, entries, staged)
+            write_entries(fd, entries, staged)
             # The page cache would answer with what was just written; a bad disk shows itself only
             # when the bytes come from storage. So they are dropped from the cache first.
             sync_file(fd)
@@ -342,25 +343,11 @@ class Saver:
                 sync_directory(folder)
 
 
-def _refuse_not_finite(path: Path, staged: list[_Staged]) -> None:
-    """A step with a finite loss and gradient can still end in a state that is not: its update was
-    too large. Looked at here, beside training, and before anything of it becomes a checkpoint."""
-    for item in staged:
-        count = num_not_finite(item.data, item.shape.dtype)
-        if count:
-            label = item.name if item.group == MODEL_GROUP else f"{item.group} of {item.name}"
-            raise NumericsError(
-                f"checkpoint {path.parent.parent.name}: {label} holds {not_finite_words(count)} "
-                "after its update, so no checkpoint is made of this step; those before it are "
-                "kept; begin anew with a lower optimizer.lr or an optimizer.clip_norm"
-            )
-
-
 def _header_record(layout: FileLayout) -> tuple[int, str]:
     return len(layout.header), digest(layout.header)
 
 
-def _holds_first_row(layout: FileLayout, staged: list[_Staged]) -> bool:
+def _holds_first_row(layout: FileLayout, staged: list[Staged]) -> bool:
     first = next(iter(layout.tensors))
     return any(item.name == first and item.row == 0 for item in staged)
 
@@ -370,22 +357,3 @@ def _files_by_tensor(layouts: Mapping[str, FileLayout]) -> dict[str, str]:
     for file, layout in layouts.items():
         files.update(dict.fromkeys(layout.tensors, file))
     return files
-
-
-def _entry(layout: FileLayout, staged: _Staged) -> Entry:
-    shape = staged.shape
-    return Entry(
-        group=staged.group,
-        name=staged.name,
-        row=staged.row,
-        offset=layout.offsets[staged.key] + (staged.row or 0) * shape.num_bytes,
-        num_bytes=shape.num_bytes,
-        dtype=shape.dtype,
-        shape=shape.shape,
-        digest=digest(staged.data),
-    )
-
-
-def _write_entries(fd: int, entries: tuple[Entry, ...], staged: list[_Staged]) -> None:
-    for entry, item in zip(entries, staged, strict=True):
-        write_at(fd, item.data, entry.offset)

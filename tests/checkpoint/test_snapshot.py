@@ -377,3 +377,19 @@ def test_a_state_that_is_not_finite_becomes_no_checkpoint(
     with pytest.raises(NumericsError, match="checkpoint step-000020.g1: .*model.norm.weight holds 1 value") as error:
         saver.wait()
     assert ("exp_avg_sq of" in str(error.value)) == (key[0] == "exp_avg_sq") and not parts
+
+
+def test_staging_memory_is_there_before_the_first_save_and_holds_nothing_of_what_it_was_taken_for(
+    names: Names, state: State, tmp_path: Path
+) -> None:
+    parts: list[Part] = []
+    saver = saver_of(tmp_path, names, parts.append)
+    before = share(state, 0, 1)
+    saver.reserve(before)
+    saver.stage(20, [StateTensor(item.group, item.name, item.tensor + 1.0) for item in before])
+    saver.wait()
+    assert saver.write_s > 0.0
+    directory = commit(tmp_path, 20, 1, parts)
+    with CheckpointReader(directory, names) as reader:
+        for item in before:
+            assert torch.equal(reader.read(item.group, item.name), item.tensor + 1.0)
