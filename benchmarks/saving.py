@@ -21,8 +21,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.determinism import ask, join, tell, worker_pool
-from benchmarks.step import SIZES, make_job
+from benchmarks.determinism import ask, join, worker_pool
+from benchmarks.step import SEQUENCES, SIZES, make_job
 from dougong.checkpoint import beside
 from dougong.checkpoint.directories import pending_directory
 from dougong.checkpoint.part import PartWriter
@@ -51,7 +51,7 @@ def main() -> None:
 def job_of(size: str, workers: int, tokens: int) -> Job:
     job = make_job(size)
     batch = job.batch
-    a_lane = batch.micro_batches * batch.micro_batch_size * job.data.seq_len
+    a_lane = batch.microbatches * batch.microbatch_size * SEQUENCES[size]
     lanes = workers * max(1, tokens // a_lane)
     return job.model_copy(update={"batch": batch.model_copy(update={"lanes": lanes})})
 
@@ -59,22 +59,18 @@ def job_of(size: str, workers: int, tokens: int) -> Job:
 def measure(job: Job, workers: int, form: str, rounds: int, folder: Path) -> None:
     """Steps without and with a save before them, in turn."""
     held, alone, with_save = [], [], []
-    with worker_pool(step_worker, workers, job, form, folder) as pipes:
-        first, mega_bytes = ask(pipes, "reserve"), 0.0
+    with worker_pool(workers, step_worker, {}, job, folder, form) as pipes:
+        ask(pipes, "reserve")
         ask(pipes, "step")
-        for number in range(rounds + 1):
-            alone.append(max(ask(pipes, "step")))
-            stalls = ask(pipes, "save")
-            with_save.append(max(ask(pipes, "step")))
-            mega_bytes = sum(ask(pipes, "wait"))
-            held.append(max(stalls))
-            if number == 0:
-                first = stalls
-        tell(pipes, None)
+        for _ in range(rounds + 1):
+            alone.append(ask(pipes, "step"))
+            held.append(ask(pipes, "save"))
+            with_save.append(ask(pipes, "step"))
+            mega_bytes = ask(pipes, "wait")
     # The first save is told apart: its memory may be fresh.
     step_s = statistics.median(alone)
     print(f"{workers} workers, {form}: a step {step_s:.2f} s, a save {mega_bytes:.0f} MB")
-    print(f"    first save held training {1000 * max(first):.0f} ms, {max(first) / step_s:.1%} of a step")
+    print(f"    first save held training {1000 * held[0]:.0f} ms, {held[0] / step_s:.1%} of a step")
     shares = [stall / step_s for stall in held[1:]]
     print(f"    later ones {1000 * statistics.median(held[1:]):.0f} ms, {spread(shares, 100)} % of a step")
     ratios = [after / before for before, after in zip(alone[1:], with_save[1:], strict=True)]
@@ -86,8 +82,9 @@ def spread(values: Sequence[float], scale: float = 1.0) -> str:
     return f"{middle:.2f} ({low:.2f} to {high:.2f})"
 
 
-def step_worker(rank: int, workers: int, port: int, pipe: Any, job: Job, form: str, folder: Path) -> None:
+def step_worker(rank: int, workers: int, port: int, pipe: Any, job: Job, *where: Any) -> None:
     """Answers orders: `step` with its seconds, `save` with those that it held training up."""
+    folder, form = where
     if form == "plain":
         beside.NICENESS = 0  # type: ignore[misc]
     world = join(rank, workers, port)
