@@ -1,6 +1,7 @@
 """What snapshots cost: a step that copies and sends the last step's state beside it, over one that does not.
 
-    python benchmarks/snapshots.py [--workers 2 3] [--size small|medium] [--replicas 1] [--lanes N] [--steps N] [--rounds N]
+    python benchmarks/snapshots.py [--workers 2 3] [--size small|medium] [--replicas N] [--lanes N] [--steps N]
+        [--rounds N]
 
 Two sets of worker processes take turns, one with `fault.snapshots` and one without. Prints time over time, what a step
 sends of replicas, and the memory that snapshots take; and how long a worker then waits, at the end of a step's
