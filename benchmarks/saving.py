@@ -23,12 +23,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.determinism import ask, join, worker_pool
 from benchmarks.step import SEQUENCES, SIZES, make_job
-from dougong.checkpoint import beside
 from dougong.checkpoint.directories import pending_directory
 from dougong.checkpoint.part import PartWriter
 from dougong.checkpoint.snapshot import Saver
 from dougong.deadlines import DEADLINES
 from dougong.job.schema import Job
+from dougong.storage import beside
 from dougong.training.state import state_of
 from tests.jobs import make_rig, plan_for
 

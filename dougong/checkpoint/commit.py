@@ -33,8 +33,8 @@ from dougong.checkpoint.directories import (
 from dougong.checkpoint.disk import digest, opened, storage_error, sync_directory, write_new
 from dougong.checkpoint.manifest import MODEL_GROUP, FileRecord, Manifest
 from dougong.checkpoint.part import CheckpointPart, StateShape
-from dougong.checkpoint.sense import count_held
-from dougong.checkpoint.signing import SigningKey
+from dougong.checkpoint.proof.sense import count_held
+from dougong.checkpoint.proof.signing import SigningKey
 from dougong.errors import CheckpointError
 
 
@@ -85,11 +85,18 @@ def commit(
             files=files,
             tensors=merged.model.tensors,
             keep_float32=tuple(sorted(set(merged.model.keep_float32))),
-            held=count_held(entry.group for record in files.values() for entry in record.entries),
+            held=_held_by(files),
         )
         return _publish(root, pending, manifest, additions.key)
     except OSError as error:
         raise storage_error(pending, error) from error
+
+
+def _held_by(files: Mapping[str, FileRecord]) -> dict[str, int]:
+    groups: list[str] = []
+    for record in files.values():
+        groups += [entry.group for entry in record.entries]
+    return count_held(groups)
 
 
 def _metadata(additions: Additions, parts: Sequence[CheckpointPart]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ The body's "header" is `Manifest.metadata`, a file's "header" is that of the saf
 and "logical" is `Manifest.tensors`: the keys on disk stay so that older checkpoints open. Those of
 older releases have no "held".
 
-The digest says that the text is as it was written, `sense` that what was written makes sense.
+The digest says that the text is as it was written, `proof.sense` that what was written makes sense.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ from typing import Any
 
 from dougong.checkpoint.directories import MANIFEST, generation_of, step_of
 from dougong.checkpoint.disk import digest, read_file
-from dougong.checkpoint.sense import MODEL_GROUP as MODEL_GROUP
-from dougong.checkpoint.sense import check_sense
-from dougong.checkpoint.signing import SCHEME, Signature, SigningKey
+from dougong.checkpoint.proof.sense import MODEL_GROUP as MODEL_GROUP
+from dougong.checkpoint.proof.sense import check_sense
+from dougong.checkpoint.proof.signing import SCHEME, Signature, SigningKey
+from dougong.checkpoint.tensorfile import ITEM_BYTES
 from dougong.errors import CheckpointError
 
 FORMAT = "dougong.checkpoint/1"
@@ -269,7 +270,7 @@ def _parse(body: Mapping[str, Any], signature: Signature | None) -> Manifest:
         gap = record.gap()
         if gap is not None:
             raise ValueError(f"{name}: {gap}")
-    check_sense(body)
+    check_sense(body, ITEM_BYTES)
     return Manifest(
         step=body["step"],
         generation=body["generation"],

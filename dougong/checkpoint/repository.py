@@ -29,7 +29,7 @@ from dougong.checkpoint.gate import ASIDE, TRASH, open_gate
 from dougong.checkpoint.manifest import Manifest
 from dougong.checkpoint.merge import expected_tensors
 from dougong.checkpoint.part import CheckpointPart
-from dougong.checkpoint.signing import SigningKey
+from dougong.checkpoint.proof.signing import SigningKey
 from dougong.checkpoint.verify import VerifyResult, verify, verify_sizes
 from dougong.errors import CheckpointError, SourceError
 

@@ -12,7 +12,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 
 from dougong.accelerators.staging import Staging
-from dougong.checkpoint.beside import start_beside
 from dougong.checkpoint.directories import MODEL, pending_directory
 from dougong.checkpoint.disk import (
     digest,
@@ -32,14 +31,20 @@ from dougong.checkpoint.disk import (
     write_at,
 )
 from dougong.checkpoint.huggingface import Names
-from dougong.checkpoint.manifest import MODEL_GROUP, FileRecord
+from dougong.checkpoint.manifest import MODEL_GROUP, Entry, FileRecord
 from dougong.checkpoint.parameters import Piece, stored_dtype
 from dougong.checkpoint.part import CheckpointPart, ModelDescription, PartWriter, StateShape
-from dougong.checkpoint.staged import Staged, entry_of, refuse_not_finite, write_entries
-from dougong.checkpoint.tensorfile import FileLayout, TensorShape, plan_layout
+from dougong.checkpoint.tensorfile import (
+    FileLayout,
+    TensorShape,
+    files_by_tensor,
+    plan_layout,
+    refuse_not_finite,
+)
 from dougong.checkpoint.verify import read_back
 from dougong.deadlines import Deadlines
 from dougong.errors import CheckpointError, PeerError
+from dougong.storage.beside import start_beside
 
 OnDurable = Callable[[CheckpointPart], None]
 Take = Callable[[Hashable, Tensor], Tensor]
@@ -59,12 +64,37 @@ class StateTensor:
 
 
 @dataclass(frozen=True)
+class _Staged:
+    """One tensor, or one row of a shared tensor, in staging memory.
+
+    `file`: where it goes, under the checkpoint's directory. `key`: its name in that file.
+    """
+
+    file: str
+    group: str
+    name: str
+    key: str
+    row: int | None
+    shape: TensorShape
+    memory: Tensor
+
+    @property
+    def label(self) -> str:
+        """The tensor as messages name it."""
+        return self.name if self.group == MODEL_GROUP else f"{self.group} of {self.name}"
+
+    @property
+    def data(self) -> memoryview:
+        return self.memory.reshape(-1).view(torch.uint8).numpy().data
+
+
+@dataclass(frozen=True)
 class _WriteJob:
     """Everything the writer thread needs; it shares nothing else with training."""
 
     step: int
     directory: Path
-    files: dict[str, list[Staged]]
+    files: dict[str, list[_Staged]]
     state: tuple[StateShape, ...]
 
 
@@ -94,7 +124,7 @@ class Saver:
         self._deadlines = deadlines
         shared = names.shared_files()
         self._layouts = {f"{MODEL}/{name}": layout for name, layout in shared.items()}
-        self._file_of = _files_by_tensor(self._layouts)
+        self._file_of = files_by_tensor(self._layouts)
         # Used again by the next save: `stage` waits for the one before, so nobody reads it then.
         self._staging = Staging()
         self._step = 0
@@ -145,7 +175,7 @@ class Saver:
         if self._reserving is not None:
             self._reserving.join()
             self._reserving = None
-        files: dict[str, list[Staged]] = {}
+        files: dict[str, list[_Staged]] = {}
         state = []
         for item in tensors:
             state.append(StateShape(item.group, item.name, tuple(item.tensor.shape)))
@@ -211,7 +241,7 @@ class Saver:
             self._is_over.set()
         start_beside(partial(self._run, job), f"checkpoint-{job.step}")
 
-    def _copy(self, item: StateTensor, take: Take) -> list[Staged]:
+    def _copy(self, item: StateTensor, take: Take) -> list[_Staged]:
         if item.tensor.is_floating_point() and item.tensor.dtype != torch.float32:
             raise CheckpointError(
                 f"{item.group} {item.name}: {item.tensor.dtype}, but the state is kept in float32; "
@@ -222,20 +252,20 @@ class Saver:
         pieces = self._names.to_disk(item.name, item.tensor)
         return [self._copy_piece(piece, value, take) for piece, value in pieces]
 
-    def _copy_optimizer_tensor(self, item: StateTensor, take: Take) -> Staged:
+    def _copy_optimizer_tensor(self, item: StateTensor, take: Take) -> _Staged:
         file = f"optimizer/rank{self._writer.rank:05d}.safetensors"
         key = f"{item.group}/{item.name}"
         shape = TensorShape(key, stored_dtype(item.tensor.dtype), tuple(item.tensor.shape))
         memory = take((file, key, None), item.tensor)
-        return Staged(file, item.group, item.name, key, None, shape, memory)
+        return _Staged(file, item.group, item.name, key, None, shape, memory)
 
-    def _copy_piece(self, piece: Piece, value: Tensor, take: Take) -> Staged:
+    def _copy_piece(self, piece: Piece, value: Tensor, take: Take) -> _Staged:
         file = f"{MODEL}/model-rank{self._writer.rank:05d}.safetensors"
         if piece.row is not None:
             file = self._file_of[piece.name]
         shape = TensorShape(piece.name, piece.disk.dtype, piece.shape)
         memory = take((file, piece.name, piece.row), value)
-        return Staged(file, MODEL_GROUP, piece.name, piece.name, piece.row, shape, memory)
+        return _Staged(file, MODEL_GROUP, piece.name, piece.name, piece.row, shape, memory)
 
     def _run(self, job: _WriteJob) -> None:
         try:
@@ -302,10 +332,11 @@ class Saver:
         names = self._names
         return ModelDescription(names.describe(), dict(names.model_files), names.keep_float32)
 
-    def _write_file(self, path: Path, file: str, staged: list[Staged]) -> FileRecord:
+    def _write_file(self, path: Path, file: str, staged: list[_Staged]) -> FileRecord:
         """Write, make durable and read back this worker's bytes of one file."""
         flags = os.O_RDWR | os.O_CREAT
-        refuse_not_finite(path, staged)
+        for item in staged:
+            refuse_not_finite(path.parent.parent.name, item.label, item.data, item.shape.dtype)
         layout = self._layouts.get(file)
         layout_is_own = layout is None
         if layout is None:
@@ -318,13 +349,14 @@ class Saver:
             # exactly one worker does.
             writes_header = _holds_first_row(layout, staged)
         header = _header_record(layout) if writes_header else None
-        entries = tuple(entry_of(layout, item) for item in staged)
+        entries = tuple(_entry(layout, item) for item in staged)
         with opened(path, flags) as fd:
             if layout_is_own:
                 self._made.append(path)
             if header is not None:
                 write_at(fd, layout.header, 0)
-            write_entries(fd, entries, staged)
+            for entry, item in zip(entries, staged, strict=True):
+                write_at(fd, item.data, entry.offset)
             # The page cache would answer with what was just written; a bad disk shows itself only
             # when the bytes come from storage. So they are dropped from the cache first.
             sync_file(fd)
@@ -347,13 +379,20 @@ def _header_record(layout: FileLayout) -> tuple[int, str]:
     return len(layout.header), digest(layout.header)
 
 
-def _holds_first_row(layout: FileLayout, staged: list[Staged]) -> bool:
+def _holds_first_row(layout: FileLayout, staged: list[_Staged]) -> bool:
     first = next(iter(layout.tensors))
     return any(item.name == first and item.row == 0 for item in staged)
 
 
-def _files_by_tensor(layouts: Mapping[str, FileLayout]) -> dict[str, str]:
-    files: dict[str, str] = {}
-    for file, layout in layouts.items():
-        files.update(dict.fromkeys(layout.tensors, file))
-    return files
+def _entry(layout: FileLayout, staged: _Staged) -> Entry:
+    shape = staged.shape
+    return Entry(
+        group=staged.group,
+        name=staged.name,
+        row=staged.row,
+        offset=layout.offsets[staged.key] + (staged.row or 0) * shape.num_bytes,
+        num_bytes=shape.num_bytes,
+        dtype=shape.dtype,
+        shape=shape.shape,
+        digest=digest(staged.data),
+    )

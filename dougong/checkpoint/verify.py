@@ -18,7 +18,7 @@ from pathlib import Path
 from dougong.checkpoint.directories import MANIFEST, MODEL, step_of
 from dougong.checkpoint.disk import digest_range, is_refused, opened
 from dougong.checkpoint.manifest import Entry, FileRecord, Manifest
-from dougong.checkpoint.signing import SigningKey
+from dougong.checkpoint.proof.signing import SigningKey
 from dougong.checkpoint.tensorfile import FiniteCount, not_finite_words
 from dougong.errors import CheckpointError
 

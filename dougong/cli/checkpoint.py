@@ -14,12 +14,13 @@ import typer
 from dougong.checkpoint import export as writing
 from dougong.checkpoint.commit import sign_anew
 from dougong.checkpoint.directories import DAMAGED, SET_ASIDE, list_committed, step_of
-from dougong.checkpoint.signing import SigningKey, read_key
+from dougong.checkpoint.proof.signing import SigningKey
 from dougong.checkpoint.verify import VerifyResult
 from dougong.checkpoint.verify import verify as verify_checkpoint
 from dougong.cli.options import JobFile, Overrides, RunPath
 from dougong.errors import SourceError
 from dougong.launcher.client import read_status
+from dougong.launcher.signing_key import read_key
 from dougong.records.directory import RunDir
 from dougong.tools.job_check import load_whole_job
 from dougong.ui.next_step import next_step, program
@@ -94,6 +95,11 @@ def _after(directory: Path, results: Sequence[VerifyResult], key: SigningKey | N
         words += f" --key {shlex.quote(str(key.path))}"
         if all(verify_checkpoint(result.directory).ok for result in results):
             return f"they are whole; if you trust them: {words} --sign"
+    return _after_damage(results, words)
+
+
+def _after_damage(results: Sequence[VerifyResult], words: str) -> str:
+    """The same where some are damaged. `words`: those that look again."""
     bad = [result for result in results if not result.ok]
     if all(result.is_unread for result in bad):
         return f"mend or mount the storage, then: {words}"

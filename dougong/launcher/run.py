@@ -14,8 +14,8 @@ from typing import IO, cast
 
 from rich.console import Console
 
+from dougong.checkpoint.proof.signing import SigningKey
 from dougong.checkpoint.repository import steps_in
-from dougong.checkpoint.signing import SigningKey, key_of_run
 from dougong.deadlines import Deadlines
 from dougong.errors import (
     DougongError,
@@ -47,6 +47,7 @@ from dougong.launcher.kept.keeping import Keeping
 from dougong.launcher.next_job import next_job, recorded_job
 from dougong.launcher.ports import with_ports
 from dougong.launcher.signals import signals_into
+from dougong.launcher.signing_key import key_of_run
 from dougong.launcher.sources import known_sources
 from dougong.launcher.supervisor import ControllerDeath
 from dougong.launcher.take_over import beginning_words, of_follower, take_over

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dougong.checkpoint.manifest import Manifest
-from dougong.checkpoint.signing import OWN_KEY, read_key
+from dougong.launcher.signing_key import OWN_KEY, read_key
 from tests.checkpoint.edits import rewrite
 from tests.launcher.toyrun import ToyRun, toy_job
 

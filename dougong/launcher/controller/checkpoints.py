@@ -15,7 +15,7 @@ from dougong.checkpoint.disk import storage_error
 from dougong.checkpoint.export import small_files
 from dougong.checkpoint.manifest import IMPORTED, Manifest
 from dougong.checkpoint.part import CheckpointPart
-from dougong.checkpoint.signing import SigningKey
+from dougong.checkpoint.proof.signing import SigningKey
 from dougong.control.worker_messages import PartDurable
 from dougong.errors import CheckpointError, DougongError, RecordError
 from dougong.fingerprint import judge

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from dougong.accelerators.registry import get_accelerator
 from dougong.addresses import read_ports
-from dougong.checkpoint.signing import SigningKey
+from dougong.checkpoint.proof.signing import SigningKey
 from dougong.control.run_sources import RunSources
 from dougong.deadlines import DEADLINES, Deadlines
 from dougong.errors import LaunchError

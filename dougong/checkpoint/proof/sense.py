@@ -10,13 +10,11 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, ValidationError
-
-from dougong.checkpoint.tensorfile import ITEM_BYTES
 
 MODEL_GROUP = "model"
 _EXPERT = re.compile(r"(.*)\[(\d+)\]")
@@ -56,9 +54,9 @@ class _Body(BaseModel):
                 yield name, entry
 
 
-def check_sense(raw: Any) -> None:
+def check_sense(raw: Any, item_bytes: Mapping[str, int]) -> None:
     """ValueError where the body of a manifest contradicts itself: of a file's name, an entry's
-    bytes, the model's tensors, or what it holds."""
+    bytes, the model's tensors, or what it holds. `item_bytes`: of a value, by dtype."""
     try:
         body = _Body.model_validate(raw)
     except ValidationError as error:
@@ -66,7 +64,7 @@ def check_sense(raw: Any) -> None:
         place = ".".join(map(str, first["loc"]))
         raise ValueError(f"{place}: {first['msg']}; it is {first['input']!r:.80}") from None
     for name, file in body.files.items():
-        _check_file(name, file)
+        _check_file(name, file, item_bytes)
     _check_one_place_each(body)
     _check_counts(body)
     _check_model(body)
@@ -77,15 +75,15 @@ def count_held(groups: Iterable[str]) -> dict[str, int]:
     return dict(sorted(Counter(groups).items()))
 
 
-def _check_file(name: str, file: _File) -> None:
+def _check_file(name: str, file: _File, item_bytes: Mapping[str, int]) -> None:
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts:
         raise ValueError(f"{name}: leads out of the directory")
     for entry in file.tensors:
         *_, num_bytes, dtype, shape, _ = entry
-        if dtype not in ITEM_BYTES:
+        if dtype not in item_bytes:
             raise ValueError(f"{name}: {_label(entry)}: unknown dtype {dtype!r}")
-        due = math.prod(shape) * ITEM_BYTES[dtype]
+        due = math.prod(shape) * item_bytes[dtype]
         if num_bytes != due:
             what = f"{dtype} {shape} takes {due} bytes"
             raise ValueError(f"{name}: {_label(entry)}: {what}, it says {num_bytes}")

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 from dougong.checkpoint.manifest import Manifest
-from dougong.checkpoint.sense import check_sense, count_held
+from dougong.checkpoint.proof.sense import check_sense, count_held
+from dougong.checkpoint.tensorfile import ITEM_BYTES
 from dougong.errors import CheckpointError
 from tests.checkpoint.edits import rewrite
 from tests.checkpoint.saving import save, tiny_model
@@ -112,10 +113,10 @@ AT_ODDS: list[tuple[Edit, str]] = [
 
 @pytest.mark.parametrize(("edit", "reason"), AT_ODDS)
 def test_what_contradicts_itself_is_refused(edit: Edit, reason: str, body: dict[str, Any]) -> None:
-    check_sense(body)
+    check_sense(body, ITEM_BYTES)
     edit(body)
     with pytest.raises(ValueError, match=reason):
-        check_sense(body)
+        check_sense(body, ITEM_BYTES)
 
 
 @pytest.mark.parametrize(("edit", "reason"), AT_ODDS)
@@ -150,10 +151,10 @@ def test_a_directory_of_another_name_is_no_checkpoint(name: str, reason: str, wr
 def test_a_number_of_tensors_that_nobody_can_list_is_not_listed(body: dict[str, Any]) -> None:
     body["logical"]["experts"]["site.none"] = [10**15, 0]
     with pytest.raises(ValueError, match="site.none: 1000000000000000 experts of shape \\[0\\], which is nothing"):
-        check_sense(body)
+        check_sense(body, ITEM_BYTES)
     body["logical"]["experts"]["site.none"] = [10**15, 1]
     with pytest.raises(ValueError, match="numbers of the model"):
-        check_sense(body)
+        check_sense(body, ITEM_BYTES)
 
 
 def test_what_a_group_holds_is_counted() -> None:

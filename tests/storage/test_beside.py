@@ -7,7 +7,7 @@ import sys
 import threading
 
 import pytest
-from dougong.checkpoint.beside import NICENESS, start_beside
+from dougong.storage.beside import NICENESS, start_beside
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems keep one priority for a process")
