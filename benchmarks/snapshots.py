@@ -1,6 +1,7 @@
 """What snapshots cost: a step that copies and sends the last step's state beside it, over one that does not.
 
-    python benchmarks/snapshots.py [--workers 2 3] [--size small|medium] [--replicas 1] [--steps N] [--rounds N]
+    python benchmarks/snapshots.py [--workers 2 3] [--size small|medium] [--replicas N] [--lanes N] [--steps N]
+        [--rounds N]
 
 Two sets of worker processes take turns, one with `fault.snapshots` and one without. Prints time over time, what a step
 sends of replicas, and the memory that snapshots take; and how long a worker then waits, at the end of a step's
@@ -36,6 +37,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, nargs="+", default=[2, 3])
     parser.add_argument("--size", choices=["small", "medium"], default="small")
     parser.add_argument("--replicas", type=int, default=1)
+    parser.add_argument("--lanes", type=int, help="of a step, 1024 tokens each; default: those of the benchmarks")
     parser.add_argument("--steps", type=int, default=3, help="steps a round")
     parser.add_argument("--rounds", type=int, default=15, help="timed rounds of each")
     options = parser.parse_args()
@@ -46,8 +48,8 @@ def main() -> None:
 
 
 def compare(workers: int, options: argparse.Namespace) -> None:
-    with_them = job_of(options.size, workers, {"every": 1, "replicas": options.replicas})
-    without = job_of(options.size, workers, {"every": 0})
+    with_them = job_of(options.size, workers, {"every": 1, "replicas": options.replicas}, options.lanes)
+    without = job_of(options.size, workers, {"every": 0}, options.lanes)
     environment = Cpu().worker_environment(1)
     with (
         worker_pool(workers, step_worker, environment, with_them) as kept,
@@ -67,10 +69,10 @@ def tell_bytes(job: Job, workers: int) -> None:
     print(f"    {sent / 1e6:.1f} MB of state sent a step, {memory / 1e6:.1f} MB of memory, all workers together")
 
 
-def job_of(size: str, workers: int, snapshots: dict[str, int]) -> Job:
+def job_of(size: str, workers: int, snapshots: dict[str, int], lanes: int | None = None) -> Job:
     job = make_job(size)
     fault = job.fault.model_validate({"snapshots": snapshots})
-    batch = job.batch.model_copy(update={"lanes": max(workers, job.batch.lanes)})
+    batch = job.batch.model_copy(update={"lanes": lanes or max(workers, job.batch.lanes)})
     return job.model_copy(update={"fault": fault, "batch": batch})
 
 

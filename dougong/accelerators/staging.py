@@ -113,9 +113,7 @@ class Staging:
         """Begin to copy a tensor to its place, which is handed back: it holds the values once
         `wait` has returned. The caller reads the place of the set before no more."""
         value = value.detach()
-        memory = self._memory.get(key)
-        if memory is None or memory.shape != value.shape or memory.dtype != value.dtype:
-            memory = self._memory[key] = self._take(value)
+        memory = self._place(key, value)
         stream = self._streams.setdefault(value.device, SideStream(value.device))
         stream.after(stream.mark())
         with stream.entered():
@@ -123,11 +121,22 @@ class Staging:
         self._being_read.append(value)
         return memory
 
+    def reserve(self, key: Hashable, value: Tensor) -> Tensor:
+        """Have a place for a tensor, and its memory touched: a first copy into fresh pages takes
+        several times as long as those after it."""
+        return self._place(key, value).zero_()
+
     def wait(self) -> None:
         """Until all copies have landed; the tensors may be changed then."""
         for stream in self._streams.values():
             stream.wait()
         self._being_read.clear()
+
+    def _place(self, key: Hashable, value: Tensor) -> Tensor:
+        memory = self._memory.get(key)
+        if memory is None or memory.shape != value.shape or memory.dtype != value.dtype:
+            memory = self._memory[key] = self._take(value)
+        return memory
 
     def _take(self, value: Tensor) -> Tensor:
         room = self._rooms.setdefault(value.device, StagingRoom(value.device))

@@ -33,6 +33,8 @@ from dougong.checkpoint.directories import (
 from dougong.checkpoint.disk import digest, opened, storage_error, sync_directory, write_new
 from dougong.checkpoint.manifest import MODEL_GROUP, FileRecord, Manifest
 from dougong.checkpoint.part import CheckpointPart, StateShape
+from dougong.checkpoint.proof.sense import count_held
+from dougong.checkpoint.proof.signing import SigningKey
 from dougong.errors import CheckpointError
 
 
@@ -42,12 +44,13 @@ class Additions:
 
     `metadata` is kept in the manifest as it is (JSON). `expected`: tensors that the parts must
     hold. `companions`: small files for `model/`, by name; where a worker has written one of that
-    name, this one is meant.
+    name, this one is meant. `key`: by which the manifest is signed.
     """
 
     metadata: Mapping[str, Any] = field(default_factory=dict)
     expected: Sequence[StateShape] = ()
     companions: Mapping[str, bytes] = field(default_factory=dict)
+    key: SigningKey | None = None
 
 
 def commit(
@@ -73,18 +76,27 @@ def commit(
         _check_sizes(pending, merged.files)
         texts = _small_files(merged, additions.companions)
         small = _write_small_files(pending, texts)
+        files = {**merged.files, **small}
         manifest = Manifest(
             step=step,
             generation=generation,
             fence=fence,
             metadata=_metadata(additions, parts),
-            files={**merged.files, **small},
+            files=files,
             tensors=merged.model.tensors,
             keep_float32=tuple(sorted(set(merged.model.keep_float32))),
+            held=_held_by(files),
         )
-        return _publish(root, pending, manifest)
+        return _publish(root, pending, manifest, additions.key)
     except OSError as error:
         raise storage_error(pending, error) from error
+
+
+def _held_by(files: Mapping[str, FileRecord]) -> dict[str, int]:
+    groups: list[str] = []
+    for record in files.values():
+        groups += [entry.group for entry in record.entries]
+    return count_held(groups)
 
 
 def _metadata(additions: Additions, parts: Sequence[CheckpointPart]) -> dict[str, Any]:
@@ -137,7 +149,7 @@ def _index(files: Mapping[str, FileRecord]) -> bytes:
     return (json.dumps(index, indent=2, sort_keys=True) + "\n").encode()
 
 
-def _publish(root: Path, pending: Path, manifest: Manifest) -> Path:
+def _publish(root: Path, pending: Path, manifest: Manifest, key: SigningKey | None) -> Path:
     target = committed_directory(root, manifest.step, manifest.generation)
     if target.exists():
         raise CheckpointError(
@@ -146,7 +158,10 @@ def _publish(root: Path, pending: Path, manifest: Manifest) -> Path:
     unfinished = pending / f".{MANIFEST}"
     # A controller that died here may have left one, perhaps half written.
     unfinished.unlink(missing_ok=True)
-    write_new(unfinished, manifest.to_bytes())
+    data = manifest.to_bytes(key)
+    # By the eyes of whoever will read it: one that would be refused must not become a checkpoint.
+    Manifest.from_bytes(data, pending / MANIFEST, key)
+    write_new(unfinished, data)
     for folder in [path for path in pending.rglob("*") if path.is_dir()]:
         sync_directory(folder)
     unfinished.rename(pending / MANIFEST)
@@ -157,3 +172,16 @@ def _publish(root: Path, pending: Path, manifest: Manifest) -> Path:
     sync_directory(root)
     sync_directory(gate_of(root, manifest.fence))
     return target
+
+
+def sign_anew(directory: Path, key: SigningKey) -> None:
+    """Sign a checkpoint that somebody vouches for: its manifest is replaced by the same one with
+    this key's signature. CheckpointError where storage refuses; it stays as it was then."""
+    unfinished = directory / f".{MANIFEST}"
+    try:
+        unfinished.unlink(missing_ok=True)
+        write_new(unfinished, Manifest.load(directory).to_bytes(key))
+        unfinished.replace(directory / MANIFEST)
+        sync_directory(directory)
+    except OSError as error:
+        raise storage_error(unfinished, error) from error

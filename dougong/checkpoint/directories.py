@@ -72,6 +72,18 @@ def step_of(directory: Path) -> int | None:
     return int(match.group(1)) if match else None
 
 
+def generation_of(directory: Path) -> int:
+    """The generation that a directory's name claims; 0 for a name that claims none."""
+    match = _STEP.fullmatch(directory.name)
+    return int(match.group(2) or 0) if match else 0
+
+
+def size_of(directory: Path) -> int:
+    """Bytes of all files."""
+    files = [file for file in directory.rglob("*") if file.is_file()]
+    return sum(file.stat().st_size for file in files)
+
+
 def _places(folder: Path) -> list[CheckpointPlace]:
     if not folder.is_dir():
         return []

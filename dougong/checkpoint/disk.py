@@ -70,19 +70,27 @@ def write_at(fd: int, view: Buffer, offset: int) -> None:
 
 
 @contextmanager
-def opened(path: Path, flags: int = os.O_RDONLY) -> Iterator[int]:
-    """An open descriptor of `path`, closed at the end. CheckpointError where that is to be read and
-    is neither a file nor a directory: a pipe would be waited for, and a device has no end."""
-    # O_NONBLOCK: to open a pipe that nobody writes to waits; for files it means nothing.
-    fd = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
+def opened(path: Path, flags: int = os.O_RDONLY, mode: int = 0o666) -> Iterator[int]:
+    """An open descriptor of `path`, closed at the end. Raises as `open_file`."""
+    fd = open_file(path, flags, mode)
     try:
-        mode = os.fstat(fd).st_mode
-        reads = flags & os.O_ACCMODE == os.O_RDONLY
-        if reads and not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-            raise CheckpointError(f"{path}: is no file; move away what lies there")
         yield fd
     finally:
         os.close(fd)
+
+
+def open_file(path: Path, flags: int = os.O_RDONLY, mode: int = 0o666) -> int:
+    """An open descriptor of `path`, for the caller to close. `mode`: of a file that is made.
+    CheckpointError where that is to be read and is neither a file nor a directory: a pipe would be
+    waited for, and a device has no end."""
+    # O_NONBLOCK: to open a pipe that nobody writes to waits; for files it means nothing.
+    fd = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK, mode)
+    kind = os.fstat(fd).st_mode
+    reads = flags & os.O_ACCMODE == os.O_RDONLY
+    if reads and not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
+        os.close(fd)
+        raise CheckpointError(f"{path}: is no file; move away what lies there")
+    return fd
 
 
 def read_file(path: Path) -> bytes:

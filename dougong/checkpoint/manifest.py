@@ -2,16 +2,20 @@
 
 It names every file, tensor and digest, and carries its own digest. Imports no torch. On disk:
 
-    {"format": "dougong.checkpoint/1", "digest": of the body's canonical JSON, "body": {
+    {"format": "dougong.checkpoint/1", "digest": of the body's canonical JSON,
+     "signature": {"key", "hmac-sha256"} of the same (where the job signs), "body": {
         "step", "generation", "fence" (where it is known), "header": {...},
         "files": {"model/config.json": {"bytes", "digest"},
                   "model/model-rank00000.safetensors": {"bytes", "header": [bytes, digest],
                       "tensors": [[group, name, row, offset, bytes, dtype, shape, digest], ...]}},
         "logical": {"dense": {name: shape}, "experts": {"site.param": [rows, *shape]}},
-        "keep_float32": [tensor names]}}
+        "keep_float32": [tensor names], "held": {group: number of its entries}}}
 
 The body's "header" is `Manifest.metadata`, a file's "header" is that of the safetensors format,
-and "logical" is `Manifest.tensors`: the keys on disk stay so that older checkpoints open.
+and "logical" is `Manifest.tensors`: the keys on disk stay so that older checkpoints open. Those of
+older releases have no "held".
+
+The digest says that the text is as it was written, `proof.sense` that what was written makes sense.
 """
 
 from __future__ import annotations
@@ -19,16 +23,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-from dougong.checkpoint.directories import MANIFEST
+from dougong.checkpoint.directories import MANIFEST, generation_of, step_of
 from dougong.checkpoint.disk import digest, read_file
+from dougong.checkpoint.proof.sense import MODEL_GROUP as MODEL_GROUP
+from dougong.checkpoint.proof.sense import check_sense
+from dougong.checkpoint.proof.signing import SCHEME, Signature, SigningKey
 from dougong.checkpoint.tensorfile import ITEM_BYTES
 from dougong.errors import CheckpointError
 
 FORMAT = "dougong.checkpoint/1"
-MODEL_GROUP = "model"
 IMPORTED = "imported"
 """The key of the metadata that says that the state is another program's, and whose."""
 
@@ -166,7 +172,9 @@ class Manifest:
 
     `metadata` is what the controller says of the run: the job's identity, the plan, the place in
     the data, the seed, the parent checkpoint; and the ledger's digest, where a worker sent it.
-    `fence`: the number of the controller that committed it; 0: not known.
+    `fence`: the number of the controller that committed it; 0: not known. `held`: how many entries
+    each group has (`sense.count_held`); empty: not known. `signed_by`: the name of the key that it
+    says it is signed with; empty: it is not.
     """
 
     step: int
@@ -176,6 +184,8 @@ class Manifest:
     tensors: ModelTensors = field(default_factory=ModelTensors)
     keep_float32: tuple[str, ...] = ()
     fence: int = 0
+    held: Mapping[str, int] = field(default_factory=dict)
+    signed_by: str = field(default="", compare=False)
 
     def entries(self) -> Iterator[tuple[str, Entry]]:
         """(file, entry) of every tensor and row."""
@@ -187,7 +197,8 @@ class Manifest:
     def num_bytes(self) -> int:
         return sum(record.num_bytes for record in self.files.values())
 
-    def to_bytes(self) -> bytes:
+    def to_bytes(self, key: SigningKey | None = None) -> bytes:
+        """The text of `manifest.json`, signed where there is a `key`."""
         body: dict[str, Any] = {
             "step": self.step,
             "generation": self.generation,
@@ -198,13 +209,17 @@ class Manifest:
         }
         if self.fence:
             body["fence"] = self.fence
+        if self.held:
+            body["held"] = dict(self.held)
         text = _canonical(body)
-        document = f'{{"format":"{FORMAT}",\n"digest":"{digest(text.encode())}",\n"body":{text}}}\n'
-        return document.encode()
+        signed = "" if key is None else _signature_text(key.sign(text.encode()))
+        head = f'{{"format":"{FORMAT}",\n"digest":"{digest(text.encode())}",\n{signed}'
+        return f'{head}"body":{text}}}\n'.encode()
 
     @staticmethod
-    def load(directory: Path) -> Manifest:
-        """The manifest of a directory, checked against its own digest. Raises `CheckpointError`."""
+    def load(directory: Path, key: SigningKey | None = None) -> Manifest:
+        """The manifest of a directory, checked against its own digest, itself and the directory's
+        name; with a `key`, its signature too. Raises `CheckpointError`."""
         path = directory / MANIFEST
         try:
             data = read_file(path)
@@ -214,18 +229,48 @@ class Manifest:
             ) from error
         except OSError as error:
             raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+        manifest = Manifest.from_bytes(data, path, key)
         try:
-            return _parse(data)
+            _check_name(manifest, directory)
+        except ValueError as error:
+            raise _damaged(path, error) from error
+        return manifest
+
+    @staticmethod
+    def from_bytes(data: bytes, path: Path, key: SigningKey | None = None) -> Manifest:
+        """The manifest of a text that lies at `path`, checked as `load` says, but for the
+        directory's name. Raises `CheckpointError`."""
+        try:
+            document = json.loads(data)
+            body = _checked_body(document)
+            signature = _signature_in(document)
+            if key is not None:
+                key.check(_canonical(body).encode(), signature, path)
+            return _parse(body, signature)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise CheckpointError(f"{path}: damaged: {error}; use another checkpoint") from error
+            raise _damaged(path, error) from error
 
 
-def _parse(data: bytes) -> Manifest:
-    body = _checked_body(json.loads(data))
+def _damaged(path: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(f"{path}: damaged: {error}; use another checkpoint")
+
+
+def _signature_text(signature: Signature) -> str:
+    return f'"signature":{{"key":"{signature.key}","{SCHEME}":"{signature.code}"}},\n'
+
+
+def _signature_in(document: Mapping[str, Any]) -> Signature | None:
+    raw = document.get("signature")
+    return None if raw is None else Signature(str(raw["key"]), str(raw[SCHEME]))
+
+
+def _parse(body: Mapping[str, Any], signature: Signature | None) -> Manifest:
     files = {name: FileRecord.from_json(raw) for name, raw in body["files"].items()}
-    # The digest says that the text is as it was written; these, that what was written makes sense.
     for name, record in files.items():
-        _check_file(name, record)
+        gap = record.gap()
+        if gap is not None:
+            raise ValueError(f"{name}: {gap}")
+    check_sense(body, ITEM_BYTES)
     return Manifest(
         step=body["step"],
         generation=body["generation"],
@@ -234,6 +279,8 @@ def _parse(data: bytes) -> Manifest:
         tensors=ModelTensors.from_json(body["logical"]),
         keep_float32=tuple(body["keep_float32"]),
         fence=body.get("fence", 0),
+        held=body.get("held", {}),
+        signed_by="" if signature is None else signature.key,
     )
 
 
@@ -248,16 +295,14 @@ def _checked_body(document: dict[str, Any]) -> dict[str, Any]:
     return body
 
 
-def _check_file(name: str, record: FileRecord) -> None:
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts:
-        raise ValueError(f"{name}: leads out of the directory")
-    gap = record.gap()
-    if gap is not None:
-        raise ValueError(f"{name}: {gap}")
-    unknown = {e.dtype for e in record.entries} - set(ITEM_BYTES)
-    if unknown:
-        raise ValueError(f"{name}: unknown dtype {sorted(unknown)}")
+def _check_name(manifest: Manifest, directory: Path) -> None:
+    """A checkpoint that was moved to another's name is not what is looked for there."""
+    step, generation = step_of(directory), generation_of(directory)
+    if step is not None and step != manifest.step:
+        raise ValueError(f"its step is {manifest.step}, the directory's name says {step}")
+    if generation and generation != manifest.generation:
+        said = manifest.generation
+        raise ValueError(f"its generation is {said}, the directory's name says {generation}")
 
 
 def _canonical(body: dict[str, Any]) -> str:

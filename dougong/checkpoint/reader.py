@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dougong.checkpoint.disk import digest, read_into
+from dougong.checkpoint.disk import digest, open_file, read_into
 from dougong.checkpoint.huggingface import Names
 from dougong.checkpoint.manifest import MODEL_GROUP, Entry, Manifest
 from dougong.checkpoint.parameters import TORCH_DTYPES
@@ -138,5 +138,5 @@ class CheckpointReader:
     def _open(self, file: str) -> int:
         # Kept open: a worker reads thousands of ranges of few files.
         if file not in self._files:
-            self._files[file] = os.open(self.directory / file, os.O_RDONLY | os.O_CLOEXEC)
+            self._files[file] = open_file(self.directory / file)
         return self._files[file]

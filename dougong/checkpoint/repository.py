@@ -29,12 +29,14 @@ from dougong.checkpoint.gate import ASIDE, TRASH, open_gate
 from dougong.checkpoint.manifest import Manifest
 from dougong.checkpoint.merge import expected_tensors
 from dougong.checkpoint.part import CheckpointPart
+from dougong.checkpoint.proof.signing import SigningKey
 from dougong.checkpoint.verify import VerifyResult, verify, verify_sizes
 from dougong.errors import CheckpointError, SourceError
 
 __all__ = [
     "Additions",
     "CheckpointPart",
+    "Known",
     "Pruned",
     "RejectedCheckpoint",
     "VerifyResult",
@@ -55,14 +57,18 @@ __all__ = [
 
 
 def newest_valid(
-    root: Path, on_invalid: Callable[[VerifyResult], None] | None = None, threads: int = 2
+    root: Path,
+    on_invalid: Callable[[VerifyResult], None] | None = None,
+    threads: int = 2,
+    key: SigningKey | None = None,
 ) -> Path | None:
     """The newest checkpoint all of whose bytes are as written; None when there is none.
 
     What is found of each newer one, which is not valid, is passed to `on_invalid`, newest first.
+    With a `key`, here and below, one that is not signed by it is not valid.
     """
     for place in list_committed(root):
-        result = verify(place.path, threads)
+        result = verify(place.path, threads, key)
         if result.ok:
             return place.path
         if on_invalid is not None:
@@ -70,14 +76,14 @@ def newest_valid(
     return None
 
 
-def valid_one_of(root: Path, step: int, threads: int = 2) -> Path:
+def valid_one_of(root: Path, step: int, threads: int = 2, key: SigningKey | None = None) -> Path:
     """The checkpoint of a step, every byte read. Two generations may have saved one step: the newer
     valid one is taken. CheckpointError names those that there are, SourceError where none is of
     that step."""
     results = []
     for place in list_committed(root):
         if place.step == step:
-            results.append(verify(place.path, threads))
+            results.append(verify(place.path, threads, key))
     for result in results:
         if result.ok:
             return result.directory
@@ -86,13 +92,16 @@ def valid_one_of(root: Path, step: int, threads: int = 2) -> Path:
     raise SourceError(f"{root}: no checkpoint of step {step}; there are: {steps_in(root)}")
 
 
-def none_is_valid(root: Path, rejected: Sequence[str]) -> CheckpointError:
+def none_is_valid(
+    root: Path, rejected: Sequence[str], key: SigningKey | None = None
+) -> CheckpointError:
     """Why a run whose checkpoints are all damaged, or gone, does not begin anew by itself."""
     run = root.parent
+    words = f"dougong verify {run}" + ("" if key is None else f" --key {key.path}")
     what = "the checkpoints that the run had are gone"
     if rejected:
         names = ", ".join(rejected)
-        what = f"no checkpoint is valid ({names}; `dougong verify {run}` says what is wrong)"
+        what = f"no checkpoint is valid ({names}; `{words}` says what is wrong)"
     return CheckpointError(
         f"{root}: {what}; mend or mount the storage, then `dougong resume {run}`; or begin anew, "
         f"with what is there set aside: `dougong resume {run} --from-scratch`"
@@ -184,6 +193,20 @@ def _try_aside(root: Path, path: Path, target: Path, fence: int) -> tuple[str, P
 
 
 @dataclass(frozen=True)
+class Known:
+    """What `prune` need not find out. Names in `invalid` are not read again. Names in `trusted`
+    (those that this controller committed, read back by their writers, or has read since) are
+    checked by size alone, the others wholly. `key`: by which they are signed."""
+
+    trusted: Collection[str] = ()
+    invalid: Collection[str] = ()
+    key: SigningKey | None = None
+
+
+NOTHING_KNOWN = Known()
+
+
+@dataclass(frozen=True)
 class Pruned:
     """What `prune` did.
 
@@ -201,17 +224,14 @@ def prune(
     root: Path,
     keep: int,
     generation: int | None = None,
-    trusted: Collection[str] = (),
-    known_invalid: Collection[str] = (),
+    known: Known = NOTHING_KNOWN,
     fence: int = 0,
 ) -> Pruned:
     """Delete what is older than the newest `keep` valid checkpoints, and what ended generations
     left unfinished.
 
     An invalid one is neither counted nor deleted: it may be the storage that is ill, and a person
-    may want what can be saved of it. Names in `known_invalid` are not read again. Names in
-    `trusted` (those that this controller committed, read back by their writers, or has read since)
-    are checked by size alone, the others wholly. `generation` is the running one: older
+    may want what can be saved of it. `generation` is the running one: older
     generations' unfinished directories go, and its own that a later commit of it has overtaken.
     None (nobody runs, or it is not known) leaves them all. What is a link, or holds files that no
     checkpoint has, is somebody's and is left; what storage refuses to delete is told, and tried
@@ -222,7 +242,7 @@ def prune(
         raise CheckpointError(
             f"keep is {keep}: one checkpoint is always kept; set checkpoint.keep to 1 or more"
         )
-    valid, invalid = _sort(root, trusted, known_invalid)
+    valid, invalid = _sort(root, known)
     kept, removed = valid[:keep], valid[keep:]
     if generation is not None:
         removed += _stale(list_pending(root, fence), generation, kept)
@@ -285,24 +305,22 @@ def _foreign_in(path: Path) -> str:
     return ""
 
 
-def _sort(
-    root: Path, trusted: Collection[str], known_invalid: Collection[str]
-) -> tuple[list[Path], list[Path]]:
+def _sort(root: Path, known: Known) -> tuple[list[Path], list[Path]]:
     """Committed checkpoints, newest first: the valid ones and the others. Those that would be
     deleted are looked at like the rest: what is damaged must not go."""
     valid: list[Path] = []
     invalid: list[Path] = []
     for place in list_committed(root):
-        is_valid = place.path.name not in known_invalid and _is_valid(place.path, trusted)
+        is_valid = place.path.name not in known.invalid and _is_valid(place.path, known)
         (valid if is_valid else invalid).append(place.path)
     return valid, invalid
 
 
-def _is_valid(path: Path, trusted: Collection[str]) -> bool:
+def _is_valid(path: Path, known: Known) -> bool:
     # Reading every byte at every save would cost as much as writing them.
-    if path.name in trusted:
-        return verify_sizes(path).ok
-    return verify(path).ok
+    if path.name in known.trusted:
+        return verify_sizes(path, known.key).ok
+    return verify(path, key=known.key).ok
 
 
 def _stale(pending: Iterable[CheckpointPlace], generation: int, kept: Iterable[Path]) -> list[Path]:

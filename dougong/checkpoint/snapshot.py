@@ -12,8 +12,9 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -36,15 +37,18 @@ from dougong.checkpoint.part import CheckpointPart, ModelDescription, PartWriter
 from dougong.checkpoint.tensorfile import (
     FileLayout,
     TensorShape,
-    not_finite_words,
-    num_not_finite,
+    files_by_tensor,
     plan_layout,
+    refuse_not_finite,
 )
 from dougong.checkpoint.verify import read_back
 from dougong.deadlines import Deadlines
-from dougong.errors import CheckpointError, NumericsError, PeerError
+from dougong.errors import CheckpointError, PeerError
+from dougong.storage.beside import start_beside
 
 OnDurable = Callable[[CheckpointPart], None]
+Take = Callable[[Hashable, Tensor], Tensor]
+"""Gives a tensor's place in staging memory, by its key."""
 OnFailed = Callable[[int, str], None]
 """Is told the step whose part is not on storage, and why."""
 
@@ -73,6 +77,11 @@ class _Staged:
     row: int | None
     shape: TensorShape
     memory: Tensor
+
+    @property
+    def label(self) -> str:
+        """The tensor as messages name it."""
+        return self.name if self.group == MODEL_GROUP else f"{self.group} of {self.name}"
 
     @property
     def data(self) -> memoryview:
@@ -115,7 +124,7 @@ class Saver:
         self._deadlines = deadlines
         shared = names.shared_files()
         self._layouts = {f"{MODEL}/{name}": layout for name, layout in shared.items()}
-        self._file_of = _files_by_tensor(self._layouts)
+        self._file_of = files_by_tensor(self._layouts)
         # Used again by the next save: `stage` waits for the one before, so nobody reads it then.
         self._staging = Staging()
         self._step = 0
@@ -126,6 +135,25 @@ class Saver:
         self._is_over = threading.Event()  # no save is under way, or nobody wants it any more
         self._is_over.set()
         self._is_abandoned = False
+        self._reserving: threading.Thread | None = None
+        self._write_s, self._begun = 0.0, 0.0
+
+    @property
+    def write_s(self) -> float:
+        """For how long, all in all, something has been written beside training."""
+        now_s = 0.0 if self._is_over.is_set() else time.monotonic() - self._begun
+        return self._write_s + now_s
+
+    def reserve(self, tensors: Iterable[StateTensor]) -> None:
+        """Take the staging memory now, beside training, for saves of such tensors: their shapes
+        count, their values do not."""
+        items = list(tensors)
+
+        def work() -> None:
+            for item in items:
+                self._copy(item, self._staging.reserve)
+
+        self._reserving = start_beside(work, "checkpoint-memory")
 
     def stage(
         self, step: int, tensors: Iterable[StateTensor], patience_s: float | None = None
@@ -144,11 +172,14 @@ class Saver:
                 step, f"the save before it is still being written, after more than {limit}"
             )
             return False
+        if self._reserving is not None:
+            self._reserving.join()
+            self._reserving = None
         files: dict[str, list[_Staged]] = {}
         state = []
         for item in tensors:
             state.append(StateShape(item.group, item.name, tuple(item.tensor.shape)))
-            for staged in self._copy(item):
+            for staged in self._copy(item, self._staging.copy):
                 files.setdefault(staged.file, []).append(staged)
         self._staging.wait()
         directory = pending_directory(self._root, step, self._writer.generation, self._writer.fence)
@@ -204,37 +235,36 @@ class Saver:
 
     def _start(self, job: _WriteJob) -> None:
         self._step = job.step
+        self._begun = time.monotonic()
         self._is_over.clear()
         if self._is_abandoned:  # a moment ago
             self._is_over.set()
-        threading.Thread(
-            target=self._run, args=(job,), name=f"checkpoint-{job.step}", daemon=True
-        ).start()
+        start_beside(partial(self._run, job), f"checkpoint-{job.step}")
 
-    def _copy(self, item: StateTensor) -> list[_Staged]:
+    def _copy(self, item: StateTensor, take: Take) -> list[_Staged]:
         if item.tensor.is_floating_point() and item.tensor.dtype != torch.float32:
             raise CheckpointError(
                 f"{item.group} {item.name}: {item.tensor.dtype}, but the state is kept in float32; "
                 "give master weights"
             )
         if item.group != MODEL_GROUP:
-            return [self._copy_optimizer_tensor(item)]
+            return [self._copy_optimizer_tensor(item, take)]
         pieces = self._names.to_disk(item.name, item.tensor)
-        return [self._copy_piece(piece, value) for piece, value in pieces]
+        return [self._copy_piece(piece, value, take) for piece, value in pieces]
 
-    def _copy_optimizer_tensor(self, item: StateTensor) -> _Staged:
+    def _copy_optimizer_tensor(self, item: StateTensor, take: Take) -> _Staged:
         file = f"optimizer/rank{self._writer.rank:05d}.safetensors"
         key = f"{item.group}/{item.name}"
         shape = TensorShape(key, stored_dtype(item.tensor.dtype), tuple(item.tensor.shape))
-        memory = self._staging.copy((file, key, None), item.tensor)
+        memory = take((file, key, None), item.tensor)
         return _Staged(file, item.group, item.name, key, None, shape, memory)
 
-    def _copy_piece(self, piece: Piece, value: Tensor) -> _Staged:
+    def _copy_piece(self, piece: Piece, value: Tensor, take: Take) -> _Staged:
         file = f"{MODEL}/model-rank{self._writer.rank:05d}.safetensors"
         if piece.row is not None:
             file = self._file_of[piece.name]
         shape = TensorShape(piece.name, piece.disk.dtype, piece.shape)
-        memory = self._staging.copy((file, piece.name, piece.row), value)
+        memory = take((file, piece.name, piece.row), value)
         return _Staged(file, MODEL_GROUP, piece.name, piece.name, piece.row, shape, memory)
 
     def _run(self, job: _WriteJob) -> None:
@@ -246,6 +276,7 @@ class Saver:
             # Carried to the training thread, which raises it at its next `stage` or `wait`.
             self._error = error
         finally:
+            self._write_s += time.monotonic() - self._begun
             self._is_over.set()
 
     def _try(self, job: _WriteJob) -> CheckpointPart | None:
@@ -304,7 +335,8 @@ class Saver:
     def _write_file(self, path: Path, file: str, staged: list[_Staged]) -> FileRecord:
         """Write, make durable and read back this worker's bytes of one file."""
         flags = os.O_RDWR | os.O_CREAT
-        _refuse_not_finite(path, staged)
+        for item in staged:
+            refuse_not_finite(path.parent.parent.name, item.label, item.data, item.shape.dtype)
         layout = self._layouts.get(file)
         layout_is_own = layout is None
         if layout is None:
@@ -323,7 +355,8 @@ class Saver:
                 self._made.append(path)
             if header is not None:
                 write_at(fd, layout.header, 0)
-            _write_entries(fd, entries, staged)
+            for entry, item in zip(entries, staged, strict=True):
+                write_at(fd, item.data, entry.offset)
             # The page cache would answer with what was just written; a bad disk shows itself only
             # when the bytes come from storage. So they are dropped from the cache first.
             sync_file(fd)
@@ -342,20 +375,6 @@ class Saver:
                 sync_directory(folder)
 
 
-def _refuse_not_finite(path: Path, staged: list[_Staged]) -> None:
-    """A step with a finite loss and gradient can still end in a state that is not: its update was
-    too large. Looked at here, beside training, and before anything of it becomes a checkpoint."""
-    for item in staged:
-        count = num_not_finite(item.data, item.shape.dtype)
-        if count:
-            label = item.name if item.group == MODEL_GROUP else f"{item.group} of {item.name}"
-            raise NumericsError(
-                f"checkpoint {path.parent.parent.name}: {label} holds {not_finite_words(count)} "
-                "after its update, so no checkpoint is made of this step; those before it are "
-                "kept; begin anew with a lower optimizer.lr or an optimizer.clip_norm"
-            )
-
-
 def _header_record(layout: FileLayout) -> tuple[int, str]:
     return len(layout.header), digest(layout.header)
 
@@ -363,13 +382,6 @@ def _header_record(layout: FileLayout) -> tuple[int, str]:
 def _holds_first_row(layout: FileLayout, staged: list[_Staged]) -> bool:
     first = next(iter(layout.tensors))
     return any(item.name == first and item.row == 0 for item in staged)
-
-
-def _files_by_tensor(layouts: Mapping[str, FileLayout]) -> dict[str, str]:
-    files: dict[str, str] = {}
-    for file, layout in layouts.items():
-        files.update(dict.fromkeys(layout.tensors, file))
-    return files
 
 
 def _entry(layout: FileLayout, staged: _Staged) -> Entry:
@@ -384,8 +396,3 @@ def _entry(layout: FileLayout, staged: _Staged) -> Entry:
         shape=shape.shape,
         digest=digest(staged.data),
     )
-
-
-def _write_entries(fd: int, entries: tuple[Entry, ...], staged: list[_Staged]) -> None:
-    for entry, item in zip(entries, staged, strict=True):
-        write_at(fd, item.data, entry.offset)

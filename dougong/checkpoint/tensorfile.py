@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dougong.errors import CheckpointError
+from dougong.errors import CheckpointError, NumericsError
 
 ITEM_BYTES = {
     "F64": 8, "I64": 8, "U64": 8,
@@ -105,6 +105,14 @@ def _header(tensors: Iterable[TensorShape], starts: Mapping[str, int]) -> bytes:
     return struct.pack("<Q", len(text)) + text
 
 
+def files_by_tensor(layouts: Mapping[str, FileLayout]) -> dict[str, str]:
+    """The file in which each tensor lies, of planned files by their names."""
+    files: dict[str, str] = {}
+    for file, layout in layouts.items():
+        files.update(dict.fromkeys(layout.tensors, file))
+    return files
+
+
 def as_array(data: bytes | bytearray | memoryview, dtype: str) -> NDArray[Any]:
     """Flat values of a tensor's bytes.
 
@@ -149,3 +157,18 @@ def not_finite_words(count: int) -> str:
     """What is said of a tensor with so many such values."""
     values = "1 value that is" if count == 1 else f"{count} values that are"
     return f"{values} not finite (NaN or infinite)"
+
+
+def refuse_not_finite(place: str, label: str, data: memoryview, dtype: str) -> None:
+    """NumericsError for a tensor of a checkpoint (`place`) that is to be written.
+
+    A step with a finite loss and gradient can still end in a state that is not: its update was too
+    large. Looked at beside training, and before anything of it becomes a checkpoint.
+    """
+    count = num_not_finite(data, dtype)
+    if count:
+        raise NumericsError(
+            f"checkpoint {place}: {label} holds {not_finite_words(count)} after its update, so no "
+            "checkpoint is made of this step; those before it are kept; begin anew with a lower "
+            "optimizer.lr or an optimizer.clip_norm"
+        )

@@ -18,6 +18,7 @@ from pathlib import Path
 from dougong.checkpoint.directories import MANIFEST, MODEL, step_of
 from dougong.checkpoint.disk import digest_range, is_refused, opened
 from dougong.checkpoint.manifest import Entry, FileRecord, Manifest
+from dougong.checkpoint.proof.signing import SigningKey
 from dougong.checkpoint.tensorfile import FiniteCount, not_finite_words
 from dougong.errors import CheckpointError
 
@@ -44,7 +45,9 @@ class Defect:
 
 @dataclass(frozen=True)
 class VerifyResult:
-    """What `verify` found. `problems` is empty exactly when the checkpoint may be used."""
+    """What `verify` found. `problems` is empty exactly when the checkpoint may be used.
+    `signed_by`: the key that the manifest names; whether that is true is known where a key was
+    given."""
 
     directory: Path
     step: int | None
@@ -52,6 +55,7 @@ class VerifyResult:
     num_tensors: int
     num_bytes: int
     problems: tuple[Defect, ...]
+    signed_by: str = ""
 
     @property
     def ok(self) -> bool:
@@ -71,24 +75,24 @@ class VerifyResult:
         return f"{self.directory}: not valid: {self.problems[0]}{more}"
 
 
-def verify(directory: Path, threads: int = 2) -> VerifyResult:
+def verify(directory: Path, threads: int = 2, key: SigningKey | None = None) -> VerifyResult:
     """Hash everything and compare. Never raises for a damaged checkpoint: the result says what is
-    wrong."""
-    return _verify(directory, _check_bytes, threads)
+    wrong. With a `key`, one that is not signed by it is not valid."""
+    return _verify(directory, _check_bytes, threads, key)
 
 
-def verify_sizes(directory: Path) -> VerifyResult:
+def verify_sizes(directory: Path, key: SigningKey | None = None) -> VerifyResult:
     """The cheap check: the manifest's own digest, and every file there with its size. Reads no
     tensor."""
-    return _verify(directory, lambda path, name, record: [], 1)
+    return _verify(directory, lambda path, name, record: [], 1, key)
 
 
 _Check = Callable[[Path, str, FileRecord], list[Defect]]
 
 
-def _verify(directory: Path, check: _Check, threads: int) -> VerifyResult:
+def _verify(directory: Path, check: _Check, threads: int, key: SigningKey | None) -> VerifyResult:
     try:
-        manifest = Manifest.load(directory)
+        manifest = Manifest.load(directory, key)
     except CheckpointError as error:
         is_unread = is_refused(error)
         defect = Defect(MANIFEST, "", "one whole manifest", "it", str(error), is_unread)
@@ -96,7 +100,6 @@ def _verify(directory: Path, check: _Check, threads: int) -> VerifyResult:
 
     # A thread waits for storage most of its time, and hashing gives the interpreter lock away.
     found = _check_files(directory, manifest, check, threads)
-    found += _check_step(directory, manifest)
     found += _check_strangers(directory, manifest)
     return VerifyResult(
         directory=directory,
@@ -105,12 +108,17 @@ def _verify(directory: Path, check: _Check, threads: int) -> VerifyResult:
         num_tensors=sum(len(record.entries) for record in manifest.files.values()),
         num_bytes=manifest.num_bytes,
         problems=tuple(found),
+        signed_by=manifest.signed_by,
     )
 
 
 def _check_files(directory: Path, manifest: Manifest, check: _Check, threads: int) -> list[Defect]:
     examine = partial(_examine, directory, check)
     found: list[Defect] = []
+    if threads == 1:
+        for item in manifest.files.items():
+            found += examine(item)
+        return found
     with ThreadPoolExecutor(max_workers=threads) as pool:
         for defects in pool.map(examine, manifest.files.items()):
             found += defects
@@ -168,14 +176,6 @@ def _compare(file: str, tensor: str, rule: str, expected: str, actual: str) -> l
     if expected == actual:
         return []
     return [Defect(file, tensor, rule, expected, actual)]
-
-
-def _check_step(directory: Path, manifest: Manifest) -> list[Defect]:
-    claimed = step_of(directory)
-    if claimed is None or claimed == manifest.step:
-        return []
-    rule = "step of the directory's name"
-    return [Defect(MANIFEST, "", rule, str(claimed), str(manifest.step))]
 
 
 def _check_strangers(directory: Path, manifest: Manifest) -> list[Defect]:

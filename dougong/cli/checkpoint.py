@@ -12,12 +12,15 @@ from typing import Annotated
 import typer
 
 from dougong.checkpoint import export as writing
+from dougong.checkpoint.commit import sign_anew
 from dougong.checkpoint.directories import DAMAGED, SET_ASIDE, list_committed, step_of
+from dougong.checkpoint.proof.signing import SigningKey
 from dougong.checkpoint.verify import VerifyResult
 from dougong.checkpoint.verify import verify as verify_checkpoint
 from dougong.cli.options import JobFile, Overrides, RunPath
 from dougong.errors import SourceError
 from dougong.launcher.client import read_status
+from dougong.launcher.signing_key import read_key
 from dougong.records.directory import RunDir
 from dougong.tools.job_check import load_whole_job
 from dougong.ui.next_step import next_step, program
@@ -34,6 +37,14 @@ def verify(
     directory: Annotated[
         Path, typer.Argument(metavar="DIR", help="A checkpoint, or a run with all its checkpoints.")
     ],
+    key: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Each must be signed by this key (checkpoint.sign)."),
+    ] = None,
+    sign: Annotated[
+        bool,
+        typer.Option("--sign", help="Sign with --key, again or for the first time, what is whole."),
+    ] = False,
 ) -> None:
     """Read every byte of a checkpoint and say whether it is what was written.
 
@@ -41,24 +52,54 @@ def verify(
 
     Example: dougong verify runs/quickstart/checkpoints/step-000060
     """
-    results = [verify_checkpoint(path) for path in _checkpoints_of(directory)]
+    if sign and key is None:
+        raise SourceError("--sign: with which key? name its file: --key FILE")
+    known = None if key is None else read_key(key)
+    paths = _checkpoints_of(directory)
+    if sign and known is not None:
+        _sign_whole(paths, known)
+    results = [verify_checkpoint(path, key=known) for path in paths]
     for path in _set_aside_as_damaged(directory):
         typer.echo(f"note: {path}: was damaged when the run looked for a checkpoint", err=True)
     for result in results:
         if result.ok:
-            typer.echo(str(result))
+            typer.echo(f"{result}{_signed_words(result, known)}")
             continue
         typer.echo(f"{result.directory}: not valid", err=True)
         for problem in result.problems:
             typer.echo(f"  {problem}", err=True)
     if not all(result.ok for result in results):
-        typer.echo(f"next: {_after(directory, results)}", err=True)
+        typer.echo(f"next: {_after(directory, results, known)}", err=True)
         raise typer.Exit(1)
 
 
-def _after(directory: Path, results: Sequence[VerifyResult]) -> str:
+def _sign_whole(paths: Sequence[Path], key: SigningKey) -> None:
+    """By the word of whoever types it; what is damaged is left as it is."""
+    for path in paths:
+        if verify_checkpoint(path).ok:
+            sign_anew(path, key)
+
+
+def _signed_words(result: VerifyResult, key: SigningKey | None) -> str:
+    if key is not None:
+        return f", signed by key {key.name}"
+    if result.signed_by:
+        return f" (says that it is signed by key {result.signed_by}; `--key FILE` checks it)"
+    return ""
+
+
+def _after(directory: Path, results: Sequence[VerifyResult], key: SigningKey | None) -> str:
     """What to type where not all are valid."""
     words = f"dougong verify {shlex.quote(str(directory))}"
+    if key is not None:
+        words += f" --key {shlex.quote(str(key.path))}"
+        if all(verify_checkpoint(result.directory).ok for result in results):
+            return f"they are whole; if you trust them: {words} --sign"
+    return _after_damage(results, words)
+
+
+def _after_damage(results: Sequence[VerifyResult], words: str) -> str:
+    """The same where some are damaged. `words`: those that look again."""
     bad = [result for result in results if not result.ok]
     if all(result.is_unread for result in bad):
         return f"mend or mount the storage, then: {words}"

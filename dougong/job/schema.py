@@ -238,6 +238,13 @@ class Checkpoint(Section):
 
     every: Count = physical(100, "steps between checkpoints; 0: only at the end")
     keep: Positive = physical(2, "newest checkpoints that are kept; older ones are deleted")
+    sign: Text | None = physical(
+        None,
+        "a key by which every checkpoint is signed, and without whose signature none is gone on "
+        "from: `run`, one that the run makes for itself (in private/, for its owner's eyes alone); "
+        "or a file of 32 bytes or more that nobody else may read; null: none is signed",
+        examples=["run", "/etc/keys/pretraining"],
+    )
 
 
 class Fault(Section):

@@ -14,6 +14,7 @@ from typing import IO, cast
 
 from rich.console import Console
 
+from dougong.checkpoint.proof.signing import SigningKey
 from dougong.checkpoint.repository import steps_in
 from dougong.deadlines import Deadlines
 from dougong.errors import (
@@ -46,6 +47,7 @@ from dougong.launcher.kept.keeping import Keeping
 from dougong.launcher.next_job import next_job, recorded_job
 from dougong.launcher.ports import with_ports
 from dougong.launcher.signals import signals_into
+from dougong.launcher.signing_key import key_of_run
 from dougong.launcher.sources import known_sources
 from dougong.launcher.supervisor import ControllerDeath
 from dougong.launcher.take_over import beginning_words, of_follower, take_over, with_memory
@@ -115,7 +117,7 @@ class ResumeRequest:
 class Launch:
     """One controller's part of a run. `job_text`: what job.yaml says once it trains, None where it
     says so already; `notes` and `warning`: what is told at its start; `follows`: the death after
-    which it goes on by itself."""
+    which it goes on by itself; `key`: by which checkpoints are signed."""
 
     job: Job
     run_dir: RunDir
@@ -125,6 +127,7 @@ class Launch:
     notes: tuple[str, ...] = ()
     warning: str | None = None
     follows: ControllerDeath | None = None
+    key: SigningKey | None = None
 
 
 def start_run(resolved: ResolvedJob, path: Path, options: Options, takes_over: bool = False) -> int:
@@ -137,7 +140,8 @@ def start_run(resolved: ResolvedJob, path: Path, options: Options, takes_over: b
     with claim(path, takes_over, tell=_say) as claimed:
         run_dir = claimed.run_dir
         run_dir.write_job(resolved.to_yaml())
-        launch = Launch(job, run_dir, claimed.lease, notes=_notes_on(claimed))
+        key = key_of_run(run_dir.path, job.checkpoint.sign, is_new=True)
+        launch = Launch(job, run_dir, claimed.lease, notes=_notes_on(claimed), key=key)
         with placed(resolved):
             return _run(launch, options)
 
@@ -184,9 +188,10 @@ def resume_run(
             died = (follows.fault_at, follows.noticed_at)
             resume_point = of_follower(resume_point, run_dir.read_events(), died)
         job = with_ports(after.job)
-        launch = Launch(
-            job, run_dir, lease, resume_point, after.to_yaml(), warning=bent, follows=follows
-        )
+        signs = job.checkpoint.sign
+        has_signed = resume_point.has_committed and signs == before.job.checkpoint.sign
+        key = key_of_run(run_dir.path, signs, is_new=not has_signed)
+        launch = Launch(job, run_dir, lease, resume_point, after.to_yaml(), (), bent, follows, key)
         with placed(after):
             return _run(launch, options)
 
@@ -278,6 +283,7 @@ def _config(launch: Launch, options: Options) -> ControllerConfig:
         sources=known_sources(launch.run_dir),
         is_followed=options.keeping is not None,
         outlives=options.ray and options.choice.address is not None,
+        key=launch.key,
     )
 
 

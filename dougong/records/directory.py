@@ -69,10 +69,10 @@ _NAMES = (
     "trace",
     "sources.json",
     "tokenizer",
+    "private",
     PROOF,
 )
 """All that a run leaves. What is not in this list is foreign: `run` refuses a directory with it."""
-
 
 _LAST_BYTES = 1 << 18
 """Of metrics.jsonl, where only its end is wanted."""

@@ -18,7 +18,8 @@ MetricsRow = dict[str, Any]
 UTC, when it was written) and `monotonic_s` (as of events), `step`, `loss`, `tokens`,
 `tokens_per_s`, `step_s`, `lr`, `grad_norm`; where they were computed `val_loss`, `balance_loss`,
 `load` and `traffic`, and by island `islands`. `validate_s`: what the validation after the step
-took; `save_s`: for how long a checkpoint has held up the worker since the row before."""
+took; `save_s`: for how long a checkpoint has held up the worker since the row before; `write_s`:
+for how long of the step one was being written beside it."""
 
 REPORTED = ("generation", "loss", "tokens", "tokens_per_s", "step_s")
 """What a report needs of every row, besides its step."""
@@ -68,6 +69,7 @@ class RowShape(BaseModel):
     monotonic_s: float = 0.0
     validate_s: float = 0.0
     save_s: float = 0.0
+    write_s: float = 0.0
     loss: float | None = None
     tokens: int = 0
     tokens_per_s: float = 0.0

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dougong.checkpoint.disk import digest, read_into
+from dougong.checkpoint.disk import digest, open_file, read_into
 from dougong.checkpoint.manifest import MODEL_GROUP, Entry, EntryKey, Manifest
 from dougong.checkpoint.tensorfile import as_array
 from dougong.errors import CheckpointError
@@ -56,7 +56,7 @@ class _Side:
         data = bytearray(entry.num_bytes)
         try:
             if file not in self._open:
-                self._open[file] = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+                self._open[file] = open_file(file)
             read_into(self._open[file], memoryview(data), entry.offset)
         except (OSError, CheckpointError) as error:
             raise CheckpointError(f"{file}: {entry.label}: {error}") from error

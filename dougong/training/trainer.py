@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NoReturn
 
@@ -51,6 +50,7 @@ from dougong.training.replica import ModelBlueprint
 from dougong.training.results.kept_rows import KeptRows, lacks_validation
 from dougong.training.results.metrics import step_row
 from dougong.training.results.reports import LossKey, StepResult, evaluation_mean
+from dougong.training.results.save_cost import SaveCost
 from dougong.training.start.agreement import agree_on_data, agree_on_operators, fallback_teller
 from dougong.training.start.sources import check_data, check_weights
 from dougong.training.state import (
@@ -91,14 +91,15 @@ class Trainer:
         self._step, self._saved_step = begun.step, begun.saved_step
         self._digests: dict[int, str] = {}
         self._rows = KeptRows.of(context.kept)
-        self._held_up_s = 0.0  # by saves, since the last row
+        self._save_cost = SaveCost()
         self._skips = non_finite.SkippedSteps(context.job.fault, context.skips)
         share = stepper.parts.share
         writer = PartWriter(context.worker.name, share.rank, context.generation, context.fence)
         root = context.run_dir / "checkpoints"
-        names = share.blueprint.names
-        deadlines = context.job.fault.limits()
-        self._saver = Saver(root, writer, self._durable, self._unsaved, names, deadlines)
+        names, limits = share.blueprint.names, context.job.fault.limits()
+        self._saver = Saver(root, writer, self._durable, self._unsaved, names, limits)
+        if self._job.checkpoint.every:
+            self._saver.reserve(state_of(share.replica, share.optimizer))
         self._traffic = _traffic_meter(share, stepper.parts.world)
         self._phases.begin_step(self._step)
 
@@ -196,8 +197,7 @@ class Trainer:
         """The step's row, which every worker keeps as soon as its state is that of the step.
         `whole`: also what is large."""
         row = step_row(self._job, self._context.plan, result, step_s)
-        if self._held_up_s:
-            row["save_s"], self._held_up_s = self._held_up_s, 0.0
+        row |= self._save_cost.keys(step_s, self._saver.write_s)
         row |= self.stepper.parts.hooks.metrics(whole)
         self._rows.keep(self._context.generation, row)
         return row
@@ -261,12 +261,12 @@ class Trainer:
             state = state_of(parts.share.replica, parts.share.optimizer)
             if self._saver.stage(self._step, state, patience_s):
                 self._saved_step = self._step
-        self._held_up_s += time.perf_counter() - begun
+        self._save_cost.held(time.perf_counter() - begun)
 
     def _durable(self, part: CheckpointPart) -> None:
         """Called by the writer thread."""
         # By then the ledger may be some steps on: the part gets the digest of its own step.
-        part = dataclasses.replace(part, ledger=self._digests.pop(part.step, None))
+        part = replace(part, ledger=self._digests.pop(part.step, None))
         self._context.control.send(PartDurable(part.step, part.directory, part.to_json()))
 
     def _unsaved(self, step: int, reason: str) -> None:

@@ -29,6 +29,7 @@ from dougong.ui.event_words import link_words
 from dougong.ui.formatting import count, duration, loss, plural
 from dougong.ui.health import goodput_words
 from dougong.ui.recoveries import Recovery, find_recoveries, parts_of
+from dougong.ui.save_words import save_words
 from dougong.ui.sentences import describe, failure_words
 
 _LOOKED_AT = 20
@@ -72,7 +73,8 @@ class Standing:
     `since_step_s`: since the last step's row was written; `usual_step_s`: from row to row of late;
     `quiet`: the pause is longer than usual. `has_lost_all`: checkpoints were committed, and none of
     them counts any more. `fault`: the newest; `recovered`: the break-down of the recovery from it,
-    where it is over. `links`: what those between islands gave last, in words. `remark`: what else
+    where it is over. `links`: what those between islands gave last, in words; `saves`: what
+    saves cost of late. `remark`: what else
     has to be known, empty for nothing. `note`: what of the record is damaged, and told without it;
     empty for nothing. `next_command`: what to type next.
     """
@@ -92,6 +94,7 @@ class Standing:
     recovered: Recovered | None = None
     fault: NewestFault | None = None
     links: str = ""
+    saves: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """The status as it is in status.json, and beside it what else is known."""
@@ -109,6 +112,7 @@ class Standing:
             "last_fault": None if self.fault is None else asdict(self.fault),
             "recovered": None if self.recovered is None else dict(parts_of(self.recovered)),
             "links": self.links,
+            "saves": self.saves,
             "remark": self.remark,
             "note": self.note,
             "next": self.next_command,
@@ -128,8 +132,7 @@ class Standing:
         if self.quiet and self.since_step_s is not None and self.usual_step_s is not None:
             since, usual = duration(self.since_step_s), duration(self.usual_step_s)
             lines.append(f"no step for {since}, usual {usual}")
-        if self.links:
-            lines.append(self.links)
+        lines += [words for words in (self.links, self.saves) if words]
         return lines + self._fault_words() + self._remarks()
 
     def _fault_words(self) -> list[str]:
@@ -208,6 +211,7 @@ def find_standing(
         fault=None if fault is None else _fault_of(fault, events, now),
         remark=vain_resume(events) if status.state == "FINISHED" else "",
         links=link_words(events),
+        saves=save_words(rows),
     )
 
 

@@ -43,8 +43,8 @@ def sites_of(model: Any) -> list[str]:
     return [name for name, _ in model.named_modules() if name.endswith(".experts")]
 
 
-def names_of(model: Any) -> Names:
-    return Names.of(model, sites_of(model), NUM_EXPERTS)
+def names_of(model: Any, num_experts: int = NUM_EXPERTS) -> Names:
+    return Names.of(model, sites_of(model), num_experts)
 
 
 def live_tensor(state: dict[str, torch.Tensor], logical: str) -> torch.Tensor:
@@ -68,12 +68,12 @@ def state_of(model: Any, names: Names, seed: int = 0) -> State:
     return found
 
 
-def share(state: State, worker: int, num_workers: int) -> list[StateTensor]:
+def share(state: State, worker: int, num_workers: int, num_experts: int = NUM_EXPERTS) -> list[StateTensor]:
     """What one of several workers owns: experts in blocks, dense tensors in turn."""
     mine = []
     for number, ((group, name), tensor) in enumerate(state.items()):
         expert = int(name[:-1].rpartition("[")[2]) if name.endswith("]") else None
-        owner = number % num_workers if expert is None else min(expert * num_workers // NUM_EXPERTS, num_workers - 1)
+        owner = number % num_workers if expert is None else min(expert * num_workers // num_experts, num_workers - 1)
         if owner == worker:
             mine.append(StateTensor(group, name, tensor))
     return mine
@@ -87,19 +87,25 @@ def saver_of(
     generation: int = 1,
     timeout_s: float = 60.0,
     on_failed: OnFailed = lambda step, reason: None,
+    fence: int = 0,
 ) -> Saver:
-    writer = PartWriter(f"east/{rank}", rank, generation)
+    writer = PartWriter(f"east/{rank}", rank, generation, fence)
     limits = Deadlines(stage_checkpoint_s=timeout_s, commit_checkpoint_s=5.0, storage_retry_s=0.02)
     return Saver(root, writer, on_durable, on_failed, names, limits)
 
 
 def write_parts(
-    root: Path, names: Names, shares: Sequence[Iterable[StateTensor]], step: int = 20, generation: int = 1
+    root: Path,
+    names: Names,
+    shares: Sequence[Iterable[StateTensor]],
+    step: int = 20,
+    generation: int = 1,
+    fence: int = 0,
 ) -> list[CheckpointPart]:
     """Every worker's part, durable in pending/, not yet committed."""
     parts: list[CheckpointPart] = []
     for rank, tensors in enumerate(shares):
-        saver = saver_of(root, names, parts.append, rank, generation)
+        saver = saver_of(root, names, parts.append, rank, generation, fence=fence)
         saver.stage(step, tensors)
         saver.wait()
     return parts

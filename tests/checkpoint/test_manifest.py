@@ -18,7 +18,8 @@ def entry(name: str, offset: int, num_bytes: int = 8, row: int | None = None) ->
 def small(files: dict[str, FileRecord] | None = None) -> Manifest:
     record = FileRecord(32, None, (16, digest(b"h")), (entry("a", 16), entry("b", 24)))
     header = {"seed": 1234, "rate": 3e-3, "name": "\u6597\u62f1"}
-    return Manifest(20, 1, header, files or {"model/x.safetensors": record, "model/config.json": FileRecord(2, "00")})
+    files = files or {"model/x.safetensors": record, "model/config.json": FileRecord(2, "00")}
+    return Manifest(20, 1, header, files, ModelTensors({"a": (2,), "b": (2,)}))
 
 
 def test_a_manifest_is_read_back(tmp_path: Path) -> None:
@@ -80,9 +81,14 @@ def test_another_format_is_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_a_manifest_of_an_older_release_is_read(tmp_path: Path) -> None:
-    """The text as it was written before the words for it changed: "header" and "logical"."""
+    """The text as it was written before the words for it changed: "header" and "logical"; and before "held"."""
+    rows = (
+        '["model","w",null,8,12,"F32",[3],"aa"],["model","up",0,20,80,"F32",[4,5],"bb"],'
+        '["model","up",1,100,80,"F32",[4,5],"cc"]'
+    )
     body = (
-        '{"files":{"model/config.json":{"bytes":2,"digest":"00"}},"generation":2,"header":{"data":{"step":5},'
+        '{"files":{"model/config.json":{"bytes":2,"digest":"00"},"model/x.safetensors":{"bytes":180,"header":[8,"dd"],'
+        f'"tensors":[{rows}]}}}},"generation":2,"header":{{"data":{{"step":5}},'
         '"ledger":"ab"},"keep_float32":["w"],"logical":{"dense":{"w":[3]},"experts":{"s.up":[2,4,5]}},"step":5}'
     )
     text = f'{{"format":"dougong.checkpoint/1",\n"digest":"{digest(body.encode())}",\n"body":{body}}}\n'

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from dougong.checkpoint.directories import list_committed, list_pending
 from dougong.checkpoint.manifest import Manifest
-from dougong.checkpoint.repository import newest_valid, prune, reject, set_aside, valid_one_of, verify
+from dougong.checkpoint.repository import Known, newest_valid, prune, reject, set_aside, valid_one_of, verify
 from dougong.checkpoint.verify import Defect
 from dougong.errors import CheckpointError
 from tests.checkpoint.crash import run_dying
@@ -178,13 +178,13 @@ def test_prune_trusts_only_what_it_is_told_to_trust(one: Path, tmp_path: Path) -
         place(one, tmp_path, step)
     damage(tmp_path / "step-000040")
     assert prune(tmp_path, 1).kept == (tmp_path / "step-000020",)
-    assert prune(tmp_path, 1, trusted=["step-000040"]).kept == (tmp_path / "step-000040",)
+    assert prune(tmp_path, 1, known=Known(trusted=["step-000040"])).kept == (tmp_path / "step-000040",)
 
 
 def test_prune_does_not_read_again_what_it_is_told_is_damaged(one: Path, tmp_path: Path) -> None:
     for step in (20, 40, 60):
         place(one, tmp_path, step)
-    pruned = prune(tmp_path, 1, known_invalid=["step-000060"])
+    pruned = prune(tmp_path, 1, known=Known(invalid=["step-000060"]))
     assert (pruned.kept, pruned.invalid) == ((tmp_path / "step-000040",), (tmp_path / "step-000060",))
     assert steps_left(tmp_path) == [40, 60]
 
@@ -226,7 +226,7 @@ def test_a_deletion_killed_at_any_call_never_leaves_half_a_checkpoint(one: Path,
         root = tmp_path / str(at_call)
         for step in (20, 40):
             place(one, root, step)
-        code = run_dying(lambda root=root: prune(root, 1, trusted=["step-000040"]), at_call)
+        code = run_dying(lambda root=root: prune(root, 1, known=Known(trusted=["step-000040"])), at_call)
         assert all(verify(p.path).ok for p in list_committed(root))
         assert newest_valid(root) == root / "step-000040"
         if code == 0:

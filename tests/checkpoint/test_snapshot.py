@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import subprocess
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -97,16 +97,19 @@ def test_the_next_save_reuses_memory_and_leaves_the_last_one_alone(
     assert_holds(commit(tmp_path, 40, 1, parts[1:]), names, state)
 
 
-def test_views_and_strides_are_written_as_their_values(names: Names, tmp_path: Path) -> None:
+def test_views_and_strides_are_written_as_their_values(names: Names, state: State, tmp_path: Path) -> None:
     parts: list[Part] = []
     saver = saver_of(tmp_path, names, parts.append)
-    tensor = torch.arange(64 * 16, dtype=torch.float32).view(16, 64).t()
-    saver.stage(20, [StateTensor("exp_avg", "x", tensor), StateTensor("exp_avg", "scalar", torch.tensor(2.5))])
+    name, shape = next((name, shape) for name, shape in names.tensors() if len(shape) == 2)
+    tensor = torch.arange(math.prod(shape), dtype=torch.float32).view(shape[::-1]).t()
+    model = [StateTensor("model", key[1], value) for key, value in state.items() if key[0] == "model"]
+    optimizer = [StateTensor("exp_avg", name, tensor), StateTensor("step", name, torch.tensor(2.5))]
+    saver.stage(20, model + optimizer)
     saver.wait()
-    directory = commit(tmp_path, 20, 1, [replace(parts[0], model=None)])
+    directory = commit(tmp_path, 20, 1, parts)
     with CheckpointReader(directory) as reader:
-        assert torch.equal(reader.read("exp_avg", "x"), tensor)
-        assert reader.read("exp_avg", "scalar").item() == 2.5
+        assert torch.equal(reader.read("exp_avg", name), tensor)
+        assert reader.read("step", name).item() == 2.5
 
 
 def test_a_part_is_plain_json_and_says_where_everything_lies(names: Names, state: State, tmp_path: Path) -> None:
@@ -374,3 +377,19 @@ def test_a_state_that_is_not_finite_becomes_no_checkpoint(
     with pytest.raises(NumericsError, match="checkpoint step-000020.g1: .*model.norm.weight holds 1 value") as error:
         saver.wait()
     assert ("exp_avg_sq of" in str(error.value)) == (key[0] == "exp_avg_sq") and not parts
+
+
+def test_staging_memory_is_there_before_the_first_save_and_holds_nothing_of_what_it_was_taken_for(
+    names: Names, state: State, tmp_path: Path
+) -> None:
+    parts: list[Part] = []
+    saver = saver_of(tmp_path, names, parts.append)
+    before = share(state, 0, 1)
+    saver.reserve(before)
+    saver.stage(20, [StateTensor(item.group, item.name, item.tensor + 1.0) for item in before])
+    saver.wait()
+    assert saver.write_s > 0.0
+    directory = commit(tmp_path, 20, 1, parts)
+    with CheckpointReader(directory, names) as reader:
+        for item in before:
+            assert torch.equal(reader.read(item.group, item.name), item.tensor + 1.0)

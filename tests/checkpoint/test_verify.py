@@ -142,7 +142,7 @@ def test_a_tensor_that_is_not_finite_is_named_although_it_is_as_written(
 
 def test_two_steps_exchanged_are_found(directory: Path) -> None:
     other = directory.rename(directory.parent / "step-000040")
-    assert "step of the directory's name: expected 40, found 20" in str(verify(other))
+    assert "its step is 20, the directory's name says 40" in str(verify(other))
 
 
 def test_verifying_and_comparing_need_no_torch(directory: Path, tmp_path: Path) -> None:

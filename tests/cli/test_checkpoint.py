@@ -11,6 +11,7 @@ import pytest
 import typer
 from dougong.cli.checkpoint import export, verify
 from dougong.errors import DougongError
+from dougong.launcher.signing_key import make_key
 from dougong.records.directory import RunDir
 from dougong.records.events import RunCreated
 from tests.checkpoint.saving import save, tiny_model
@@ -82,6 +83,24 @@ def test_verify_says_what_to_type_next(run: RunDir, tmp_path: Path) -> None:
     aside = run.checkpoints / "set-aside" / "1" / f"{names[0]}.damaged"
     aside.mkdir(parents=True)
     assert f"note: {aside}: was damaged" in dougong("verify", run.path).stderr
+
+
+def test_verify_checks_signatures_by_a_key_and_signs_what_a_person_trusts(run: RunDir, tmp_path: Path) -> None:
+    key = make_key(tmp_path / "private" / "key")
+    unsigned = dougong("verify", run.path, "--key", key.path)
+    assert unsigned.exit_code == 1
+    assert "is not signed, and must be" in unsigned.stderr
+    words = f"dougong verify {run.path} --key {key.path}"
+    assert f"next: they are whole; if you trust them: {words} --sign" in unsigned.stderr
+    assert "signed" not in dougong("verify", run.path).stdout
+    spoil(run.checkpoints / "step-000040")
+    signing = dougong("verify", run.path, "--key", key.path, "--sign")
+    assert signing.exit_code == 1, "what is damaged is not signed"
+    assert signing.stdout.count(f": ok, signed by key {key.name}") == 1
+    assert f"says that it is signed by key {key.name}" in dougong("verify", run.checkpoints / "step-000020").stdout
+    nameless = dougong("verify", run.path, "--sign")
+    assert isinstance(nameless.exception, DougongError)
+    assert "with which key?" in str(nameless.exception)
 
 
 def test_verify_what_is_neither(tmp_path: Path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from dougong.errors import CheckpointError
 from dougong.tools.checkpoint_diff import diff_checkpoints as diff
 from dougong.tools.difference import Difference
 from tests.checkpoint.saving import make_not_finite, save, tiny_model
@@ -102,3 +104,13 @@ def test_tensors_missing_or_of_another_shape_are_differences(model: Any, tmp_pat
 def test_checkpoints_of_two_steps_differ(model: Any, tmp_path: Path) -> None:
     comparison = diff(save(tmp_path, model), save(tmp_path, model, step=40))
     assert str(comparison.first) == "step 20: step: 20 and 40"
+
+
+def test_a_pipe_in_a_files_place_is_told_and_holds_up_nobody(model: Any, tmp_path: Path) -> None:
+    here = save(tmp_path / "here", model)
+    there = Path(shutil.copytree(here, tmp_path / "there"))
+    file = there / "model/model-rank00000.safetensors"
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(CheckpointError, match="is no file"):
+        diff(here, there)

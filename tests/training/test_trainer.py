@@ -114,6 +114,8 @@ def test_every_worker_keeps_its_rows_for_a_generation_that_goes_on_behind_one_th
         trainer.run_step(step)
     rows = [message["row"] for message in said(messages, "step_done")]
     assert [row["step"] for row in rows if "save_s" in row] == [3]
+    assert [row["step"] for row in rows if row.get("write_s")] == [3]
+    assert rows[2]["write_s"] <= rows[2]["step_s"]
     found = kept.get(KeptRows)
     assert found is not None
     offered = found.begin(recorded=1, step=3)

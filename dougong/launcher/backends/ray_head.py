@@ -135,7 +135,7 @@ def is_open(choice: RayChoice, deadlines: Deadlines) -> bool:
     try:
         with temporary_variables({"RAY_AUTH_TOKEN": secrets.token_hex(32)}):
             forget_token()
-            _answer_within(deadlines.address_probe_s, ask)
+            answer_within(deadlines.address_probe_s, ask)
     except Exception:  # it refuses the token; or is silent, which is told elsewhere
         return False
     finally:

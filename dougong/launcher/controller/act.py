@@ -115,6 +115,7 @@ class Actor:
             config.resume_point,
             self._run_dir.stream_metrics,
             config.fence,
+            config.key,
         )
         self._connections: Connections | None = None
         self._prover: FolderProver | None = None

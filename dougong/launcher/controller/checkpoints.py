@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from dougong.checkpoint import repository
-from dougong.checkpoint.directories import list_committed
+from dougong.checkpoint.directories import list_committed, size_of
 from dougong.checkpoint.disk import storage_error
 from dougong.checkpoint.export import small_files
 from dougong.checkpoint.manifest import IMPORTED, Manifest
 from dougong.checkpoint.part import CheckpointPart
+from dougong.checkpoint.proof.signing import SigningKey
 from dougong.control.worker_messages import PartDurable
 from dougong.errors import CheckpointError, DougongError, RecordError
 from dougong.fingerprint import judge
@@ -62,7 +63,7 @@ class CheckpointManager:
 
     `resume_point`: which checkpoint the first search is for, and whether there have been any.
     `read_rows`: the run's rows of metrics, in the order written. `fence`: this controller's number;
-    its gate is opened before the first search.
+    its gate is opened before the first search. `key`: by which all are signed; None: none is.
     """
 
     root: Path
@@ -71,6 +72,7 @@ class CheckpointManager:
     resume_point: ResumePoint = FROM_START
     read_rows: Callable[[], Iterable[MetricsRow]] = tuple
     fence: int = 0
+    key: SigningKey | None = None
     _trusted: set[str] = field(default_factory=set)
     _told: set[str] = field(default_factory=set)
     _told_left: set[tuple[str, str]] = field(default_factory=set)
@@ -95,6 +97,7 @@ class CheckpointManager:
         told = repository.Additions(
             metadata=self._metadata(step, plan, origin, parent),
             expected=repository.expected_tensors(origin.model.inventory, kinds),
+            key=self.key,
         )
 
         def work() -> Committed | CommitFailed:
@@ -150,7 +153,7 @@ class CheckpointManager:
     def _small_files(self) -> Mapping[str, bytes]:
         """What lies beside the weights in every checkpoint of this run, read once."""
         if self._companions is None:
-            self._companions = companions_of(self.root, self.job)
+            self._companions = companions_of(self.root, self.job, self.key)
         return self._companions
 
     def _find(self, origin: RunOrigin) -> FoundCheckpoint:
@@ -161,7 +164,7 @@ class CheckpointManager:
         chosen = self.resume_point.chosen
         if chosen is None:
             return self._find_newest(origin)
-        found = repository.valid_one_of(self.root, chosen) if chosen else None
+        found = repository.valid_one_of(self.root, chosen, key=self.key) if chosen else None
         warnings = self._accept(found, origin)
         places = [place.path for place in list_committed(self.root)]
         later = places if found is None else places[: places.index(found)]
@@ -173,12 +176,12 @@ class CheckpointManager:
 
     def _find_newest(self, origin: RunOrigin) -> FoundCheckpoint:
         results: list[repository.VerifyResult] = []
-        found = repository.newest_valid(self.root, results.append)
+        found = repository.newest_valid(self.root, results.append, key=self.key)
         refusal = None
         # A run that has had checkpoints is not begun anew because its storage is ill.
         if found is None and (results or self.resume_point.has_committed):
             refusal = repository.none_is_valid(
-                self.root, [result.directory.name for result in results]
+                self.root, [result.directory.name for result in results], self.key
             )
             if not results or any(result.is_unread for result in results):
                 return FoundCheckpoint(None, refusal=refusal, is_away=True)
@@ -200,7 +203,7 @@ class CheckpointManager:
         if found is None:
             return ()
         self._trusted.add(found.name)
-        written = Manifest.load(found).metadata
+        written = Manifest.load(found, self.key).metadata
         refuse_other_data(found, written, origin)
         warnings = compare_recipes(self.job, found, written, origin)
         warnings += compare_versions(self.job, found, written, package_versions())
@@ -211,7 +214,7 @@ class CheckpointManager:
         that cannot be read."""
         step, digest = 0, None
         if found.directory is not None:
-            manifest = Manifest.load(found.directory)
+            manifest = Manifest.load(found.directory, self.key)
             step, digest = manifest.step, manifest.metadata.get("ledger")
         try:
             return replace(found, recorded=recorded_after(self.read_rows(), step, digest))
@@ -231,15 +234,14 @@ class CheckpointManager:
         # What this process has just written, or has read whole, need not be read again by `prune`.
         self._trusted.add(directory.name)
         self.resume_point = replace(self.resume_point, has_committed=True)
-        return Committed(step, directory, _size_of(directory), time.monotonic() - start)
+        return Committed(step, directory, size_of(directory), time.monotonic() - start)
 
     def _prune(self, generation: int) -> CheckpointsPruned:
         """Apart from the commit: the new checkpoint is there, whatever becomes of the old ones."""
         keep = self.job.checkpoint.keep
         try:
-            pruned = repository.prune(
-                self.root, keep, generation, self._trusted, self._told, self.fence
-            )
+            known = repository.Known(self._trusted, self._told, self.key)
+            pruned = repository.prune(self.root, keep, generation, known, self.fence)
         except (DougongError, OSError) as error:
             return CheckpointsPruned(left=self._news([(self.root.name, str(error))]))
         self._trusted.update(path.name for path in pruned.kept)
@@ -280,12 +282,6 @@ class CheckpointManager:
             "versions": package_versions(),
             "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
-
-
-def _size_of(directory: Path) -> int:
-    """Bytes of all files."""
-    files = [file for file in directory.rglob("*") if file.is_file()]
-    return sum(file.stat().st_size for file in files)
 
 
 def _describe_plan(plan: Plan) -> list[dict[str, Any]]:
@@ -376,7 +372,7 @@ def compare_kernels(
     return verdict.warnings
 
 
-def companions_of(root: Path, job: Job) -> dict[str, bytes]:
+def companions_of(root: Path, job: Job, key: SigningKey | None = None) -> dict[str, bytes]:
     """The small files beside this run's weights: those of a checkpoint of it, where there is one,
     for the job's model folder may have changed or be gone; else those of the job.
 
@@ -384,7 +380,7 @@ def companions_of(root: Path, job: Job) -> dict[str, bytes]:
     """
     for place in list_committed(root):
         try:
-            held = small_files(place.path, Manifest.load(place.path))
+            held = small_files(place.path, Manifest.load(place.path, key))
         except (CheckpointError, OSError):
             continue  # whoever looks for a checkpoint to go on from says so
         return {name: data for name, data in held.items() if companions.is_companion(name)}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from dougong.accelerators.registry import get_accelerator
 from dougong.addresses import read_ports
+from dougong.checkpoint.proof.signing import SigningKey
 from dougong.control.run_sources import RunSources
 from dougong.deadlines import DEADLINES, Deadlines
 from dougong.errors import LaunchError
@@ -110,7 +111,8 @@ class ControllerConfig:
     job.yaml is to say once the first step is done, where it does not yet: a resume that comes to
     nothing has changed nothing. `sources`: what the run had read from outside its job file when it
     began, None for one that begins now. `is_followed`: another controller begins when this one
-    dies. `outlives`: as in `AgentSettings`."""
+    dies. `outlives`: as in `AgentSettings`. `key`: by which checkpoints are signed; None: they
+    are not."""
 
     job: Job
     token: str
@@ -123,6 +125,7 @@ class ControllerConfig:
     sources: RunSources | None = None
     is_followed: bool = False
     outlives: bool = False
+    key: SigningKey | None = None
 
     @property
     def life(self) -> str:

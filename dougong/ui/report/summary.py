@@ -14,6 +14,7 @@ from dougong.ui.health import lost_words, percent
 from dougong.ui.history import History, recomputed_words
 from dougong.ui.recoveries import num_failures
 from dougong.ui.report.compute import compute_words
+from dougong.ui.save_words import save_words
 
 _TAIL_LINES = 20
 _TAIL_BYTES = 16384
@@ -89,7 +90,9 @@ def _start_words(history: History) -> str:
     if not history.rows:
         return words
     step = f"median step {duration(median(row['step_s'] for row in history.rows))}"
-    return f"{step}, {words}" if words else step
+    begun = f"{step}, {words}" if words else step
+    saves = save_words(history.rows)
+    return f"{begun}; {saves}" if saves else begun
 
 
 def _speed_card(history: History) -> SummaryCard:

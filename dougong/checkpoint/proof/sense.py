@@ -1,0 +1,148 @@
+"""Does what a manifest says make sense? Imports no torch.
+
+Its digest says that the text is as somebody wrote it. These rules need no digest: a text that says
+two things of one tensor, or counts its bytes wrong, is refused, whoever wrote it. What contradicts
+nothing can still be another's; against that a checkpoint is signed (`signing`).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import PurePosixPath
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field, ValidationError
+
+MODEL_GROUP = "model"
+_EXPERT = re.compile(r"(.*)\[(\d+)\]")
+
+Whole = Annotated[int, Field(strict=True, ge=0)]
+Shape = list[Whole]
+_Row = Whole | None
+Entry = tuple[str, str, _Row, Whole, Whole, str, Shape, str]
+"""(group, name, row, offset, bytes, dtype, shape, digest)"""
+
+
+class _File(BaseModel):
+    bytes: Whole
+    digest: str | None = None
+    header: tuple[Whole, str] | None = None
+    tensors: list[Entry] = []
+
+
+class _Logical(BaseModel):
+    dense: dict[str, Shape] = {}
+    experts: dict[str, Annotated[Shape, Field(min_length=1)]] = {}
+
+
+class _Body(BaseModel):
+    step: Whole
+    generation: Whole
+    header: dict[str, Any]
+    files: dict[str, _File]
+    logical: _Logical
+    keep_float32: list[str]
+    fence: Whole = 0
+    held: dict[str, Whole] = {}
+
+    def entries(self) -> Iterator[tuple[str, Entry]]:
+        for name, file in self.files.items():
+            for entry in file.tensors:
+                yield name, entry
+
+
+def check_sense(raw: Any, item_bytes: Mapping[str, int]) -> None:
+    """ValueError where the body of a manifest contradicts itself: of a file's name, an entry's
+    bytes, the model's tensors, or what it holds. `item_bytes`: of a value, by dtype."""
+    try:
+        body = _Body.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise ValueError(f"{place}: {first['msg']}; it is {first['input']!r:.80}") from None
+    for name, file in body.files.items():
+        _check_file(name, file, item_bytes)
+    _check_one_place_each(body)
+    _check_counts(body)
+    _check_model(body)
+
+
+def count_held(groups: Iterable[str]) -> dict[str, int]:
+    """How many tensors and rows each group has: what `held` says."""
+    return dict(sorted(Counter(groups).items()))
+
+
+def _check_file(name: str, file: _File, item_bytes: Mapping[str, int]) -> None:
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts:
+        raise ValueError(f"{name}: leads out of the directory")
+    for entry in file.tensors:
+        *_, num_bytes, dtype, shape, _ = entry
+        if dtype not in item_bytes:
+            raise ValueError(f"{name}: {_label(entry)}: unknown dtype {dtype!r}")
+        due = math.prod(shape) * item_bytes[dtype]
+        if num_bytes != due:
+            what = f"{dtype} {shape} takes {due} bytes"
+            raise ValueError(f"{name}: {_label(entry)}: {what}, it says {num_bytes}")
+
+
+def _check_one_place_each(body: _Body) -> None:
+    places: dict[tuple[str, str, int | None], str] = {}
+    for name, entry in body.entries():
+        key = entry[:3]
+        if key in places:
+            raise ValueError(f"{_label(entry)}: lies in {places[key]} and in {name}")
+        places[key] = name
+
+
+def _check_counts(body: _Body) -> None:
+    found = count_held(entry[0] for _, entry in body.entries())
+    # An older release did not say it.
+    if body.held and body.held != found:
+        raise ValueError(f"its files hold {found} tensors and rows, it says {body.held}")
+
+
+def _check_model(body: _Body) -> None:
+    """The files against the list of the model's tensors.
+
+    A family stores the model's tensors under other names, split or joined, but never more or fewer
+    numbers: so these are counted. State of the optimizer goes by the names of training, and has its
+    tensor's shape or is one number.
+    """
+    listed = body.logical
+    for name, (rows, *shape) in listed.experts.items():
+        # Whoever lists them all would never end.
+        if rows and not math.prod(shape):
+            raise ValueError(f"{name}: {rows} experts of shape {shape}, which is nothing")
+    due = sum(math.prod(shape) for shape in (*listed.dense.values(), *listed.experts.values()))
+    stored = 0
+    for _, entry in body.entries():
+        group, name, *_, shape, _ = entry
+        if group == MODEL_GROUP:
+            stored += math.prod(shape)
+            continue
+        own = _shape_of(listed, name)
+        if own is None:
+            raise ValueError(f"{_label(entry)}: the model has no such tensor")
+        if shape != own and math.prod(shape) != 1:
+            raise ValueError(f"{_label(entry)}: has shape {shape}, its tensor {own}")
+    if stored != due:
+        raise ValueError(f"its files hold {stored} numbers of the model, which has {due}")
+
+
+def _shape_of(listed: _Logical, name: str) -> Shape | None:
+    """The shape of a logical tensor. Never by listing all: a text may claim any number of them."""
+    expert = _EXPERT.fullmatch(name)
+    if expert is None:
+        return listed.dense.get(name)
+    rows, *shape = listed.experts.get(expert.group(1), [0])
+    return shape if int(expert.group(2)) < rows else None
+
+
+def _label(entry: Entry) -> str:
+    group, name, row, *_ = entry
+    place = name if row is None else f"{name}[{row}]"
+    return place if group == MODEL_GROUP else f"{group} of {place}"

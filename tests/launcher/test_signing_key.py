@@ -1,0 +1,60 @@
+"""A key lies where its owner alone can read it, and is missed when it is gone."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from dougong.errors import CheckpointError
+from dougong.launcher.signing_key import OWN_KEY, key_of_run, make_key, read_key
+
+
+def test_a_key_is_its_owners_alone(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        key = make_key(tmp_path / "private/checkpoints.key")
+    finally:
+        os.umask(before)
+    assert (key.path.stat().st_mode & 0o777, key.path.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+    assert read_key(key.path) == key
+    key.path.chmod(0o640)
+    with pytest.raises(CheckpointError, match=r"others may read or write this key \(mode 0640\): `chmod 600"):
+        read_key(key.path)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (None, "the key cannot be read: No such file"),
+        (b"secret", "is no key: a key has 32"),
+        (bytes(1 << 17), "is no key"),
+    ],
+)
+def test_what_is_no_key_is_refused(data: bytes | None, reason: str, tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    if data is not None:
+        path.write_bytes(data)
+        path.chmod(0o600)
+    with pytest.raises(CheckpointError, match=reason):
+        read_key(path)
+
+
+def test_a_pipe_is_no_key_and_holds_up_nobody(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "key", 0o600)
+    with pytest.raises(CheckpointError, match="is no file"):
+        read_key(tmp_path / "key")
+
+
+def test_a_run_makes_its_own_key_once_and_misses_it_when_it_is_gone(tmp_path: Path) -> None:
+    assert key_of_run(tmp_path, None, is_new=True) is None
+    made = key_of_run(tmp_path, "run", is_new=True)
+    assert made is not None
+    assert made.path == tmp_path / OWN_KEY
+    assert key_of_run(tmp_path, "run", is_new=True) == key_of_run(tmp_path, "run", is_new=False) == made
+    assert key_of_run(tmp_path, str(made.path), is_new=False) == made
+    made.path.unlink()
+    with pytest.raises(
+        CheckpointError, match=f"is gone; put it back, or .*`dougong resume {tmp_path} -o checkpoint.sign=null`"
+    ):
+        key_of_run(tmp_path, "run", is_new=False)
