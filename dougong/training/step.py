@@ -25,6 +25,7 @@ from dougong.parallel.schedules.operation import Program
 from dougong.parallel.segments.flight import Forward, GradientSink
 from dougong.parallel.trace.tracer import Tracer
 from dougong.training.hooks import StepHooks
+from dougong.training.integrity.guard import Guard
 from dougong.training.ledger import LedgerHook
 from dougong.training.load_balance import LoadBalance
 from dougong.training.memory.state_memory import StateMemory
@@ -32,6 +33,7 @@ from dougong.training.optimizers.base import Optimizer
 from dougong.training.optimizers.lr_schedule import rate_of
 from dougong.training.phases import Phases
 from dougong.training.replica import ModelBlueprint, Replica
+from dougong.training.results.integrity_word import NOTHING_CHANGED
 from dougong.training.results.reports import (
     LossKey,
     ReportForm,
@@ -91,7 +93,8 @@ class StepParts:
     """What a step is made of, wired by `build.build_in_world`.
 
     hooks: all of them, in their order; `balance` and `ledger` (None: none is kept) are among them,
-    and one that keeps the state in `memory` (None: it is not kept).
+    and one that keeps the state in `memory` (None: it is not kept). `guard` (None: nobody does)
+    compares numbers with their copies.
     """
 
     share: WorkerShare
@@ -106,6 +109,7 @@ class StepParts:
     hooks: StepHooks
     tracer: Tracer | None
     memory: StateMemory | None
+    guard: Guard | None = None
 
 
 @dataclass(frozen=True)
@@ -235,6 +239,8 @@ class Stepper:
         self.parts.exchange.begin_step(step)
         if self.parts.tracer is not None:
             self.parts.tracer.begin_step(step)
+        if self.parts.guard is not None:
+            self.parts.guard.begin_step()
         self._hooks.begin_step(step)
 
     def _sink(self, lane: int, microbatch: int) -> GradientSink:
@@ -256,11 +262,14 @@ class Stepper:
         squares = self._squares(gradients.tensors)
         forms = self._share.forms
         reached = pack_reached(forms[self._share.rank].dense, self.parts.gradients.reached)
-        report = StepReport(
-            asked.stop, self._clock.exchange_s, gradients.losses, squares, reached, asked.rest
-        )
+        guard = self.parts.guard
+        word = NOTHING_CHANGED if guard is None else guard.look()
+        losses, exchange_s = gradients.losses, self._clock.exchange_s
+        report = StepReport(asked.stop, exchange_s, losses, squares, reached, asked.rest, word)
         with self._clock.exchanging():
             reports = gather_reports(self._world, report, forms)
+        if guard is not None:
+            guard.judge(step, [report.integrity for report in reports])
         job = self._job
         losses = merged_losses(reports)
         loss = mean_loss(losses, self._plan.num_lanes, job.batch.microbatches)

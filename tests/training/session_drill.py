@@ -20,7 +20,8 @@ class TrainWith:
 
     def __call__(self, context: WorkerContext) -> None:
         if context.worker.name == self.worker:
-            drill = Drill(at_step=self.step, fault=self.fault, on=self.worker)
+            # As it is: what a job file may not order is rehearsed here.
+            drill = Drill.model_construct(at_step=self.step, fault=self.fault, on=self.worker)
             context = dataclasses.replace(context, drills=(drill,))
         session.train(context)
 
