@@ -136,13 +136,6 @@ def build_on_plan(
     forms = report_forms(job, plan, replica)
     optimizer = make_optimizer(job, {n: replica.masters[n] for n in forms[rank].squares})
     start.load_optimizer(optimizer)
-    spec = DispatchSpec(
-        int(blueprint.config.hidden_size),
-        blueprint.dtype,
-        blueprint.device,
-        job.combine,
-        replica.cut.names,
-    )
     programs = programs_of(job, plan)
     return WorkerShare(
         blueprint=blueprint,
@@ -150,12 +143,26 @@ def build_on_plan(
         rank=rank,
         replica=replica,
         shard=ExpertShard(blueprint.op, replica.experts),
-        dispatcher=Dispatcher(rank, plan, spec, replica.cut.has_identity),
+        dispatcher=make_dispatcher(blueprint, plan, rank, replica),
         program=programs[rank],
         message_order=message_order(programs),
         optimizer=optimizer,
         forms=forms,
     )
+
+
+def make_dispatcher(
+    blueprint: ModelBlueprint, plan: Plan, rank: int, replica: Replica
+) -> Dispatcher:
+    """One worker's end of dispatch and combine."""
+    spec = DispatchSpec(
+        int(blueprint.config.hidden_size),
+        blueprint.dtype,
+        blueprint.device,
+        blueprint.job.combine,
+        replica.cut.names,
+    )
+    return Dispatcher(rank, plan, spec, replica.cut.has_identity)
 
 
 def build_in_world(share: WorkerShare, world: World, options: StepOptions) -> Stepper:
@@ -188,7 +195,7 @@ def build_in_world(share: WorkerShare, world: World, options: StepOptions) -> St
         phases=options.phases,
         clock=clock,
         exchange=exchange,
-        gradients=_dense_gradients(share, world, options.tracer),
+        gradients=dense_gradients(share, world, options.tracer),
         executor=executor,
         balance=balance,
         ledger=ledger,
@@ -246,7 +253,10 @@ def emulation_of(job: Job, worker: Worker) -> Emulation | None:
     )
 
 
-def _dense_gradients(share: WorkerShare, world: World, tracer: Tracer | None) -> DenseGradients:
+def dense_gradients(
+    share: WorkerShare, world: World, tracer: Tracer | None = None
+) -> DenseGradients:
+    """Where a worker's dense gradients are added up."""
     job, plan, flat = share.blueprint.job, share.plan, share.replica.flat
     kind = OrderedReducer if job.is_layout_free else NativeReducer
     leaves = {leaf_node(tensor): name for name, tensor in share.replica.leaves}

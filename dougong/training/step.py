@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -122,6 +123,22 @@ class StepGradients:
     tensors: dict[str, Tensor]
 
 
+class StepAudit(Protocol):
+    """Computes a step again (`audit.Audit`). Collective; raises where it finds something."""
+
+    def gradients(self, step: int, computed: StepGradients) -> None:
+        """Before anything has moved."""
+        ...
+
+    def before_update(self, result: StepResult) -> None:
+        """The gradients are right, and are not clipped yet."""
+        ...
+
+    def after_update(self, step: int) -> None:
+        """The weights have moved; nothing is committed."""
+        ...
+
+
 class Stepper:
     """Runs steps of one worker. Collective: all workers of the plan call the same methods in the
     same order."""
@@ -148,6 +165,7 @@ class Stepper:
         forwards: ForwardsOf,
         asked: Callable[[], Asked] | None = None,
         skips: Collection[int] = (),
+        audit: StepAudit | None = None,
     ) -> StepResult:
         """One step; one that is not finite is left without its update, on all workers alike, and
         `is_skipped` of the result says so. Where the job leaves such steps out it is computed once
@@ -155,27 +173,33 @@ class Stepper:
 
         `asked` says what this worker was asked for, and is called when the gradients are there: a
         request that comes while they are computed still counts. `skips`: steps that are left
-        without their update whatever comes out.
+        without their update whatever comes out. `audit`: who computes this step again.
         """
         fault, is_listed = self._job.fault, step in skips and self._job.fault.non_finite == "skip"
-        result, gradients = self._computed(step, forwards, asked)
+        result, computed = self._computed(step, forwards, asked)
         first = result.not_finite
         if first is not None and not is_listed and step_decision(fault, 1) == "retry_step":
-            result, gradients = self._computed(step, forwards, asked)
+            result, computed = self._computed(step, forwards, asked)
             result = replace(result, was_not_finite=first)
+        is_skipped = result.not_finite is not None or is_listed
+        if audit is not None and not is_skipped:
+            audit.gradients(step, computed)
+            audit.before_update(result)
         with self._phases("update"):
-            if result.not_finite is not None or is_listed:
+            if is_skipped:
                 result = replace(result, is_skipped=True)
                 self._hooks.update_skipped(result)
                 return result
             self._hooks.before_update(result)
-            self._update(gradients, result)
+            self._update(computed.tensors, result)
+            if audit is not None:
+                audit.after_update(step)
             self._hooks.after_update(result)
         return result
 
     def _computed(
         self, step: int, forwards: ForwardsOf, asked: Callable[[], Asked] | None
-    ) -> tuple[StepResult, Mapping[str, Tensor]]:
+    ) -> tuple[StepResult, StepGradients]:
         """A step up to its update, with the gradients of what this worker owns."""
         # The order of the moments is a promise (see `hooks`): gradients are looked at before they
         # are clipped, and everybody knows the step's result before any weight moves.
@@ -183,7 +207,7 @@ class Stepper:
         with self._phases("exchange"):
             self._hooks.gradients_ready(gradients.tensors)
             result = self._agree(step, gradients, Asked() if asked is None else asked())
-        return result, gradients.tensors
+        return result, gradients
 
     def gradients(self, step: int, forwards: ForwardsOf) -> StepGradients:
         """A step up to its gradients, before clipping; no weight changes."""

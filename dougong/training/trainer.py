@@ -33,6 +33,7 @@ from dougong.ops.experts.base import ExpertOp
 from dougong.parallel.comm.world import World
 from dougong.parallel.trace.tracer import Tracer
 from dougong.training import non_finite
+from dougong.training.audit import make_audit
 from dougong.training.build import (
     LedgerStart,
     StepOptions,
@@ -97,6 +98,7 @@ class Trainer:
         names = share.blueprint.names
         deadlines = context.job.fault.limits()
         self._saver = Saver(root, writer, self._durable, self._unsaved, names, deadlines)
+        self._audit = make_audit(stepper, forwards)
         self._traffic = TrafficMeter.of(share, stepper.parts.world)
         self._phases.begin_step(self._step)
 
@@ -136,8 +138,9 @@ class Trainer:
 
     def _compute(self, step: int, forwards: ForwardsOf) -> StepResult:
         asked = partial(Asked.of, self._context.control)
+        audit = self._audit if self._audit is not None and self._audit.is_due(step) else None
         try:
-            return self.stepper.run(step, forwards, asked, self._skips.listed)
+            return self.stepper.run(step, forwards, asked, self._skips.listed, audit)
         except CorruptionError:
             # This process ends, and others go on without it: its part of a save that is under way
             # is of a step before.

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
@@ -205,6 +206,20 @@ class World:
     def group_of_island(self, kind: MessageKind) -> dist.ProcessGroup:
         """gloo's group for messages of one kind that stay in the island."""
         return self._groups.island[kind]
+
+    @property
+    def everybody(self) -> dist.ProcessGroup | None:
+        """gloo's group for gathers."""
+        return self._groups.everybody
+
+    @contextmanager
+    def uncounted(self) -> Iterator[None]:
+        """What is transferred inside is no part of the step: neither its bytes nor its sums
+        count."""
+        sent, is_on = self.sent, self.tally.is_on
+        self.sent, self.tally.is_on = SentTraffic(self.rank, self.size), False
+        yield
+        self.sent, self.tally.is_on = sent, is_on
 
     def transfer(
         self,
