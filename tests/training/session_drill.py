@@ -29,3 +29,14 @@ class TrainWith:
 def train_with(worker: str, fault: str, step: int) -> TrainWith:
     """The fault happens to that worker as that step begins."""
     return TrainWith(worker, fault, step)
+
+
+def train_as_named(context: WorkerContext) -> None:
+    """An entry for whole runs: `flip-activation-1-4` is a job in whose first generation that happens to worker 1 as
+    step 4 begins."""
+    name, _, rest = context.job.job.rpartition("-")
+    name, _, worker = name.rpartition("-")
+    if context.generation == 1:
+        train_with(f"east/{worker}", name.replace("-", "_"), int(rest))(context)
+    else:
+        session.train(context)

@@ -25,7 +25,7 @@ def spoilt(folder: Path, roles: str, worker: str, fault: str) -> Outcome:
     ("flip_message", "rows of site 0 .*: what arrived is not what was sent"),
 ])  # fmt: skip
 def test_a_worker_alone_finds_its_own(fault: str, says: str, tmp_path: Path) -> None:
-    trainer, _, messages = trainer_of(job_of(tmp_path), tmp_path)
+    trainer, _, _ = trainer_of(job_of(tmp_path), tmp_path)
     trainer.run_step(1)
     victim_of(trainer).spoil(fault)
     before = {name: tensor.clone() for name, tensor in trainer.stepper.parts.share.replica.masters.items()}
