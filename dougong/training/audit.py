@@ -13,14 +13,16 @@ another one's experts and of a second set of gradients; state of others comes a 
 from __future__ import annotations
 
 import dataclasses
+import math
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from dougong.models.inventory import inventory_of
 from dougong.ops.bit_sum import WRAP, bit_sums
+from dougong.ops.finite import num_not_finite
 from dougong.parallel.comm.recast import RecastWorld, exchanged_parts
 from dougong.parallel.comm.route import Route
 from dougong.parallel.comm.tally import MessageTally
@@ -33,7 +35,9 @@ from dougong.planner.programs import programs_of
 from dougong.training.build import dense_gradients, make_dispatcher
 from dougong.training.forwards import Forwards
 from dougong.training.hooks import StepHooks
+from dougong.training.integrity.comparison import Comparison
 from dougong.training.integrity.guard import blame
+from dougong.training.integrity.spikes import LossWatch
 from dougong.training.integrity.testimony import Finding
 from dougong.training.integrity.verdict import (
     GRADIENTS,
@@ -45,28 +49,28 @@ from dougong.training.integrity.verdict import (
     Difference,
     Place,
     accused,
-    first_difference,
 )
 from dougong.training.optimizers.registry import make_optimizer
-from dougong.training.results.reports import StepResult, clip_scale
+from dougong.training.results.reports import LossKey, StepResult, clip_scale
 from dougong.training.step import StepGradients, StepParts, Stepper
 
 PIECE_BYTES = 64 << 20
 """Of another worker's state, at once."""
-_DIGEST_BYTES = 16
 Experts = list[dict[int, dict[str, Tensor]]]
 
 
 class Audit:
     """One worker's hand in it. Collective: all workers call the same methods in the same order.
 
+    not_finite      the step is not finite: is it so by another worker, and with another batch?
+    wants           whether this step is computed again
     gradients       nothing has moved yet: is what was computed what another worker computes?
     before_update   take the state of the part that was taken over, and update it
     after_update    is the new state what came of that?
     """
 
     def __init__(self, stepper: Stepper, forwards: Forwards, every: int) -> None:
-        """`every`: a step in so many is looked at."""
+        """`every`: a step in so many is looked at, and those with a spike of the loss."""
         parts = stepper.parts
         self._stepper, self._forwards, self._every = stepper, forwards, every
         self._parts, self._world, self._plan = parts, parts.world, parts.share.plan
@@ -74,20 +78,46 @@ class Audit:
         self._part_of = exchanged_parts(kinds)
         self._part = self._part_of[self._world.rank]
         self._auditor = self._part_of.index(self._world.rank)
+        self._comparison = Comparison(parts.world, self._part_of)
         self._again: Stepper | None = None
         self._gradients: Mapping[str, Tensor] = {}
+        self._losses_again: Mapping[LossKey, float] = {}
         self._updated: dict[Place, int] = {}
+        self._losses = LossWatch()
+        self.words = ""
 
-    def is_due(self, step: int) -> bool:
-        """Whether this step is looked at."""
-        return step % self._every == 0
+    def wants(self, result: StepResult) -> bool:
+        """Whether this step is computed again: it is due, or its loss is far from those before.
+        To be asked once of every step that is finite."""
+        is_spike = self._losses.is_spike(result.loss)
+        return is_spike or result.step % self._every == 0
+
+    def not_finite(self, step: int, computed: StepGradients) -> None:
+        """Raises CorruptionError, or PeerError where another worker does, when it is finite by
+        other workers. Else `words` says what that means."""
+        first = self._computed(self._world.tally, computed)
+        second = self._compute_again(step)
+        if self._is_finite(self._losses_again, self._gradients):
+            found = self._comparison.difference(first, second)
+            if found is not None:
+                self._judge(step, found, first, second)
+        self.words = "; computed again by other workers it is not finite either"
+        if step > 1:
+            with self._parts.balance.aside():
+                before = self._stepper.gradients(step, self._forwards.of_step(step - 1))
+            is_data = self._is_finite(before.losses, before.tensors)
+            self.words += (
+                ", with the batch before it is: look at the data of this step"
+                if is_data
+                else ", nor with the batch before: the weights, not the data"
+            )
 
     def gradients(self, step: int, computed: StepGradients) -> None:
         """Raises CorruptionError, or PeerError where another worker does, when they are not what
         comes of a second computation. `computed`: by this worker, its own part."""
         first = self._computed(self._world.tally, computed)
         second = self._compute_again(step)
-        found = self._difference(first, second)
+        found = self._comparison.difference(first, second)
         if found is not None:
             self._judge(step, found, first, second)
 
@@ -121,7 +151,7 @@ class Audit:
         state = {("weight", name): share.replica.masters[name] for name in share.optimizer.names}
         state |= {(kind, name): value for kind, name, value in share.optimizer.state()}
         first, second = Computed(_numbers(state)), Computed(self._updated)
-        found = self._difference(first, second)
+        found = self._comparison.difference(first, second)
         if found is None:
             return
         # The state before is overwritten by now: whose update was wrong cannot be tried again.
@@ -142,7 +172,7 @@ class Audit:
         lanes = self._plan.workers[self._part].lanes
         with self._parts.balance.aside():
             found = again.gradients(step, self._forwards.of_step(step, lanes))
-        self._gradients = found.tensors
+        self._gradients, self._losses_again = found.tensors, found.losses
         return self._computed(tally, found)
 
     def _compute_anew(self, step: int) -> Computed:
@@ -297,34 +327,18 @@ class Audit:
             found[f"{kind.value} of {place_in_words(key, names)}"] = number
         return found
 
-    def _difference(self, first: Computed, second: Computed) -> Difference | None:
-        """Between what each worker has computed, and what its auditor has. Collective: the same on
-        all."""
-        payload = first.digest + second.digest
-        sizes = [2 * _DIGEST_BYTES] * self._world.size
-        said = self._world.gather_bytes(payload, sizes, "digests of an audit")
-        if all(said[r][_DIGEST_BYTES:] == said[p][:_DIGEST_BYTES] for r, p in self._pairs()):
-            return None
-        firsts, seconds = self._gather(first), self._gather_by_part(second)
-        return first_difference(firsts, seconds)
-
-    def _pairs(self) -> Iterator[tuple[int, int]]:
-        """(who has computed it again, whose part it is)."""
-        yield from enumerate(self._part_of)
-
-    def _gather(self, mine: Computed) -> list[Computed]:
-        payloads = self._world.gather_bytes(mine.encode(), what="numbers of an audit")
-        return [Computed.decode(payload) for payload in payloads]
-
-    def _gather_by_part(self, mine: Computed) -> list[Computed]:
-        found = self._gather(mine)
-        return [found[self._part_of.index(part)] for part in range(len(found))]
+    def _is_finite(self, losses: Mapping[LossKey, float], tensors: Mapping[str, Tensor]) -> bool:
+        """Whether all losses and gradients of all workers are. Collective."""
+        mine = all(map(math.isfinite, losses.values()))
+        mine = mine and not any(num_not_finite(list(tensors.values())))
+        said = self._world.gather_bytes(bytes([mine]), [1] * self._world.size, "a second look")
+        return all(byte == b"\x01" for byte in said)
 
     def _judge(self, step: int, found: Difference, first: Computed, second: Computed) -> None:
         """Compute the step by everybody once more, in both ways, and name who errs."""
         anew, again = self._compute_anew(step), self._compute_again(step)
-        by_owner = [self._gather(one)[found.part] for one in (first, anew)]
-        by_other = [self._gather_by_part(one)[found.part] for one in (second, again)]
+        by_owner = [self._comparison.gather(one)[found.part] for one in (first, anew)]
+        by_other = [self._comparison.gather_by_part(one)[found.part] for one in (second, again)]
         owner, other = found.part, self._part_of.index(found.part)
         values = [one.numbers.get(found.place) for one in by_owner]
         other_values = [one.numbers.get(found.place) for one in by_other]

@@ -126,6 +126,14 @@ class StepGradients:
 class StepAudit(Protocol):
     """Computes a step again (`audit.Audit`). Collective; raises where it finds something."""
 
+    def not_finite(self, step: int, computed: StepGradients) -> None:
+        """The step is not finite: is it so again, elsewhere?"""
+        ...
+
+    def wants(self, result: StepResult) -> bool:
+        """Whether it computes this step again. Asked once of every step with an update."""
+        ...
+
     def gradients(self, step: int, computed: StepGradients) -> None:
         """Before anything has moved."""
         ...
@@ -173,7 +181,7 @@ class Stepper:
 
         `asked` says what this worker was asked for, and is called when the gradients are there: a
         request that comes while they are computed still counts. `skips`: steps that are left
-        without their update whatever comes out. `audit`: who computes this step again.
+        without their update whatever comes out. `audit`: who computes steps again.
         """
         fault, is_listed = self._job.fault, step in skips and self._job.fault.non_finite == "skip"
         result, computed = self._computed(step, forwards, asked)
@@ -182,7 +190,10 @@ class Stepper:
             result, computed = self._computed(step, forwards, asked)
             result = replace(result, was_not_finite=first)
         is_skipped = result.not_finite is not None or is_listed
-        if audit is not None and not is_skipped:
+        if audit is not None and result.not_finite is not None and not is_listed:
+            audit.not_finite(step, computed)
+        looks = audit is not None and not is_skipped and audit.wants(result)
+        if audit is not None and looks:
             audit.gradients(step, computed)
             audit.before_update(result)
         with self._phases("update"):
@@ -192,7 +203,7 @@ class Stepper:
                 return result
             self._hooks.before_update(result)
             self._update(computed.tensors, result)
-            if audit is not None:
+            if audit is not None and looks:
                 audit.after_update(step)
             self._hooks.after_update(result)
         return result

@@ -138,9 +138,8 @@ class Trainer:
 
     def _compute(self, step: int, forwards: ForwardsOf) -> StepResult:
         asked = partial(Asked.of, self._context.control)
-        audit = self._audit if self._audit is not None and self._audit.is_due(step) else None
         try:
-            return self.stepper.run(step, forwards, asked, self._skips.listed, audit)
+            return self.stepper.run(step, forwards, asked, self._skips.listed, self._audit)
         except CorruptionError:
             # This process ends, and others go on without it: its part of a save that is under way
             # is of a step before.
@@ -253,6 +252,8 @@ class Trainer:
         self._report_bad_step(result, step_s)
         self.wait_for_save()
         text = non_finite.explain(self.stepper, result, forwards, self._skips.in_a_row)
+        if self._audit is not None:
+            text += self._audit.words
         raise NumericsError(text)
 
     def wait_for_save(self) -> None:

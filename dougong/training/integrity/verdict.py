@@ -20,6 +20,8 @@ Place = tuple[int, int, str]
 MESSAGES, LOSSES, SUMS, GRADIENTS, UPDATE = range(5)
 """Stages."""
 
+DIGEST_BYTES = 16
+
 
 @dataclass(frozen=True)
 class Computed:
@@ -30,7 +32,7 @@ class Computed:
     @property
     def digest(self) -> bytes:
         """Equal where all numbers are."""
-        return hashlib.blake2b(self.encode(), digest_size=16).digest()
+        return hashlib.blake2b(self.encode(), digest_size=DIGEST_BYTES).digest()
 
     def encode(self) -> bytes:
         return json.dumps(
