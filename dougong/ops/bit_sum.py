@@ -40,7 +40,8 @@ def bit_sums(tensors: Sequence[Tensor]) -> Tensor:
     if len(small) == len(words):
         return _sums_of_small(words)
     if small:
-        sums[torch.tensor(small).to(sums.device)] = _sums_of_small([words[n] for n in small])
+        places = torch.tensor(small).to(sums.device)
+        sums.index_copy_(0, places, _sums_of_small([words[number] for number in small]))
     return sums
 
 

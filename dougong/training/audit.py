@@ -1,9 +1,9 @@
 """What is computed once is computed a second time, by another worker, before the step is committed.
 
-Each worker takes over the part of another one of its kind (`parallel.comm.recast`): its lanes, its
-experts, and the sums and updates of the tensors that it owns. The plan is the same, and so must be
-every bit: of each message, each loss, each summed gradient, and of the state after the update. Two
-workers are enough. The only one of its kind computes its own part again, which shows what comes by
+Each worker takes over the part of another one of its kind (`parallel.exchange.recast`): its lanes,
+its experts, and the sums and updates of the tensors that it owns. The plan is the same, and so must
+be every bit: of each message, each loss, each summed gradient, and of the state after the update.
+Two workers are enough. The only one of its kind computes its own part again, which shows what comes by
 chance, and nothing that its device does each time.
 
 An audited step takes twice the time of one that is not. Beside it a worker needs the memory of
@@ -13,6 +13,7 @@ another one's experts and of a second set of gradients; state of others comes a 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import struct
 from collections.abc import Mapping, Sequence
@@ -23,22 +24,22 @@ from torch import Tensor
 from dougong.models.inventory import inventory_of
 from dougong.ops.bit_sum import WRAP, bit_sums
 from dougong.ops.finite import num_not_finite
-from dougong.parallel.comm.recast import RecastWorld, exchanged_parts
 from dougong.parallel.comm.route import Route
 from dougong.parallel.comm.tally import MessageTally
 from dougong.parallel.comm.transfer import Transfer
 from dougong.parallel.exchange.exchange import Exchange
 from dougong.parallel.exchange.expected import place_in_words
+from dougong.parallel.exchange.recast import RecastWorld, exchanged_parts
 from dougong.parallel.execute.executor import Clock, Executor, ExecutorOptions
 from dougong.parallel.execute.shard import ExpertShard
 from dougong.planner.programs import programs_of
 from dougong.training.build import dense_gradients, make_dispatcher
 from dougong.training.forwards import Forwards
 from dougong.training.hooks import StepHooks
-from dougong.training.integrity.comparison import Comparison
+from dougong.training.integrity.cross_check import CrossCheck
+from dougong.training.integrity.evidence import WrongNumbers
 from dougong.training.integrity.guard import blame
 from dougong.training.integrity.spikes import LossWatch
-from dougong.training.integrity.testimony import Finding
 from dougong.training.integrity.verdict import (
     GRADIENTS,
     LOSSES,
@@ -46,10 +47,11 @@ from dougong.training.integrity.verdict import (
     SUMS,
     UPDATE,
     Computed,
-    Difference,
+    Disagreement,
     Place,
     accused,
 )
+from dougong.training.memory.source import StateKey
 from dougong.training.optimizers.registry import make_optimizer
 from dougong.training.results.reports import LossKey, StepResult, clip_scale
 from dougong.training.step import StepGradients, StepParts, Stepper
@@ -78,7 +80,7 @@ class Audit:
         self._part_of = exchanged_parts(kinds)
         self._part = self._part_of[self._world.rank]
         self._auditor = self._part_of.index(self._world.rank)
-        self._comparison = Comparison(parts.world, self._part_of)
+        self._comparison = CrossCheck(parts.world, self._part_of)
         self._again: Stepper | None = None
         self._gradients: Mapping[str, Tensor] = {}
         self._losses_again: Mapping[LossKey, float] = {}
@@ -157,7 +159,7 @@ class Audit:
         # The state before is overwritten by now: whose update was wrong cannot be tried again.
         owner, other = found.part, self._part_of.index(found.part)
         who = tuple(dict.fromkeys((owner, other)))
-        blame(self._world, step, Finding(f"{found.place[2]}: two updates do not agree", who))
+        blame(self._world, step, WrongNumbers(f"{found.place[2]}: two updates do not agree", who))
 
     # The second computation
 
@@ -257,35 +259,32 @@ class Audit:
 
     def _swap_state(
         self, leaving: Sequence[str], coming: Sequence[str]
-    ) -> tuple[dict[str, Tensor], dict[tuple[str, str], Tensor]]:
+    ) -> tuple[dict[str, Tensor], dict[StateKey, Tensor]]:
         """Send own masters and moments of these names to the auditor, and take those of the other
         part. What a tensor has not got yet does not come."""
         share = self._parts.share
-        kinds = share.optimizer.declaration.state_kinds
         known = {(kind, name): value for kind, name, value in share.optimizer.state()}
-        like = {name: self._gradients[name] for name in coming}
-        there = [(kind.name, name) in known for name in leaving for kind in kinds]
-        flags = torch.tensor(there, dtype=torch.uint8)
-        arrived = torch.zeros(len(coming) * len(kinds), dtype=torch.uint8)
-        self._swap([flags], [arrived])
-        device = next(iter(share.replica.masters.values())).device if coming else None
-        sent, rooms = [], []
-        masters: dict[str, Tensor] = {}
-        moments: dict[tuple[str, str], Tensor] = {}
-        for name in leaving:
-            sent.append(share.replica.masters[name])
-            sent += [known[kind.name, name] for kind in kinds if (kind.name, name) in known]
-        has = iter(arrived.tolist())
-        for name in coming:
-            masters[name] = torch.empty(like[name].shape, device=device)
-            rooms.append(masters[name])
-            for kind in kinds:
-                if next(has):
-                    shape = like[name].shape if kind.like_parameter else ()
-                    moments[kind.name, name] = torch.empty(shape, device=device)
-                    rooms.append(moments[kind.name, name])
-        self._swap(sent, rooms)
+        like = {kind.name: kind.like_parameter for kind in share.optimizer.declaration.state_kinds}
+        sent_keys, keys = (
+            list(itertools.product(like, leaving)),
+            list(itertools.product(like, coming)),
+        )
+        flags = torch.tensor([key in known for key in sent_keys], dtype=torch.uint8)
+        are_there = torch.zeros(len(keys), dtype=torch.uint8)
+        self._swap([flags], [are_there])
+        masters = {name: self._room(self._gradients[name].shape) for name in coming}
+        moments: dict[StateKey, Tensor] = {}
+        for key in itertools.compress(keys, are_there.tolist()):
+            kind, name = key
+            moments[key] = self._room(masters[name].shape if like[kind] else torch.Size())
+        sent = [share.replica.masters[name] for name in leaving]
+        sent += [known[key] for key in sent_keys if key in known]
+        self._swap(sent, [*masters.values(), *moments.values()])
         return masters, moments
+
+    def _room(self, shape: torch.Size) -> Tensor:
+        """For a tensor of the state, where masters lie."""
+        return torch.empty(shape, device=self._parts.share.blueprint.master_device)
 
     def _swap(self, leaving: Sequence[Tensor], rooms: Sequence[Tensor]) -> None:
         """Send own tensors to the auditor, and fill the rooms with those of the other part.
@@ -334,7 +333,7 @@ class Audit:
         said = self._world.gather_bytes(bytes([mine]), [1] * self._world.size, "a second look")
         return all(byte == b"\x01" for byte in said)
 
-    def _judge(self, step: int, found: Difference, first: Computed, second: Computed) -> None:
+    def _judge(self, step: int, found: Disagreement, first: Computed, second: Computed) -> None:
         """Compute the step by everybody once more, in both ways, and name who errs."""
         anew, again = self._compute_anew(step), self._compute_again(step)
         by_owner = [self._comparison.gather(one)[found.part] for one in (first, anew)]
@@ -344,7 +343,7 @@ class Audit:
         other_values = [one.numbers.get(found.place) for one in by_other]
         who = accused(owner, other, values, other_values)
         text = f"{found.place[2]}: computed again by another worker it has other bits"
-        blame(self._world, step, Finding(text, who))
+        blame(self._world, step, WrongNumbers(text, who))
 
 
 def make_audit(stepper: Stepper, forwards: Forwards) -> Audit | None:

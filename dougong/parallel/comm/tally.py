@@ -18,7 +18,7 @@ from dougong.ops.bit_sum import WRAP
 
 
 @dataclass(frozen=True)
-class _Entry:
+class _Noted:
     """`sums`: int64, one for each of `peers`, on any device."""
 
     what: str
@@ -37,7 +37,7 @@ class MessageTally:
 
     def __init__(self) -> None:
         self.is_on = False
-        self._entries: list[_Entry] = []
+        self._entries: list[_Noted] = []
 
     def begin(self) -> None:
         """A step begins, or begins again."""
@@ -47,7 +47,7 @@ class MessageTally:
         """Sums of the bits that go to each peer, or have come from each: as they were computed, and
         as they are going to be used."""
         if len(peers):
-            self._entries.append(_Entry(what, peers, sums, is_sent))
+            self._entries.append(_Noted(what, peers, sums, is_sent))
 
     def balance(self) -> int:
         """Sent less arrived, modulo 2**64. Waits for the device."""

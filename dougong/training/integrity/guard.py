@@ -15,8 +15,8 @@ from typing import NoReturn
 from dougong.errors import CorruptionError, PeerError
 from dougong.ops.bit_sum import WRAP
 from dougong.parallel.comm.world import World
+from dougong.training.integrity.evidence import WorkerEvidence, WrongNumbers, find
 from dougong.training.integrity.held_state import BitSums, HeldState
-from dougong.training.integrity.testimony import Finding, Testimony, find
 from dougong.training.memory.source import StateKey
 from dougong.training.memory.state_memory import StateMemory
 from dougong.training.results.integrity_word import IntegrityWord, all_is_well
@@ -73,16 +73,16 @@ class Guard:
         """
         if all_is_well(words):
             return
-        mine = Testimony(
+        mine = WorkerEvidence(
             self._changed,
             self._world.tally.by_message(),
             self._state.spread_sums(self._reference),
             self._damaged_replicas(),
         )
         payloads = self._world.gather_bytes(mine.encode(), what="what has changed")
-        found = find([Testimony.decode(payload) for payload in payloads], self._owners)
+        found = find([WorkerEvidence.decode(payload) for payload in payloads], self._owners)
         if found is None:
-            found = Finding("what workers said of their numbers changed on its way", (0,))
+            found = WrongNumbers("what workers said of their numbers changed on its way", (0,))
         blame(self._world, step, found)
 
     def note(self) -> None:
@@ -93,7 +93,7 @@ class Guard:
         return () if self._memory is None else self._memory.damaged_replicas
 
 
-def blame(world: World, step: int, found: Finding) -> NoReturn:
+def blame(world: World, step: int, found: WrongNumbers) -> NoReturn:
     """End the generation before the step is committed. Collective: `found` is the same everywhere.
 
     Raises CorruptionError on the worker that is accused, or that noticed it, and PeerError on all

@@ -45,14 +45,16 @@ class Computed:
 
 
 @dataclass(frozen=True)
-class Difference:
+class Disagreement:
     """The first place at which two computations of a part differ. `part`: whose, by rank."""
 
     place: Place
     part: int
 
 
-def first_difference(first: Sequence[Computed], second: Sequence[Computed]) -> Difference | None:
+def first_disagreement(
+    first: Sequence[Computed], second: Sequence[Computed]
+) -> Disagreement | None:
     """Of all parts, by rank; None where they agree."""
     found = []
     for part, (one, other) in enumerate(zip(first, second, strict=True)):
@@ -64,7 +66,7 @@ def first_difference(first: Sequence[Computed], second: Sequence[Computed]) -> D
     if not found:
         return None
     _, part, place = min(found)
-    return Difference(place, part)
+    return Disagreement(place, part)
 
 
 def accused(

@@ -112,7 +112,7 @@ class _RecastRoute(Route):
     def begin(
         self, sends: Sequence[Transfer], receives: Sequence[Transfer], wait: PeerWait
     ) -> UnderWay:
-        begun = _Landing()
+        begun = _Arriving()
         coming = []
         for transfer in receives:
             landing = torch.empty(transfer.tensor.shape, dtype=transfer.tensor.dtype)
@@ -132,7 +132,7 @@ class _RecastRoute(Route):
         return transfer.rank, work
 
 
-class _Landing(UnderWay):
+class _Arriving(UnderWay):
     """Whose tensors have their values when it has been waited for."""
 
     kept: Sequence[Transfer] = ()

@@ -16,15 +16,7 @@ _MOST_NAMES = 3
 
 
 @dataclass(frozen=True)
-class Damage:
-    """A replica of a worker's snapshot that is not what that worker sent."""
-
-    owner: int
-    holder: int
-
-
-@dataclass(frozen=True)
-class Testimony:
+class WorkerEvidence:
     """Of one worker. `changed`: tensors that are not what they were after its last update;
     `messages`: its tally; `spread`: by tensor, the sums of dense weights; `replicas`: those that it
     keeps and that came damaged, by owner."""
@@ -39,15 +31,15 @@ class Testimony:
         return json.dumps([self.changed, messages, self.spread, self.replicas]).encode()
 
     @staticmethod
-    def decode(payload: bytes) -> Testimony:
+    def decode(payload: bytes) -> WorkerEvidence:
         changed, messages, spread, replicas = json.loads(payload)
         keys = tuple((group, name) for group, name in changed)
         tally = {(what, peer, is_sent): value for what, peer, is_sent, value in messages}
-        return Testimony(keys, tally, spread, tuple(replicas))
+        return WorkerEvidence(keys, tally, spread, tuple(replicas))
 
 
 @dataclass(frozen=True)
-class Finding:
+class WrongNumbers:
     """What has changed, in words, and whom that points at, by rank: one worker, whose own memory it
     was, or two between which it happened, the one who noticed it last."""
 
@@ -55,31 +47,33 @@ class Finding:
     accused: tuple[int, ...]
 
 
-def find(testimonies: Sequence[Testimony], owners: Mapping[str, int]) -> Finding | None:
+def find(evidences: Sequence[WorkerEvidence], owners: Mapping[str, int]) -> WrongNumbers | None:
     """The first thing that is wrong, what is certain of one worker before what is between two.
-    `testimonies`: by rank; `owners` of dense tensors. None: all fits."""
-    return next(_findings(testimonies, owners), None)
+    `evidences`: by rank; `owners` of dense tensors. None: all fits."""
+    return next(_findings(evidences, owners), None)
 
 
-def _findings(testimonies: Sequence[Testimony], owners: Mapping[str, int]) -> Iterator[Finding]:
-    for rank, testimony in enumerate(testimonies):
-        if testimony.changed:
-            yield Finding(
-                f"{_some(testimony.changed)} changed in memory, computed by nobody", (rank,)
+def _findings(
+    evidences: Sequence[WorkerEvidence], owners: Mapping[str, int]
+) -> Iterator[WrongNumbers]:
+    for rank, evidence in enumerate(evidences):
+        if evidence.changed:
+            yield WrongNumbers(
+                f"{_some(evidence.changed)} changed in memory, computed by nobody", (rank,)
             )
-    message = changed_message([testimony.messages for testimony in testimonies])
+    message = changed_message([evidence.messages for evidence in evidences])
     if message is not None:
         ends = tuple(dict.fromkeys((message.sender, message.receiver)))
-        yield Finding(f"{message.what}: what arrived is not what was sent", ends)
-    for rank, testimony in enumerate(testimonies):
-        for owner in testimony.replicas:
-            yield Finding("a snapshot's replica that came is not what was sent", (owner, rank))
-    yield from _unlike_copies([testimony.spread for testimony in testimonies], owners)
+        yield WrongNumbers(f"{message.what}: what arrived is not what was sent", ends)
+    for rank, evidence in enumerate(evidences):
+        for owner in evidence.replicas:
+            yield WrongNumbers("a snapshot's replica that came is not what was sent", (owner, rank))
+    yield from _unlike_copies([evidence.spread for evidence in evidences], owners)
 
 
 def _unlike_copies(
     spread: Sequence[Mapping[str, int]], owners: Mapping[str, int]
-) -> Iterator[Finding]:
+) -> Iterator[WrongNumbers]:
     """Dense weights that are not the same on all workers that compute with them."""
     for name in sorted(set().union(*spread)):
         values = {rank: sums[name] for rank, sums in enumerate(spread) if name in sums}
@@ -91,9 +85,9 @@ def _unlike_copies(
         # All who got it have the same: then it is the owner's that changed after it was sent.
         agreed = Counter(value for rank, value in values.items() if rank != owner)
         if len(agreed) == 1 and len(values) > 2:
-            yield Finding(what, (owner,))
+            yield WrongNumbers(what, (owner,))
         else:
-            yield Finding(what, (owner, others[0]))
+            yield WrongNumbers(what, (owner, others[0]))
 
 
 def _some(keys: Sequence[StateKey]) -> str:

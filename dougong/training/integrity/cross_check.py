@@ -9,19 +9,19 @@ from dougong.parallel.comm.world import World
 from dougong.training.integrity.verdict import (
     DIGEST_BYTES,
     Computed,
-    Difference,
-    first_difference,
+    Disagreement,
+    first_disagreement,
 )
 
 
-class Comparison:
+class CrossCheck:
     """Between what each worker has computed of its own part, and what another one has of it."""
 
     def __init__(self, world: World, part_of: Sequence[int]) -> None:
         """`part_of[rank]`: whose part that worker has computed again."""
         self._world, self._part_of = world, part_of
 
-    def difference(self, first: Computed, second: Computed) -> Difference | None:
+    def difference(self, first: Computed, second: Computed) -> Disagreement | None:
         """`first`: of this worker's own part; `second`: of the one that it has taken over. Only
         digests travel where all are the same."""
         payload = first.digest + second.digest
@@ -29,7 +29,7 @@ class Comparison:
         pairs = enumerate(self._part_of)
         if all(said[rank][DIGEST_BYTES:] == said[part][:DIGEST_BYTES] for rank, part in pairs):
             return None
-        return first_difference(self.gather(first), self.gather_by_part(second))
+        return first_disagreement(self.gather(first), self.gather_by_part(second))
 
     def gather(self, mine: Computed) -> list[Computed]:
         """By rank."""
