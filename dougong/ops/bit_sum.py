@@ -19,8 +19,9 @@ from dougong.ops.sizes import rounded_up
 WORD_BYTES = 8
 WRAP = 1 << 64
 _FEW_SHARES = 8
-_SMALL_WORDS = 1 << 13
-"""Of tensors below that size the calls cost more than the bytes: they are taken together."""
+_SMALL_WORDS = {"cpu": 1 << 8}
+_SMALL_WORDS_ELSEWHERE = 1 << 13
+"""Of tensors up to that size the calls cost more than the bytes: they are taken together."""
 
 
 @torch.no_grad()
@@ -30,19 +31,17 @@ def bit_sums(tensors: Sequence[Tensor]) -> Tensor:
     if not tensors:
         return torch.zeros(0, dtype=torch.int64)
     words = [_words(tensor) for tensor in tensors]
-    sums = torch.zeros(len(words), dtype=torch.int64, device=words[0].device)
-    small = []
-    for number, of_one in enumerate(words):
-        if len(of_one) > _SMALL_WORDS:
-            sums[number] = of_one.sum(0)
-        else:
-            small.append(number)
-    if len(small) == len(words):
+    limit = _SMALL_WORDS.get(words[0].device.type, _SMALL_WORDS_ELSEWHERE)
+    small = [number for number, of_one in enumerate(words) if len(of_one) <= limit]
+    large = [number for number, of_one in enumerate(words) if len(of_one) > limit]
+    if not large:
         return _sums_of_small(words)
-    if small:
-        places = torch.tensor(small).to(sums.device)
-        sums.index_copy_(0, places, _sums_of_small([words[number] for number in small]))
-    return sums
+    sums = torch.stack([words[number].sum(0) for number in large])
+    if not small:
+        return sums
+    found = torch.cat([sums, _sums_of_small([words[number] for number in small])])
+    places = torch.tensor([*large, *small]).argsort().to(found.device)
+    return found.index_select(0, places)
 
 
 @torch.no_grad()

@@ -3,8 +3,8 @@
 Each worker takes over the part of another one of its kind (`parallel.exchange.recast`): its lanes,
 its experts, and the sums and updates of the tensors that it owns. The plan is the same, and so must
 be every bit: of each message, each loss, each summed gradient, and of the state after the update.
-Two workers are enough. The only one of its kind computes its own part again, which shows what comes by
-chance, and nothing that its device does each time.
+Two workers are enough. The only one of its kind computes its own part again, which shows what comes
+by chance, and nothing that its device does each time.
 
 An audited step takes twice the time of one that is not. Beside it a worker needs the memory of
 another one's experts and of a second set of gradients; state of others comes a piece at a time.
@@ -265,10 +265,8 @@ class Audit:
         share = self._parts.share
         known = {(kind, name): value for kind, name, value in share.optimizer.state()}
         like = {kind.name: kind.like_parameter for kind in share.optimizer.declaration.state_kinds}
-        sent_keys, keys = (
-            list(itertools.product(like, leaving)),
-            list(itertools.product(like, coming)),
-        )
+        sent_keys = list(itertools.product(like, leaving))
+        keys = list(itertools.product(like, coming))
         flags = torch.tensor([key in known for key in sent_keys], dtype=torch.uint8)
         are_there = torch.zeros(len(keys), dtype=torch.uint8)
         self._swap([flags], [are_there])
