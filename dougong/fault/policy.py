@@ -108,6 +108,8 @@ def decide(
             return waits
     if action == "quarantine" and not is_given_up(failure, policy, history):
         action = "restart"
+    if action == "restart" and is_given_up(failure, policy, history):
+        action = "quarantine"
     if kind in FREE:
         return Decision(action, f"a {kind} is not counted")
     return _within_budget(failure, action, policy, history, budget)
