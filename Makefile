@@ -77,6 +77,11 @@ test-gpu: setup
 
 # Installs nothing: the interpreter's own torch is what is looked at. Packages that it lacks come from wheels in a folder.
 gpu:
+	@test -x "$$(command -v $(firstword $(GPU_PYTHON)))" || { \
+	  test -e "$(firstword $(GPU_PYTHON))" && why="cannot be executed" || why="is not there"; \
+	  echo "GPU_PYTHON=$(GPU_PYTHON) $$why: name the interpreter that has torch, make gpu GPU_PYTHON=PATH" >&2; exit 1; }
+	@$(GPU_PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 10))" >/dev/null 2>&1 || { \
+	  echo "GPU_PYTHON=$(GPU_PYTHON) is no Python of 3.10 or newer: name the interpreter that has torch, make gpu GPU_PYTHON=PATH" >&2; exit 1; }
 	@$(GPU_PYTHON) benchmarks/gpu.py $(if $(GPU_WHEELS),--wheels $(GPU_WHEELS)) $(GPU_ARGS)
 
 check: lint types

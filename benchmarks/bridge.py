@@ -214,7 +214,8 @@ def main() -> None:
     parser.add_argument("--mebibytes", type=float, nargs="+", default=[1, 4, 16, 64])
     parser.add_argument("--chunk-kib", type=int, nargs="+", default=[OWN])
     parser.add_argument("--connections", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--cases", nargs="+", default=[case.name for case in CASES])
+    names = [case.name for case in CASES]
+    parser.add_argument("--cases", nargs="+", choices=names, default=names)
     parser.add_argument("--rank", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--copy", type=float, help=argparse.SUPPRESS)
     parser.add_argument("--addresses", nargs=2, help=argparse.SUPPRESS)

@@ -11,6 +11,7 @@ wheels in a folder, which are unpacked beside it for the time of the run. Withou
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.util
 import json
 import os
@@ -162,9 +163,22 @@ def head(device: str) -> str:
     )
 
 
+def refuse_without_torch() -> None:
+    """What is looked at is the torch of this interpreter: without one there is nothing to run."""
+    instead = "name the interpreter of the machine's torch: make gpu GPU_PYTHON=PATH"
+    try:
+        importlib.import_module("torch")
+    except ImportError as error:
+        sys.exit(f"{sys.executable} has no torch that loads ({error}); {instead}, or GPU_WHEELS=FOLDER with its wheel")
+    except OSError as error:
+        sys.exit(f"{sys.executable}: its torch does not load ({error}); {instead}")
+
+
 def unpacked(folder: Path | None, into: Path) -> list[str]:
     """The path at which wheels of `folder` can be imported, where the interpreter lacks a package."""
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if "torch" in missing and folder is None:
+        refuse_without_torch()
     if not missing:
         return []
     if folder is None:
@@ -220,6 +234,7 @@ def main() -> None:
         parser.error(f"--wheels {options.wheels}: no such folder")
     with tempfile.TemporaryDirectory(prefix="dougong-wheels-") as folder:
         path = [str(ROOT), *unpacked(options.wheels, Path(folder))]
+        refuse_without_torch()
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
         outcomes = known_before(options.out, ROWS)
         for row in ROWS:

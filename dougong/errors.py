@@ -24,7 +24,9 @@ class PlanError(DougongError):
 
 
 class DeviceError(DougongError):
-    """A device or its native library is missing, busy or too small."""
+    """A kind of device, a device or its native library is not known, not here or not sound."""
+
+    exit_status = 2
 
 
 class ModelError(DougongError):
@@ -57,12 +59,25 @@ class CheckpointError(DougongError):
     """A checkpoint is missing, torn, or does not hold what was written."""
 
 
+class SourceError(CheckpointError):
+    """What a command was given is no checkpoint, or cannot be used for what it asks."""
+
+    exit_status = 2
+
+
 class ReproducibilityError(DougongError):
     """A step that was computed again has other bits than the job promises."""
 
 
 class LaunchError(DougongError):
     """Processes could not be started, reached or agreed with."""
+
+
+class PlaceError(LaunchError):
+    """A place, a name or options that a command was given are not there, or contradict each other:
+    nothing was begun."""
+
+    exit_status = 2
 
 
 class NotNowError(LaunchError):

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from dougong.deadlines import DEADLINES
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def run(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, timeout=200)
+COMPILE_S = DEADLINES.compile_s
+
+
+def run(*words: str, limit_s: float = 200) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, timeout=limit_s)
 
 
 @pytest.mark.slow
@@ -43,10 +48,35 @@ def test_the_price_of_the_look_for_nan_is_measured() -> None:
 
 @pytest.mark.slow
 @pytest.mark.simulated  # DeepSpeed's library is compiled
+@pytest.mark.timeout(COMPILE_S + 100)
 def test_the_update_on_the_host_is_compared_with_torchs() -> None:
-    ended = run("benchmarks/optimizer.py", "--numbers", "100", "--tensors", "3", "--rounds", "2")
+    # The library is compiled here where it has not been: a minute of an idle machine.
+    small = ("--numbers", "100", "--tensors", "3", "--rounds", "2")
+    ended = run("benchmarks/optimizer.py", *small, limit_s=COMPILE_S)
     assert ended.returncode == 0, ended.stderr
     assert "host over torch: median" in ended.stdout and "3 tensors of 100 numbers" in ended.stdout
+
+
+def test_a_benchmark_that_prints_a_spread_refuses_one_round() -> None:
+    for name in ("optimizer", "bridge"):
+        ended = run(f"benchmarks/{name}.py", "--rounds", "1")
+        assert ended.returncode == 2 and "--rounds: at least 2" in ended.stderr, ended.stderr
+
+
+@pytest.mark.lab
+def test_a_message_between_islands_is_held_against_the_slowest_leg() -> None:
+    words = ("--rounds", "2", "--mebibytes", "1", "--connections", "1", "--cases", "balanced")
+    ended = run("benchmarks/bridge.py", *words)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert ended.stdout.startswith("balanced: wire 100 MB/s, copies 100 MB/s")
+    for form in ("wire alone", "whole", "chunks, 1 connection"):
+        assert re.search(rf"1 MiB {form} .* MB/s, of the slowest leg \d\.\d\d, ", ended.stdout), ended.stdout
+
+
+@pytest.mark.lab
+def test_an_unknown_case_of_the_bridge_is_refused() -> None:
+    ended = run("benchmarks/bridge.py", "--cases", "balance")
+    assert ended.returncode == 2 and "slow wire" in ended.stderr
 
 
 @pytest.mark.slow

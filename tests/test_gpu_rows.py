@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import subprocess
 import sys
 import zipfile
@@ -82,6 +83,42 @@ def test_what_the_interpreter_lacks_comes_from_a_folder_of_wheels(
         wheel.writestr("lent_package/__init__.py", "")
     assert gpu.unpacked(tmp_path / "wheels", tmp_path / "into") == [str(tmp_path / "into")]
     assert (tmp_path / "into" / "lent_package" / "__init__.py").is_file()
+
+
+def make_gpu(interpreter: str, **more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["make", "--no-print-directory", "gpu", f"GPU_PYTHON={interpreter}"],
+        cwd=ROOT, env={**os.environ, **more}, capture_output=True, text=True, timeout=100,
+    )  # fmt: skip
+
+
+def said_by(ended: subprocess.CompletedProcess[str]) -> str:
+    """Its one sentence, beside make's own line."""
+    assert ended.returncode != 0 and not ended.stdout, ended.stdout
+    (sentence,) = (line for line in ended.stderr.splitlines() if not line.startswith("make"))
+    return sentence
+
+
+def test_an_interpreter_that_is_none_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "plain").write_text("#!/bin/sh\n")
+    (tmp_path / "other").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "other").chmod(0o755)
+    for name, why in (("none", "is not there"), ("plain", "cannot be executed"), ("other", "is no Python of 3.10")):
+        said = said_by(make_gpu(str(tmp_path / name)))
+        assert said.startswith(f"GPU_PYTHON={tmp_path / name} {why}") and said.endswith("make gpu GPU_PYTHON=PATH")
+    assert said_by(make_gpu("python-of-nobody")).startswith("GPU_PYTHON=python-of-nobody is not there")
+
+
+def test_an_interpreter_without_a_torch_that_loads_is_one_sentence(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "bare")], check=True, timeout=60)
+    bare = str(tmp_path / "bare" / "bin" / "python")
+    said = said_by(make_gpu(bare, PYTHONPATH=""))
+    assert "has no torch that loads (No module named 'torch')" in said and "GPU_PYTHON=PATH" in said
+    (tmp_path / "broken" / "torch").mkdir(parents=True)
+    broken = tmp_path / "broken" / "torch" / "__init__.py"
+    broken.write_text("raise OSError('libcudart.so.13: cannot open shared object file')")
+    said = said_by(make_gpu(sys.executable, PYTHONPATH=str(tmp_path / "broken")))
+    assert "its torch does not load (libcudart.so.13: cannot open" in said
 
 
 @pytest.mark.slow

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +25,15 @@ from tests.jobs import Rig, make_job, make_rig, plan_for
 from tests.processes import run_workers
 from tests.training.running import Order, digests, run, token_file
 
-STEPS = 20
+STEPS, FEW_STEPS = 20, 6
 LAYOUTS = ("B", "BB", "BBB", "AEE", "ABEE")
 """Workers by letter: A attention, E experts, B both. 8 experts over 3 workers are spread unevenly; 4, 8 lanes too."""
-CASES = {
-    (family, precision): lanes
-    for family, lanes in {"qwen3_moe": 4, "deepseek_v3": 6, "glm4_moe": 8, "minimax_m2": 6, "gpt_oss": 4}.items()
-    for precision in ("float32", "bfloat16")
+FAMILIES = {"qwen3_moe": 4, "deepseek_v3": 6, "glm4_moe": 8, "minimax_m2": 6, "gpt_oss": 4}
+"""Each with its number of lanes."""
+Case = tuple[str, str]
+"""(family, precision)."""
+CASES: dict[Case, int] = {
+    (family, precision): lanes for family, lanes in FAMILIES.items() for precision in ("float32", "bfloat16")
 }
 
 
@@ -94,24 +98,36 @@ def on_layout(roles: str, jobs: list[Job]) -> list[list[Step]]:
 
 
 @functools.cache
-def every_case_on(roles: str) -> dict[tuple[str, str], list[Step]]:
-    return dict(zip(CASES, on_layout(roles, [job_of(*case) for case in CASES]), strict=True))
+def every_case_on(roles: str) -> dict[Case, list[Step]]:
+    return cases_on(roles, tuple(CASES), STEPS)
 
 
-AT_LENGTH = ("BB", "BBB", "ABEE")
-"""The proof repeated; `test-all` runs them. tests/parallel/test_layouts.py has every family on three workers."""
+def cases_on(roles: str, cases: Sequence[Case], steps: int) -> dict[Case, list[Step]]:
+    return dict(zip(cases, on_layout(roles, [job_of(*case, steps=steps) for case in cases]), strict=True))
 
 
-@pytest.mark.parametrize(
-    "roles",
-    [pytest.param(roles, marks=pytest.mark.slow if roles in AT_LENGTH else ()) for roles in LAYOUTS[1:]],
-)
+def assert_same_bits(alone: dict[Case, list[Step]], here: dict[Case, list[Step]]) -> None:
+    for case, steps in here.items():
+        parted = [step for step, (a, b) in enumerate(zip(alone[case], steps, strict=True), 1) if a != b]
+        assert not parted, f"{case}: first parted at step {parted[0]}"
+        assert len({state for _, _, state in steps}) == len(steps), "every step changed something"
+
+
+def test_some_steps_give_one_workers_bits() -> None:
+    """The proof in short, for `make test`: each family once, with blocks of 4 rows, tiles of 16 and bfloat16 among
+    them. tests/parallel/test_layouts.py has every family on three workers."""
+    cases = list(zip(FAMILIES, itertools.cycle(("float32", "bfloat16")), strict=False))
+    kinds = {(precision, job_of(family, precision).expert_tile) for family, precision in cases}
+    assert kinds == {("float32", "none"), ("float32", 16), ("bfloat16", "none")}
+    assert_same_bits(cases_on("B", cases, FEW_STEPS), cases_on("AEE", cases, FEW_STEPS))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("roles", LAYOUTS[1:])
 def test_twenty_steps_give_one_workers_bits(roles: str) -> None:
     alone, here = every_case_on("B"), every_case_on(roles)
-    for case in CASES:
-        parted = [step for step, (a, b) in enumerate(zip(alone[case], here[case], strict=True), 1) if a != b]
-        assert not parted, f"{case}: first parted at step {parted[0]}"
-        assert len({state for _, _, state in here[case]}) == STEPS, "every step changed something"
+    assert len(here) == len(CASES) and {len(steps) for steps in here.values()} == {STEPS}
+    assert_same_bits(alone, here)
 
 
 @pytest.mark.parametrize(

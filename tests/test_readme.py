@@ -1,4 +1,5 @@
-"""Every command of the README is run as it stands, in its order; training is only made shorter."""
+"""Every command of the README is run as it stands, in its order; training is only made shorter, and what takes minutes
+is run by `make test-all`."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from dougong.cli.main import COMMANDS
+from dougong.cli.main import COMMANDS, load_command
 from dougong.deadlines import DEADLINES
 from dougong.job.drills.vocabulary import FAULTS, NamedFault, known_fault
 from dougong.job.schema import Island
@@ -19,6 +20,11 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SHORT = ("-o", "steps=4", "-o", "schedule.warmup_steps=1", "-o", "data.validation.every=2", "-o", "checkpoint.every=2")
 SHORTENED = {"steps=70": "steps=6"}
+WITHOUT_RAY = ("runs/wider", "resume")
+"""Words of commands that take this machine's agents instead: what Ray is for is seen by the first run."""
+AT_LENGTH = ("calibrate",)
+"""Run by `make test-all`. Its jobs and its rates have tests in tests/tools/test_calibrate.py, and the runs on this
+machine that it makes are those of `prove`, which is run each time."""
 FEWER = {"prove": ("--layouts", "2")}
 """The option of a command whose number is made smaller."""
 RUNS_ELSEWHERE = {
@@ -49,6 +55,8 @@ def shorter(command: str) -> list[str]:
     elif words[1] == "run":
         drill = () if "drill=[]" in words else ("-o", "drill=[{at_step: 3, kill: east/1}]")
         words += [*SHORT, *drill]
+    if any(word in words for word in WITHOUT_RAY) and words[1] in ("run", "resume"):
+        words.append("--no-ray")
     if words[1] in FEWER:
         option, number = FEWER[words[1]]
         words[words.index(option) + 1] = number
@@ -64,12 +72,34 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.timeout(600)
 def test_the_readme_s_commands_do_what_they_say(place: Path) -> None:
-    assert len(commands()) >= 12
-    for command in commands():
-        ended = subprocess.run(shorter(command), cwd=place, capture_output=True, text=True, timeout=240)
-        assert ended.returncode == 0, f"{command}\n{ended.stdout}\n{ended.stderr}"
+    short = [command for command in commands() if command.split()[1] not in AT_LENGTH]
+    assert len(short) >= 12
+    for command in short:
+        run(command, place)
     assert (place / "runs/first/report.html").is_file()
     assert_model_loads(place)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", AT_LENGTH)
+def test_the_readme_s_long_commands_do_what_they_say(name: str, place: Path) -> None:
+    (command,) = (command for command in commands() if command.split()[1] == name)
+    run(command, place)
+
+
+def test_every_command_has_the_options_that_it_is_given() -> None:
+    """Also those that are not run each time."""
+    assert {command.split()[1] for command in commands()} >= set(AT_LENGTH)
+    for command in commands():
+        _, name, *words = shlex.split(command)
+        known = {option for parameter in load_command(name).params for option in parameter.opts}
+        assert {word for word in words if word.startswith("-")} <= known, command
+
+
+def run(command: str, place: Path) -> None:
+    ended = subprocess.run(shorter(command), cwd=place, capture_output=True, text=True, timeout=240)
+    assert ended.returncode == 0, f"{command}\n{ended.stdout}\n{ended.stderr}"
 
 
 def assert_model_loads(place: Path) -> None:

@@ -8,6 +8,7 @@ from importlib.metadata import EntryPoint, entry_points
 from dougong.accelerators.base import Accelerator
 from dougong.accelerators.cpu import Cpu
 from dougong.accelerators.cuda import Cuda, Rocm
+from dougong.accelerators.forms import wrong_facts
 from dougong.accelerators.generic import GenericAccelerator
 from dougong.accelerators.npu import Npu
 from dougong.accelerators.vendors import Gcu, Mlu, Musa, Xpu
@@ -76,11 +77,11 @@ def check_claims(name: str) -> None:
 
 
 def _packages(points: Sequence[EntryPoint]) -> str:
-    found = []
-    for point in points:
-        package = f"{point.dist.name} {point.dist.version}" if point.dist else "a package"
-        found.append(f"{package} ({point.value})")
-    return " and ".join(found)
+    return " and ".join(f"{_package(point)} ({point.value})" for point in points)
+
+
+def _package(point: EntryPoint) -> str:
+    return f"{point.dist.name} {point.dist.version}" if point.dist else "a package"
 
 
 def _load(point: EntryPoint) -> Accelerator:
@@ -93,6 +94,12 @@ def _load(point: EntryPoint) -> Accelerator:
             f"{where} is not whole: it lacks {', '.join(lacking)}; add what is missing, or derive "
             "it from dougong.accelerators.generic.GenericAccelerator, which has every method "
             "(docs/accelerators.md)"
+        )
+    wrong = list(wrong_facts(kind))
+    if wrong:
+        raise DeviceError(
+            f"{where} of {_package(point)}: {'; '.join(wrong)}; correct it in the package "
+            "(docs/accelerators.md has each fact's form)"
         )
     if kind.name != point.name:
         raise DeviceError(

@@ -5,18 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from dougong.accelerators.base import Accelerator
+from dougong.accelerators.forms import FACTS, GENERIC_FACTS, Fact
 from dougong.accelerators.generic import GenericAccelerator
 from dougong.accelerators.registry import BUILT_IN
 
 _BEGIN = "<!-- tables: written by schema/update.py -->"
 _END = "<!-- end of tables -->"
+_BEGIN_FACTS = "<!-- facts: written by schema/update.py -->"
+_END_FACTS = "<!-- end of facts -->"
 
 
 def fill(page: str) -> str:
-    """The page with fresh tables between its two marks; ValueError when a mark is missing."""
-    before, rest = page.split(_BEGIN)
-    _, after = rest.split(_END)
-    return f"{before}{_BEGIN}\n\n{tables()}\n\n{_END}{after}"
+    """The page with fresh tables between their marks; ValueError when a mark is missing."""
+    page = _between(page, _BEGIN, _END, tables())
+    return _between(page, _BEGIN_FACTS, _END_FACTS, "\n".join(_facts()))
+
+
+def _between(page: str, begin: str, end: str, text: str) -> str:
+    before, rest = page.split(begin)
+    _, after = rest.split(end)
+    return f"{before}{begin}\n\n{text}\n\n{end}{after}"
 
 
 def tables() -> str:
@@ -75,6 +83,23 @@ def _rates() -> Iterator[str]:
         for rates in kind.peak_rates:
             each = ", ".join(f"{dtype} {rate / 1e12:g}" for dtype, rate in rates.per_s.items())
             yield _row(f"`{kind.name}`", rates.model, each, rates.source)
+
+
+def _facts() -> Iterator[str]:
+    """What a class of one's own states, and in which form."""
+    yield "| fact | form | where it is left out | meaning |"
+    yield "|---|---|---|---|"
+    for fact in (*FACTS, *GENERIC_FACTS):
+        yield _row(f"`{fact.name}`", fact.form.words, _default(fact), fact.meaning)
+
+
+def _default(fact: Fact) -> str:
+    if not hasattr(GenericAccelerator, fact.name):
+        return "refused"
+    value = getattr(GenericAccelerator, fact.name)
+    if fact.name == "arithmetic_variables":
+        return "`base.HOST_VARIABLES`"
+    return f"`{value!r}`" if value or value is False or value is None else "none"
 
 
 def _assignments(pairs: Iterable[tuple[str, str]]) -> str:

@@ -28,7 +28,7 @@ from dougong.checkpoint.disk import (
 from dougong.checkpoint.manifest import MODEL_GROUP, Entry, Manifest
 from dougong.checkpoint.repository import VerifyResult, newest_valid, valid_one_of
 from dougong.checkpoint.tensorfile import TensorShape, not_finite_words, num_not_finite, plan_layout
-from dougong.errors import CheckpointError
+from dougong.errors import CheckpointError, SourceError
 
 SHARD_BYTES = 5 << 30
 DTYPES = ("float32", "bfloat16")
@@ -56,8 +56,8 @@ def export(
     files.
 
     Every tensor is verified as it is read. `bfloat16` rounds to the nearest (ties to even) and
-    keeps in float32 what the family keeps so. Raises `CheckpointError` when `out` holds anything,
-    or the checkpoint is damaged.
+    keeps in float32 what the family keeps so. Raises `SourceError` when `out` holds anything,
+    `CheckpointError` when the checkpoint is damaged.
     """
     _check_request(out, dtype)
     manifest = Manifest.load(directory)
@@ -79,10 +79,10 @@ def export(
 
 def _check_request(out: Path, dtype: str) -> None:
     if dtype not in DTYPES:
-        raise CheckpointError(f"dtype {dtype!r}: a model is exported as one of {', '.join(DTYPES)}")
+        raise SourceError(f"dtype {dtype!r}: a model is exported as one of {', '.join(DTYPES)}")
     is_empty = out.is_dir() and not any(out.iterdir())
     if out.exists() and not is_empty:
-        raise CheckpointError(f"{out}: is not empty; give a folder that does not exist yet")
+        raise SourceError(f"{out}: is not empty; give a folder that does not exist yet")
 
 
 @dataclass(frozen=True)

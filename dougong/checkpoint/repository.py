@@ -30,7 +30,7 @@ from dougong.checkpoint.manifest import Manifest
 from dougong.checkpoint.merge import expected_tensors
 from dougong.checkpoint.part import CheckpointPart
 from dougong.checkpoint.verify import VerifyResult, verify, verify_sizes
-from dougong.errors import CheckpointError
+from dougong.errors import CheckpointError, SourceError
 
 __all__ = [
     "Additions",
@@ -72,7 +72,8 @@ def newest_valid(
 
 def valid_one_of(root: Path, step: int, threads: int = 2) -> Path:
     """The checkpoint of a step, every byte read. Two generations may have saved one step: the newer
-    valid one is taken. CheckpointError names those that there are."""
+    valid one is taken. CheckpointError names those that there are, SourceError where none is of
+    that step."""
     results = []
     for place in list_committed(root):
         if place.step == step:
@@ -82,7 +83,7 @@ def valid_one_of(root: Path, step: int, threads: int = 2) -> Path:
             return result.directory
     if results:
         raise CheckpointError(f"{results[0]}; choose another --step, there are: {steps_in(root)}")
-    raise CheckpointError(f"{root}: no checkpoint of step {step}; there are: {steps_in(root)}")
+    raise SourceError(f"{root}: no checkpoint of step {step}; there are: {steps_in(root)}")
 
 
 def none_is_valid(root: Path, rejected: Sequence[str]) -> CheckpointError:

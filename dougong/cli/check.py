@@ -11,6 +11,7 @@ from dougong.cli.options import JobFile, Overrides
 from dougong.deepspeed.adam_build import adam_remarks
 from dougong.job.fault_rules import doubts
 from dougong.job.reference import json_schema
+from dougong.launcher.agent.facts import variable_remarks
 from dougong.tools.job_check import load_whole_job, unchecked_model
 
 
@@ -24,7 +25,7 @@ def check(
     """Check a job file and say every mistake at once, with its line. Starts nothing.
 
     The model is looked at as well: its family and keys, its folder, its tokenizer. What is
-    allowed and may not be meant is a warning.
+    allowed and may not be meant is a warning, also of variables in this shell's environment.
 
     Exit status 0: the file is good; 2: it is not.
 
@@ -35,7 +36,7 @@ def check(
         sys.stdout.write(resolved.to_yaml(comments=True))
     else:
         print(f"{file}: good: {resolved.summary()}")
-        told = adam_remarks(resolved.job)
+        told = adam_remarks(resolved.job) + variable_remarks(resolved.job)
         for text in (*doubts(resolved.job), *told.warnings):
             print(f"warning: {text}")
         unchecked = unchecked_model()

@@ -16,7 +16,7 @@ from dougong.checkpoint.directories import DAMAGED, SET_ASIDE, list_committed, s
 from dougong.checkpoint.verify import VerifyResult
 from dougong.checkpoint.verify import verify as verify_checkpoint
 from dougong.cli.options import JobFile, Overrides, RunPath
-from dougong.errors import CheckpointError
+from dougong.errors import SourceError
 from dougong.launcher.client import read_status
 from dougong.records.directory import RunDir
 from dougong.tools.job_check import load_whole_job
@@ -37,7 +37,7 @@ def verify(
 ) -> None:
     """Read every byte of a checkpoint and say whether it is what was written.
 
-    Exit status: 0 valid, 1 not.
+    Exit status: 0 valid, 1 not, 2 no checkpoint to look at.
 
     Example: dougong verify runs/quickstart/checkpoints/step-000060
     """
@@ -143,15 +143,15 @@ def import_deepspeed(
 
 
 def _checkpoints_of(directory: Path) -> list[Path]:
-    """The checkpoint itself, or every one of a run, oldest first. Raises CheckpointError when it
+    """The checkpoint itself, or every one of a run, oldest first. Raises SourceError when it
     is neither."""
     if not directory.is_dir():
-        raise CheckpointError(f"{directory}: no such directory; give a checkpoint or a run")
+        raise SourceError(f"{directory}: no such directory; give a checkpoint or a run")
     if (directory / "manifest.json").is_file() or step_of(directory) is not None:
         return [directory]
     root = directory if list_committed(directory) else RunDir.open(directory).checkpoints
     committed = reversed(list_committed(root))
     paths = [found.path for found in committed]
     if not paths:
-        raise CheckpointError(f"{root}: holds no checkpoint yet")
+        raise SourceError(f"{root}: holds no checkpoint yet")
     return paths

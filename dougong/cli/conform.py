@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -15,8 +17,10 @@ from rich.table import Table
 from dougong.conform.kit.crew import Examination, Told
 from dougong.conform.kit.page import groups_of, operator_rows
 from dougong.conform.kit.report import examine, keep
-from dougong.conform.record import FILE, CheckOutcome, Conformance
-from dougong.errors import DeviceError
+from dougong.conform.record import CheckOutcome, Conformance
+from dougong.errors import PlaceError
+from dougong.launcher.signals import asking
+from dougong.records.files import why_not_writable
 from dougong.ui.formatting import plural
 
 
@@ -44,45 +48,80 @@ def conform(
     """Check a device: operators, copies, streams, memory, collectives, training, checkpoints.
 
     Every check names the operator or the method of the device that it judges; a crash or a hang of
-    the device's library is one of its answers. Exit status: 0 sound, 1 unsound, 2 bad input.
+    the device's library is one of its answers. Ctrl-C keeps what has been looked at, marked as cut
+    short. Exit status: 0 sound, 1 unsound, 2 bad input, 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP.
 
     Example: dougong conform --accelerator cpu --model qwen3_moe
     """
     folder = out or Path("conformance") / accelerator
     _refuse_no_folder(folder)
     console = Console(highlight=False)
-    with console.status("") as line:
+    with _Ending().heard() as ending, console.status("") as line:
 
         def tell(told: Told) -> None:
             if not isinstance(told, CheckOutcome):
                 line.update(f"{told.group}: {told.name}")
 
-        found = _examined(Examination(accelerator, model, threads), tell)
-    page = keep(found, folder)
+        found = examine(Examination(accelerator, model, threads), tell)
+        if not found.outcomes:
+            typer.echo(f"{ending.name} at {found.cut_short}, before a check was over", err=True)
+            raise typer.Exit(ending.status)
+        page = keep(found, folder)
     console.print(group_table(found))
     for text in remarkable(found):
         console.print(text, markup=False, soft_wrap=True)
-    console.print(f"{verdict(found)}\n{page}\n{folder / FILE}", markup=False, soft_wrap=True)
+    kept = f"{page}\n{folder / found.file}"
+    console.print(f"{verdict(found)}\n{kept}", markup=False, soft_wrap=True)
+    if found.cut_short:
+        typer.echo(f"{ending.name} at {found.cut_short}: what was over is kept", err=True)
+        raise typer.Exit(ending.status)
     if not found.is_sound:
         raise typer.Exit(1)
 
 
 def _refuse_no_folder(folder: Path) -> None:
     """Before anything is checked, which takes minutes, for a report that could not be kept."""
-    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        why = "is not a folder" if not there.is_dir() else "cannot be written"
-        typer.echo(f"--out {folder}: {there} {why}; name another place for the report", err=True)
-        raise typer.Exit(2)
+    why = why_not_writable(folder)
+    if why:
+        raise PlaceError(f"--out {folder}: {why}; name another place for the report")
 
 
-def _examined(trial: Examination, tell: Callable[[Told], None]) -> Conformance:
-    """A device that cannot be tried is bad input, not an unsound one."""
-    try:
-        return examine(trial, tell)
-    except DeviceError as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(2) from error
+class _Ending:
+    """The first signal that asks the command to end; those after it change nothing, since what has
+    been found is being kept."""
+
+    def __init__(self) -> None:
+        self._number: int = signal.SIGINT
+
+    @property
+    def name(self) -> str:
+        is_typed = self._number == signal.SIGINT
+        return "ended by Ctrl-C" if is_typed else f"ended by {signal.Signals(self._number).name}"
+
+    @property
+    def status(self) -> int:
+        return 128 + self._number
+
+    @contextmanager
+    def heard(self) -> Iterator[_Ending]:
+        """A signal becomes KeyboardInterrupt, to the end of the `with` block."""
+        before = {number: signal.getsignal(number) for number in asking()}
+        try:
+            for number in before:
+                signal.signal(number, self._end)
+            yield self
+        except KeyboardInterrupt:
+            typer.echo(f"{self.name} before a check had begun; nothing is kept", err=True)
+            raise typer.Exit(self.status) from None
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _end(self, number: int, frame: FrameType | None) -> None:
+        for other in asking():
+            signal.signal(other, signal.SIG_IGN)
+        self._number = number
+        raise KeyboardInterrupt
 
 
 def group_table(found: Conformance) -> Table:
@@ -115,6 +154,9 @@ def remarkable(found: Conformance) -> Iterator[str]:
 
 def verdict(found: Conformance) -> str:
     """The last word."""
+    if found.cut_short and not found.unsound:
+        num_over = plural(len(found.outcomes), "check")
+        return f"{found.accelerator}: cut short, no verdict; nothing was found wrong by {num_over}"
     if found.is_sound:
         num_sound = sum(row.sound for row in groups_of(found))
         left = len(found.outcomes) - num_sound

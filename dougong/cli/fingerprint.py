@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from dougong.cli.options import Overrides
-from dougong.errors import LaunchError
+from dougong.errors import PlaceError
 from dougong.fingerprint.cache import Probing
 from dougong.fingerprint.judge import difference
 from dougong.fingerprint.record import Fingerprint
@@ -52,7 +52,7 @@ def fingerprint(
     """Hash the bits of fixed computations: equal classes mean equal arithmetic.
 
     They run as in a worker: always measured anew, in a process with a worker's environment. Exit
-    status with --against: 0 equal, 1 different.
+    status: 0 measured, with --against equal; 1 different; 2 bad input, or no such device.
 
     Example: dougong fingerprint --json > here.json, and there: dougong fingerprint --against
     here.json
@@ -117,6 +117,15 @@ def _read(path: Path) -> Fingerprint:
     try:
         return Fingerprint.from_json(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
-        raise LaunchError(
-            f"{path}: {error}; give a file that `dougong fingerprint --json` has written"
+        raise PlaceError(
+            f"--against {path}: {_why(error)}; give a file that `dougong fingerprint --json` has "
+            "written"
         ) from error
+
+
+def _why(error: OSError | ValueError) -> str:
+    if isinstance(error, OSError):
+        return (error.strerror or str(error)).lower()
+    if isinstance(error, (json.JSONDecodeError, UnicodeDecodeError)):
+        return f"is not JSON ({error})"
+    return str(error)

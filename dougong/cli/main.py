@@ -138,8 +138,8 @@ Start here:  [bold]dougong run examples/quickstart.yaml[/bold]
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit.
 
-    Exit status: 0 done, 1 failed, 2 a wrong command line or job file or a damaged
-    record, 3 a run that is alive, 130 interrupted.
+    Exit status: 0 done; 1 failed, or what was looked at is not as it should be; 2 bad input: what
+    the command was given is wrong, not there or damaged; 3 a run that is alive; 130 interrupted.
     """
     try:
         build_command().main(args=arguments, prog_name="dougong")

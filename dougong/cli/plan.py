@@ -18,8 +18,14 @@ from dougong.control.processes import memory_bytes
 from dougong.job.fault_rules import doubts
 from dougong.job.load import placed
 from dougong.job.schema import Island, Job
-from dougong.launcher.agent.facts import absent_devices, memory_of, worker_variables
+from dougong.launcher.agent.facts import (
+    absent_devices,
+    memory_of,
+    variable_remarks,
+    worker_variables,
+)
 from dougong.launcher.agent.remarks import left_out_snapshots
+from dougong.models.library.loading import load_transformers
 from dougong.parallel.plan import Inventory, Plan, Worker
 from dougong.planner.placement import seats_of_job
 from dougong.planner.plan_job import expert_bytes, host_bytes, plan_job, state_bytes
@@ -44,6 +50,7 @@ def plan(file: JobFile, override: Overrides = None) -> None:
     from dougong.training.start.preflight import inspect_only, preview
 
     resolved = load_whole_job(file, override or [])
+    load_transformers()
     job = resolved.job
     with placed(resolved):
         model = inspect_only(job)
@@ -56,11 +63,12 @@ def plan(file: JobFile, override: Overrides = None) -> None:
     for line in (
         total_line(max(expert_bytes(job, model, one.name) for one in job.islands), states),
         *host_lines(host_bytes(job, model, made)),
+        *shared_host_lines(job),
         *snapshot_lines(snapshots),
         *memory_lines(job, made, states, [part.total for part in snapshots]),
         *environment_lines(job, width),
         f"data: {data}",
-        *remark_lines(told + absent_devices(job.islands) + left_out + _doubts(job)),
+        *remark_lines(told + _remarks(job) + left_out),
     ):
         typer.echo(line)
     for line in path_lines(made):
@@ -166,6 +174,18 @@ def host_lines(kept: Sequence[int]) -> Iterator[str]:
         )
 
 
+def shared_host_lines(job: Job) -> Iterator[str]:
+    """Of which islands `optimizer.device: host` moves nothing, since their workers share the
+    machine's memory."""
+    names = [one.name for one in job.islands if get_accelerator(one.accelerator).shares_machine]
+    if job.optimizer.is_on_host and names:
+        yield (
+            f"optimizer.device: host: workers of {' and '.join(names)} compute in the machine's "
+            "own memory; their masters and optimizer state lie there in any case, and are part of "
+            "the state above"
+        )
+
+
 def snapshot_lines(kept: Sequence[SnapshotBytes]) -> Iterator[str]:
     """What snapshots of the state take beside it; nothing where there are none."""
     own, replicas = sum(part.own for part in kept), sum(part.replicas for part in kept)
@@ -197,12 +217,19 @@ def memory_lines(
 
 
 def _who_share(job: Job, island: Island) -> list[str]:
-    """The islands whose workers use the same device, in the order of the job file; of one whose
-    workers have their own, itself."""
+    """Those whose memory is counted together with this island's, in the order of the job file; of
+    one whose workers have devices of their own, itself."""
     if not island.shares_device:
         return [island.name]
-    sharing = [one for one in job.islands if one.shares_device and one.memory_gb is None]
-    return [one.name for one in sharing if one.accelerator == island.accelerator]
+    return [one.name for one in _sharing(job, island) if one.memory_gb is None]
+
+
+def _sharing(job: Job, island: Island) -> list[Island]:
+    """All islands whose workers use the device of this one's; empty where each has its own."""
+    if not island.shares_device:
+        return []
+    places = [(one, (one.accelerator, one.node)) for one in job.islands if one.shares_device]
+    return [one for one, place in places if place == (island.accelerator, island.node)]
 
 
 def _memory_line(island: Island, needed: Sequence[int], kept: int) -> str:
@@ -240,8 +267,32 @@ def path_lines(made: Plan) -> Iterator[str]:
         yield f"between islands: {', '.join(pairs)}: {name}"
 
 
-def _doubts(job: Job) -> Remarks:
-    return Remarks(warnings=tuple(doubts(job)))
+def _remarks(job: Job) -> Remarks:
+    """What the job, and this machine, would have a run say at its start."""
+    here = absent_devices(job.islands) + variable_remarks(job)
+    return here + Remarks(warnings=tuple(doubts(job)))
+
+
+def _shared_lines(together: Sequence[Island]) -> Iterator[str]:
+    """How many workers use one device, over all islands of them, and what that leaves to each."""
+    num_workers = sum(island.workers for island in together)
+    each = " + ".join(f"{island.workers} of {island.name}" for island in together)
+    of_each = f" ({each})" if len(together) > 1 else ""
+    sharers = plural(num_workers, f"{together[0].accelerator} worker")
+    yield (
+        f"{', '.join(island.name for island in together)}: {sharers}{of_each} on one device "
+        "(devices: shared): messages go through host memory, and it computes for one after another"
+    )
+    free = [island.name for island in together if island.memory_gb is None]
+    for island in together:
+        if island.memory_gb is not None:
+            share = f"{island.memory_gb / island.workers:g} GB for each of {island.name}'s workers"
+            yield f"    memory: {share} (memory_gb {island.memory_gb:g} / {island.workers})"
+    if free:
+        yield (
+            f"    memory: each worker of {', '.join(free)} takes what it needs, and all of them "
+            "together no more than the device has"
+        )
 
 
 def remark_lines(told: Remarks) -> Iterator[str]:
@@ -257,12 +308,9 @@ def environment_lines(job: Job, width: int) -> Iterator[str]:
         accelerator = get_accelerator(island.accelerator)
         found = worker_variables(accelerator, island.threads, job.is_deterministic)
         words = [f"{key}={value}" for key, value in sorted(found.items())]
-        if island.shares_device:
-            sharers = plural(island.workers, f"{island.accelerator} worker")
-            yield (
-                f"{island.name}: {sharers} on one device (devices: shared): messages go through "
-                "host memory, and its memory and speed are divided"
-            )
+        together = _sharing(job, island)
+        if together and together[0] == island:  # else told with the first of them
+            yield from _shared_lines(together)
         if island.spares:
             spares = plural(island.spares, "spare agent")
             yield f"{island.name}: {spares} beside these, each as large as its largest agent"

@@ -17,7 +17,7 @@ from dougong.cli.options import (
     Wait,
     new_run_path,
 )
-from dougong.errors import LaunchError
+from dougong.errors import PlaceError
 from dougong.launcher.backends.ray_choice import choose_ray, surroundings
 from dougong.launcher.run import Options, ResumeRequest
 from dougong.launcher.start import address_before
@@ -85,7 +85,7 @@ def resume(
     Example: dougong resume runs/quickstart-20260101-120000 -o islands.east.workers=3
     """
     if step is not None and from_scratch:
-        raise LaunchError("--step and --from-scratch: two beginnings; leave one of them out")
+        raise PlaceError("--step and --from-scratch: two beginnings; leave one of them out")
     request = ResumeRequest(step, from_scratch, take_over)
     options = launch_options(address, no_ray, run_dir, wait, goes_on=True)
     raise typer.Exit(resume_beside(run_dir, override or [], options, request))
@@ -98,14 +98,14 @@ def launch_options(
     wait_s: float | None = None,
     goes_on: bool = False,
 ) -> Options:
-    """How to run, from the command line's options. LaunchError when they contradict each other, and
+    """How to run, from the command line's options. PlaceError when they contradict each other, and
     when no Ray can be where they say; `run_dir` is for its advice, `goes_on`: a run is there."""
     if address is not None and no_ray:
-        raise LaunchError(
+        raise PlaceError(
             "--address and --no-ray: a cluster is reached through Ray; leave one of them out"
         )
     if wait_s is not None and no_ray:
-        raise LaunchError(
+        raise PlaceError(
             "--wait and --no-ray: on one machine nobody else is waited for; leave one of them out"
         )
     if no_ray:

@@ -16,7 +16,7 @@ from dougong.checkpoint.directories import list_committed
 from dougong.cli.options import RunPath
 from dougong.cli.tables import plain_table, print_table
 from dougong.deadlines import DEADLINES, Deadlines
-from dougong.errors import LaunchError, RecordError
+from dougong.errors import PlaceError, RecordError
 from dougong.launcher.beside import silence_words, stopped_command, what_follows
 from dougong.launcher.client import LogReader, follow, look_at
 from dougong.launcher.client import stop as stop_run
@@ -156,16 +156,16 @@ def logs(
 
 
 def _refuse_unknown_logs(run: RunDir, worker: str | None, generation: int | None) -> None:
-    """LaunchError where there is no such worker or generation; it names those that there are."""
+    """PlaceError where there is no such worker or generation; it names those that there are."""
     logs = run.log_files()
     workers = sorted({name for _, name in logs})
     if worker is not None and worker not in workers:
         names = ", ".join(workers) or "nobody"
-        raise LaunchError(f"{run.path}: no log of a worker {worker!r}; there are logs of {names}")
+        raise PlaceError(f"{run.path}: no log of a worker {worker!r}; there are logs of {names}")
     known = sorted({number for number, name in logs if worker in (None, name)})
     if generation is not None and generation not in known:
         whose = f"of {worker} " if worker else ""
-        raise LaunchError(
+        raise PlaceError(
             f"{run.path}: no log {whose}in generation {generation}; there are logs {whose}of "
             f"{_generations(known)}"
         )

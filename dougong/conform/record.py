@@ -9,9 +9,11 @@ from pydantic import BaseModel, ConfigDict
 from dougong.records.machine import Machine
 
 FILE = "conformance.json"
+CUT_SHORT_FILE = "cut-short.json"
+"""Of a report that somebody has cut short; an earlier whole one stays beside it."""
 COPIES = "copies"
 """The group on which all others rest."""
-FORMAT = 1
+FORMAT = 2
 """Raised with every change of the file's form that a reader must know of."""
 
 Grade = Literal["sound", "unsound", "not run"]
@@ -92,7 +94,8 @@ class CheckOutcome(_Frozen):
 
 class Conformance(_Frozen):
     """The whole report. `device`: facts of the accelerator; `model`: which one was tried, empty
-    where none was; `wall`: when (ISO 8601, UTC)."""
+    where none was; `wall`: when (ISO 8601, UTC); `cut_short`: the check that was under way when
+    somebody ended the command, empty where all have been made."""
 
     format: int = FORMAT
     accelerator: str
@@ -101,6 +104,7 @@ class Conformance(_Frozen):
     wall: str
     outcomes: tuple[CheckOutcome, ...]
     model: str = ""
+    cut_short: str = ""
 
     @property
     def culprits(self) -> tuple[CheckOutcome, ...]:
@@ -113,7 +117,13 @@ class Conformance(_Frozen):
 
     @property
     def is_sound(self) -> bool:
-        return not self.unsound
+        """Whether all was looked at and nothing found wrong."""
+        return not self.unsound and not self.cut_short
+
+    @property
+    def file(self) -> str:
+        """The name under which it is kept."""
+        return CUT_SHORT_FILE if self.cut_short else FILE
 
     def group(self, name: str) -> tuple[CheckOutcome, ...]:
         """The outcomes of one group, in the order of their checks."""

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from dougong.checkpoint.huggingface import Names
-from dougong.errors import CheckpointError
+from dougong.errors import SourceError
 
 WEIGHTS = "fp32"
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -49,7 +49,7 @@ class UniversalCheckpoint:
 
     def __init__(self, folder: Path, names: Names) -> None:
         """`folder`: the checkpoint, or the one above it in which DeepSpeed has noted the latest.
-        Raises CheckpointError where it is none."""
+        Raises SourceError where it is none."""
         self.folder = _chosen(folder)
         self._names = names
         self._parameters = _parameters_in(self.folder)
@@ -63,7 +63,7 @@ class UniversalCheckpoint:
         self._newest: dict[str, tuple[str, Tensor]] = {}
 
     def check(self) -> None:
-        """CheckpointError that names what of the folder does not fit the model, and what the model
+        """SourceError that names what of the folder does not fit the model, and what the model
         lacks. Reads no values."""
         problems = []
         used: set[str] = set()
@@ -80,7 +80,7 @@ class UniversalCheckpoint:
         if problems:
             more = len(problems) - _MOST_NAMED
             words = "; ".join(problems[:_MOST_NAMED]) + (f"; and {more} more" if more > 0 else "")
-            raise CheckpointError(
+            raise SourceError(
                 f"{self.folder}: does not fit the job's model: {words}; give the `model` of the "
                 "job the configuration that DeepSpeed has trained"
             )
@@ -94,13 +94,13 @@ class UniversalCheckpoint:
         return self._read(kind, logical)
 
     def updates(self, logical: str) -> int:
-        """How many updates a trained tensor has had. CheckpointError where its parts differ."""
+        """How many updates a trained tensor has had. SourceError where its parts differ."""
         counts = set()
         for found in self._places(logical):
             file = self._parameters[found.name] / "step.pt"
             counts.add(int(float(_load(file))) if file.is_file() else self.num_updates)
         if len(counts) != 1:
-            raise CheckpointError(
+            raise SourceError(
                 f"{self.folder}: {logical}: its parts have had {sorted(counts)} updates; a tensor "
                 "has one count here"
             )
@@ -150,7 +150,7 @@ class UniversalCheckpoint:
         tensor = self._whole(kind, found)
         problem = _misfit(found, tensor, self._shapes.get(found.name))
         if problem:
-            raise CheckpointError(f"{self.folder}: {kind}.pt of {problem}")
+            raise SourceError(f"{self.folder}: {kind}.pt of {problem}")
         shaped = tensor.reshape(found.shape)
         value = shaped if found.row is None else shaped[found.row]
         return value.float() if value.is_floating_point() else value
@@ -161,7 +161,7 @@ class UniversalCheckpoint:
         if found.name not in self._parameters:
             if kind == WEIGHTS and found.name in self._module:
                 return self._module[found.name]
-            raise CheckpointError(f"{self.folder}: {found.name} has no {kind}.pt")
+            raise SourceError(f"{self.folder}: {found.name} has no {kind}.pt")
         name, tensor = self._newest.get(kind, ("", torch.empty(0)))
         if name != found.name:
             tensor = _tensor_in(self._parameters[found.name] / f"{kind}.pt")
@@ -195,14 +195,14 @@ def _parameters_in(folder: Path) -> dict[str, Path]:
     """By name, with the prefix left out that a wrapper of the model has given all of them."""
     zero = folder / "zero"
     if not zero.is_dir():
-        raise CheckpointError(
+        raise SourceError(
             f"{folder}: has no folder `zero`, so it is no universal checkpoint of DeepSpeed; make "
             "one: python -m deepspeed.checkpoint.ds_to_universal --input_folder CHECKPOINT "
             "--output_folder FOLDER"
         )
     found = {path.name: path for path in sorted(zero.iterdir()) if path.is_dir()}
     if not found:
-        raise CheckpointError(f"{zero}: holds no parameter; make the checkpoint anew")
+        raise SourceError(f"{zero}: holds no parameter; make the checkpoint anew")
     if all(name.startswith("module.") for name in found):
         return {name.removeprefix("module."): path for name, path in found.items()}
     return found
@@ -211,20 +211,20 @@ def _parameters_in(folder: Path) -> dict[str, Path]:
 def _states_of(folder: Path) -> Mapping[str, Any]:
     files = sorted(folder.glob("*mp_rank_00_model_states.pt"))
     if not files:
-        raise CheckpointError(
+        raise SourceError(
             f"{folder}: has no file mp_rank_00_model_states.pt, which says how many steps were "
             "done; ds_to_universal copies it there"
         )
     states = _load(files[0])
     if not isinstance(states, Mapping):
-        raise CheckpointError(f"{files[0]}: holds no states of a model")
+        raise SourceError(f"{files[0]}: holds no states of a model")
     return states
 
 
 def _number(states: Mapping[str, Any], key: str, folder: Path) -> int:
     value = states.get(key)
     if not isinstance(value, int) or value < 1:
-        raise CheckpointError(f"{folder}: its model states say {key}: {value}, and not a step")
+        raise SourceError(f"{folder}: its model states say {key}: {value}, and not a step")
     return value
 
 
@@ -241,7 +241,7 @@ def _tensor_in(file: Path) -> Tensor:
     found = _load(file)
     tensor = found.get(_PARAM) if isinstance(found, Mapping) else found
     if not isinstance(tensor, Tensor):
-        raise CheckpointError(f"{file}: holds no tensor")
+        raise SourceError(f"{file}: holds no tensor")
     return tensor
 
 
@@ -250,13 +250,13 @@ def _load(file: Path) -> Any:
     try:
         return torch.load(file, map_location="cpu", mmap=True, weights_only=True)
     except pickle.UnpicklingError as error:
-        raise CheckpointError(
+        raise SourceError(
             f"{file}: holds more than tensors and plain values, which to load would be to run its "
             "code; load it once where you trust it, and save what is needed as plain values"
         ) from error
     except (OSError, RuntimeError, EOFError, ValueError) as error:
         first = str(error).partition(". ")[0] or type(error).__name__
-        raise CheckpointError(
+        raise SourceError(
             f"{file}: is no file of torch, or a damaged one; convert the checkpoint again with "
             f"ds_to_universal, or take an older one (torch says: {first})"
         ) from error

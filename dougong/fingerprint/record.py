@@ -124,7 +124,7 @@ class Fingerprint:
             forms = _texts(raw.get("forms", {}))
             found, written = Fingerprint(probes, asked, environment, version, forms), raw["class"]
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"no fingerprint: {type(error).__name__}: {error}") from error
+            raise ValueError(f"is no fingerprint (at {error})") from error
         if found.kernel_class != written:
             raise ValueError(
                 f"a damaged fingerprint: its probes make class {found.kernel_class}, it says "

@@ -100,13 +100,30 @@ def load_job(
     folder, those of overrides from the current folder; the job holds absolute ones. Raises
     `JobError`, whose message has one line per mistake.
     """
+    return _load(path, override, rules, kept, is_recorded=False)
+
+
+def load_recorded(path: str | Path, override: Sequence[str] = ()) -> ResolvedJob:
+    """As `load_job`, a run's own job file. Files that the run keeps may be gone, and so may the
+    packages that offered what the file names; an override must name what is there."""
+    return _load(path, override, (), KEPT, is_recorded=True)
+
+
+def _load(
+    path: str | Path,
+    override: Sequence[str],
+    rules: Sequence[Rule],
+    kept: Collection[KeyPath],
+    is_recorded: bool,
+) -> ResolvedJob:
     file = Path(path)
     source = _read_source(file, str(path))
+    recorded = _offered_names(source.data) if is_recorded else frozenset()
     for text in override:
         overrides.lay(source, text)
     _make_absolute(source, file.absolute().parent)
     _name_tokenizer(source.data)
-    job = _checked_job(source, rules, kept)
+    job = _checked_job(source, rules, kept, recorded)
     lines = lines_of(job.model_dump(mode="json"))
     paths = [line.path for line in lines if line.path is not None]
     origins = {dotted(path): source.origin(path) for path in paths}
@@ -124,17 +141,30 @@ def placed(resolved: ResolvedJob) -> Iterator[None]:
         raise type(error)(resolved.located(str(error))) from error
 
 
-def _checked_job(source: Source, rules: Sequence[Rule], kept: Collection[KeyPath]) -> Job:
+def _offered_names(data: Mapping[str, Any]) -> frozenset[str]:
+    """What a job file says where packages may offer names: its accelerators and its bridge."""
+    islands = data.get("islands")
+    sections = islands if isinstance(islands, list) else []
+    named = [island.get("accelerator") for island in sections if isinstance(island, dict)]
+    return frozenset(name for name in (*named, data.get("bridge")) if isinstance(name, str))
+
+
+def _checked_job(
+    source: Source,
+    rules: Sequence[Rule],
+    kept: Collection[KeyPath],
+    recorded: Collection[str],
+) -> Job:
     """The job, or JobError with every mistake: of the schema, of the rules, of YAML's truth
-    values."""
-    sections = _validate(source)
+    values. `recorded`: names that a run has had from packages."""
+    sections = _validate(source, recorded)
     for breach in breaches(sections, rules):
         if breach.path not in kept:
             source.blame(breach.path, breach.text, breach.is_key)
     _refuse_yes_no(source)
     if source.mistakes:
         raise _refusal(source.mistakes)
-    return Job.model_validate(sections)
+    return Job.model_validate(sections, context=recorded)
 
 
 def _read_source(file: Path, name: str) -> Source:
@@ -219,10 +249,10 @@ def _absolute(value: str, base: Path, key: KeyPath) -> str:
     return whole
 
 
-def _validate(source: Source) -> dict[str, Any]:
+def _validate(source: Source, recorded: Collection[str]) -> dict[str, Any]:
     """The valid top-level sections; what is wrong with the others is blamed."""
     try:
-        job = Job.model_validate(source.data)
+        job = Job.model_validate(source.data, context=recorded)
         return {name: getattr(job, name) for name in Job.model_fields}
     except ValidationError as error:
         wrong = error.errors(include_url=False)
@@ -230,15 +260,15 @@ def _validate(source: Source) -> dict[str, Any]:
         source.blame(finding.path, finding.text, finding.is_key)
     bad = {str(one["loc"][0]) for one in wrong}
     good = [name for name in Job.model_fields if name not in bad]
-    return {name: _one_section(name, source.data) for name in good}
+    return {name: _one_section(name, source.data, recorded) for name in good}
 
 
-def _one_section(name: str, data: Mapping[str, Any]) -> Any:
+def _one_section(name: str, data: Mapping[str, Any], recorded: Collection[str]) -> Any:
     info = Job.model_fields[name]
     if name not in data:
         return info.get_default(call_default_factory=True)
     kind: Any = Annotated[info.annotation, info]
-    return TypeAdapter(kind).validate_python(data[name])
+    return TypeAdapter(kind).validate_python(data[name], context=recorded)
 
 
 def _refuse_yes_no(source: Source) -> None:

@@ -82,6 +82,29 @@ def _place(job: Job, key: str) -> KeyPath:
     return ("model", "config", key) if key in job.model.config else ("model", "path")
 
 
+def why_not_trained(known: Families, name: str, has_code: bool = False) -> str:
+    """Why a family that is none with experts cannot be trained, and what can. `has_code`: its
+    folder names code of its own."""
+    instead = _with_experts(known, name)
+    if name in known.refused:
+        return known.refused[name]
+    if name in known.dense:
+        return f"{name} is a dense family, which has no experts; {instead}"
+    if name in known.others:
+        return f"transformers has no causal language model of {name}; {instead}"
+    if has_code:
+        text = f"{name!r} needs its own code (auto_map in its config.json); dougong runs none"
+        return f"{text}; {instead}"
+    hint = _nearest(name, known.names, 3) or instead
+    return f"transformers {known.version} knows no {name!r}; {hint}"
+
+
+def _with_experts(known: Families, name: str) -> str:
+    near = difflib.get_close_matches(name, list(known.with_experts), 3, _NEARLY)
+    names = ", ".join(near or _EXAMPLES)
+    return f"give a mixture-of-experts family, such as {names}"
+
+
 @dataclass(frozen=True)
 class _ModelRules:
     families: Families
@@ -91,22 +114,7 @@ class _ModelRules:
         if name is None or name in self.families.with_experts:
             return
         path = ("model", "family" if job.model.path is None else "path")
-        yield Breach(path, self._why_not(name, "auto_map" in model_config(job)))
-
-    def _why_not(self, name: str, has_code: bool) -> str:
-        """Why a family that is none with experts cannot be trained, and what can."""
-        known, instead = self.families, self._with_experts(name)
-        if name in known.refused:
-            return known.refused[name]
-        if name in known.dense:
-            return f"{name} has no experts; {instead}"
-        if name in known.others:
-            return f"transformers has no causal language model of {name}; {instead}"
-        if has_code:
-            text = f"{name!r} needs its own code (auto_map in its config.json); dougong runs none"
-            return f"{text}; {instead}"
-        hint = _nearest(name, known.names, 3) or instead
-        return f"transformers {known.version} knows no {name!r}; {hint}"
+        yield Breach(path, why_not_trained(self.families, name, "auto_map" in model_config(job)))
 
     def keys(self, job: Job) -> Iterator[Breach]:
         """Keys that nothing would read, and values of a kind that a key does not take."""
@@ -143,11 +151,6 @@ class _ModelRules:
             breach = longer_than(job, family.max_positions)
             if breach is not None:
                 yield breach
-
-    def _with_experts(self, name: str) -> str:
-        near = difflib.get_close_matches(name, list(self.families.with_experts), 3, _NEARLY)
-        names = ", ".join(near or _EXAMPLES)
-        return f"give a mixture-of-experts family, such as {names}"
 
 
 def _family_name(job: Job) -> str | None:

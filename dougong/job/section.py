@@ -23,6 +23,7 @@ from pydantic import (
     StrictInt,
     StrictStr,
     ValidationError,
+    ValidationInfo,
 )
 from pydantic.config import JsonDict
 from pydantic.fields import FieldInfo
@@ -45,15 +46,17 @@ UNKNOWN_NAME = "unknown_name"
 """Pydantic's type of the error for a kind of device, or a bridge, that nobody offers."""
 
 
-def _known_accelerator(name: str) -> str:
-    """The name, if dougong or an installed package has such an accelerator."""
-    return name if is_accelerator(name) else _refuse("accelerator", accelerator_names())
+def _known_accelerator(name: str, info: ValidationInfo) -> str:
+    """The name, if dougong or an installed package has such an accelerator. The validation's
+    context: names that pass besides, since a run has them from packages that may be gone."""
+    is_known = is_accelerator(name) or name in (info.context or ())
+    return name if is_known else _refuse("accelerator", accelerator_names())
 
 
-def _known_bridge(name: str) -> str:
-    """The name, if it is one that means a bridge here."""
+def _known_bridge(name: str, info: ValidationInfo) -> str:
+    """The name, if it is one that means a bridge here; context: as of an accelerator."""
     known = bridge_names()
-    return name if name in known else _refuse("bridge", known)
+    return name if name in known or name in (info.context or ()) else _refuse("bridge", known)
 
 
 def _refuse(what: str, known: Sequence[str]) -> NoReturn:

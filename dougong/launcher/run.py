@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import os
 import secrets
-import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from dougong.errors import (
     WorkerError,
 )
 from dougong.job.fault_rules import doubts
-from dougong.job.load import KEPT, ResolvedJob, load_job, placed
+from dougong.job.load import ResolvedJob, placed
 from dougong.job.schema import Job
 from dougong.launcher.alive import become_controller, refuse_if_alive
 from dougong.launcher.backends.base import Backend
@@ -44,12 +43,13 @@ from dougong.launcher.controller.inbound.items import SuccessorFound
 from dougong.launcher.controller.states import Outcome
 from dougong.launcher.decay import bent_rate, with_decay_end
 from dougong.launcher.kept.keeping import Keeping
+from dougong.launcher.next_job import next_job, recorded_job
 from dougong.launcher.ports import with_ports
 from dougong.launcher.signals import signals_into
 from dougong.launcher.sources import known_sources
 from dougong.launcher.supervisor import ControllerDeath
 from dougong.launcher.take_over import beginning_words, of_follower, take_over
-from dougong.planner.resume import changes_of_bits, check_lift, check_resume
+from dougong.planner.resume import changes_of_bits, check_lift
 from dougong.records.claim import Claim, claim
 from dougong.records.directory import RunDir
 from dougong.records.events import (
@@ -172,10 +172,8 @@ def resume_run(
     run_dir = RunDir.open(path.absolute())
     with become_controller(run_dir, request.takes_over, tell=_say) as lease:
         run_dir = run_dir.of_writer(lease.fence)
-        before = _job_of(run_dir)
-        after = request.job or load_job(run_dir.job_file, list(overrides), kept=KEPT)
-        after = with_decay_end(after, before.job.schedule.decay_steps)
-        _refuse_other(before.job, after.job, run_dir, request)
+        before = recorded_job(run_dir)
+        after = next_job(before, run_dir, overrides, request.job)
         resume_point = take_over(run_dir, request.chosen)
         _refuse_if_done(run_dir, resume_point, after.job.steps)
         check_lift(after.job.fault.quarantine.lift, resume_point.quarantined)
@@ -227,31 +225,6 @@ def _with_changes(point: ResumePoint, before: Job, after: Job) -> ResumePoint:
     # Steps that were left out before were computed otherwise.
     same_since = point.generation
     return dataclasses.replace(point, changed=changed, same_since=same_since, skipped=frozenset())
-
-
-def _job_of(run_dir: RunDir) -> ResolvedJob:
-    """The run's job as it was. JobError says that another release may have written it."""
-    try:
-        return with_decay_end(load_job(run_dir.job_file, kept=KEPT))
-    except JobError as error:
-        raise JobError(
-            f"{error}\n{run_dir.job_file}: is what `dougong run` wrote for itself; go on with the "
-            "release of dougong that wrote it, or mend the file"
-        ) from error
-
-
-def _refuse_other(before: Job, after: Job, run_dir: RunDir, request: ResumeRequest) -> None:
-    """JobError when the job is another than the run's in what fixes its bits."""
-    try:
-        check_resume(before, after)
-    except JobError as error:
-        if request.job is None:
-            raise
-        resume = f"dougong resume {shlex.quote(str(run_dir.path))}"
-        raise JobError(
-            f"{error}; `{resume}` goes on with the run in {run_dir.path}, another "
-            "--run-dir is for another run"
-        ) from error
 
 
 class StepsDoneError(JobError):

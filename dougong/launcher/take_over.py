@@ -8,7 +8,7 @@ from typing import cast
 
 from dougong.checkpoint.directories import list_committed
 from dougong.checkpoint.repository import steps_in
-from dougong.errors import CheckpointError
+from dougong.errors import SourceError
 from dougong.fault.diagnosis import Diagnosis, FailureKind
 from dougong.fault.drill import FiredDrill
 from dougong.fault.policy import PastFailure
@@ -35,7 +35,7 @@ _LEFT = 100
 
 def take_over(run_dir: RunDir, chosen: int | None = None) -> ResumePoint:
     """What the run's record and its checkpoints say of its earlier life. `chosen`: as in
-    `ResumePoint`; CheckpointError where there is no checkpoint of that step."""
+    `ResumePoint`; SourceError where there is no checkpoint of that step."""
     committed: set[int] = set()
     fired: set[FiredDrill] = set()
     events = run_dir.read_events()
@@ -49,7 +49,7 @@ def take_over(run_dir: RunDir, chosen: int | None = None) -> ResumePoint:
                 committed = {step for step in committed if step <= event.step}
     there = [place.step for place in list_committed(run_dir.checkpoints)]
     if chosen and chosen not in there:
-        raise CheckpointError(
+        raise SourceError(
             f"{run_dir.checkpoints}: no checkpoint of step {chosen}; there are: "
             f"{steps_in(run_dir.checkpoints)}"
         )

@@ -12,7 +12,7 @@ from types import TracebackType
 
 from dougong.checkpoint.directories import SET_ASIDE, list_committed, next_folder
 from dougong.deadlines import DEADLINES, Deadlines
-from dougong.errors import LaunchError, RecordError, StorageError
+from dougong.errors import LaunchError, PlaceError, RecordError, StorageError
 from dougong.records.directory import RunDir
 from dougong.records.events import CheckpointCommitted
 from dougong.records.files import is_empty_folder, make_run_folder
@@ -54,8 +54,8 @@ def claim(
     that has committed no checkpoint, whose record is set aside. `takes_over`, `tell`: as for
     `take_lease`.
 
-    LaunchError when it holds anything else, or a run that has something to go on from; AliveError
-    when its controller lives, StorageError when it cannot be written.
+    PlaceError when it holds anything else, or a run that has something to go on from, LaunchError
+    when that is away; AliveError when its controller lives, StorageError when it cannot be written.
     """
     run = RunDir(path)
     make_run_folder(path)
@@ -75,7 +75,7 @@ def claim(
 
 def has_committed(run: RunDir) -> bool:
     """Whether a run lies there that has something to go on from, or had: its checkpoints may be
-    away for the moment. LaunchError when its record cannot be read."""
+    away for the moment. RecordError when its record cannot be read."""
     return bool(_steps_there(run) or _steps_recorded(run))
 
 
@@ -87,7 +87,7 @@ def _refuse_strangers(run: RunDir) -> None:
     names = ", ".join(strangers[:_NAMED])
     more = len(strangers) - _NAMED
     others = f" and {more} more" if more > 0 else ""
-    raise LaunchError(
+    raise PlaceError(
         f"{run.path}: holds files that are no run's ({names}{others}); pass a --run-dir that does "
         "not exist yet, or is empty"
     )
@@ -132,7 +132,7 @@ def _set_aside(run: RunDir) -> Path | None:
 def _refuse_run_with_checkpoints(run: RunDir) -> None:
     there = _steps_there(run)
     if there:
-        raise LaunchError(
+        raise PlaceError(
             f"{run.path}: holds a run already, with checkpoints of {_steps(there)}; go on with it "
             f"by `dougong resume {run.path}`, or pass another --run-dir"
         )
@@ -163,7 +163,7 @@ def _steps_recorded(run: RunDir) -> Sequence[int]:
     try:
         events = run.read_events()
     except RecordError as error:
-        raise LaunchError(
+        raise RecordError(
             f"{run.path}: holds a run whose record cannot be read, so nobody knows what it has "
             f"come to: {error}; or pass another --run-dir"
         ) from error

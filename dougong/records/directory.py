@@ -18,7 +18,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from dougong.errors import LaunchError, PlanError, RecordError, StorageError
+from dougong.errors import PlaceError, PlanError, RecordError, StorageError
 from dougong.parallel.plan import Plan
 from dougong.records.damage import (
     OnFault,
@@ -106,7 +106,7 @@ class RunDir:
 
     @classmethod
     def create(cls, path: str | Path) -> RunDir:
-        """A directory for a new run. LaunchError when a run lies there already; two at once: one
+        """A directory for a new run. PlaceError when a run lies there already; two at once: one
         wins."""
         run = cls(path)
         make_run_folder(run.path)
@@ -120,14 +120,14 @@ class RunDir:
                 return run
         except OSError as error:
             raise cannot_begin(run.path, error) from error
-        raise LaunchError(
+        raise PlaceError(
             f"{run.path}: holds a run already ({', '.join(taken)}); "
             f"go on with it by `dougong resume {run.path}`, or pass another --run-dir"
         )
 
     @classmethod
     def open(cls, path: str | Path) -> RunDir:
-        """An existing run. LaunchError says what is missing and, when it can be seen, which
+        """An existing run. PlaceError says what is missing and, when it can be seen, which
         directory was meant."""
         run = cls(path)
         try:
@@ -148,11 +148,11 @@ class RunDir:
             what = "no such directory"
             if os.path.lexists(self.path):
                 what = "a link to nothing" if self.path.is_symlink() else "a file"
-            raise LaunchError(f"{self.path}: {what}; give the directory that `dougong run` printed")
+            raise PlaceError(f"{self.path}: {what}; give the directory that `dougong run` printed")
         missing = [p.name for p in (self.job_file, self.events_file) if not p.is_file()]
         if missing:
             names = " and ".join(missing)
-            raise LaunchError(
+            raise PlaceError(
                 f"{self.path}: not a run directory: {names} missing{_guess(self.path)}"
             )
 
@@ -219,7 +219,7 @@ class RunDir:
         """`logs/1/east/1.log` for worker `east/1` of generation 1. Its folder may not exist yet."""
         island, slash, index = worker.partition("/")
         if not (slash and index.isdecimal()) or island in ("", ".", ".."):
-            raise LaunchError(f"{worker!r} is no worker's name; names look like east/1")
+            raise PlaceError(f"{worker!r} is no worker's name; names look like east/1")
         return self.logs / str(generation) / island / f"{index}.log"
 
     def agent_log(self, agent: str) -> Path:

@@ -7,7 +7,7 @@ import os
 import threading
 from pathlib import Path
 
-from dougong.errors import LaunchError, StorageError
+from dougong.errors import PlaceError, StorageError
 
 ROOM = "make room or mend it, then go on with the run"
 """The remedy of whatever cannot be written."""
@@ -59,13 +59,26 @@ def _write_file(path: Path, data: bytes, mode: int, durable: bool) -> None:
 
 
 def make_run_folder(path: Path) -> None:
-    """Make the folder of a run, where it is not there yet. LaunchError when that cannot be."""
+    """Make the folder of a run, where it is not there yet. PlaceError when something else is there,
+    StorageError when it cannot be made."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
-        raise LaunchError(_in_the_way(path)) from error
+        raise PlaceError(_in_the_way(path)) from error
     except OSError as error:
         raise cannot_begin(path, error) from error
+
+
+def why_not_writable(path: Path) -> str:
+    """Why nothing could be made at `path` or below it, in words after its name; empty where it
+    could, as far as permissions tell."""
+    path = path.absolute()
+    there = next(place for place in (path, *path.parents) if os.path.lexists(place))
+    if not there.is_dir():
+        return f"{there} is not a folder"
+    if not os.access(there, os.W_OK | os.X_OK):
+        return f"{there} cannot be written"
+    return ""
 
 
 def is_empty_folder(path: Path) -> bool:

@@ -2,7 +2,7 @@
 the shell's.
 
 `python -m dougong.tools.fingerprint_apart`: a request as JSON on standard input, the fingerprint as
-JSON on standard output.
+JSON on standard output; an error of our family instead of it, with exit status `REFUSED`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,11 @@ from dougong.errors import DougongError, LaunchError
 from dougong.fingerprint.cache import Probing, measure
 from dougong.fingerprint.record import Fingerprint
 from dougong.job.schema import Job
+from dougong.launcher.backends.process.errors import ErrorWords
+from dougong.models.library.loading import load_transformers
+
+REFUSED = 65
+"""Exit status of the process that says an error of our family on its standard output."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,8 @@ class ProbeRequest:
 def measure_apart(probing: Probing, threads: int) -> Fingerprint:
     """Measure in a child process with the environment of a worker of `threads` compute threads.
 
-    Raises LaunchError with the error that ended the child.
+    Raises the error that ended the child: DeviceError where the device does not open; LaunchError
+    for one that is not of our family.
     """
     accelerator = get_accelerator(probing.accelerator)
     ended = subprocess.run(
@@ -51,6 +57,8 @@ def measure_apart(probing: Probing, threads: int) -> Fingerprint:
         text=True,
         check=False,
     )
+    if ended.returncode == REFUSED:
+        raise ErrorWords(**json.loads(ended.stdout)).error()
     if ended.returncode != 0:
         words = f"the probes' process ended with status {ended.returncode}"
         raise LaunchError(ended.stderr.strip() or words)
@@ -69,6 +77,7 @@ def _probing_of(request: ProbeRequest) -> Probing:
         return Probing(request.accelerator, request.index)
     from dougong.training.start.preflight import inspect_only, shapes_of
 
+    load_transformers()
     job = Job.model_validate_json(request.job)
     shapes = shapes_of(job, inspect_only(job))
     return Probing(request.accelerator, request.index, job, shapes)
@@ -79,7 +88,8 @@ def main() -> None:
     try:
         found = measure(_probing_of(ProbeRequest.from_json(sys.stdin.read())))
     except DougongError as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+        print(json.dumps(asdict(ErrorWords.of(error))))
+        sys.exit(REFUSED)
     print(json.dumps(found.to_json()))
 
 

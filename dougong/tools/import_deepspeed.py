@@ -16,7 +16,7 @@ from dougong.checkpoint.repository import Additions, commit, expected_tensors
 from dougong.checkpoint.snapshot import Saver, StateTensor
 from dougong.deadlines import DEADLINES
 from dougong.deepspeed.universal import MOMENTS, UniversalCheckpoint
-from dougong.errors import CheckpointError
+from dougong.errors import CheckpointError, PlaceError
 from dougong.job.load import ResolvedJob, placed
 from dougong.job.optimizers.registry import declaration_of
 from dougong.job.schema import Job
@@ -25,9 +25,10 @@ from dougong.models.build import build_on_meta, load_config
 from dougong.models.sites import find_sites
 from dougong.parallel.plan import Inventory
 from dougong.planner.resume import identity
-from dougong.records.claim import claim
+from dougong.records.claim import claim, has_committed, strangers_in
 from dougong.records.directory import RunDir
 from dougong.records.events import CheckpointCommitted, NoteTaken, RunCreated, RunEnded
+from dougong.records.files import why_not_writable
 from dougong.records.machine import describe_machine
 from dougong.records.rebuilt_status import known_status
 from dougong.training.start.preflight import inspect_only, vocabulary_of
@@ -53,8 +54,10 @@ def import_deepspeed(resolved: ResolvedJob, folder: Path, path: Path) -> Importe
     """Make a new run at `path` that `dougong resume` goes on with: with weights, masters, moments
     and the step of the checkpoint in `folder`.
 
-    Raises CheckpointError that names what does not fit the job's model, before anything is written.
+    Raises PlaceError for a `path` where no run can be, before the checkpoint is read; SourceError
+    that names what does not fit the job's model, before anything is written.
     """
+    _refuse_place(path, folder)
     job = resolved.job
     with placed(resolved):
         inventory, names = inspect_only(job), _names_of(job)
@@ -68,6 +71,30 @@ def import_deepspeed(resolved: ResolvedJob, folder: Path, path: Path) -> Importe
             directory = _save(job, inventory, names, source, run_dir.checkpoints)
             _record(run_dir, source, directory)
     return Imported(path, source.step, job.steps, len(list(names.tensors())))
+
+
+def _refuse_place(path: Path, folder: Path) -> None:
+    """Before gigabytes are read for a run that could not lie there."""
+    why = _why_no_run(path, folder)
+    if why:
+        raise PlaceError(f"--into {path}: {why}; name a folder that is not there yet, or is empty")
+
+
+def _why_no_run(path: Path, folder: Path) -> str:
+    """In words; empty where a run can lie in `path`."""
+    why = why_not_writable(path)
+    if why:
+        return why
+    inside = path.resolve()
+    if folder.resolve() in (inside, *inside.parents):
+        return f"is in the checkpoint that is read ({folder}), which is left as it is"
+    run = RunDir(path)
+    if not path.is_dir():
+        return ""
+    if has_committed(run):
+        return "holds a run already, with checkpoints"
+    strangers = strangers_in(run)
+    return f"holds {strangers[0]} and is no run's folder" if strangers else ""
 
 
 def _names_of(job: Job) -> Names:

@@ -17,7 +17,7 @@ from dougong.checkpoint.directories import CheckpointPlace, list_committed
 from dougong.checkpoint.manifest import Manifest
 from dougong.checkpoint.verify import verify
 from dougong.errors import CheckpointError, JobError
-from dougong.job.load import KEPT, load_job
+from dougong.job.load import load_recorded
 from dougong.parallel.plan import Plan, Worker
 from dougong.parallel.trace.trace_key import TraceKey, first_difference
 from dougong.planner.resume import identity
@@ -92,7 +92,7 @@ def _first_split(runs: Runs, records: tuple[StepRecords, StepRecords]) -> int:
 
 
 def _refuse_other_layouts(a: RunDir, b: RunDir) -> None:
-    job = load_job(a.job_file, kept=KEPT).job
+    job = load_recorded(a.job_file).job
     if job.is_layout_free or _layout(a.read_plan()) == _layout(b.read_plan()):
         return
     raise JobError(
@@ -108,8 +108,8 @@ def _layout(plan: Plan | None) -> list[tuple[object, object]]:
 
 
 def _refuse_other_jobs(a: RunDir, b: RunDir) -> None:
-    old = identity(load_job(a.job_file, kept=KEPT).job)
-    new = identity(load_job(b.job_file, kept=KEPT).job)
+    old = identity(load_recorded(a.job_file).job)
+    new = identity(load_recorded(b.job_file).job)
     changed = [key for key in new if old.get(key) != new[key]]
     if changed:
         raise JobError(
@@ -169,7 +169,7 @@ def _run_again(
     name: str, run: RunDir, recorded: StepRecord, begun: RunDir, options: LocalRunOptions
 ) -> Rerun:
     """Run up to and with the recorded step in `begun`, and trace that step."""
-    job = load_job(run.job_file, kept=KEPT).job
+    job = load_recorded(run.job_file).job
     request = PartialRun(recorded.step, trace=recorded.step)
     done = run_here(on_this_machine(job, job.islands), begun.path, request, options)
     plan = done.read_plan()

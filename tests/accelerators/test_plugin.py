@@ -103,3 +103,27 @@ def test_a_run_trains_on_it(job_file: Path, package: Path, tmp_path: Path) -> No
     planned = [event for event in RunDir(tmp_path / "hostsim").read_events() if isinstance(event, PlanLaid)]
     assert planned[0].environment["east"]["HOSTSIM_EXACT"] == "1"
     assert plan is not None and [worker.device for worker in plan.workers] == ["hostsim:0", "hostsim:1"]
+
+
+def test_a_run_goes_on_elsewhere_when_its_package_is_gone(job_file: Path, package: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    ended = dougong("run", str(job_file), "--no-ray", "--run-dir", str(run_dir), packages=package)
+    assert ended.returncode == 0, ended.stderr
+    for reader in ("status", "report", "verify"):
+        ended = dougong(reader, str(run_dir))
+        assert ended.returncode == 0, ended.stderr
+    ended = dougong("resume", str(run_dir), "--no-ray", "-o", "steps=3")
+    assert ended.returncode == 2
+    assert "the run has computed on hostsim, which no package that is installed here offers; install" in ended.stderr
+    assert f"`dougong resume {run_dir} -o islands.east.accelerator=cpu`" in ended.stderr
+    assert "release of dougong" not in ended.stderr
+    words = ("-o", "steps=3", "-o", "islands.east.accelerator=cpu")
+    ended = dougong("resume", str(run_dir), "--no-ray", *words)
+    assert ended.returncode == 1
+    assert "(experts: HostsimExperts then, plain products now), so the next steps have other bits" in ended.stderr
+    ended = dougong("resume", str(run_dir), "--no-ray", *words, "-o", "numerics=bounded")
+    assert ended.returncode == 0, ended.stderr
+    assert "was computed by another recipe (experts: HostsimExperts then, plain products now)" in ended.stdout
+    assert [row["step"] for row in RunDir(run_dir).latest_metrics()] == [1, 2, 3]
+    plan = RunDir(run_dir).read_plan()
+    assert plan is not None and [worker.device for worker in plan.workers] == ["cpu:0", "cpu:1"]

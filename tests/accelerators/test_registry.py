@@ -1,5 +1,6 @@
 """Names to accelerators, dougong's own and those that another package offers."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,27 @@ def test_refusals(values: list[str], message: str, package: Path) -> None:
     for value in values:
         offer(package, value)
     with pytest.raises(DeviceError, match=message):
+        get_accelerator("toy")
+
+
+@pytest.mark.parametrize(
+    ("fact", "message"),
+    [
+        (
+            "refused = {'TOY_FAST': 'adds in any order'}",
+            r"refused is \{'TOY_FAST': .*\} \(dict\), and must be a tuple of",
+        ),
+        ("defaults = [('A', 'B')]", r"defaults is \[\('A', 'B'\)\] \(list\), and must be a tuple of `facts.Default\("),
+        ("agreed_variables = 'TOY_ALGO'", r"agreed_variables is 'TOY_ALGO' \(str\), and must be a tuple of texts"),
+    ],
+)
+def test_a_fact_of_another_form_is_refused_with_its_package(fact: str, message: str, package: Path) -> None:
+    (package / "toy_wrong.py").write_text(
+        f"from toy_device import Toy\n\nclass Wrong(Toy):\n    {fact}\n    tool = None\n"
+    )
+    sys.modules.pop("toy_wrong", None)
+    offer(package, "toy_wrong:Wrong")
+    with pytest.raises(DeviceError, match=f"entry point toy_wrong:Wrong of toy_\\d 1.0: {message}.*; tool is None"):
         get_accelerator("toy")
 
 

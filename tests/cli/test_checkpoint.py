@@ -88,7 +88,7 @@ def test_verify_what_is_neither(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "missing"):
         result = dougong("verify", path)
         assert isinstance(result.exception, DougongError)
-        assert result.exception.exit_status == 1
+        assert result.exception.exit_status == 2
     empty = RunDir.create(tmp_path / "empty")
     empty.write_job("job: test\n")
     assert "no checkpoint yet" in str(dougong("verify", empty.path).exception)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import re
 import shlex
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from dougong.cli.conform import group_table, remarkable, verdict
-from dougong.conform.record import FILE, Conformance
+from dougong.conform.record import CUT_SHORT_FILE, FILE, Conformance
 from tests.conform.kit.found import found
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,11 +37,61 @@ def test_words_of_an_unsound_device() -> None:
     assert group_table(found()).row_count == 4
 
 
+def test_words_of_a_report_that_was_cut_short() -> None:
+    part = found(is_sound=True).model_copy(update={"cut_short": "training: fifty steps"})
+    assert verdict(part) == "simq: cut short, no verdict; nothing was found wrong by 5 checks"
+    worse = found().model_copy(update={"cut_short": "training: fifty steps"})
+    assert verdict(worse) == verdict(found()), "what is unsound stays so"
+
+
+def read_until(terminal: int, words: bytes, limit_s: float = 240) -> bytes:
+    """What the terminal shows, to these words or to its end."""
+    shown, until = b"", time.monotonic() + limit_s
+    while words not in shown and time.monotonic() < until:
+        try:
+            shown += os.read(terminal, 1 << 16)
+        except OSError:  # nobody holds the other end any more
+            break
+    return shown
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_ctrl_c_keeps_what_was_looked_at_and_leaves_no_process(tmp_path: Path) -> None:
+    """Typed into a terminal, while operators are checked."""
+    (tmp_path / FILE).write_text("an earlier report")
+    pid, terminal = pty.fork()
+    if pid == 0:
+        command = [sys.executable, "-m", "dougong", "conform", "--accelerator", "cpu", "--out", str(tmp_path)]
+        os.execve(sys.executable, command, {**os.environ, "COLUMNS": "200", "PYTHONPATH": str(ROOT)})
+    try:
+        assert b"operators: " in (shown := read_until(terminal, b"operators: ")), shown
+        workers = children_of(pid)
+        os.write(terminal, b"\x03")
+        said = read_until(terminal, b"\0").decode()
+        _, status = os.waitpid(pid, 0)
+    except BaseException:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
+    finally:
+        os.close(terminal)
+    assert os.waitstatus_to_exitcode(status) == 130, said
+    assert re.search(r"ended by Ctrl-C at operators: .*: what was over is kept", said), said
+    assert workers and not any(Path(f"/proc/{worker}").exists() for worker in workers)
+    kept = Conformance.model_validate_json((tmp_path / CUT_SHORT_FILE).read_text())
+    assert kept.cut_short.startswith("operators: ") and kept.group("copies") and not kept.is_sound
+    assert "Cut short at operators" in (tmp_path / "cut-short.html").read_text()
+    assert (tmp_path / FILE).read_text() == "an earlier report"
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
         (("--accelerator", "gpu"), "accelerator gpu: not known (did you mean cuda?); known are cpu"),
-        (("--accelerator", "cpu", "--model", "qwen3_mo"), "--model qwen3_mo: neither a folder nor a family"),
+        (("--accelerator", "cpu", "--model", "llama"), "--model llama: llama is a dense family, which has no experts"),
     ],
 )
 def test_bad_input_is_one_sentence_and_status_2(tmp_path: Path, words: tuple[str, ...], told: str) -> None:

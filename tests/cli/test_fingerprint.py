@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from dougong.cli.fingerprint import class_line
 from dougong.fingerprint.record import UNSTABLE, Fingerprint
 from tests.families import SMALLEST
@@ -49,9 +50,20 @@ def test_a_file_that_is_no_fingerprint(tmp_path: Path) -> None:
     file = tmp_path / "here.json"
     file.write_text("{}")
     done = dougong("fingerprint", "--against", file)
-    assert done.returncode == 1
-    assert "--json" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"--against {file}: is no fingerprint (at 'probes'); give a file that `dougong")
+    file.write_text("{")
+    assert "is not JSON (" in dougong("fingerprint", "--against", file).stderr
+    gone = dougong("fingerprint", "--against", tmp_path / "none")
+    assert (gone.returncode, gone.stdout) == (2, "")
+    assert gone.stderr.startswith(f"--against {tmp_path / 'none'}: no such file or directory; give")
+
+
+@pytest.mark.parametrize("kind", ["npu", "gpu"])
+def test_a_device_that_is_not_here_is_one_sentence(kind: str) -> None:
+    done = dougong("fingerprint", "--accelerator", kind)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"accelerator {kind}: ") and done.stderr.count("\n") == 1
 
 
 def test_a_plan_shows_what_workers_find_in_their_environment() -> None:

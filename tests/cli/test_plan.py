@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
-from dougong.cli.plan import environment_lines, memory_lines, plan_table, remark_lines, snapshot_lines
+from dougong.cli.plan import (
+    environment_lines,
+    memory_lines,
+    path_lines,
+    plan_table,
+    remark_lines,
+    shared_host_lines,
+    snapshot_lines,
+)
 from dougong.models.inventory import inspect_model
+from dougong.parallel.island_paths import IslandPath
 from dougong.planner.placement import seats_of_job
 from dougong.planner.plan_job import plan_job
 from dougong.planner.snapshot_bytes import SnapshotBytes
 from dougong.remarks import Remarks
-from tests.jobs import VOCAB, make_job
+from tests.jobs import VOCAB, make_job, plan_for
 
 ISLANDS = [{"name": "east", "accelerator": "cpu", "workers": 2, "threads": 3}]
 
@@ -49,6 +60,51 @@ def test_workers_that_share_a_device_are_said_to() -> None:
     assert [worker.device for worker in plan.workers] == ["npu:0", "npu:0"]
     lines = list(environment_lines(job, 100))
     assert lines[0].startswith("east: 2 npu workers on one device (devices: shared): messages go through host memory")
+    assert lines[1].startswith("    memory: each worker of east takes what it needs, and all of them together no more")
+
+
+def test_workers_of_several_islands_that_share_a_device_are_counted_together() -> None:
+    shared = {"accelerator": "npu", "devices": "shared"}
+    islands = [
+        {"name": "own", "accelerator": "npu", "workers": 1, "role": "experts"},
+        {"name": "east", "workers": 2, "role": "attention", **shared},
+        {"name": "west", "workers": 3, "role": "experts", "memory_gb": 6, **shared},
+        {"name": "far", "workers": 1, "role": "experts", "node": "b", **shared},
+    ]
+    job = make_job(islands=islands, batch={"lanes": 2, "microbatches": 1, "microbatch_size": 1})
+    told = [line for line in environment_lines(job, 100) if "devices: shared" in line or "memory:" in line]
+    assert told == [
+        "east, west: 5 npu workers (2 of east + 3 of west) on one device (devices: shared): messages go through host "
+        "memory, and it computes for one after another",
+        "    memory: 2 GB for each of west's workers (memory_gb 6 / 3)",
+        "    memory: each worker of east takes what it needs, and all of them together no more than the device has",
+        "far: 1 npu worker on one device (devices: shared): messages go through host memory, and it computes for one "
+        "after another",
+        "    memory: each worker of far takes what it needs, and all of them together no more than the device has",
+    ]
+
+
+def test_the_way_between_each_two_islands_is_said() -> None:
+    islands = [
+        {"name": "a", "accelerator": "cuda", "workers": 1, "role": "attention"},
+        {"name": "b", "accelerator": "npu", "workers": 2, "role": "experts"},
+        {"name": "c", "accelerator": "cpu", "workers": 1, "role": "experts"},
+        {"name": "d", "accelerator": "cpu", "workers": 1, "role": "experts"},
+    ]
+    job = make_job(islands=islands, batch={"lanes": 2, "microbatches": 1, "microbatch_size": 1})
+    plan = plan_job(job, inspect_model(job.model, VOCAB), seats_of_job(job.islands))
+    assert list(path_lines(plan)) == [
+        "between islands: a - b, a - c, a - d, b - c, b - d: host-staged",
+        "between islands: c - d: host",
+    ]
+    alone = make_job(islands=ISLANDS, batch={"lanes": 2, "microbatches": 1, "microbatch_size": 1})
+    assert not list(path_lines(plan_job(alone, inspect_model(alone.model, VOCAB), seats_of_job(alone.islands))))
+
+
+def test_a_bridge_of_a_package_is_said_by_its_name() -> None:
+    paths = (IslandPath("a", "a", "native"), IslandPath("a", "b", "bridge", "direct"))
+    plan = plan_for(make_job(), "BB")
+    assert list(path_lines(dataclasses.replace(plan, paths=paths))) == ["between islands: a - b: direct"]
 
 
 def test_the_memory_of_a_device_is_held_against_all_that_share_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,3 +156,13 @@ def test_the_environment_of_each_island_s_workers() -> None:
 def test_what_a_run_would_tell_once() -> None:
     told = Remarks(("the separator is </s>",), ("nothing separates documents",))
     assert list(remark_lines(told)) == ["note: the separator is </s>", "warning: nothing separates documents"]
+
+
+def test_where_the_host_s_memory_is_the_workers_own_is_said() -> None:
+    islands = [*ISLANDS, {"name": "west", "accelerator": "npu", "workers": 1, "role": "experts"}]
+    (line,) = shared_host_lines(make_job(islands=islands, optimizer={"device": "host"}))
+    assert line.startswith("optimizer.device: host: workers of east compute in the machine's own memory; ")
+    assert not list(shared_host_lines(make_job(islands=ISLANDS)))
+    assert not list(
+        shared_host_lines(make_job(islands=[{**ISLANDS[0], "accelerator": "npu"}], optimizer={"device": "host"}))
+    )

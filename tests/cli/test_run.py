@@ -41,7 +41,7 @@ def test_every_command_that_trains_can_be_told_how_long_to_wait(
     assert helped.value.code == 0 and "--wait" in capsys.readouterr().out
     with pytest.raises(SystemExit) as refused:
         main([*command, "--wait", "3", "--no-ray"])
-    assert refused.value.code == 1
+    assert refused.value.code == 2
     assert capsys.readouterr().err.startswith("--wait and --no-ray: on one machine nobody else is waited for")
     with pytest.raises(SystemExit) as wrong:
         main([*command, "--wait", "-1"])

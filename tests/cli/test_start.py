@@ -27,7 +27,7 @@ def test_a_run_directory_must_be_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("command", ["--address=nowhere", "--no-ray --address=a:1"])
 def test_what_cannot_be_leaves_no_directory(tmp_path: Path, command: str) -> None:
     done = start(write(tmp_path), tmp_path / "run", *command.split())
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr.startswith("--address")
     assert not (tmp_path / "run").exists()
 

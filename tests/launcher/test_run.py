@@ -264,7 +264,7 @@ def test_status_logs_and_stop_from_another_terminal(tmp_path: Path) -> None:
     assert run.finish() == 130, run.text()
     assert "begins after step 0" in dougong("logs", str(run.path), "east/1").stdout
     assert "stopped" in dougong("status", str(run.path)).stdout
-    assert dougong("logs", str(run.path), "west/7").returncode == 1
+    assert dougong("logs", str(run.path), "west/7").returncode == 2
     assert dougong("stop", str(run.path)).stdout == stopped.stdout  # it has ended: the same answer at once
     taken = dougong("run", str(write(tmp_path)), "--no-ray", "--run-dir", str(run.path))
     assert "holds a run already, with checkpoints of step" in taken.stderr

@@ -14,7 +14,7 @@ import yaml
 from dougong.checkpoint.directories import list_committed
 from dougong.checkpoint.reader import CheckpointReader
 from dougong.cli.checkpoint import import_deepspeed as command
-from dougong.errors import CheckpointError
+from dougong.errors import CheckpointError, PlaceError, SourceError
 from dougong.launcher.client import read_status
 from dougong.records.directory import RunDir
 from dougong.tools.import_deepspeed import import_deepspeed
@@ -22,6 +22,7 @@ from dougong.tools.job_check import load_whole_job
 from tests.checkpoint.saving import live_tensor, names_of, state_of, tiny_model
 from tests.deepspeed.universal_folder import live_parameters, write
 from tests.families import config_values
+from tests.ui.recorded import finished_run
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_S = 600
@@ -71,6 +72,48 @@ def test_what_does_not_fit_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"model.layers.1.* is not there; .*; and \d+ more"):
         import_deepspeed(load_whole_job(job_file(tmp_path), []), folder, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_place_where_no_run_can_be_is_refused_before_the_checkpoint_is_read(tmp_path: Path) -> None:
+    """`folder` is no checkpoint at all: whoever read it would say so."""
+    folder = tmp_path / "universal"
+    folder.mkdir()
+    (tmp_path / "file").write_text("")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").write_text("")
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    done = finished_run(tmp_path / "done")
+    (done.checkpoints / "step-000020").mkdir()
+    (done.checkpoints / "step-000020" / "manifest.json").write_text("{}")
+    job = load_whole_job(job_file(tmp_path), [])
+    for into, why in {
+        tmp_path / "file": "file is not a folder",
+        tmp_path / "file" / "run": "file is not a folder",
+        tmp_path / "gone": "gone is not a folder",
+        tmp_path / "photos": "holds cat.jpg and is no run's folder",
+        folder: "is in the checkpoint that is read",
+        folder / "run": "is in the checkpoint that is read",
+        tmp_path / "photos" / ".." / "universal" / "run": "is in the checkpoint that is read",
+        done.path: "holds a run already, with checkpoints",
+    }.items():
+        with pytest.raises(
+            PlaceError, match=f"^--into {into}: .*{why}.*; name a folder that is not there yet"
+        ) as caught:
+            import_deepspeed(job, folder, into)
+        assert caught.value.exit_status == 2 and "\n" not in str(caught.value)
+    assert not list(folder.iterdir())
+
+
+def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda place, mode: place != tmp_path)
+    with pytest.raises(PlaceError, match=f"^--into .*: {tmp_path} cannot be written; name"):
+        import_deepspeed(load_whole_job(job_file(tmp_path), []), tmp_path / "none", tmp_path / "a" / "run")
+
+
+def test_what_is_no_checkpoint_is_bad_input(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="has no folder `zero`") as caught:
+        import_deepspeed(load_whole_job(job_file(tmp_path), []), tmp_path / "none", tmp_path / "run")
+    assert caught.value.exit_status == 2 and not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

@@ -44,8 +44,8 @@ MODEL = """  family: {family}
         ("qwen3_moe", "head_dim: 16", None),  # no key of the class, but its sources read it
         ("qwen3moe", "hidden_size: 64", "job.yaml:3:11: model.family: transformers {version} knows no 'qwen3moe'; "
          "did you mean 'qwen3_moe'"),
-        ("llama", "hidden_size: 64", "job.yaml:3:11: model.family: llama has no experts; give a mixture-of-experts "
-         "family, such as "),
+        ("llama", "hidden_size: 64", "job.yaml:3:11: model.family: llama is a dense family, which has no "
+         "experts; give a mixture-of-experts family, such as "),
         ("vit", "hidden_size: 64", "job.yaml:3:11: model.family: transformers has no causal language model of vit"),
         ("qwen3_moe", "hiden_size: 64", "job.yaml:7:5: model.config.hiden_size: qwen3_moe does not know it; did you "
          "mean 'hidden_size'?"),
@@ -95,7 +95,7 @@ EMPTY = (2).to_bytes(8, "little") + b"{}"
         ({**GOOD, "quantization_config": {"quant_method": "fp8"}}, EMPTY, "holds quantised weights"),
         ({"vocab_size": 300}, EMPTY, "config.json has no model_type, which names the family"),
         (GOOD, INTEGERS, "a.weight is stored as I8, as quantised weights are, which cannot be trained"),
-        ({**GOOD, "model_type": "llama"}, EMPTY, "llama has no experts"),
+        ({**GOOD, "model_type": "llama"}, EMPTY, "llama is a dense family, which has no experts"),
     ],
 )
 def test_a_folder_that_cannot_be_trained_is_told_with_its_place(

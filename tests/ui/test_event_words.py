@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from dougong.records.events import (
     GenerationStarted,
+    LinksMeasured,
     ReserveEvent,
     RunShrunk,
     StepGivenUp,
@@ -20,6 +21,7 @@ from dougong.ui.event_words import (
     again_words,
     given_up_words,
     healed_words,
+    link_words,
     reserve_words,
     skipped_words,
     trouble_words,
@@ -45,6 +47,20 @@ def test_a_run_that_shrinks_says_why_and_that_its_bits_are_the_same() -> None:
         "warning",
         "the run goes on with 2 of 3 workers, without [west/0]: no node; the bits stay the same",
     )
+
+
+def test_links_are_told_as_they_were_last_tried() -> None:
+    def tried(generation: int, bytes_per_s: float) -> LinksMeasured:
+        return LinksMeasured.model_validate({
+            "generation": generation, "copies": {"a/0": {"to_host": 2e9, "from_host": 3e9}},
+            "links": [{"one": "a/0", "other": "b/0", "islands": ["a", "b"], "path": "host-staged", "facts": "gloo",
+                       "latency_s": 2e-4, "bytes_per_s": bytes_per_s}],
+        })  # fmt: skip
+
+    assert link_words([]) == ""
+    words = link_words([tried(1, 5e8), tried(2, 9.5e8)])
+    assert words.startswith("links: a/0 - b/0: host-staged, 950 MB/s, 0.2 ms; ") and "500 MB/s" not in words
+    assert "2.0 GB/s" in words and "3.0 GB/s" in words, "what copies of its device give is told, too"
 
 
 def test_an_event_without_a_sentence_is_our_mistake() -> None:

@@ -14,6 +14,7 @@ from dougong.records.events import (
     Event,
     FailureDiagnosed,
     GenerationStarted,
+    LinksMeasured,
     RecoveryDecided,
     RunCreated,
     RunEnded,
@@ -60,6 +61,15 @@ def test_a_run_in_its_stride() -> None:
     ]
     assert found.to_json()["checkpoint"] == {"step": 8, "name": "step-000008", "age_s": 4.0}
     assert (found.eta_s, found.usual_step_s, found.quiet) == (99.0, 2.0, False)
+
+
+def test_what_links_gave_is_a_line_of_its_own() -> None:
+    assert at(9.0, *rows(8.0)).to_json()["links"] == ""
+    link = {"one": "a/0", "other": "b/0", "islands": ["a", "b"], "path": "host-staged", "facts": "gloo",
+            "latency_s": 2e-4, "bytes_per_s": 9.5e8}  # fmt: skip
+    found = at(9.0, *rows(8.0), events=(LinksMeasured.model_validate({"generation": 1, "links": [link]}),))
+    words = "links: a/0 - b/0: host-staged, 950 MB/s, 0.2 ms; gloo"
+    assert found.lines().count(words) == 1 and found.to_json()["links"] == words
 
 
 @pytest.mark.parametrize(("pause", "quiet"), [(9.0, False), (45.0, True)])

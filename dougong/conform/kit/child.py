@@ -22,6 +22,7 @@ from dougong.conform.kit.catalogue import checks_of
 from dougong.conform.kit.lines import CheckBegun, CheckLine, CheckRequest
 from dougong.deadlines import DEADLINES
 from dougong.errors import DougongError
+from dougong.models.library.loading import load_transformers
 
 
 def main() -> None:
@@ -40,6 +41,8 @@ def main() -> None:
 
 def run(request: CheckRequest) -> Iterator[CheckLine]:
     """Open the device and run the checks that are left, one line before and one after each."""
+    if request.part == "steps":
+        load_transformers()
     accelerator = get_accelerator(request.accelerator)
     device = accelerator.open(request.index)
     enter_device(device)

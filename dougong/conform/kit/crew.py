@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -46,10 +46,10 @@ Told = CheckBegun | CheckOutcome
 """A check that begins, or what became of one."""
 
 
-def run_part(part: Part, trial: Examination) -> Iterator[Told]:
+def run_part(part: Part, trial: Examination) -> Generator[Told, None, None]:
     """Run the checks of one part; a crash or a hang is an outcome like others.
 
-    Raises DeviceError where the device does not open.
+    Raises DeviceError where the device does not open. Closing it leaves no process.
     """
     over: list[str] = []
     with tempfile.TemporaryDirectory(prefix="dougong-conform-") as folder:
@@ -117,9 +117,21 @@ class Crew:
     """Processes that begin each check together: one, or two that speak with each other."""
 
     def __init__(self, members: Sequence[CheckProcess], deadlines: Deadlines) -> None:
-        self._members = members
+        self._members = list(members)
         self._deadlines = deadlines
         self._is_late = False
+
+    def join(self, member: CheckProcess) -> None:
+        self._members.append(member)
+
+    @contextlib.contextmanager
+    def whole_or_ended(self) -> Iterator[None]:
+        """Who has been started does not outlive a start that fails, or is interrupted."""
+        try:
+            yield
+        except BaseException:
+            self.end()
+            raise
 
     def follow(self) -> Iterator[Told]:
         """What is told until all have ended, one of them has failed, or a check takes too long."""
@@ -223,7 +235,7 @@ def _start(part: Part, trial: Examination, folder: Path, over: tuple[str, ...]) 
     is_shared = count is not None and count < size
     store = folder / f"store-{len(over)}-{time.monotonic_ns()}"
     environment = child_environment(accelerator.worker_environment(trial.threads))
-    members = []
+    crew = Crew([], trial.deadlines)
     for rank in range(size):
         request = CheckRequest(
             accelerator=trial.accelerator,
@@ -237,8 +249,9 @@ def _start(part: Part, trial: Examination, folder: Path, over: tuple[str, ...]) 
             store=str(store),
             is_shared=is_shared,
         )
-        members.append(_member(request, environment, folder / f"errors-{rank}"))
-    return Crew(members, trial.deadlines)
+        with crew.whole_or_ended():
+            crew.join(_member(request, environment, folder / f"errors-{rank}"))
+    return crew
 
 
 def _none_words(name: str, missing: str) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Generator
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -11,20 +12,21 @@ from pydantic import ValidationError
 from dougong.accelerators.base import Accelerator
 from dougong.accelerators.registry import get_accelerator
 from dougong.conform.kit.crew import Examination, Told, run_part
-from dougong.conform.kit.lines import PARTS
+from dougong.conform.kit.lines import PARTS, CheckBegun
 from dougong.conform.kit.page import render
-from dougong.conform.record import FILE, CheckOutcome, Conformance, with_causes
+from dougong.conform.record import CUT_SHORT_FILE, FILE, CheckOutcome, Conformance, with_causes
 from dougong.conform.steps.tiny import job_of
 from dougong.control.environment import arithmetic_variables, refused_variables
 from dougong.errors import DeviceError, RecordError
 from dougong.records.files import replace_file
 from dougong.records.machine import describe_machine
 
-PAGE = "conformance.html"
+PAGE, CUT_SHORT_PAGE = "conformance.html", "cut-short.html"
 
 
 def examine(trial: Examination, tell: Callable[[Told], None]) -> Conformance:
-    """Run all checks; `tell` hears of each that begins and each that is over.
+    """Run all checks; `tell` hears of each that begins and each that is over. A KeyboardInterrupt
+    cuts them short: what has been found until then is returned, and no process is left.
 
     Raises DeviceError where the device does not open, ModelError for a model that is none.
     """
@@ -37,20 +39,44 @@ def examine(trial: Examination, tell: Callable[[Told], None]) -> Conformance:
         )
     if trial.model:
         job_of(trial.model)  # what cannot be tried is refused before anything is
-    outcomes: list[CheckOutcome] = []
-    for part in PARTS:
-        for told in run_part(part, trial):
-            tell(told)
-            if isinstance(told, CheckOutcome):
-                outcomes.append(told)
+    progress = _Progress(tell)
+    cut_short = ""
+    try:
+        for part in PARTS:
+            progress.follow(run_part(part, trial))
+    except KeyboardInterrupt:
+        cut_short = progress.under_way
     return Conformance(
         accelerator=trial.accelerator,
         device=accelerator.describe() | _variables(accelerator),
         machine=describe_machine(),
         wall=datetime.now(timezone.utc).isoformat(),
-        outcomes=with_causes(tuple(outcomes)),
+        outcomes=with_causes(tuple(progress.outcomes)),
         model=trial.model,
+        cut_short=cut_short,
     )
+
+
+class _Progress:
+    """What has been told so far. `under_way`: the check that is being made."""
+
+    def __init__(self, tell: Callable[[Told], None]) -> None:
+        self.outcomes: list[CheckOutcome] = []
+        self.under_way = "the device's opening"
+        self._tell = tell
+
+    def follow(self, part: Generator[Told, None, None]) -> None:
+        """To its end, which an exception brings about at once."""
+        with contextlib.closing(part):
+            for told in part:
+                self._note(told)
+
+    def _note(self, told: Told) -> None:
+        if isinstance(told, CheckBegun):
+            self.under_way = f"{told.group}: {told.name}"
+        else:
+            self.outcomes.append(told)
+        self._tell(told)
 
 
 def _variables(accelerator: Accelerator) -> dict[str, str]:
@@ -60,11 +86,15 @@ def _variables(accelerator: Accelerator) -> dict[str, str]:
 
 
 def keep(found: Conformance, folder: Path) -> Path:
-    """Write both files, each in one rename; the page's path."""
+    """Write both files, each in one rename; the page's path. One that was cut short leaves a whole
+    one as it is; a whole one takes the place of both."""
     folder.mkdir(parents=True, exist_ok=True)
-    replace_file(folder / FILE, f"{found.model_dump_json(indent=1)}\n")
-    page = folder / PAGE
+    replace_file(folder / found.file, f"{found.model_dump_json(indent=1)}\n")
+    page = folder / (CUT_SHORT_PAGE if found.cut_short else PAGE)
     replace_file(page, render(found))
+    if not found.cut_short:
+        for name in (CUT_SHORT_FILE, CUT_SHORT_PAGE):
+            (folder / name).unlink(missing_ok=True)
     return page
 
 

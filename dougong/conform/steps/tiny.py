@@ -3,15 +3,16 @@ configuration. Imports no torch."""
 
 from __future__ import annotations
 
-import difflib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from dougong.errors import ModelError
-from dougong.job.families import read_families
+from dougong.job.families import Families, read_families
+from dougong.job.model_rules import why_not_trained
 from dougong.job.schema import Job
-from dougong.models.folder import check_folder
+from dougong.models.folder import CONFIG, check_folder, read_config
 
 VOCABULARY = 256
 FAMILY = "qwen3_moe"
@@ -53,7 +54,7 @@ def job_of(model: str = FAMILY) -> Job:
     what is neither."""
     values: dict[str, Any] = {
         "job": "conform",
-        "model": _folder(model) if Path(model).is_dir() else _small_model(model),
+        "model": _folder(model) if os.path.lexists(model) else _small_model(model),
         "data": {"text": "stdlib", "sequence_length": 16},
         "batch": {"lanes": 1, "microbatches": 2, "microbatch_size": 2},
         "optimizer": {"name": "adamw", "lr": 3e-3},
@@ -65,25 +66,44 @@ def job_of(model: str = FAMILY) -> Job:
 
 
 def _folder(model: str) -> dict[str, Any]:
-    folder = Path(model).absolute()
-    check_folder(folder)
+    folder, families = Path(model).absolute(), read_families()
+    if not folder.is_dir():
+        raise ModelError(
+            f"--model {model}: is not a folder; give the Hugging Face folder, which holds a "
+            f"{CONFIG} beside the weights, or a family's name, such as {FAMILY}"
+        )
+    try:
+        check_folder(folder)
+        config = read_config(folder)
+    except ModelError as error:
+        text = str(error).removeprefix("model.path: ")
+        raise ModelError(f"--model {text}, or a family's name, such as {FAMILY}") from error
+    family = config.get("model_type")
+    if not isinstance(family, str):
+        raise ModelError(f"--model {model}: its {CONFIG} has no model_type, the family; add it")
+    if families.is_of_installed and family not in families.with_experts:
+        raise ModelError(_refusal(model, families, family, "auto_map" in config))
     return {"path": str(folder)}
 
 
 def _small_model(family: str) -> dict[str, Any]:
     families = read_families()
-    if family in families.refused:
-        raise ModelError(f"--model {family}: {families.refused[family]}; not supported")
     known = families.with_experts.get(family)
+    if known is None and os.sep in family:
+        raise ModelError(
+            f"--model {family}: there is no such folder; check the path, or give a family's name, "
+            f"such as {FAMILY}"
+        )
     if known is None:
-        raise ModelError(f"--model {family}: {_not_known(family, list(families.with_experts))}")
+        raise ModelError(_refusal(family, families, family))
     latent = _LATENT if known.knows("kv_lora_rank") else {}
     wanted: Mapping[str, Any] = {**_SMALL, **latent, **_OF_FAMILY.get(family, {})}
     config = {key: value for key, value in wanted.items() if known.knows(key)}
     return {"family": family, "config": config}
 
 
-def _not_known(model: str, families: list[str]) -> str:
-    near = difflib.get_close_matches(model, families, 3)
-    hint = f"did you mean {', '.join(near)}?" if near else "such as qwen3_moe"
-    return f"neither a folder nor a family of mixture-of-experts models that is known; {hint}"
+def _refusal(model: str, families: Families, family: str, has_code: bool = False) -> str:
+    """In one sentence, with all that could be given instead."""
+    why = why_not_trained(families, family, has_code)
+    supported = ", ".join(sorted(families.with_experts))
+    return f"--model {model}: {why}; supported are {supported}, and Hugging Face folders of these"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from dougong.accelerators.base import Accelerator, visible_keys, without_devices
 from dougong.accelerators.registry import get_accelerator
@@ -79,6 +79,40 @@ def refuse_variables(accelerator: Accelerator) -> None:
             f"the job's `determinism` promises; unset {names} in the shell that starts the node's "
             "Ray (or dougong), or set determinism: off"
         )
+
+
+def variable_remarks(job: Job) -> Remarks:
+    """What a run whose workers inherit this process's environment would make of it: variables with
+    which it is refused, and those that it leaves to its workers and records, a line each."""
+    refused: dict[str, str] = {}
+    recorded: dict[str, set[str]] = {}
+    agreed: set[str] = set()
+    for island in job.islands:
+        accelerator, deterministic = get_accelerator(island.accelerator), job.is_deterministic
+        for one in refused_variables(accelerator.refused) if deterministic else ():
+            refused[one.variable] = (
+                f"{one.variable}={one.value} is set here: {one.reason}; a run whose "
+                f"{accelerator.name} workers inherit it is refused: unset it in the shell that "
+                "starts dougong (or the node's Ray), or set determinism: off"
+            )
+        found = arithmetic_variables(accelerator.arithmetic_variables)
+        agreed |= set(accelerator.agreed_variables)
+        # What workers are given stands over what is set here.
+        for variable in found.keys() - worker_variables(accelerator, island.threads, deterministic):
+            words = f"{variable}={found[variable]}"
+            recorded.setdefault(words, set()).add(accelerator.name)
+    notes = [
+        f"{words} is set here and can change bits of {' and '.join(sorted(kinds))} workers: they "
+        f"inherit it, and a run records it{_alike(words, agreed)}"
+        for words, kinds in sorted(recorded.items())
+        if words.partition("=")[0] not in refused
+    ]
+    return Remarks(tuple(notes), tuple(refused.values()))
+
+
+def _alike(words: str, agreed: Collection[str]) -> str:
+    is_agreed = words.partition("=")[0] in agreed
+    return "; it must be the same on all nodes of an island" if is_agreed else ""
 
 
 def files_of(job: Job, begins: bool) -> tuple[str, ...]:

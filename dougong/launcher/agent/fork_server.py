@@ -28,6 +28,7 @@ import time
 import traceback
 from collections.abc import Sequence
 
+from dougong.accelerators.plugins import without_plugins
 from dougong.control.fork_messages import (
     ChildExited,
     Forked,
@@ -273,8 +274,9 @@ def main() -> None:
     assert isinstance(start, StartServer), "the agent's first request"
     title_process(f"{TITLE} {start.agent} {STANDS_BY}")
     try:
-        for name in start.modules:
-            _load(name, start.model_types)
+        with without_plugins():  # transformers would import one, and ask it for devices
+            for name in start.modules:
+                _load(name, start.model_types)
     except BaseException:
         requests.send(ServerBroken(traceback.format_exc()))
         raise

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dougong.addresses import is_address, is_loopback, read_address, show_address
 from dougong.control.environment import is_submitted_to_ray, named_ray_address
-from dougong.errors import LaunchError
+from dougong.errors import LaunchError, PlaceError
 from dougong.launcher.backends.ray_processes import LocalNode, local_nodes
 from dougong.launcher.backends.submission import submission
 
@@ -88,7 +88,7 @@ def _choose_named(around: Surroundings) -> RayChoice:
         is_auto = around.named == AUTO
         address = _head_here(origin, around) if is_auto else _head_at(around.named, origin, around)
     except LaunchError as error:
-        raise LaunchError(f"{error}{_OR_OWN}") from error
+        raise type(error)(f"{error}{_OR_OWN}") from error
     return RayChoice(address, origin, _joined(address, around), is_typed=False)
 
 
@@ -127,14 +127,14 @@ def _instead(chosen: str, named: str) -> str:
 
 
 def _head_at(address: str, origin: str, around: Surroundings) -> str:
-    """The address as every node of the cluster understands it. LaunchError where it is none."""
+    """The address as every node of the cluster understands it. PlaceError where it is none."""
     scheme, has_scheme, rest = address.partition("://")
     if has_scheme:
-        raise LaunchError(f"{origin}: {_about_scheme(scheme, rest, around.run)}")
+        raise PlaceError(f"{origin}: {_about_scheme(scheme, rest, around.run)}")
     try:
         host, port = read_address(address)
     except ValueError:
-        raise LaunchError(
+        raise PlaceError(
             f"{origin}: not HOST:PORT; `ray start --head` prints it, or use `--address {AUTO}` on "
             "a node of the cluster"
         ) from None

@@ -323,7 +323,7 @@ def compare_recipes(
     text = f"{found}: was computed by another recipe ({changed}), so the next steps have other bits"
     if job.needs_exact_kernels:
         raise CheckpointError(
-            f"{text}; go on with the dougong that wrote it, or accept them: -o numerics=bounded"
+            f"{text}; go on with the release and devices that wrote it, or add -o numerics=bounded"
         )
     return (text,)
 

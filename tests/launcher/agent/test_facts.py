@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from dougong.accelerators.registry import get_accelerator
+from dougong.control.environment import arithmetic_variables
 from dougong.control.processes import memory_bytes
 from dougong.deadlines import DEADLINES
 from dougong.errors import DeviceError
@@ -25,6 +26,7 @@ from dougong.launcher.agent.facts import (
     refuse_variables,
     seen_keys,
     software_here,
+    variable_remarks,
     worker_variables,
 )
 from dougong.records.directory import RunDir
@@ -154,3 +156,51 @@ def test_devices_that_an_agent_leaves_out(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("PRETENDED_VISIBLE_DEVICES", "2,1")
     assert left_out(kind, ("PRE-1",)) == {"PRETENDED_VISIBLE_DEVICES": "2"}
     assert seen_keys(kind) == ("PRE-2", "PRE-1")
+
+
+MIXED = [
+    {"name": "east", "accelerator": "cuda", "workers": 1, "role": "attention"},
+    {"name": "west", "accelerator": "cpu", "workers": 1, "role": "experts"},
+]
+SET = {
+    "TRITON_INTERPRET": "1",
+    "NCCL_ALGO": "Ring",
+    "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+    "OMP_NUM_THREADS": "7",
+    "SOMETHING_ELSE": "1",
+}
+
+
+@pytest.fixture
+def shell(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An environment of these variables and no others of arithmetic."""
+    for name in set(arithmetic_variables(get_accelerator("cuda").arithmetic_variables)):
+        monkeypatch.delenv(name)
+    for name, value in SET.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.usefixtures("shell")
+def test_what_a_run_would_refuse_or_record_of_the_environment_is_a_line_each() -> None:
+    told = variable_remarks(Job.model_validate(toy_job(islands=MIXED)))
+    (warning,) = told.warnings
+    assert warning.startswith(
+        "TRITON_INTERPRET=1 is set here: fused experts would be computed on the host, by other sums;"
+    )
+    with pytest.raises(DeviceError, match="TRITON_INTERPRET=1 is set"):
+        refuse_variables(get_accelerator("cuda"))
+    assert told.notes == (
+        "MKL_ENABLE_INSTRUCTIONS=AVX2 is set here and can change bits of cpu and cuda workers: they inherit it, and a "
+        "run records it",
+        "NCCL_ALGO=Ring is set here and can change bits of cuda workers: they inherit it, and a run records it; it "
+        "must be the same on all nodes of an island",
+    )
+
+
+@pytest.mark.usefixtures("shell")
+def test_a_job_that_promises_no_bits_is_refused_for_none() -> None:
+    told = variable_remarks(Job.model_validate(toy_job(islands=MIXED, determinism="off")))
+    assert told.warnings == ()
+    assert any(
+        note.startswith("TRITON_INTERPRET=1 is set here and can change bits of cuda workers") for note in told.notes
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import os
 import signal
 import socket
@@ -28,9 +29,11 @@ from dougong.control.processes import process_exists
 from dougong.control.tasks import InspectTask
 from dougong.control.worker_messages import ModelFound, WorkerRaised
 from dougong.deadlines import DEADLINES
+from dougong.errors import NumericsError
 from dougong.job.schema import Job
 from dougong.launcher.agent.child import Child
 from dougong.launcher.agent.fork_server import LENGTH
+from dougong.launcher.controller.config import TRAINING
 from dougong.storage.worker_log import WorkerLog
 from dougong.storage.writer import StorageWriter
 from tests.launcher.toyrun import ROOT, toy_job, wait_for
@@ -41,17 +44,38 @@ HANG = InspectTask("tests.launcher.agent.test_fork_client:hang", JOB)
 START = StartServer(("tests.launcher.entries",), dataclasses.replace(DEADLINES, exit_poll_every_s=0.01))
 
 
+PLUGIN = """\
+import os, pathlib, torch
+with pathlib.Path({path!r}).open("a") as file:
+    file.write(f"{{os.getpid()}}\\n")
+if {is_broken}:
+    raise ImportError("libascendcl.so: cannot open shared object file")
+"""
+"""A vendor's plug-in that writes down which process imports it."""
+
+
+def opens_npu(job: Job, known: object = None) -> None:
+    """A worker that loads its vendor's plug-in, and says by a NumericsError what transformers holds of it."""
+    importlib.import_module("torch_npu")
+    from transformers.utils import is_torch_npu_available
+
+    raise NumericsError(f"pid {os.getpid()}, available: {is_torch_npu_available()}")
+
+
 class Raw:
     """One fork server and the bare socket to it."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path | None = None) -> None:
         self.socket, far = socket.socketpair()
         command = [sys.executable, "-m", "dougong.launcher.agent.fork_server", str(far.fileno()), str(os.getpid())]
+        environment = child_environment({})
+        if folder is not None:
+            environment["PYTHONPATH"] += f"{os.pathsep}{folder}"
         with far:
             self.process = subprocess.Popen(
                 command,
                 cwd=ROOT,
-                env=child_environment({}),
+                env=environment,
                 pass_fds=[far.fileno()],
                 stderr=subprocess.PIPE,
                 text=True,
@@ -240,3 +264,29 @@ def test_an_agent_that_stands_stopped_for_long_is_ended_with_all_that_it_has() -
     assert agent.wait(20) == -signal.SIGKILL
     wait_for(lambda: not process_exists(server), "its fork server ends with it", 10)
     agent.stdout.close()
+
+
+@pytest.mark.parametrize("is_broken", [False, True])
+def test_no_vendor_s_plug_in_is_imported_before_a_worker_opens_its_device(is_broken: bool, tmp_path: Path) -> None:
+    """transformers would import torch_npu, and ask it for devices, which no fork survives; and one that is broken would
+    end all workers of this machine, those of processors too."""
+    record, package = tmp_path / "imported", tmp_path / "packages"
+    package.mkdir()
+    (package / "torch_npu.py").write_text(PLUGIN.format(path=str(record), is_broken=is_broken))
+    raw = Raw(package)
+    try:
+        raw.send(dataclasses.replace(START, modules=TRAINING.preload))
+        assert raw.channel.receive(120) == ServerReady()
+        assert not record.exists()
+        task = InspectTask("tests.launcher.agent.test_fork_server:opens_npu", JOB)
+        child, pid = raw.fork(task, tmp_path / "0.log")
+        raised = child.channel.receive(60)
+        assert isinstance(raised, WorkerRaised)
+        if is_broken:
+            assert "libascendcl.so" in raised.message
+        else:
+            assert raised.message == f"pid {pid}, available: False"
+        assert record.read_text().split() == [str(pid)]
+        child.close()
+    finally:
+        raw.close()

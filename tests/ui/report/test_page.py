@@ -72,6 +72,17 @@ def test_the_page_is_self_contained_and_whole(make: Callable[[Path], RunDir], tm
     assert [p.name for p in run.path.iterdir() if p.name.startswith(".")] == []
 
 
+def test_links_between_islands_are_told_below_the_layout(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path / "run", islands={"east": 1, "west": 2})
+    recorder.start()
+    assert "Between islands" not in page_of(recorder.run).words
+    link = {"one": "east/0", "other": "west/1", "islands": ["east", "west"], "path": "host-staged", "facts": "<gloo>",
+            "latency_s": 2e-4, "bytes_per_s": 9.5e8}  # fmt: skip
+    recorder.event("links", 1, links=[link])
+    words = page_of(recorder.run).words
+    assert "Between islands, links: east/0 - west/1: host-staged, 950 MB/s, 0.2 ms; <gloo>" in words
+
+
 def test_a_finished_run_has_every_section(tmp_path: Path) -> None:
     words = page_of(finished_run(tmp_path / "run")).words
     for expected in ("quickstart finished", "of 60, 100 %", "2.0852", "245,760", "9 steps lost",

@@ -1,0 +1,55 @@
+"""What an accelerator's facts must be, and that no fact is without a form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from dougong.accelerators.base import Accelerator
+from dougong.accelerators.facts import Default, PeakRates, Refused
+from dougong.accelerators.forms import FACTS, GENERIC_FACTS, wrong_facts
+from dougong.accelerators.generic import GenericAccelerator
+from dougong.accelerators.registry import BUILT_IN
+
+
+def test_every_fact_has_a_form() -> None:
+    assert {fact.name for fact in FACTS} == set(Accelerator.__annotations__)
+    assert {fact.name for fact in GENERIC_FACTS} == set(GenericAccelerator.__annotations__)
+
+
+@pytest.mark.parametrize("kind", [*BUILT_IN, GenericAccelerator])
+def test_dougong_s_own_keep_them(kind: type[Accelerator]) -> None:
+    assert list(wrong_facts(kind)) == []
+
+
+RATES = PeakRates("Toy", {"float32": 1e12}, "its page")
+
+
+@pytest.mark.parametrize(
+    ("fact", "right", "wrong"),
+    [
+        ("name", ["toy"], ["", 3, None]),
+        ("resource", ["TOY", None], ["", ("TOY",)]),
+        ("interface_form", ["{}", "={}"], ["", "{}{}", None]),
+        ("shares_machine", [True], [1, "no"]),
+        ("arithmetic_variables", [(), ("TOY_",), ["TOY_"]], ["TOY_", ("",), {"TOY_"}, (1,)]),
+        ("agreed_variables", [("TOY_ALGO",)], ["TOY_ALGO", {"TOY_ALGO": "ring"}]),
+        (
+            "defaults",
+            [(Default("A", "1", ("B",)),)],
+            [Default("A", "1"), (Default("A", 1),), (Default("A", "1", "B"),)],
+        ),
+        ("refused", [(Refused("A", "1", "adds in any order"),)], [{"A": "1"}, ("A",), (Refused("A", True, "so"),)]),
+        ("peak_rates", [(RATES,)], [RATES, (PeakRates("Toy", {"float32": "fast"}, "its page"),), {"Toy": 1e12}]),
+        ("standing", ["run here"], ["sold", None, ["run here"]]),
+        ("build_tag", ["cu.*"], ["(", None]),
+        ("environment", [{"A": "1"}], [{"A": 1}, {1: "A"}, ("A", "1")]),
+        ("exact_switches", [{"backends.toy": False}], [{"backends.toy": "off"}, ("backends.toy",)]),
+    ],
+)
+def test_each_form(fact: str, right: list[Any], wrong: list[Any]) -> None:
+    for value in right:
+        assert list(wrong_facts(type("Toy", (), {fact: value}))) == []
+    for value in wrong:
+        (told,) = wrong_facts(type("Toy", (), {fact: value}))
+        assert told.startswith(f"{fact} is ") and f"({type(value).__name__}), and must be " in told
