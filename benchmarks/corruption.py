@@ -141,7 +141,7 @@ def ends(rig: Rig, step: int, audit: Audit | None = None) -> bool:
 
 
 def flip_state(state: HeldState, chance: random.Random) -> tuple[str, Callable[[], None]]:
-    tensors = dict(state._tensors())
+    tensors = dict(state.tensors())
     key = chance.choice(sorted(tensors))
     undo = flip(tensors[key], chance)
     return {"model": "weights", "compute copy": "compute copies"}.get(key[0], "moments"), undo

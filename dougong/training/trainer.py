@@ -98,7 +98,7 @@ class Trainer:
         names = share.blueprint.names
         deadlines = context.job.fault.limits()
         self._saver = Saver(root, writer, self._durable, self._unsaved, names, deadlines)
-        self._audit = make_audit(stepper, forwards)
+        self.audit = make_audit(stepper, forwards)
         self._traffic = TrafficMeter.of(share, stepper.parts.world)
         self._phases.begin_step(self._step)
 
@@ -139,7 +139,7 @@ class Trainer:
     def _compute(self, step: int, forwards: ForwardsOf) -> StepResult:
         asked = partial(Asked.of, self._context.control)
         try:
-            return self.stepper.run(step, forwards, asked, self._skips.listed, self._audit)
+            return self.stepper.run(step, forwards, asked, self._skips.listed, self.audit)
         except CorruptionError:
             # This process ends, and others go on without it: its part of a save that is under way
             # is of a step before.
@@ -252,8 +252,8 @@ class Trainer:
         self._report_bad_step(result, step_s)
         self.wait_for_save()
         text = non_finite.explain(self.stepper, result, forwards, self._skips.in_a_row)
-        if self._audit is not None:
-            text += self._audit.words
+        if self.audit is not None:
+            text += self.audit.words
         raise NumericsError(text)
 
     def wait_for_save(self) -> None:

@@ -63,7 +63,7 @@ def test_whoever_computes_wrongly_is_named(roles: str, worker: str, fault: str, 
 
 def test_only_every_nth_step_is_computed_again_and_those_that_look_strange(tmp_path: Path) -> None:
     trainer, _, _ = trainer_of(job_of(tmp_path, fault={"audit": 3}), tmp_path)
-    audit = trainer._audit
+    audit = trainer.audit
     assert audit is not None
     looked: list[int] = []
     honest = audit.gradients

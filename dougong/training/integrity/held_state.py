@@ -42,7 +42,7 @@ class HeldState:
         """As they are now. Waits for the device."""
         found: BitSums = {}
         by_device: dict[torch.device, list[tuple[StateKey, Tensor]]] = {}
-        for key, tensor in self._tensors():
+        for key, tensor in self.tensors():
             by_device.setdefault(tensor.device, []).append((key, tensor))
         for pairs in by_device.values():
             sums = bit_sums([tensor for _, tensor in pairs]).tolist()

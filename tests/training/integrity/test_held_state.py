@@ -24,7 +24,7 @@ def test_any_flipped_bit_of_it_is_seen_and_none_that_was_flipped_back(precision:
     rig = make_rig(make_job(precision=precision))
     rig.stepper.run(1, rig.forwards(1))
     state, chance = state_of(rig), random.Random(1)
-    honest, tensors = state.sums(), dict(state._tensors())
+    honest, tensors = state.sums(), dict(state.tensors())
     kinds = {group for group, _ in tensors}
     assert {"model", "exp_avg", "exp_avg_sq", "step"} <= kinds and ("compute copy" in kinds) == (precision != "float32")
     for key in chance.sample(sorted(tensors), TRIALS):
