@@ -58,7 +58,8 @@ class HeldState:
             found[name] = sums[key if key in sums else (MODEL_GROUP, name)]
         return found
 
-    def _tensors(self) -> Iterator[tuple[StateKey, Tensor]]:
+    def tensors(self) -> Iterator[tuple[StateKey, Tensor]]:
+        """All of them, each memory once."""
         for name, master in self.masters.items():
             yield (MODEL_GROUP, name), master
         for kind, name, value in self.optimizer.state():
