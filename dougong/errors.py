@@ -45,6 +45,16 @@ class NumericsError(DougongError):
     """A loss, a gradient or a weight is not finite: to train on would spoil the run."""
 
 
+class CorruptionError(DougongError):
+    """Numbers of a step are not what was computed: a device, its memory or a message is wrong.
+    `accused`: the names of the worker whose numbers they are, or of the two between which it
+    happened; found before the step was committed."""
+
+    def __init__(self, text: str, accused: tuple[str, ...] = ()) -> None:
+        super().__init__(text)
+        self.accused = accused
+
+
 class CheckpointError(DougongError):
     """A checkpoint is missing, torn, or does not hold what was written."""
 

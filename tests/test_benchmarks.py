@@ -47,6 +47,17 @@ def test_the_price_of_the_look_for_nan_is_measured() -> None:
 
 
 @pytest.mark.slow
+def test_flips_are_counted_and_the_price_of_seeing_them_is_measured() -> None:
+    ended = run("benchmarks/integrity.py", "cost", "--rounds", "2")
+    assert ended.returncode == 0, ended.stderr
+    assert "sums of state and copies, of a step: median" in ended.stdout
+    ended = run("benchmarks/integrity.py", "flips", "--count", "12")
+    assert "steps without a flip: 0 of 12 ended" in ended.stdout
+    ended = run("benchmarks/integrity.py", "audit", "--every", "2", "--count", "8")
+    assert "once, in each of 8 steps: 0.500 seen before the commit, 1/2 = 0.500" in ended.stdout
+
+
+@pytest.mark.slow
 @pytest.mark.simulated  # DeepSpeed's library is compiled
 @pytest.mark.timeout(COMPILE_S + 100)
 def test_the_update_on_the_host_is_compared_with_torchs() -> None:

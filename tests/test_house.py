@@ -62,7 +62,9 @@ ORDER = (
     "data",
     "deepspeed",  # what is taken from DeepSpeed: its CPU Adam, its checkpoints
     "fingerprint",  # a device's arithmetic
-    "training.optimizers", "training.results", "training.start", "training.memory", "training.drill", "training",
+    "training.optimizers", "training.results", "training.start", "training.memory",
+    "training.integrity",  # numbers against their copies
+    "training.drill", "training",
     "conform", "conform.operators", "conform.device", "conform.peers", "conform.steps",
     "conform.kit",  # whether a device is what a run needs
     "launcher.agent.here", "launcher.agent",

@@ -152,7 +152,8 @@ class WorkerRaised:
     `errno`: an OSError's number. `place`: `file:line` of the innermost frame that is ours, of the
     innermost one where none is. `stays`: only a peer was lost; the process lives on and waits for
     LeaveGeneration, `await_leave_s` long. Otherwise it ends next. `waited_for`: of a PeerError, the
-    workers for whom it has waited in vain.
+    workers for whom it has waited in vain. `accused`: of a CorruptionError, the worker whose
+    numbers are wrong, or the two between which that happened.
     """
 
     type: str
@@ -163,6 +164,7 @@ class WorkerRaised:
     place: str = ""
     stays: bool = False
     waited_for: tuple[str, ...] = ()
+    accused: tuple[str, ...] = ()
     kind: Literal["worker_raised"] = "worker_raised"
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from dougong.accelerators.telemetry.reading import DeviceFault, DeviceReading, Throttling
 from dougong.deadlines import DEADLINES
@@ -164,6 +164,10 @@ class DeviceWatch:
             told.faults.clear()
             told.uncorrected_at = -math.inf
 
+    def device_of(self, worker: str) -> Culprit | None:
+        """On which it computes; None where nobody reads its device."""
+        return self._device_of.get(worker)
+
     def worker_on(self, device: Culprit) -> str | None:
         """Who computes on it."""
         users = self._device_of.items()
@@ -236,6 +240,15 @@ def blamed(diagnosis: Diagnosis, blame: Blame | None) -> Diagnosis:
         latency_s=diagnosis.latency_s,
         is_final=blame.is_final,
     )
+
+
+def pointed_at(diagnosis: Diagnosis, device: Culprit | None) -> Diagnosis:
+    """The diagnosis of numbers that are wrong on a worker, with its device as the culprit where
+    that is known by a name."""
+    if device is None:
+        return diagnosis
+    evidence = (f"{diagnosis.worker} computes on it", *diagnosis.evidence)
+    return replace(diagnosis, culprit=device, evidence=evidence)
 
 
 def _remarks(reading: DeviceReading) -> list[str]:

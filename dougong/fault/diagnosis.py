@@ -48,7 +48,7 @@ FailureKind = Literal[
 _STORAGE_NUMBERS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 _MODEL_ERRORS = {"ModelError", "JobError", "PlanError"}
 _MEMORY_ERRORS = {"MemoryError", "OutOfMemoryError"}
-_OUTSIDE = ("storage", "preemption", "device")
+_OUTSIDE = ("storage", "preemption", "device", "corruption")
 _LINK_ERRORS = {"PeerError", "ConnectionError", "TimeoutError", "DistError"}
 """A connection that broke: the last is the base of torch.distributed's own."""
 
@@ -206,7 +206,16 @@ def _diagnose_error(failure: Raised) -> Diagnosis:
     from_outside = kind in _OUTSIDE and not by_program
     from_outside |= not _LINK_ERRORS.isdisjoint(error.bases) or has_waited_in_vain(error)
     origin = None if from_outside else Origin(error.type, error.place)
-    return Diagnosis(failure.culprit, kind, cause, error.traceback, origin)
+    return Diagnosis(_accused(failure), kind, cause, error.traceback, origin)
+
+
+def _accused(failure: Raised) -> Culprit:
+    """Who tells of an error, unless it says who else it was: of numbers that change on their way
+    from one worker to another nobody knows at which of the two."""
+    names = failure.error.accused
+    if len(names) == 2:
+        return Culprit("link", " and ".join(names))
+    return Culprit("worker", names[0]) if names else failure.culprit
 
 
 def _error_kind(error: WorkerRaised) -> FailureKind:
@@ -216,6 +225,8 @@ def _error_kind(error: WorkerRaised) -> FailureKind:
         return mistake
     if "NumericsError" in bases:
         return "numerics"
+    if "CorruptionError" in bases:
+        return "corruption"
     if _is_of_device(error):
         return "device"
     if has_waited_in_vain(error):

@@ -5,13 +5,15 @@ The table says of each class of failure whether the run goes on, and whether tha
 
     class                                      decision              counts
     crash, out_of_memory, exception, hang,
-    slow, node_lost, partition                 restart               yes
+    slow, node_lost, partition, corruption     restart               yes
     device                                     restart; quarantine   yes
                                                where it is given up
-    corruption                                 roll_back             yes
     storage                                    wait_for_storage      once, until a step is done
     preemption                                 restart               no: nobody failed
     data, model, numerics, irreproducible      fail
+
+A device that a corruption points at counts as one that has failed: it is given up when that
+comes again.
 
 `fault.actions` overrides the rows that go on, one by one; `fault.per_hour` counts one of them by
 itself. Whatever the class, what comes again at the same place of the program and the same step, or
@@ -106,6 +108,8 @@ def decide(
             return waits
     if action == "quarantine" and not is_given_up(failure, policy, history):
         action = "restart"
+    if action == "restart" and is_given_up(failure, policy, history):
+        action = "quarantine"
     if kind in FREE:
         return Decision(action, f"a {kind} is not counted")
     return _within_budget(failure, action, policy, history, budget)

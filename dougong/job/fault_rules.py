@@ -59,11 +59,27 @@ def _used_deadlines(job: Job) -> Iterator[Breach]:
         yield Breach(("fault", "deadlines", "node_return_s"), text)
 
 
+def _audited(job: Job) -> Iterator[Breach]:
+    if job.fault.audit is not None and not job.is_layout_free:
+        text = f"with determinism: {job.determinism} another worker's numbers have other bits"
+        yield Breach(("fault", "audit"), f"{text}; use determinism: layout, or remove it")
+
+
+def _seen_flips(job: Job) -> Iterator[Breach]:
+    for index, drill in enumerate(listed(job.drill)):
+        fault = known_fault(drill.what)
+        if fault is not None and fault.kind == "corruption" and not job.is_deterministic:
+            text = f"{drill.what}: with determinism: off nobody compares numbers with their copies"
+            yield Breach(("drill", index), f"{text}; use determinism: layout or run, or remove it")
+
+
 FAULT_RULES = (
     Rule(("fault",), _kept_snapshots),
     Rule(("fault",), _local_folder),
     Rule(("fault",), _counted),
     Rule(("fault",), _used_deadlines),
+    Rule(("fault", "determinism"), _audited),
+    Rule(("drill", "determinism"), _seen_flips),
 )
 
 

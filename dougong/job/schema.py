@@ -271,6 +271,11 @@ class Fault(Section):
         "update and names the place; `skip` computes it anew, and then leaves out its update",
         resume="no step with a finite loss and gradient is computed otherwise",
     )
+    audit: Literal["all"] | Positive | None = physical(
+        None,
+        "a number N: every Nth step is computed a second time before it is committed, the part of "
+        "each worker by another one, which costs 1/N of the time; `all`: every step; null: none",
+    )
     max_skips: Positive = physical(
         3,
         "steps in a row that `non_finite: skip` leaves out, and no more; a recovery counts anew",

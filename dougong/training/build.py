@@ -19,6 +19,8 @@ from pathlib import Path
 import torch
 
 from dougong.checkpoint.ledger_file import LedgerWriter
+from dougong.control.worker_api import WorkerContext
+from dougong.control.worker_messages import StorageTold
 from dougong.job.schema import Job
 from dougong.models.build import build_on_meta, load_config
 from dougong.models.inventory import experts_per_token
@@ -44,7 +46,9 @@ from dougong.parallel.trace.tracer import Tracer
 from dougong.planner.programs import programs_of
 from dougong.planner.recipe import product_rows
 from dougong.storage.stored_ledger import StoredLedger, Tell, tell_nobody
+from dougong.storage.trouble import News
 from dougong.training.hooks import StepHook, StepHooks
+from dougong.training.integrity.guard import Guard
 from dougong.training.ledger import Ledger, LedgerHook
 from dougong.training.load_balance import LoadBalance
 from dougong.training.memory.state_memory import StateMemory
@@ -52,7 +56,7 @@ from dougong.training.optimizers.registry import make_optimizer
 from dougong.training.phases import Phases
 from dougong.training.replica import ModelBlueprint, Replica, build_replica
 from dougong.training.results.reports import ReportForm, loss_keys
-from dougong.training.state import SnapshotHook, StartState
+from dougong.training.state import GuardHook, SnapshotHook, StartState, held_state_of
 from dougong.training.step import StepParts, Stepper, WorkerShare
 
 
@@ -64,6 +68,17 @@ class LedgerStart:
     root: Path
     digest: str | None = None
     tell: Tell = tell_nobody
+
+    @staticmethod
+    def of(context: WorkerContext, digest: str | None) -> LedgerStart | None:
+        """A run's, where its job keeps one; the controller hears."""
+        if not context.job.is_deterministic:
+            return None
+
+        def tell(news: News) -> None:
+            context.control.send(StorageTold.of(news))
+
+        return LedgerStart(context.run_dir / "ledger", digest, tell)
 
 
 @dataclass(frozen=True)
@@ -121,13 +136,6 @@ def build_on_plan(
     forms = report_forms(job, plan, replica)
     optimizer = make_optimizer(job, {n: replica.masters[n] for n in forms[rank].squares})
     start.load_optimizer(optimizer)
-    spec = DispatchSpec(
-        int(blueprint.config.hidden_size),
-        blueprint.dtype,
-        blueprint.device,
-        job.combine,
-        replica.cut.names,
-    )
     programs = programs_of(job, plan)
     return WorkerShare(
         blueprint=blueprint,
@@ -135,12 +143,26 @@ def build_on_plan(
         rank=rank,
         replica=replica,
         shard=ExpertShard(blueprint.op, replica.experts),
-        dispatcher=Dispatcher(rank, plan, spec, replica.cut.has_identity),
+        dispatcher=make_dispatcher(blueprint, plan, rank, replica),
         program=programs[rank],
         message_order=message_order(programs),
         optimizer=optimizer,
         forms=forms,
     )
+
+
+def make_dispatcher(
+    blueprint: ModelBlueprint, plan: Plan, rank: int, replica: Replica
+) -> Dispatcher:
+    """One worker's end of dispatch and combine."""
+    spec = DispatchSpec(
+        int(blueprint.config.hidden_size),
+        blueprint.dtype,
+        blueprint.device,
+        blueprint.job.combine,
+        replica.cut.names,
+    )
+    return Dispatcher(rank, plan, spec, replica.cut.has_identity)
 
 
 def build_in_world(share: WorkerShare, world: World, options: StepOptions) -> Stepper:
@@ -155,7 +177,8 @@ def build_in_world(share: WorkerShare, world: World, options: StepOptions) -> St
     exchange = Exchange(world, link, replica.cut.names)
     balance = LoadBalance(job, plan, world, replica, clock)
     ledger = None if options.ledger is None else _open_ledger(share, world, options.ledger)
-    hooks = _in_order(balance, options, ledger)
+    guard = _guard(share, world, options.memory) if job.is_deterministic else None
+    hooks = _in_order(balance, options, ledger, guard)
     executor = Executor(
         replica.cut,
         share.dispatcher,
@@ -172,13 +195,14 @@ def build_in_world(share: WorkerShare, world: World, options: StepOptions) -> St
         phases=options.phases,
         clock=clock,
         exchange=exchange,
-        gradients=_dense_gradients(share, world, options.tracer),
+        gradients=dense_gradients(share, world, options.tracer),
         executor=executor,
         balance=balance,
         ledger=ledger,
         hooks=hooks,
         tracer=options.tracer,
         memory=options.memory,
+        guard=guard,
     )
     return Stepper(parts)
 
@@ -229,7 +253,10 @@ def emulation_of(job: Job, worker: Worker) -> Emulation | None:
     )
 
 
-def _dense_gradients(share: WorkerShare, world: World, tracer: Tracer | None) -> DenseGradients:
+def dense_gradients(
+    share: WorkerShare, world: World, tracer: Tracer | None = None
+) -> DenseGradients:
+    """Where a worker's dense gradients are added up."""
     job, plan, flat = share.blueprint.job, share.plan, share.replica.flat
     kind = OrderedReducer if job.is_layout_free else NativeReducer
     leaves = {leaf_node(tensor): name for name, tensor in share.replica.leaves}
@@ -251,12 +278,21 @@ def _open_ledger(share: WorkerShare, world: World, start: LedgerStart) -> Ledger
     return LedgerHook(Ledger(world, names, stored, start.digest), share.replica.masters)
 
 
-def _in_order(balance: LoadBalance, options: StepOptions, ledger: LedgerHook | None) -> StepHooks:
+def _guard(share: WorkerShare, world: World, memory: StateMemory | None) -> Guard:
+    state = held_state_of(share.replica, share.optimizer)
+    return Guard(world, state, share.plan.owners, memory)
+
+
+def _in_order(
+    balance: LoadBalance, options: StepOptions, ledger: LedgerHook | None, guard: Guard | None
+) -> StepHooks:
     """The balance moves biases, which are weights, so it comes before the ledger. The ledger looks
-    at what all others have done, and a snapshot holds the ledger's digest too."""
+    at what all others have done, and a snapshot holds the ledger's digest and the guard's sums."""
     hooks: list[StepHook] = [balance, *options.hooks]
     if ledger is not None:
         hooks.append(ledger)
+    if guard is not None:
+        hooks.append(GuardHook(guard))
     if options.memory is not None:
-        hooks.append(SnapshotHook(options.memory, ledger))
+        hooks.append(SnapshotHook(options.memory, ledger, guard))
     return StepHooks(hooks)

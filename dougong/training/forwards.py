@@ -36,12 +36,15 @@ class Forwards:
         self._lanes = lanes
         self._device = device
 
-    def of_step(self, step: int) -> Callable[[int], Mapping[int, Forward]]:
-        """forwards(micro-batch) by lane, of a training step."""
+    def of_step(
+        self, step: int, lanes: Sequence[int] | None = None
+    ) -> Callable[[int], Mapping[int, Forward]]:
+        """forwards(micro-batch) by lane, of a training step. `lanes`: others than this worker's."""
+        of_lanes = self._lanes if lanes is None else lanes
 
         def forwards(microbatch: int) -> Mapping[int, Forward]:
             found = {}
-            for lane in self._lanes:
+            for lane in of_lanes:
                 ids = self.data.batch(step, lane, microbatch)
                 found[lane] = self._forward(ids, ("train", step, lane, microbatch))
             return found

@@ -9,7 +9,8 @@ experts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -174,6 +175,14 @@ class LoadBalance(StepHook):
         self._counts = self._no_counts()
         self._seen = self._no_counts()
         self._losses = {}
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Inside, the step is computed once more: what it counts there is forgotten."""
+        counts, seen, losses = self._counts, self._seen, self._losses
+        self._counts, self._seen, self._losses = self._no_counts(), self._no_counts(), {}
+        yield
+        self._counts, self._seen, self._losses = counts, seen, losses
 
     def after_forward(
         self,

@@ -26,10 +26,10 @@ from dougong.parallel.plan import Plan
 from dougong.planner.snapshot_bytes import keeps_snapshots
 from dougong.training.departure import Departure
 from dougong.training.drill.spoiler import Victim
-from dougong.training.host_fallback import fallbacks_told
 from dougong.training.memory.local_disk import LocalDisk
 from dougong.training.memory.state_memory import StateMemory
 from dougong.training.start.channel_store import ChannelStore
+from dougong.training.start.host_fallback import fallbacks_told
 from dougong.training.start.links import probe_links
 from dougong.training.step import StepParts
 from dougong.training.trainer import Trainer, build_trainer

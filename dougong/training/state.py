@@ -20,6 +20,8 @@ from dougong.job.schema import Job
 from dougong.models.weights import WeightsFolder
 from dougong.parallel.plan import Plan, Worker
 from dougong.training.hooks import StepHook
+from dougong.training.integrity.guard import Guard
+from dougong.training.integrity.held_state import HeldState
 from dougong.training.ledger import LedgerHook
 from dougong.training.memory.source import StateKey, StateSource
 from dougong.training.memory.state_memory import StateMemory
@@ -157,9 +159,8 @@ class SnapshotHook(StepHook):
     recovery computes such a step anew, as it would from a checkpoint.
     """
 
-    def __init__(self, memory: StateMemory, ledger: LedgerHook | None) -> None:
-        self._memory = memory
-        self._ledger = ledger
+    def __init__(self, memory: StateMemory, ledger: LedgerHook | None, guard: Guard | None) -> None:
+        self._memory, self._ledger, self._guard = memory, ledger, guard
 
     def gradients_ready(self, gradients: Mapping[str, Tensor]) -> None:
         """Here, and not in `before_update`: what this worker says of the step next, to everybody,
@@ -168,4 +169,22 @@ class SnapshotHook(StepHook):
 
     def after_update(self, result: StepResult) -> None:
         digest = None if self._ledger is None else self._ledger.digest
-        self._memory.step_done(result.step, digest)
+        sums = None if self._guard is None else self._guard.state_sums
+        self._memory.step_done(result.step, digest, sums)
+
+
+class GuardHook(StepHook):
+    """Says what must stay as it is, when all that moves weights has moved them."""
+
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
+
+    def after_update(self, result: StepResult) -> None:
+        self._guard.note()
+
+
+def held_state_of(replica: Replica, optimizer: Optimizer) -> HeldState:
+    """What a worker holds from step to step."""
+    copies = dict(replica.dense) | dict(replica.copies)
+    spread = frozenset(name for name, _ in replica.leaves)
+    return HeldState(replica.masters, copies, spread, optimizer)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ from dougong.parallel.schedules.operation import Program
 from dougong.parallel.segments.flight import Forward, GradientSink
 from dougong.parallel.trace.tracer import Tracer
 from dougong.training.hooks import StepHooks
+from dougong.training.integrity.guard import Guard
 from dougong.training.ledger import LedgerHook
 from dougong.training.load_balance import LoadBalance
 from dougong.training.memory.state_memory import StateMemory
@@ -32,6 +34,7 @@ from dougong.training.optimizers.base import Optimizer
 from dougong.training.optimizers.lr_schedule import rate_of
 from dougong.training.phases import Phases
 from dougong.training.replica import ModelBlueprint, Replica
+from dougong.training.results.integrity_word import NOTHING_CHANGED
 from dougong.training.results.reports import (
     LossKey,
     ReportForm,
@@ -91,7 +94,8 @@ class StepParts:
     """What a step is made of, wired by `build.build_in_world`.
 
     hooks: all of them, in their order; `balance` and `ledger` (None: none is kept) are among them,
-    and one that keeps the state in `memory` (None: it is not kept).
+    and one that keeps the state in `memory` (None: it is not kept). `guard` (None: nobody does)
+    compares numbers with their copies.
     """
 
     share: WorkerShare
@@ -106,6 +110,7 @@ class StepParts:
     hooks: StepHooks
     tracer: Tracer | None
     memory: StateMemory | None
+    guard: Guard | None = None
 
 
 @dataclass(frozen=True)
@@ -116,6 +121,30 @@ class StepGradients:
 
     losses: dict[LossKey, float]
     tensors: dict[str, Tensor]
+
+
+class StepAudit(Protocol):
+    """Computes a step again (`audit.Audit`). Collective; raises where it finds something."""
+
+    def not_finite(self, step: int, computed: StepGradients) -> None:
+        """The step is not finite: is it so again, elsewhere?"""
+        ...
+
+    def wants(self, result: StepResult) -> bool:
+        """Whether it computes this step again. Asked once of every step with an update."""
+        ...
+
+    def gradients(self, step: int, computed: StepGradients) -> None:
+        """Before anything has moved."""
+        ...
+
+    def before_update(self, result: StepResult) -> None:
+        """The gradients are right, and are not clipped yet."""
+        ...
+
+    def after_update(self, step: int) -> None:
+        """The weights have moved; nothing is committed."""
+        ...
 
 
 class Stepper:
@@ -144,6 +173,7 @@ class Stepper:
         forwards: ForwardsOf,
         asked: Callable[[], Asked] | None = None,
         skips: Collection[int] = (),
+        audit: StepAudit | None = None,
     ) -> StepResult:
         """One step; one that is not finite is left without its update, on all workers alike, and
         `is_skipped` of the result says so. Where the job leaves such steps out it is computed once
@@ -151,27 +181,36 @@ class Stepper:
 
         `asked` says what this worker was asked for, and is called when the gradients are there: a
         request that comes while they are computed still counts. `skips`: steps that are left
-        without their update whatever comes out.
+        without their update whatever comes out. `audit`: who computes steps again.
         """
         fault, is_listed = self._job.fault, step in skips and self._job.fault.non_finite == "skip"
-        result, gradients = self._computed(step, forwards, asked)
+        result, computed = self._computed(step, forwards, asked)
         first = result.not_finite
         if first is not None and not is_listed and step_decision(fault, 1) == "retry_step":
-            result, gradients = self._computed(step, forwards, asked)
+            result, computed = self._computed(step, forwards, asked)
             result = replace(result, was_not_finite=first)
+        is_skipped = result.not_finite is not None or is_listed
+        if audit is not None and result.not_finite is not None and not is_listed:
+            audit.not_finite(step, computed)
+        looks = audit is not None and not is_skipped and audit.wants(result)
+        if audit is not None and looks:
+            audit.gradients(step, computed)
+            audit.before_update(result)
         with self._phases("update"):
-            if result.not_finite is not None or is_listed:
+            if is_skipped:
                 result = replace(result, is_skipped=True)
                 self._hooks.update_skipped(result)
                 return result
             self._hooks.before_update(result)
-            self._update(gradients, result)
+            self._update(computed.tensors, result)
+            if audit is not None and looks:
+                audit.after_update(step)
             self._hooks.after_update(result)
         return result
 
     def _computed(
         self, step: int, forwards: ForwardsOf, asked: Callable[[], Asked] | None
-    ) -> tuple[StepResult, Mapping[str, Tensor]]:
+    ) -> tuple[StepResult, StepGradients]:
         """A step up to its update, with the gradients of what this worker owns."""
         # The order of the moments is a promise (see `hooks`): gradients are looked at before they
         # are clipped, and everybody knows the step's result before any weight moves.
@@ -179,7 +218,7 @@ class Stepper:
         with self._phases("exchange"):
             self._hooks.gradients_ready(gradients.tensors)
             result = self._agree(step, gradients, Asked() if asked is None else asked())
-        return result, gradients.tensors
+        return result, gradients
 
     def gradients(self, step: int, forwards: ForwardsOf) -> StepGradients:
         """A step up to its gradients, before clipping; no weight changes."""
@@ -235,6 +274,8 @@ class Stepper:
         self.parts.exchange.begin_step(step)
         if self.parts.tracer is not None:
             self.parts.tracer.begin_step(step)
+        if self.parts.guard is not None:
+            self.parts.guard.begin_step()
         self._hooks.begin_step(step)
 
     def _sink(self, lane: int, microbatch: int) -> GradientSink:
@@ -256,11 +297,14 @@ class Stepper:
         squares = self._squares(gradients.tensors)
         forms = self._share.forms
         reached = pack_reached(forms[self._share.rank].dense, self.parts.gradients.reached)
-        report = StepReport(
-            asked.stop, self._clock.exchange_s, gradients.losses, squares, reached, asked.rest
-        )
+        guard = self.parts.guard
+        word = NOTHING_CHANGED if guard is None else guard.look()
+        losses, exchange_s = gradients.losses, self._clock.exchange_s
+        report = StepReport(asked.stop, exchange_s, losses, squares, reached, asked.rest, word)
         with self._clock.exchanging():
             reports = gather_reports(self._world, report, forms)
+        if guard is not None:
+            guard.judge(step, [report.integrity for report in reports])
         job = self._job
         losses = merged_losses(reports)
         loss = mean_loss(losses, self._plan.num_lanes, job.batch.microbatches)

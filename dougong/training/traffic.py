@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dougong.job.schema import Job
+from dougong.models.inventory import inventory_of
 from dougong.parallel.comm.traffic import TrafficKind
 from dougong.parallel.comm.world import World
 from dougong.parallel.plan import Inventory, Plan, Worker
@@ -30,6 +31,7 @@ from dougong.planner.snapshot_bytes import part_sizes, takes_snapshots
 from dougong.training.ledger import TOTALS_BYTES
 from dougong.training.memory.replicas import replica_bytes
 from dougong.training.results.reports import ENTRY_BYTES, report_bytes
+from dougong.training.step import WorkerShare
 
 COUNT_BYTES = 8
 """The number of slots that went to one expert, int64."""
@@ -110,6 +112,13 @@ class TrafficMeter:
         self._planned = bytes_by_link(flows_of_step(job, inventory, plan), self._places)
         self._sent = self._none()
         self._num_steps = 0
+
+    @staticmethod
+    def of(share: WorkerShare, world: World) -> TrafficMeter:
+        """Of one worker's steps."""
+        blueprint = share.blueprint
+        inventory = inventory_of(blueprint.config, blueprint.model, blueprint.sites)
+        return TrafficMeter(blueprint.job, inventory, share.plan, world)
 
     def _none(self) -> NDArray[np.int64]:
         return np.zeros_like(self._now())

@@ -16,25 +16,23 @@ from dougong.accelerators.registry import get_accelerator
 from dougong.checkpoint.directories import step_of
 from dougong.checkpoint.part import CheckpointPart, PartWriter
 from dougong.checkpoint.snapshot import Saver
-from dougong.control.worker_api import Control, WorkerContext
+from dougong.control.worker_api import WorkerContext
 from dougong.control.worker_messages import (
     PartDurable,
     SaveFailed,
     StateFetched,
     StepDone,
     StepValidated,
-    StorageTold,
     WorkerWarning,
 )
 from dougong.data.windows import TokenWindows, open_data, vocabulary
-from dougong.errors import NumericsError
+from dougong.errors import CorruptionError, NumericsError
 from dougong.job.schema import Job
-from dougong.models.inventory import inventory_of
 from dougong.ops.experts.base import ExpertOp
 from dougong.parallel.comm.world import World
 from dougong.parallel.trace.tracer import Tracer
-from dougong.storage.trouble import News
 from dougong.training import non_finite
+from dougong.training.audit import make_audit
 from dougong.training.build import (
     LedgerStart,
     StepOptions,
@@ -56,6 +54,7 @@ from dougong.training.start.sources import check_data, check_weights
 from dougong.training.state import (
     OpenMemory,
     StartState,
+    held_state_of,
     no_memory,
     open_start,
     state_of,
@@ -100,7 +99,8 @@ class Trainer:
         self._saver = Saver(root, writer, self._durable, self._unsaved, names, limits)
         if self._job.checkpoint.every:
             self._saver.reserve(state_of(share.replica, share.optimizer))
-        self._traffic = _traffic_meter(share, stepper.parts.world)
+        self.audit = make_audit(stepper, forwards)
+        self._traffic = TrafficMeter.of(share, stepper.parts.world)
         self._phases.begin_step(self._step)
 
     @property
@@ -112,10 +112,9 @@ class Trainer:
         """One step, and what is due after it; what all workers have agreed to do then."""
         begun = time.perf_counter()
         self._step = step
-        control = self._context.control
         forwards = self._forwards.of_step(step)
         with self._traffic.step():
-            result = self.stepper.run(step, forwards, lambda: Asked.of(control), self._skips.listed)
+            result = self._compute(step, forwards)
         step_s = time.perf_counter() - begun
         if self._skips.must_stop(result):
             self._give_up(result, step_s, forwards)
@@ -137,6 +136,16 @@ class Trainer:
         if saves:
             self._save()
         return Asked(result.stop, result.rest)
+
+    def _compute(self, step: int, forwards: ForwardsOf) -> StepResult:
+        asked = partial(Asked.of, self._context.control)
+        try:
+            return self.stepper.run(step, forwards, asked, self._skips.listed, self.audit)
+        except CorruptionError:
+            # This process ends, and others go on without it: its part of a save that is under way
+            # is of a step before.
+            self._saver.wait()
+            raise
 
     def catch_up(self) -> None:
         """What was due after the step that the generation goes on from, and the one before did not
@@ -243,6 +252,8 @@ class Trainer:
         self._report_bad_step(result, step_s)
         self.wait_for_save()
         text = non_finite.explain(self.stepper, result, forwards, self._skips.in_a_row)
+        if self.audit is not None:
+            text += self.audit.words
         raise NumericsError(text)
 
     def wait_for_save(self) -> None:
@@ -295,7 +306,7 @@ def build_trainer(
     share, start = _read_share(context, world, blueprint, memory)
     trained = (*share.replica.trainable, *share.replica.cut.names)
     notice = UnreachedNotice(trained, _warner(context))
-    ledger = _ledger_start(context, start)
+    ledger = LedgerStart.of(context, start.digest)
     options = StepOptions(Phases(context.control.progress), tracer, ledger, (notice,), memory)
     stepper = build_in_world(share, world, options)
     lanes = context.worker.lanes
@@ -323,19 +334,10 @@ def _read_share(
     context.control.send(StateFetched(start.step, tiers, seconds, untold, validates))
     if memory is not None:
         state = partial(state_of, share.replica, share.optimizer)
-        memory.follow(world, context.plan, state, start.step, start.digest)
+        exact = context.job.is_deterministic
+        sums = held_state_of(share.replica, share.optimizer).sums() if exact else None
+        memory.follow(world, context.plan, state, start.step, start.digest, sums)
     return share, start
-
-
-def _ledger_start(context: WorkerContext, start: StartState) -> LedgerStart | None:
-    if not context.job.is_deterministic:
-        return None
-    tell = partial(_tell_of_storage, context.control)
-    return LedgerStart(context.run_dir / "ledger", start.digest, tell)
-
-
-def _tell_of_storage(control: Control, news: News) -> None:
-    control.send(StorageTold.of(news))
 
 
 def _begun(context: WorkerContext, start: StartState) -> Begun:
@@ -343,12 +345,6 @@ def _begun(context: WorkerContext, start: StartState) -> Begun:
     if isinstance(start.source, MemorySource):
         saved_step = 0 if context.resume is None else step_of(context.resume) or 0
     return Begun(start.step, saved_step)
-
-
-def _traffic_meter(share: WorkerShare, world: World) -> TrafficMeter:
-    blueprint = share.blueprint
-    inventory = inventory_of(blueprint.config, blueprint.model, blueprint.sites)
-    return TrafficMeter(blueprint.job, inventory, share.plan, world)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from dougong.control.worker_messages import WorkerRaised
 from dougong.deadlines import DEADLINES
-from dougong.errors import PeerError
+from dougong.errors import CorruptionError, PeerError
 from dougong.fault.culprit import Culprit
 from dougong.fault.diagnosis import diagnose, first_failure, settled
 from dougong.fault.observation import AgentLost, Exited, Failure, Hung, LinkCut, NotStarted, Raised
@@ -190,3 +190,10 @@ def test_what_may_be_a_consequence_is_waited_out_and_nothing_else(
     failures: list[Failure], waited_s: float, workers: int, expected: bool
 ) -> None:
     assert settled(failures, waited_s, workers, DEADLINES) is expected
+
+
+def test_who_is_accused_of_wrong_numbers_is_named_and_not_who_tells() -> None:
+    one, two = CorruptionError("step 3: x", ("a/1",)), CorruptionError("step 3: x", ("a/1", "a/0"))
+    found = diagnose(raised(one))
+    assert (found.culprit, found.kind, found.origin) == (Culprit("worker", "a/1"), "corruption", None)
+    assert diagnose(raised(two)).culprit == Culprit("link", "a/1 and a/0"), "between which it happened"

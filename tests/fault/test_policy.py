@@ -37,7 +37,7 @@ def decided(kind: Any, before: list[PastFailure], budget: Budget = NOW, **policy
         ("partition", 0, 1, "restart"),
         ("device", 0, 1, "restart"),
         ("slow", 0, 1, "restart"),
-        ("corruption", 0, 1, "roll_back"),
+        ("corruption", 0, 1, "restart"),
         ("corruption", 1, 1, "fail"),
         ("storage", 0, 1, "wait_for_storage"),
         ("preemption", 0, 1, "restart"),
@@ -77,7 +77,7 @@ def test_a_row_of_the_table_is_overridden_by_its_class() -> None:
     assert decided("crash", [], actions={"hang": "fail"}).action == "restart"
     assert decided("preemption", [], actions={"preemption": "fail"}).action == "fail"
     assert decided("crash", [], actions={"crash": "roll_back"}) == Decision("roll_back", "recovery 1 of 3")
-    assert decided("corruption", [], actions={"corruption": "restart"}).action == "restart"
+    assert decided("corruption", [], actions={"corruption": "roll_back"}).action == "roll_back"
     assert decided("storage", [], actions={"storage": "restart"}) == Decision("restart", "recovery 1 of 3")
     many = [failed("node_lost")] * 4
     assert decided("node_lost", many, per_hour={"node_lost": 5}).reason == "recovery 5 of 5"

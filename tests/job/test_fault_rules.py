@@ -36,6 +36,20 @@ def test_what_contradicts_itself_is_refused(tmp_path: Path, fault: str, line: st
 
 
 @pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"determinism": "run", "fault": "{audit: 5}"}, "fault.audit: with determinism: run another worker's numbers "
+         "have other bits; use determinism: layout, or remove it"),
+        ({"determinism": "off", "drill": "[{at_step: 3, fault: flip_weight, on: east/1}]"}, "drill.0: flip_weight: "
+         "with determinism: off nobody compares numbers with their copies; use determinism: layout or run, or remove "
+         "it"),
+    ],
+)  # fmt: skip
+def test_what_nobody_could_see_is_refused(tmp_path: Path, changes: dict[str, str], line: str) -> None:
+    assert refusals(write(tmp_path, **changes)) == [line]
+
+
+@pytest.mark.parametrize(
     ("changes", "told"),
     [
         ({"fault": "{snapshots: {replicas: 5}}"}, "fault.snapshots.replicas: 5 copies, and a worker has one other"),

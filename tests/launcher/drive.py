@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from dougong.errors import DougongError
@@ -35,7 +36,9 @@ def main() -> int:
     parser.add_argument("--train", action="store_true", help="really train")
     parser.add_argument("--preload", default=TOY.preload[0])
     given = parser.parse_args()
-    entries = TRAINING if given.train else EntryPoints(given.entry, TOY.inspect, (given.preload,), TOY.fingerprint)
+    entries = EntryPoints(given.entry, TOY.inspect, (given.preload,), TOY.fingerprint)
+    if given.train:
+        entries = TRAINING if given.entry == TOY.train else replace(TRAINING, train=given.entry)
     try:
         choice = choose_ray(given.address, surroundings()) if given.address is not None else OWN_RAY
         options = Options(choice, given.ray or given.address is not None, entries)

@@ -20,7 +20,8 @@ class TrainWith:
 
     def __call__(self, context: WorkerContext) -> None:
         if context.worker.name == self.worker:
-            drill = Drill(at_step=self.step, fault=self.fault, on=self.worker)
+            # As it is: what a job file may not order is rehearsed here.
+            drill = Drill.model_construct(at_step=self.step, fault=self.fault, on=self.worker)
             context = dataclasses.replace(context, drills=(drill,))
         session.train(context)
 
@@ -28,3 +29,14 @@ class TrainWith:
 def train_with(worker: str, fault: str, step: int) -> TrainWith:
     """The fault happens to that worker as that step begins."""
     return TrainWith(worker, fault, step)
+
+
+def train_as_named(context: WorkerContext) -> None:
+    """An entry for whole runs: `flip-activation-1-4` is a job in whose first generation that happens to worker 1 as
+    step 4 begins."""
+    name, _, rest = context.job.job.rpartition("-")
+    name, _, worker = name.rpartition("-")
+    if context.generation == 1:
+        train_with(f"east/{worker}", name.replace("-", "_"), int(rest))(context)
+    else:
+        session.train(context)

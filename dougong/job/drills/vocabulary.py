@@ -37,7 +37,7 @@ LAB: tuple[Need, ...] = ("root", "hosts")
 _NEEDS_LAB = "it is done to hosts of a lab, by root: python -m dougong.testing"
 _NEEDS_RAY = "other runs may use this Ray: only in a lab, python -m dougong.testing"
 _NEEDS_CGROUP = "it takes a control group of root's, and may hurt others of its host"
-_FALSIFIES = "the run's weights would be other ones, and nothing would say so: only in a test job"
+_FALSIFIES = "what is computed once is compared by an audit alone (fault.audit): only in a test"
 _IS_TWO = "order its two parts by themselves"
 
 
@@ -110,16 +110,17 @@ def _on_cable(
     )
 
 
-def _flip(where: str) -> NamedFault:
+def _flip(where: str, *, has_copy: bool, is_always_there: bool = True) -> NamedFault:
+    """`has_copy`: the number is compared with one before the step is committed."""
     return NamedFault(
         f"flip_{where}",
         f"one bit of one number of a worker's {where} changes, once",
         "worker",
         "corruption",
-        ("worker", "device"),
-        must_be_named=False,
-        is_silent=True,
-        refusal=_FALSIFIES,
+        ("worker", "device", "link"),
+        must_be_named=has_copy and is_always_there,
+        is_silent=not has_copy,
+        refusal="" if has_copy else _FALSIFIES,
     )
 
 
@@ -181,11 +182,11 @@ _WORKERS = (
         decision="end",
         is_anyones=True,
     ),
-    _flip("weight"),
-    _flip("gradient"),
-    _flip("moment"),
-    _flip("activation"),
-    _flip("message"),
+    _flip("weight", has_copy=True),
+    _flip("gradient", has_copy=False),
+    _flip("moment", has_copy=True, is_always_there=False),  # none before the first update
+    _flip("activation", has_copy=False),
+    _flip("message", has_copy=True),
 )
 
 _AGENTS = (

@@ -32,7 +32,11 @@ class Actions(Section):
         "a device has told of a fault; it is used no more where nobody can use it, or when it has "
         "failed `quarantine.after` times, and until then this is a restart",
     )
-    corruption: Usual = physical("roll_back", "numbers have changed that nobody has computed")
+    corruption: Usual = physical(
+        "restart",
+        "numbers have changed that nobody has computed, or were computed wrongly; found before the "
+        "step is committed, so that the step before, whose copies are verified, holds none of them",
+    )
     storage: Literal["wait_for_storage", "restart", "roll_back", "fail"] = physical(
         "wait_for_storage",
         "storage has refused a worker what it cannot do without; tried again for "

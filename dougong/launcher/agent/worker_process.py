@@ -41,7 +41,13 @@ from dougong.control.worker_messages import (
     WorkerRests,
 )
 from dougong.deadlines import Deadlines
-from dougong.errors import DougongError, NumericsError, PeerError, RestError
+from dougong.errors import (
+    CorruptionError,
+    DougongError,
+    NumericsError,
+    PeerError,
+    RestError,
+)
 from dougong.fault.drill import own_drills
 from dougong.fingerprint.cache import Probing
 from dougong.fingerprint.record import JobShapes
@@ -222,12 +228,13 @@ def describe_error(error: BaseException) -> WorkerRaised:
         errno=error.errno if isinstance(error, OSError) else None,
         place=_place_of(error),
         waited_for=error.waited_for if isinstance(error, PeerError) else (),
+        accused=error.accused if isinstance(error, CorruptionError) else (),
     )
 
 
 def _traceback_of(error: BaseException) -> str:
     """Empty where our own code is not where the fault is."""
-    if isinstance(error, NumericsError):
+    if isinstance(error, NumericsError | CorruptionError):
         return ""
     return "".join(traceback.format_exception(error))
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from dougong.checkpoint.directories import step_of
 from dougong.deadlines import Deadlines
 from dougong.errors import LaunchError
-from dougong.fault.devices import blamed, may_be_the_device_s
+from dougong.fault.devices import blamed, may_be_the_device_s, pointed_at
 from dougong.fault.diagnosis import Diagnosis, diagnose, first_failure
 from dougong.fault.policy import Decision, PastFailure, is_given_up, storage_pause_s
 from dougong.launcher.controller.actions import (
@@ -51,9 +51,12 @@ def is_settled(facts: RunFacts, generation: Generation, deadlines: Deadlines, no
 
 
 def with_device(diagnosis: Diagnosis, facts: RunFacts, now: float) -> Diagnosis:
-    """The diagnosis, with a worker's device as its culprit where that has told of a fault."""
+    """The diagnosis, with a worker's device as its culprit where that has told of a fault, or its
+    numbers are wrong."""
     if not diagnosis.worker:
         return diagnosis
+    if diagnosis.kind == "corruption":
+        return pointed_at(diagnosis, facts.devices.watch.device_of(diagnosis.worker))
     return blamed(diagnosis, facts.devices.watch.blame(diagnosis.worker, now))
 
 

@@ -142,13 +142,14 @@ def by_peer(transfers: Sequence[Transfer]) -> dict[int, list[Tensor]]:
 @dataclass(frozen=True)
 class Pending:
     """Transfers between attention workers that have begun. The tensors may neither be read nor
-    changed before `wait` has returned."""
+    changed before `wait` has returned. `_arrived`: called when all is there."""
 
     _under_way: UnderWay
     _host: Future[None] | None
     _native: Future[Mark] | None
     _device: torch.device
     _new_wait: NewWait
+    _arrived: Callable[[], None] | None = None
 
     def is_done(self) -> bool:
         """Whether `wait` would return at once, and a device with it. Raises PeerError when a peer
@@ -173,3 +174,5 @@ class Pending:
             if self._host is not None:
                 wait.for_future(self._host)
         self._under_way.land()
+        if self._arrived is not None:
+            self._arrived()

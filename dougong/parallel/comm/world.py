@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
@@ -19,12 +20,14 @@ from torch import Tensor
 from torch.distributed import Store  # type: ignore[attr-defined]
 
 from dougong.errors import PeerError
+from dougong.ops.bit_sum import bit_sums
 from dougong.parallel.bridge.bridges import Bridges
 from dougong.parallel.comm.arrival import Arrival
 from dougong.parallel.comm.meeting import GroupMaker, leave_groups, meet, not_joined
 from dougong.parallel.comm.membership import Membership
 from dougong.parallel.comm.native import Collective, NativeLibrary
 from dougong.parallel.comm.route import Pending, Route, UnderWay, split_native
+from dougong.parallel.comm.tally import MessageTally
 from dougong.parallel.comm.threads import MessageThread
 from dougong.parallel.comm.traffic import SentTraffic, TrafficKind
 from dougong.parallel.comm.transfer import Transfer
@@ -55,6 +58,7 @@ class World:
         self.size = member.size
         self.step = 0
         self.sent = SentTraffic(member.rank, member.size)
+        self.tally = MessageTally()
         self._groups = groups
         self.snapshots = Route(groups.snapshots)
         self._threads: list[MessageThread] = []
@@ -203,6 +207,20 @@ class World:
         """gloo's group for messages of one kind that stay in the island."""
         return self._groups.island[kind]
 
+    @property
+    def everybody(self) -> dist.ProcessGroup | None:
+        """gloo's group for gathers."""
+        return self._groups.everybody
+
+    @contextmanager
+    def uncounted(self) -> Iterator[None]:
+        """What is transferred inside is no part of the step: neither its bytes nor its sums
+        count."""
+        sent, is_on = self.sent, self.tally.is_on
+        self.sent, self.tally.is_on = SentTraffic(self.rank, self.size), False
+        yield
+        self.sent, self.tally.is_on = sent, is_on
+
     def transfer(
         self,
         kind: TrafficKind,
@@ -221,6 +239,7 @@ class World:
         first_tag = self._num_transfers % TAGS * TRANSFERS_PER_PEER
         self._num_transfers += 1
         self._count(kind, sends)
+        arrived = self._tallied(what, sends, receives) if kind is TrafficKind.SUMS else None
         peers = sorted({transfer.rank for transfer in (*sends, *receives)})
         what = f"{what}, step {self.step}"
 
@@ -236,7 +255,22 @@ class World:
         under_way = self._dense.begin(leaving, coming, new_wait())
         if under_way.needs_thread:
             host = self._waiter.submit(_wait_for_host, under_way, new_wait)
-        return Pending(under_way, host, native, self.member.device, new_wait)
+        return Pending(under_way, host, native, self.member.device, new_wait, arrived)
+
+    def _tallied(
+        self, what: str, sends: Sequence[Transfer], receives: Sequence[Transfer]
+    ) -> Callable[[], None] | None:
+        """Take the sums of what leaves; returns what does so for what comes, when it is there."""
+        if not self.tally.is_on:
+            return None
+
+        def note(transfers: Sequence[Transfer], is_sent: bool) -> None:
+            sums = bit_sums([transfer.tensor for transfer in transfers])
+            peers = [transfer.rank for transfer in transfers]
+            self.tally.note(what, peers, sums, is_sent=is_sent)
+
+        note(sends, is_sent=True)
+        return lambda: note(receives, is_sent=False)
 
     def _count(self, kind: TrafficKind, sends: Sequence[Transfer]) -> None:
         for transfer in sends:

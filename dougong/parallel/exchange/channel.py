@@ -118,7 +118,7 @@ class MessageChannel:
         if turn.peers.is_alone:
             if turn.expected.table is not None and outgoing.table is not None:
                 turn.expected.table.rooms(outgoing.table)
-            received = Received([part.values for part in outgoing.parts])
+            received = _received(outgoing.parts)
             turn.arrived.set_result((received, handed_over.marked))
             return
         turn.ready.set_result(handed_over)
@@ -180,7 +180,7 @@ class MessageChannel:
         wait_for(handed_over.marked, device)
         self._exchange_in_island(turn, outgoing.parts, arriving, handed_over.marked)
         self._move_far(turn, outgoing.parts, arriving, first_tag=1)
-        return Received([part.values for part in arriving]), mark(device)
+        return _received(arriving), mark(device)
 
     def _exchange_table(self, turn: _Turn, leaving: Tensor | None) -> Tensor | None:
         """All senders' shares, where this worker receives any, each checked."""
@@ -298,6 +298,10 @@ class MessageChannel:
         place = place_in_words(turn.key, self._names)
         what = f"{self._kind.value} of {place}, step {self._world.step}"
         return PeerWait(self._world.member, turn.peers.others, what)
+
+
+def _received(parts: Sequence[SplitTensor]) -> Received:
+    return Received([part.values for part in parts], [part.sizes for part in parts])
 
 
 def _pairs(

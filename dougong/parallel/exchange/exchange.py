@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from dougong.parallel.comm.message import (
-    PartRoom,
-)
+from dougong.ops.bit_sum import sums_of_shares
+from dougong.parallel.comm.message import PartRoom, SplitTensor
+from dougong.parallel.comm.peers import Sides
 from dougong.parallel.comm.world import World
 from dougong.parallel.exchange.channel import EmulatedLink, MessageChannel
-from dougong.parallel.exchange.expected import Expected, Outgoing, Received
+from dougong.parallel.exchange.expected import Expected, Outgoing, Received, place_in_words
 from dougong.parallel.schedules.operation import CallKey, MessageKind
+
+Watch = Callable[[MessageKind, CallKey, Outgoing], Outgoing]
+"""watch(kind, key, what is sent): what is sent in its place."""
 
 
 class Exchange:
@@ -23,15 +26,17 @@ class Exchange:
 
     In every step: `begin_step`, then `expect`, then `send`, `make_room` and `receive`, and
     `finish`. Its threads end with the world. `watch` sees what is sent, and says what is sent in
-    its place: drills set it.
+    its place; `wire` does so when its sums have been taken: drills set them.
     """
 
     def __init__(
         self, world: World, link: EmulatedLink | None = None, names: Sequence[str] = ()
     ) -> None:
         """`names`: what the model calls its sites, for errors."""
-        self.watch: Callable[[MessageKind, CallKey, Outgoing], Outgoing] | None = None
-        self._world = world
+        self.watch: Watch | None = None
+        self.wire: Watch | None = None
+        self._world, self._names = world, names
+        self._sides: dict[tuple[MessageKind, CallKey], Sides] = {}
         self._channels = {kind: MessageChannel(world, kind, link, names) for kind in MessageKind}
         world.at_leaving(self.close)
 
@@ -48,6 +53,7 @@ class Exchange:
         """All messages of this step, in the one order that all workers share: each needs only
         earlier ones (`schedules.message_order`)."""
         for expected in messages:
+            self._sides[expected.kind, expected.key] = expected.sides
             self._channels[expected.kind].expect(expected)
 
     def send(self, kind: MessageKind, key: CallKey, outgoing: Outgoing) -> None:
@@ -55,6 +61,11 @@ class Exchange:
         `finish` has returned."""
         if self.watch is not None:
             outgoing = self.watch(kind, key, outgoing)
+        if self._world.tally.is_on:
+            receivers = self._sides[kind, key].receivers
+            self._note(kind, key, receivers, outgoing.parts, is_sent=True)
+        if self.wire is not None:
+            outgoing = self.wire(kind, key, outgoing)
         self._channels[kind].send(key, outgoing)
 
     def make_room(self, kind: MessageKind, key: CallKey, rooms: Sequence[PartRoom]) -> None:
@@ -67,7 +78,26 @@ class Exchange:
         Raises PeerError when a peer is lost or does not come, and LaunchError for a table that is
         not the expected one.
         """
-        return self._channels[kind].receive(key)
+        received = self._channels[kind].receive(key)
+        if self._world.tally.is_on:
+            pairs = zip(received.parts, received.sizes, strict=True)
+            parts = [SplitTensor(values, sizes) for values, sizes in pairs]
+            self._note(kind, key, self._sides[kind, key].senders, parts, is_sent=False)
+        return received
+
+    def _note(
+        self,
+        kind: MessageKind,
+        key: CallKey,
+        peers: Sequence[int],
+        parts: Sequence[SplitTensor],
+        is_sent: bool,
+    ) -> None:
+        """Take the sums of what leaves, or has come."""
+        what = f"{kind.value} of {place_in_words(key, self._names)}"
+        for part in parts:
+            sums = sums_of_shares(part.values, part.sizes)
+            self._world.tally.note(what, peers, sums, is_sent=is_sent)
 
     def finish(self) -> None:
         """Wait until everything has been sent: the end of a step."""

@@ -42,6 +42,8 @@ class Outgoing:
 
 @dataclass(frozen=True)
 class Received:
-    """What all senders have sent: each part of all of them, one after another by rank."""
+    """What all senders have sent: each part of all of them, one after another by rank. `sizes`: of
+    each part, the shares of the senders."""
 
     parts: Sequence[Tensor]
+    sizes: Sequence[Sequence[int]] = ()

@@ -102,13 +102,13 @@ def _flip_message(victim: Victim) -> None:
         place = _place_of_numbers(outgoing)
         if place is None:
             return outgoing
-        victim.exchange.watch = None
+        victim.exchange.wire = None
         parts = list(outgoing.parts)
         parts[place] = SplitTensor(parts[place].values.clone(), parts[place].sizes)
         flip_bit(parts[place].values)
         return Outgoing(parts, outgoing.table)
 
-    victim.exchange.watch = watch
+    victim.exchange.wire = watch
 
 
 def _place_of_numbers(outgoing: Outgoing) -> int | None:

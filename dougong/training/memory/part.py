@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,7 @@ from dougong.checkpoint.disk import digest
 from dougong.checkpoint.parameters import TORCH_DTYPES, stored_dtype
 from dougong.checkpoint.snapshot import StateTensor
 from dougong.checkpoint.tensorfile import TensorShape
+from dougong.ops.bit_sum import WRAP, bit_sums
 from dougong.planner.snapshot_bytes import aligned
 from dougong.training.memory.holdings import HeldTensor, Holding, Moment, Place
 from dougong.training.memory.source import StateKey
@@ -97,6 +98,17 @@ class StatePart:
             held = spot.held(checksum)
             self._held[held.key] = (spot, held)
         self.is_whole = True
+
+    def differs_from(self, sums: Mapping[StateKey, int]) -> bool:
+        """Whether a tensor's bits are not those of which these are the sums; one that is not among
+        them is zeros."""
+        wanted = [sums.get((spot.group, spot.shape.name), 0) for spot in self.layout]
+        found = bit_sums([self._tensor_at(spot) for spot in self.layout]).tolist()
+        return [value % WRAP for value in found] != wanted
+
+    def bit_sum(self) -> int:
+        """The sum of all of its bytes, the gaps among them."""
+        return int(bit_sums([self.memory])[0]) % WRAP
 
     @property
     def digests(self) -> list[str]:

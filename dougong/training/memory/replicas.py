@@ -25,7 +25,7 @@ from dougong.training.memory.holdings import Moment
 from dougong.training.memory.part import Layout, StatePart, lay_out, num_bytes_of
 
 DIGEST_BYTES = 16
-_HEAD = struct.Struct(f"<4q?{DIGEST_BYTES}s")
+_HEAD = struct.Struct(f"<4qQ??{DIGEST_BYTES}s")
 HEAD_BYTES = _HEAD.size
 
 Room = Callable[[int, int], Tensor]
@@ -34,36 +34,42 @@ Room = Callable[[int, int], Tensor]
 
 @dataclass(frozen=True)
 class _Head:
-    """What comes next. `table_bytes` 0: the table is the one before."""
+    """What comes next. `table_bytes` 0: the table is the one before; `bit_sum`: of the part's
+    bytes; `is_whole`: they are the state that was to be copied."""
 
     moment: Moment
     table_bytes: int
     num_tensors: int
+    bit_sum: int
+    is_whole: bool
     ledger: str | None
 
     def pack(self) -> bytes:
         ledger = bytes.fromhex(self.ledger or "")
         step, generation = self.moment.step, self.moment.generation
-        numbers = (step, generation, self.table_bytes, self.num_tensors)
-        return _HEAD.pack(*numbers, self.ledger is not None, ledger)
+        numbers = (step, generation, self.table_bytes, self.num_tensors, self.bit_sum)
+        return _HEAD.pack(*numbers, self.is_whole, self.ledger is not None, ledger)
 
     @staticmethod
     def unpack(data: bytes) -> _Head:
-        step, generation, table_bytes, num_tensors, has_ledger, ledger = _HEAD.unpack(data)
-        moment = Moment(step, generation)
-        return _Head(moment, table_bytes, num_tensors, ledger.hex() if has_ledger else None)
+        step, generation, *numbers, is_whole, has_ledger, ledger = _HEAD.unpack(data)
+        table_bytes, num_tensors, bit_sum = numbers
+        known = ledger.hex() if has_ledger else None
+        return _Head(Moment(step, generation), table_bytes, num_tensors, bit_sum, is_whole, known)
 
 
 class ReplicaExchange:
     """One worker's end of it, for one generation. All its workers exchange equally often."""
 
     def __init__(self, world: World, holders: Sequence[Sequence[int]]) -> None:
-        """`holders`: by rank, who keeps a replica of whose part."""
+        """`holders`: by rank, who keeps a replica of whose part. `damaged`: the owners of whom the
+        last exchange has brought what they have not sent."""
         self._world = world
         self.holders = tuple(holders[world.rank])
         self.wards = tuple(wards_of(holders, world.rank))
         self._sent_layout: Layout | None = None
         self._layouts: dict[int, Layout] = {}
+        self.damaged: tuple[int, ...] = ()
 
     @property
     def peers(self) -> list[int]:
@@ -71,7 +77,8 @@ class ReplicaExchange:
         return sorted({*self.holders, *self.wards})
 
     def exchange(self, part: StatePart, room: Room) -> dict[int, StatePart]:
-        """Send a whole part to its holders, and take those that are kept here, whole, by owner.
+        """Send a part to its holders, and take those that are kept here, by owner. They are whole
+        where their owners' are, and what came is what was sent.
 
         Raises PeerError when a peer is lost, or when not all are there within `message_s`.
         """
@@ -91,7 +98,8 @@ class ReplicaExchange:
 
     def _exchange_heads(self, part: StatePart, wait: PeerWait) -> dict[int, _Head]:
         table = self._table(part)
-        head = _Head(part.moment, len(table), len(part.layout), part.ledger)
+        numbers = (len(table), len(part.layout), part.bit_sum())
+        head = _Head(part.moment, *numbers, part.is_whole, part.ledger)
         landings = {owner: _room(HEAD_BYTES) for owner in self.wards}
         self._exchange_all([_as_tensor(head.pack())], {o: [t] for o, t in landings.items()}, wait)
         return {owner: _Head.unpack(_as_bytes(landing)) for owner, landing in landings.items()}
@@ -117,8 +125,13 @@ class ReplicaExchange:
             landings[owner] = [memory, _room(DIGEST_BYTES * head.num_tensors)]
         digests = _as_tensor(bytes.fromhex("".join(part.digests)))
         self._exchange_all([part.memory, digests], landings, wait)
+        damaged = []
         for owner, (_, checksums) in landings.items():
-            parts[owner].seal(_split(_as_bytes(checksums)))
+            if parts[owner].bit_sum() != heads[owner].bit_sum:
+                damaged.append(owner)
+            elif heads[owner].is_whole:
+                parts[owner].seal(_split(_as_bytes(checksums)))
+        self.damaged = tuple(damaged)
         return parts
 
     def _exchange_all(

@@ -34,7 +34,7 @@ With `every: k` there is one snapshot in k steps, and R holds for those steps; "
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, field
@@ -62,6 +62,8 @@ from dougong.training.memory.source import StateKey
 StateOf = Callable[[], Iterable[StateTensor]]
 """Everything that a worker owns, as it is now."""
 
+StateSums = Mapping[StateKey, int]
+"""The sum of each tensor's bits (`ops.bit_sum`)."""
 
 _OWN = "own"
 
@@ -108,10 +110,12 @@ class _Following:
 
 @dataclass(frozen=True)
 class _Live:
-    """The state that the generation's tensors are, while no update has begun."""
+    """The state that the generation's tensors are, while no update has begun. `sums`: of the bits
+    of each, as the update has left them (None: nobody has taken them)."""
 
     moment: Moment
     ledger: str | None
+    sums: StateSums | None = None
 
 
 class StateMemory:
@@ -156,6 +160,11 @@ class StateMemory:
             self._local.forget()
 
     @property
+    def damaged_replicas(self) -> tuple[int, ...]:
+        """The owners of whom the newest replicas here are not what they have sent."""
+        return () if self._following is None else self._following.exchange.damaged
+
+    @property
     def keeps(self) -> bool:
         """Whether what the generation does is kept here, so that the next one can go on from it."""
         return self._following is not None
@@ -179,7 +188,13 @@ class StateMemory:
         return found
 
     def follow(
-        self, world: World, plan: Plan, state: StateOf, step: int, ledger: str | None = None
+        self,
+        world: World,
+        plan: Plan,
+        state: StateOf,
+        step: int,
+        ledger: str | None = None,
+        sums: StateSums | None = None,
     ) -> None:
         """A generation begins with the state after `step`, whose tensors `state` gives from now on:
         a snapshot of it is taken. All its workers call this. Where none are kept, what earlier
@@ -198,12 +213,13 @@ class StateMemory:
         self._following = _Following(world, state, exchange, begun, link)
         # What the recovery was made from stays in its slot until the first update.
         self._newest = 0 if self._slots[0].holds(begun) else 1
-        self._note(_Live(begun, ledger), is_due=True)
+        self._note(_Live(begun, ledger, sums), is_due=True)
 
-    def step_done(self, step: int, ledger: str | None) -> None:
-        """The tensors are the state after `step`, and stay so until `before_update` returns."""
+    def step_done(self, step: int, ledger: str | None, sums: StateSums | None = None) -> None:
+        """The tensors are the state after `step`, and stay so until `before_update` returns. A copy
+        that does not have these sums is not taken for it."""
         if self._following is not None:
-            live = _Live(self._following.moment(step), ledger)
+            live = _Live(self._following.moment(step), ledger, sums)
             self._note(live, is_due=step % self._settings.every == 0)
 
     def before_update(self) -> None:
@@ -221,7 +237,7 @@ class StateMemory:
             self._newest = 1 - self._newest
             own = self._slots[self._newest].parts[0]
             exchange.count(own)
-            if self._local is not None:
+            if self._local is not None and own.is_whole:
                 self._local.write(own)
         self._live = None
 
@@ -304,6 +320,8 @@ def _copy(
     memory = slot.buffers.take(_OWN, num_bytes_of(layout))
     part = StatePart(live.moment, live.ledger, layout, memory)
     part.fill(state, link, mark)
+    if live.sums is not None and part.differs_from(live.sums):
+        part.is_whole = False
     slot.parts = [part]
     return part
 

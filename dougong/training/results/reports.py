@@ -19,6 +19,8 @@ from torch import Tensor
 
 from dougong.parallel.comm.world import World
 from dougong.parallel.tree import LaneTree
+from dougong.training.results.integrity_word import FORMAT as INTEGRITY_FORMAT
+from dougong.training.results.integrity_word import NOTHING_CHANGED, IntegrityWord
 
 FLOAT32_BYTES = 4
 
@@ -76,8 +78,9 @@ _STOP, _REST = 1, 2
 
 
 def report_format(num_losses: int, num_squares: int, num_dense: int) -> str:
-    """stop or rest, exchange_s, losses, squares, bits; little-endian, without gaps."""
-    return f"<Bd{num_losses}d{num_squares}d{(num_dense + 7) // 8}s"
+    """stop or rest, exchange_s, the integrity's word, losses, squares, bits; little-endian, without
+    gaps."""
+    return f"<Bd{INTEGRITY_FORMAT}{num_losses}d{num_squares}d{(num_dense + 7) // 8}s"
 
 
 def report_bytes(num_losses: int, num_squares: int, num_dense: int) -> int:
@@ -91,7 +94,8 @@ class StepReport:
 
     stop, rest: as in the result; exchange_s: seconds spent in messages; losses: of its lanes'
     micro-batches; squares: the squared norm of each owned tensor's gradient, by tensor name;
-    reached: which dense tensors have received a gradient on one of its lanes (`pack_reached`).
+    reached: which dense tensors have received a gradient on one of its lanes (`pack_reached`);
+    integrity: what it says of numbers that have a copy.
     """
 
     stop: bool
@@ -100,6 +104,7 @@ class StepReport:
     squares: Mapping[str, float]
     reached: bytes = b""
     rest: bool = False
+    integrity: IntegrityWord = NOTHING_CHANGED
 
 
 @dataclass(frozen=True)
@@ -129,16 +134,18 @@ class ReportForm:
         losses = [report.losses[key] for key in self.losses]
         squares = [report.squares[name] for name in self.squares]
         asked = _STOP * report.stop | _REST * report.rest
-        values = (asked, report.exchange_s, *losses, *squares, report.reached)
+        word = report.integrity.numbers()
+        values = (asked, report.exchange_s, *word, *losses, *squares, report.reached)
         return struct.pack(self._format, *values)
 
     def decode(self, payload: bytes) -> StepReport:
         """What `encode` was given."""
         asked, exchange_s, *values, reached = struct.unpack(self._format, payload)
+        word, values = IntegrityWord.of(*values[:3]), values[3:]
         losses = dict(zip(self.losses, values[: len(self.losses)], strict=True))
         squares = dict(zip(self.squares, values[len(self.losses) :], strict=True))
         stop, rest = bool(asked & _STOP), bool(asked & _REST)
-        return StepReport(stop, exchange_s, losses, squares, reached, rest)
+        return StepReport(stop, exchange_s, losses, squares, reached, rest, word)
 
 
 def gather_reports(

@@ -40,13 +40,14 @@ def test_agents_fork_servers_nodes_and_links_are_culprits_of_their_own() -> None
 def test_schedules_draw_what_goes_on_to_the_same_bits() -> None:
     drawn = {fault.name for fault in continuing()}
     assert {"kill", "stop", "kill_agent", "pull_cable", "freeze_all_15", "kill+kill"} <= drawn
-    assert not drawn & {"nan", "flip_weight", "flip_message"}
+    assert {"flip_weight", "flip_moment", "flip_message"} <= drawn, "each is compared with its copy"
+    assert not drawn & {"nan", "flip_activation", "flip_gradient"}
 
 
 def test_a_job_file_may_order_what_a_process_does_to_itself() -> None:
     names = {fault.name for fault in orderable()}
     assert {"kill", "segfault", "stop", "hold_interpreter", "notice", "kill_agent", "kill_fork_server"} <= names
-    assert not names & {"kill_node", "kill_raylet", "oom_kill", "flip_weight", "kill+kill"}
+    assert not names & {"kill_node", "kill_raylet", "oom_kill", "flip_activation", "kill+kill"}
 
 
 @pytest.mark.parametrize(("name", "answer"), [("stop", True), ("pause", True), ("kill", False), ("nothing", False)])

@@ -22,7 +22,7 @@ def test_every_class_that_a_run_may_get_over_has_a_row() -> None:
 
 
 def test_the_table_unless_a_job_says_otherwise() -> None:
-    others = {"device": "quarantine", "corruption": "roll_back", "storage": "wait_for_storage"}
+    others = {"device": "quarantine", "storage": "wait_for_storage"}
     assert Actions().model_dump() == dict.fromkeys(Actions.model_fields, "restart") | others
 
 

@@ -8,7 +8,7 @@ from dougong.accelerators.telemetry.reading import DeviceReading
 from dougong.accelerators.telemetry.xid import xid
 from dougong.control.messages import AgentReady, DevicesRead, Heartbeat
 from dougong.control.progress import WorkerProgress, WorkerSigns
-from dougong.control.worker_messages import StepRepeated, UpdateSkipped, WorkerLeft
+from dougong.control.worker_messages import StepRepeated, UpdateSkipped, WorkerLeft, WorkerRaised
 from dougong.errors import NoRoomError
 from dougong.fault.culprit import Culprit
 from dougong.fault.quarantine import Quarantine, QuarantinedDevice
@@ -164,6 +164,26 @@ def test_a_device_that_fails_for_the_second_time_is_given_up() -> None:
     made.clear().play(told(94), exits("west/0", -9, 2), Passes(0.5))
     assert made.event("decision").action == "quarantine"
     assert made.event("device_quarantined").key == "GPU-2"
+
+
+def corrupted(*accused: str, generation: int = 1) -> Says:
+    error = WorkerRaised("CorruptionError", ("CorruptionError", "DougongError"), "step 7: ...", accused=accused)
+    return worker(accused[-1], error, generation)
+
+
+def test_a_device_whose_numbers_are_wrong_for_the_second_time_is_given_up() -> None:
+    made = trained().play(told(), corrupted("west/0"), leave("east/0", "east/1"), exits("west/0", 1), found(None))
+    assert (made.event("diagnosis").culprit, made.event("diagnosis").failure) == (GPU, "corruption")
+    assert made.event("decision").action == "restart" and made.state == Running(2)
+    made.clear().play(told(), corrupted("west/0", generation=2))
+    assert made.event("decision").action == "quarantine"
+    assert made.event("device_quarantined").key == "GPU-2"
+
+
+def test_of_numbers_that_change_between_two_nobody_is_held_for_bad() -> None:
+    made = trained().play(told(), corrupted("east/0", "west/0"))
+    assert made.event("diagnosis").culprit == Culprit("link", "east/0 and west/0")
+    assert made.event("decision").action == "restart"
 
 
 def test_the_word_of_a_device_is_awaited_before_its_worker_is_named() -> None:

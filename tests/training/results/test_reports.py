@@ -9,6 +9,7 @@ import pytest
 import torch
 from dougong.parallel.comm.world import World
 from dougong.parallel.plan import Plan
+from dougong.training.results.integrity_word import WORD_BYTES
 from dougong.training.results.reports import (
     LossKey,
     ReportForm,
@@ -84,7 +85,7 @@ def test_what_no_worker_has_reached_is_named() -> None:
     reports = []
     for own, names in zip(forms, reached, strict=True):
         payload = own.encode(StepReport(False, 0.0, {}, {}, pack_reached(own.dense, names)))
-        assert len(payload) == own.num_bytes == 9 + (2 if own.dense else 0)
+        assert len(payload) == own.num_bytes == 9 + WORD_BYTES + (2 if own.dense else 0)
         reports.append(own.decode(payload))
     assert unreached_names(reports, forms) == {"t1", "t2", "t10"}
     assert unreached_names(reports[1:2], [silent]) == frozenset()

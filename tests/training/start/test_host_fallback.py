@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 
 import pytest
-from dougong.training.host_fallback import fallbacks_told, operator_on_host
+from dougong.training.start.host_fallback import fallbacks_told, operator_on_host
 
 NPU = (
     "CAUTION: The operator 'aten::histc' is not currently supported on the NPU backend and will fall back to run on "

@@ -1,0 +1,96 @@
+"""What each worker has seen, where their words of a step do not fit together, and whom it points
+at. Pure, but for the telling."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from dougong.parallel.comm.tally import Seen, changed_message
+from dougong.training.integrity.held_state import in_words
+from dougong.training.memory.source import StateKey
+
+_MOST_NAMES = 3
+
+
+@dataclass(frozen=True)
+class WorkerEvidence:
+    """Of one worker. `changed`: tensors that are not what they were after its last update;
+    `messages`: its tally; `spread`: by tensor, the sums of dense weights; `replicas`: those that it
+    keeps and that came damaged, by owner."""
+
+    changed: tuple[StateKey, ...]
+    messages: Mapping[Seen, int]
+    spread: Mapping[str, int]
+    replicas: tuple[int, ...] = ()
+
+    def encode(self) -> bytes:
+        messages = [[*seen, value] for seen, value in self.messages.items()]
+        return json.dumps([self.changed, messages, self.spread, self.replicas]).encode()
+
+    @staticmethod
+    def decode(payload: bytes) -> WorkerEvidence:
+        changed, messages, spread, replicas = json.loads(payload)
+        keys = tuple((group, name) for group, name in changed)
+        tally = {(what, peer, is_sent): value for what, peer, is_sent, value in messages}
+        return WorkerEvidence(keys, tally, spread, tuple(replicas))
+
+
+@dataclass(frozen=True)
+class WrongNumbers:
+    """What has changed, in words, and whom that points at, by rank: one worker, whose own memory it
+    was, or two between which it happened, the one who noticed it last."""
+
+    what: str
+    accused: tuple[int, ...]
+
+
+def find(evidences: Sequence[WorkerEvidence], owners: Mapping[str, int]) -> WrongNumbers | None:
+    """The first thing that is wrong, what is certain of one worker before what is between two.
+    `evidences`: by rank; `owners` of dense tensors. None: all fits."""
+    return next(_findings(evidences, owners), None)
+
+
+def _findings(
+    evidences: Sequence[WorkerEvidence], owners: Mapping[str, int]
+) -> Iterator[WrongNumbers]:
+    for rank, evidence in enumerate(evidences):
+        if evidence.changed:
+            yield WrongNumbers(
+                f"{_some(evidence.changed)} changed in memory, computed by nobody", (rank,)
+            )
+    message = changed_message([evidence.messages for evidence in evidences])
+    if message is not None:
+        ends = tuple(dict.fromkeys((message.sender, message.receiver)))
+        yield WrongNumbers(f"{message.what}: what arrived is not what was sent", ends)
+    for rank, evidence in enumerate(evidences):
+        for owner in evidence.replicas:
+            yield WrongNumbers("a snapshot's replica that came is not what was sent", (owner, rank))
+    yield from _unlike_copies([evidence.spread for evidence in evidences], owners)
+
+
+def _unlike_copies(
+    spread: Sequence[Mapping[str, int]], owners: Mapping[str, int]
+) -> Iterator[WrongNumbers]:
+    """Dense weights that are not the same on all workers that compute with them."""
+    for name in sorted(set().union(*spread)):
+        values = {rank: sums[name] for rank, sums in enumerate(spread) if name in sums}
+        if len(set(values.values())) < 2:
+            continue
+        owner = owners[name]
+        what = f"the weight {name} is not the same on its owner and on those who got it from there"
+        others = [rank for rank, value in values.items() if value != values[owner]]
+        # All who got it have the same: then it is the owner's that changed after it was sent.
+        agreed = Counter(value for rank, value in values.items() if rank != owner)
+        if len(agreed) == 1 and len(values) > 2:
+            yield WrongNumbers(what, (owner,))
+        else:
+            yield WrongNumbers(what, (owner, others[0]))
+
+
+def _some(keys: Sequence[StateKey]) -> str:
+    more = len(keys) - _MOST_NAMES
+    text = ", ".join(in_words(key) for key in keys[:_MOST_NAMES])
+    return f"{text} and {more} more" if more > 0 else text

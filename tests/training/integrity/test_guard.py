@@ -1,0 +1,51 @@
+"""Numbers that have a copy are compared with it before a step is committed: whoever they belong to is named, and no
+healthy worker is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from dougong.errors import CorruptionError
+from tests.training.drill.test_spoiler import victim_of
+from tests.training.running import Order, Outcome, run
+from tests.training.session_drill import train_with
+from tests.training.test_trainer import job_of, trainer_of
+
+
+def spoilt(folder: Path, roles: str, worker: str, fault: str) -> Outcome:
+    """Three steps, in the second of which this happens to that worker."""
+    job = job_of(folder, steps=3, checkpoint={"every": 0})
+    return run(Order(job, roles, folder, train=train_with(worker, fault, 2)))
+
+
+@pytest.mark.parametrize(("fault", "says"), [
+    ("flip_weight", "the weight .* changed in memory, computed by nobody"),
+    ("flip_moment", "the exp_avg of .* changed in memory, computed by nobody"),
+    ("flip_message", "rows of site 0 .*: what arrived is not what was sent"),
+])  # fmt: skip
+def test_a_worker_alone_finds_its_own(fault: str, says: str, tmp_path: Path) -> None:
+    trainer, _, _ = trainer_of(job_of(tmp_path), tmp_path)
+    trainer.run_step(1)
+    victim_of(trainer).spoil(fault)
+    before = {name: tensor.clone() for name, tensor in trainer.stepper.parts.share.replica.masters.items()}
+    with pytest.raises(CorruptionError, match=f"step 2: {says}"):
+        trainer.run_step(2)
+    now = trainer.stepper.parts.share.replica.masters
+    assert all((now[name] == tensor).all() for name, tensor in before.items()), "no update was made"
+
+
+@pytest.mark.parametrize(("roles", "worker", "fault", "accused"), [
+    ("BB", "east/1", "flip_weight", "(east/1)"),
+    ("AEB", "east/1", "flip_moment", "(east/1)"),
+    ("BB", "east/1", "flip_message", "(east/1 and east/0)"),
+])  # fmt: skip
+def test_the_culprit_is_named_and_nothing_is_committed(
+    roles: str, worker: str, fault: str, accused: str, tmp_path: Path
+) -> None:
+    outcome = spoilt(tmp_path, roles, worker, fault)
+    assert list(outcome.rows) == [1]
+    kinds = {name: kind for name, (kind, _) in outcome.errors.items()}
+    assert sorted(kinds.values()) == ["CorruptionError"] + ["PeerError"] * (len(roles) - 1)
+    (text,) = [text for kind, text in outcome.errors.values() if kind == "CorruptionError"]
+    assert text.startswith("step 2: ") and accused in text
