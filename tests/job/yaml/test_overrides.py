@@ -68,7 +68,7 @@ def test_a_list_can_be_begun(tmp_path: Path) -> None:
         ("data.name=x", "data.name: unknown key; did you mean 'optimizer.name' or 'schedule.name' or 'islands.name'?"),
         ("fault.retries=1",
          "fault.retries: unknown key; known here are max_restarts, per_hour, actions, quarantine, "
-         "without_spare, non_finite, max_skips, snapshots, deadlines"),
+         "without_spare, non_finite, audit, max_skips, snapshots, deadlines"),
         ("batsh.lanes=8", "batsh: unknown key; did you mean 'batch'?"),
         ("checkpoint={evry: 3}", "checkpoint.evry: unknown key; did you mean 'every'?"),
         ("batch", "an override is KEY=VALUE, such as -o batch.lanes=8"),
