@@ -50,14 +50,9 @@ class MessageTally:
             self._entries.append(_Noted(what, peers, sums, is_sent))
 
     def balance(self) -> int:
-        """Sent less arrived, modulo 2**64. Waits for the device."""
-        found = 0
-        for is_sent in (True, False):
-            sums = [entry.sums for entry in self._entries if entry.is_sent is is_sent]
-            if sums:
-                added = int(torch.cat(sums).sum(0))
-                found += added if is_sent else -added
-        return found % WRAP
+        """Sent less arrived, modulo 2**64. Waits for the device once."""
+        signed = [entry.sums if entry.is_sent else -entry.sums for entry in self._entries]
+        return int(torch.cat(signed).sum()) % WRAP if signed else 0
 
     def by_message(self) -> dict[Seen, int]:
         """Everything, one by one; what has the same name is added."""
