@@ -10,6 +10,7 @@ from dougong.accelerators.cpu import Cpu
 from dougong.accelerators.cuda import Cuda, Rocm
 from dougong.accelerators.forms import wrong_facts
 from dougong.accelerators.generic import GenericAccelerator
+from dougong.accelerators.methods import wrong_methods
 from dougong.accelerators.npu import Npu
 from dougong.accelerators.vendors import Gcu, Mlu, Musa, Xpu
 from dougong.errors import DeviceError
@@ -95,11 +96,11 @@ def _load(point: EntryPoint) -> Accelerator:
             "it from dougong.accelerators.generic.GenericAccelerator, which has every method "
             "(docs/accelerators.md)"
         )
-    wrong = list(wrong_facts(kind))
+    wrong = [*wrong_facts(kind), *wrong_methods(kind, base)]
     if wrong:
         raise DeviceError(
             f"{where} of {_package(point)}: {'; '.join(wrong)}; correct it in the package "
-            "(docs/accelerators.md has each fact's form)"
+            "(docs/accelerators.md has each fact's form, dougong.accelerators.base each method's)"
         )
     if kind.name != point.name:
         raise DeviceError(

@@ -29,6 +29,10 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "from dougong.accelerators.generic import GenericAccelerator\n\n"
         "class Toy(Cpu):\n    name = 'toy'\n    resource = 'TOY'\n\nclass Half(Accelerator):\n    name = 'toy'\n"
         "class Plain(GenericAccelerator):\n    name = 'toy'\nclass Other(Toy):\n    name = 'other'\n"
+        "class Wanting(Toy):\n    def __init__(self, x):\n        pass\n"
+        "class Narrow(Toy):\n    def worker_environment(self, threads):\n        return {}\n"
+        "class Renamed(Toy):\n    def open(self, number, deterministic=True):\n        return None\n"
+        "class NoMethod(Toy):\n    describe = {'name': 'toy'}\n"
     )
     (tmp_path / "toy_broken.py").write_text("raise OSError('libtoy.so: cannot open shared object file')\n")
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -67,6 +71,13 @@ def test_a_package_can_add_one(package: Path) -> None:
             "resource, backend, visible_devices_variable; .*GenericAccelerator",
         ),
         (["toy_device:Plain"], "it lacks resource, backend, visible_devices_variable, device_type; "),
+        (["toy_device:Wanting"], r"Wanting\(\) is called without arguments \(missing a required argument: 'x'\)"),
+        (
+            ["toy_device:Narrow"],
+            r"worker_environment\(self, threads\) is called as worker_environment\(self, threads: .*; correct it",
+        ),
+        (["toy_device:Renamed"], r"open\(self, number, deterministic=True\) is called as open\(self, index: "),
+        (["toy_device:NoMethod"], "describe is {'name': 'toy'}, and must be a method; correct it"),
         (["toy_device:Other"], "calls itself other; give the entry point and the class one name"),
         (["pathlib:Path"], "not a subclass of dougong.accelerators.base.Accelerator"),
     ],
