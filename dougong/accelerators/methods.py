@@ -21,20 +21,23 @@ def wrong_methods(kind: type[Any], base: type[Any]) -> Iterator[str]:
             continue
         if not callable(given):
             yield f"{name} is {given!r}, and must be a method"
-        elif not _takes(given, inspect.signature(wanted)):
+        elif not _takes(given, inspect.signature(wanted), _has_self(kind, name)):
             yield f"{name}{inspect.signature(given)} is called as {name}{inspect.signature(wanted)}"
 
 
-def _takes(given: Any, wanted: inspect.Signature) -> bool:
+def _has_self(kind: type[Any], name: str) -> bool:
+    """Whether the function that the class gives by this name takes the instance, too."""
+    return not isinstance(inspect.getattr_static(kind, name), (staticmethod, classmethod))
+
+
+def _takes(given: Any, wanted: inspect.Signature, has_self: bool) -> bool:
     """Whether a method can be called with all arguments of another one, in order and by name."""
-    names = list(wanted.parameters)
-    static = not inspect.isfunction(given)  # a class's or a static method has no self
-    in_order = [None for _ in names[static:]]
-    by_name = dict.fromkeys(names[1:])
+    instance = [None] if has_self else []
+    names = list(wanted.parameters)[1:]
     try:
         signature = inspect.signature(given)
-        signature.bind(*in_order)
-        signature.bind(*([] if static else [None]), **by_name)
+        signature.bind(*instance, *([None] * len(names)))
+        signature.bind(*instance, **dict.fromkeys(names))
     except (TypeError, ValueError):
         return False
     return True
