@@ -3,12 +3,15 @@ nobody else is."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from dougong.control.worker_api import WorkerContext
 from dougong.errors import CorruptionError, NumericsError
+from dougong.parallel.execute.shard import ExpertShard
+from dougong.training import session
 from dougong.training.drill.spoiler import flip_bit
 from dougong.training.results.reports import StepResult
 from dougong.training.step import StepGradients
@@ -59,6 +62,49 @@ def test_whoever_computes_wrongly_is_named(roles: str, worker: str, fault: str, 
     assert list(outcome.rows) == [1]
     (text,) = [text for kind, text in outcome.errors.values() if kind == "CorruptionError"]
     assert text.startswith("step 2: ") and f"({worker})" in text
+
+
+@dataclass(frozen=True)
+class ErrsEachTime:
+    """An entry: the experts of one worker have the same wrong bit in all that they put out."""
+
+    worker: str
+
+    def __call__(self, context: WorkerContext) -> None:
+        if context.worker.name == self.worker:
+            honest = ExpertShard.forward
+
+            def forward(shard: ExpertShard, *given: Any, **named: Any) -> Any:
+                outputs = honest(shard, *given, **named)
+                flip_bit(outputs)
+                return outputs
+
+            ExpertShard.forward = forward  # type: ignore[method-assign, assignment]
+        session.train(context)
+
+
+@pytest.mark.parametrize("worker", ["east/0", "east/2"])
+def test_a_device_that_errs_each_time_alike_is_named_by_a_third(worker: str, tmp_path: Path) -> None:
+    batch = {"lanes": 3, "microbatches": 2, "microbatch_size": 1}
+    job = job_of(tmp_path, steps=2, checkpoint={"every": 0}, fault={"audit": "all"}, batch=batch)
+    outcome = run(Order(job, "BBB", tmp_path, train=ErrsEachTime(worker)))
+    (text,) = [text for kind, text in outcome.errors.values() if kind == "CorruptionError"]
+    assert text.startswith("step 1: ") and f"({worker})" in text
+
+
+def test_of_two_that_each_stick_to_their_own_both_are_named(tmp_path: Path) -> None:
+    job = job_of(tmp_path, steps=2, checkpoint={"every": 0}, fault={"audit": "all"})
+    outcome = run(Order(job, "BB", tmp_path, train=ErrsEachTime("east/1")))
+    (text,) = {text for kind, text in outcome.errors.values() if kind == "CorruptionError"}
+    assert "east/0" in text and "east/1" in text
+
+
+def test_with_each_audit_another_worker_takes_the_part_over(tmp_path: Path) -> None:
+    """Three healthy workers, and nobody is accused by either neighbour."""
+    batch = {"lanes": 3, "microbatches": 2, "microbatch_size": 1}
+    job = job_of(tmp_path, steps=4, checkpoint={"every": 0}, fault={"audit": "all"}, batch=batch)
+    outcome = run(Order(job, "BBB", tmp_path))
+    assert not outcome.errors and list(outcome.rows) == [1, 2, 3, 4]
 
 
 def test_only_every_nth_step_is_computed_again_and_those_that_look_strange(tmp_path: Path) -> None:

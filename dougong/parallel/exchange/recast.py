@@ -26,20 +26,24 @@ from dougong.parallel.comm.world import World
 from dougong.parallel.schedules.operation import MessageKind
 
 
-def exchanged_parts(kinds: Sequence[str]) -> tuple[int, ...]:
-    """By rank, whose part that worker takes over: the next one's of its kind, in a ring. `kinds`:
-    by rank. The only one of its kind keeps its own."""
-    parts = [0] * len(kinds)
+def exchanged_parts(kinds: Sequence[str], turn: int = 0) -> tuple[int, ...]:
+    """By rank, whose part that worker takes over: of all of its kind in a ring, the next one's, and
+    with each `turn` the one's after that, but never its own. `kinds`: by rank. The only one of its
+    kind keeps its own."""
+    parts = list(range(len(kinds)))
     for kind in set(kinds):
         ring = [rank for rank, other in enumerate(kinds) if other == kind]
+        if len(ring) == 1:
+            continue
+        shift = 1 + turn % (len(ring) - 1)
         for place, rank in enumerate(ring):
-            parts[rank] = ring[(place + 1) % len(ring)]
+            parts[rank] = ring[(place + shift) % len(ring)]
     return tuple(parts)
 
 
 class RecastWorld(World):
     """A world as the worker sees it whose part this one takes over. `tally` is its own. Not to be
-    left: it ends with the world that it is a view of."""
+    left: `close` ends what it has begun."""
 
     def __init__(self, world: World, parts: Sequence[int]) -> None:
         """`parts[rank]`: whose part the worker `rank` of `world` takes over."""
@@ -50,6 +54,8 @@ class RecastWorld(World):
         self.sent = SentTraffic(self.rank, self.size)
         self.tally = MessageTally()
         self.native = None
+        self._threads: list[MessageThread] = []
+        self._at_leaving: list[Callable[[], None]] = []
         self._route = _RecastRoute(world.everybody, self._process_of)
 
     def _member(self, member: Membership, part: int) -> Membership:
@@ -69,11 +75,9 @@ class RecastWorld(World):
     def begin_step(self, step: int) -> None:
         self.step = step
 
-    def make_thread(self, name: str) -> MessageThread:
-        return self._real.make_thread(f"again-{name}")
-
-    def at_leaving(self, end: Callable[[], None]) -> None:
-        self._real.at_leaving(end)
+    def close(self) -> None:
+        """End its threads; nothing may be under way."""
+        self._end_what_is_due()
 
     def route_of(self, kind: MessageKind) -> Route:
         return self._route

@@ -3,8 +3,9 @@
 Both computations have the same plan, so every message and every sum must have the same bits; only
 the processes are others. The first number, in the order in which the step computes them, that is
 not the same was computed from what was the same: so whoever computed it has computed it wrongly,
-the first time or the second. A third and a fourth computation, by the same two, tell who: a device
-that errs gives other bits from time to time, or others than all the rest.
+the first time or the second. A third and a fourth computation, by the same two, tell who where a
+device errs by chance: it gives other bits from time to time. Where each sticks to its own, a third
+worker is asked, if there is one.
 """
 
 from __future__ import annotations
@@ -69,15 +70,28 @@ def first_disagreement(
     return Disagreement(place, part)
 
 
-def accused(
-    owner: int, other: int, owners: Sequence[int | None], others: Sequence[int | None]
-) -> tuple[int, ...]:
-    """Who has computed a number wrongly: `owner`, who came to `owners`, or `other`, who came to
-    `others`, two times each; both where that cannot be told."""
-    if owner == other:
-        return (owner,)
-    is_steady = len(set(owners)) == 1
-    is_other_steady = len(set(others)) == 1
-    if is_steady == is_other_steady:
-        return owner, other
-    return (other,) if is_steady else (owner,)
+@dataclass(frozen=True)
+class Opinions:
+    """Of one number: by the worker `owner`, whose part it is in, and by `other`, who has computed
+    that part again; two times each. By rank; the two are the same where it is the only one."""
+
+    owner: int
+    other: int
+    by_owner: Sequence[int | None]
+    by_other: Sequence[int | None]
+
+
+def accused(said: Opinions, third: int | None = None) -> tuple[int, ...]:
+    """Who has computed it wrongly; both where that cannot be told. `third`: what it is by another
+    one, asked where each of the two sticks to its own."""
+    if said.owner == said.other:
+        return (said.owner,)
+    is_steady = len(set(said.by_owner)) == 1
+    is_other_steady = len(set(said.by_other)) == 1
+    if is_steady != is_other_steady:
+        return (said.other,) if is_steady else (said.owner,)
+    if is_steady and third == said.by_owner[0]:
+        return (said.other,)
+    if is_steady and third == said.by_other[0]:
+        return (said.owner,)
+    return said.owner, said.other

@@ -20,6 +20,14 @@ def test_each_takes_over_the_next_one_of_its_kind(kinds: list[str], expected: tu
     assert sorted(expected) == list(range(len(kinds))), "each part once"
 
 
+def test_with_each_turn_another_one_takes_it_over() -> None:
+    kinds = ["both"] * 4 + ["experts"] * 2
+    turns = [exchanged_parts(kinds, turn) for turn in range(4)]
+    assert [parts[0] for parts in turns] == [1, 2, 3, 1], "never its own"
+    assert all(parts[4:] == (5, 4) for parts in turns), "of two, always the other"
+    assert all(sorted(parts) == list(range(6)) for parts in turns), "each part once"
+
+
 def test_a_rank_is_called_as_the_process_that_has_it() -> None:
     world = World.alone()
     world.member = replace(world.member, size=3, names=("a", "b", "c"))

@@ -11,6 +11,7 @@ from dougong.training.integrity.verdict import (
     MESSAGES,
     Computed,
     Disagreement,
+    Opinions,
     accused,
     first_disagreement,
 )
@@ -48,5 +49,14 @@ def test_the_first_in_the_order_of_the_step_counts() -> None:
 def test_who_gives_other_bits_from_one_time_to_the_next_is_wrong(
     owners: tuple[int, int], others: tuple[int, int], expected: tuple[int, ...]
 ) -> None:
-    assert accused(0, 1, owners, others) == expected
-    assert accused(0, 0, owners, others) == (0,), "who has computed it again by itself"
+    assert accused(Opinions(0, 1, owners, others)) == expected
+    assert accused(Opinions(0, 0, owners, others)) == (0,), "who has computed it again by itself"
+
+
+@pytest.mark.parametrize(("third", "expected"), [(2, (1,)), (1, (0,)), (7, (0, 1)), (None, (0, 1))])
+def test_where_each_sticks_to_its_own_a_third_one_tells(third: int | None, expected: tuple[int, ...]) -> None:
+    assert accused(Opinions(0, 1, (2, 2), (1, 1)), third) == expected
+
+
+def test_what_comes_by_chance_on_both_is_not_told_by_a_third() -> None:
+    assert accused(Opinions(0, 1, (1, 2), (3, 4)), third=2) == (0, 1)
