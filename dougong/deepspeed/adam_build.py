@@ -132,7 +132,7 @@ def _refuse_exposed(file: Path) -> None:
     for place in (file, file.parent, file.parent.parent):
         try:
             found = place.stat()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             continue
         if found.st_mode & stat.S_IWOTH or _is_anothers(place, found.st_uid):
             raise DeviceError(

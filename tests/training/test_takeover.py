@@ -13,7 +13,7 @@ def test_the_only_one_of_its_kind_comes_to_its_own_numbers(tmp_path: Path) -> No
     trainer.run_step(1)
     stepper = trainer.stepper
     before = state_numbers(stepper.parts)
-    forwards = trainer._forwards  # type: ignore[attr-defined]
+    forwards = trainer._forwards
     first = stepper.gradients(2, forwards.of_step(2))
     numbers = computed_by(stepper.parts, stepper.parts.world.tally, first)
     takeover = Takeover(stepper, forwards, (0,))

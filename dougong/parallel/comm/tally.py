@@ -52,7 +52,7 @@ class MessageTally:
     def balance(self) -> int:
         """Sent less arrived, modulo 2**64. Waits for the device once."""
         signed = [entry.sums if entry.is_sent else -entry.sums for entry in self._entries]
-        return int(torch.cat(signed).sum()) % WRAP if signed else 0
+        return sum(torch.cat(signed).tolist()) % WRAP if signed else 0
 
     def by_message(self) -> dict[Seen, int]:
         """Everything, one by one; what has the same name is added."""
