@@ -82,7 +82,7 @@ def test_every_mistake_at_once(tmp_path: Path) -> None:
         "job.yaml:7:29: schedule.nam: unknown key; did you mean 'name'?",
         "job.yaml:8:7: seed: must be a whole number (got 1.5): of every random stream: weights, data, dropout",
         "job.yaml:9:7: fault: must be a mapping with the keys max_restarts, per_hour, actions, quarantine, "
-        "without_spare, non_finite, max_skips, snapshots, deadlines "
+        "without_spare, non_finite, audit, max_skips, snapshots, deadlines "
         "(got null); remove the key to get the default",
         "job.yaml:10:25: checkpoint.kept: unknown key; did you mean 'keep'?",
     ]
