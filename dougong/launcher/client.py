@@ -12,6 +12,7 @@ from dougong.control.messages import OrderDrill, Ping, StopRun
 from dougong.deadlines import DEADLINES, Deadlines
 from dougong.errors import LaunchError
 from dougong.launcher.beside import controller_words, silence_words, what_follows
+from dougong.launcher.outlived import end_waiting, has_waiting_agents
 from dougong.launcher.presence import Presence, ask, is_out_of_reach, look, storage_words
 from dougong.records.directory import RunDir
 from dougong.records.events import RunCreated, RunEnded
@@ -90,12 +91,17 @@ def stop(
     """Ask a run to stop, wait until it has, return its final status; at once when it has ended
     already. `tell` is called with what is awaited meanwhile.
 
+    A run that is lost, and whose agents may wait for a resume, is ended by this process: they see
+    it in the run directory.
+
     LaunchError when there is nobody to ask, with what is known of the run and what to type, and at
     the deadline: the end may come yet.
     """
     deadline = time.monotonic() + timeout_s
     found = _await_address(run_dir, deadline, deadlines)
     try:
+        if not found.is_there and has_waiting_agents(run_dir):
+            return end_waiting(run_dir, deadlines, tell)
         if found is not Presence.ALIVE:
             raise LaunchError(why_it_cannot_stop(run_dir, found))
         ask_controller(run_dir, StopRun(now), deadlines)

@@ -265,6 +265,7 @@ class RunEnded(RunEvent):
     """The controller's last event but for its state. `cause`, `culprit`, `failure`: of a failed
     run, the last two where something failed in it; `worker`: the culprit, where that is one.
     `saved`: the step of the newest checkpoint, 0 for none; None in what an earlier release wrote.
+    `gives_up_memory`: workers that have outlived their controller are to end with what they hold.
     """
 
     kind: Literal["finished", "stopped", "failed"]
@@ -273,6 +274,7 @@ class RunEnded(RunEvent):
     cause: str | None = None
     worker: str | None = None
     node: str = ""
+    gives_up_memory: bool = False
     culprit: Culprit | None = None
     failure: str | None = Field(None, validation_alias="class", serialization_alias="class")
 

@@ -56,7 +56,7 @@ def newest_generation(events: Iterable[Event]) -> int | None:
                 newest, fence = event.generation, event.fence
             case RecoveryDecided(action="roll_back"):
                 newest = None
-            case RunEnded() if event.fence == fence:
+            case RunEnded() if event.gives_up_memory or event.fence == fence:
                 newest = None
     return newest
 

@@ -11,8 +11,10 @@ import pytest
 from dougong.deadlines import DEADLINES
 from dougong.launcher.agent.settings import AgentSettings
 from dougong.launcher.kept.waiting import RunWatch
+from dougong.launcher.outlived import end_waiting
 from dougong.records.directory import RunDir
 from dougong.records.events import GenerationStarted, RunEnded
+from dougong.records.status import RunStatus
 from tests.launcher.toyrun import wait_for
 from tests.leases import held, left
 
@@ -38,6 +40,12 @@ def failed(run: RunDir) -> None:
     run.of_writer(2).append_event(RunEnded(kind="failed", generation=2, step=3))
 
 
+def stopped(run: RunDir) -> None:
+    """By `dougong stop`, when its controller was gone already."""
+    run.write_status(RunStatus(job="toy", state="RUNNING", step=3))
+    end_waiting(run, QUICK)
+
+
 @pytest.mark.parametrize(
     ("happens", "words"),
     [
@@ -45,6 +53,7 @@ def failed(run: RunDir) -> None:
         (resumed_in_vain, ""),
         (resumed_without_it, "the run goes on without it"),
         (failed, "the run has ended"),
+        (stopped, "the run has ended"),
     ],
 )
 def test_what_becomes_of_the_run_is_seen_in_its_directory(
