@@ -116,12 +116,13 @@ def goes_on(cluster: Cluster, process: HostProcess, before: int) -> None:
 def ends_alike(cluster: Cluster, process: HostProcess, undisturbed: RunDir) -> None:
     assert process.wait(240) == 0, process.output
     assert str(compare(cluster.read(NAME), undisturbed, STEPS)) == "the same bits"
+    wait_for(lambda: not left_of(cluster), f"nothing is left: {left_of(cluster)}", 30)
 
-    def left() -> list[str]:
-        words = [one for host in cluster.lab.hosts for one in host.processes().values()]
-        return [one for one in words if "dougong.launcher" in one or "dougong agent" in one or "dougong run" in one]
 
-    wait_for(lambda: not left(), f"nothing is left: {left()}", 30)
+def left_of(cluster: Cluster) -> list[str]:
+    """Processes of a run."""
+    words = [one for host in cluster.lab.hosts for one in host.processes().values()]
+    return [one for one in words if "dougong.launcher" in one or "dougong agent" in one or "dougong run" in one]
 
 
 def renew_ray(cluster: Cluster, head: Host) -> str:
@@ -158,6 +159,18 @@ def test_a_run_whose_heads_machine_is_lost_is_resumed_over_another_ray(
     lose(cluster, loss)
     goes_on(cluster, resumed, before)
     ends_alike(cluster, resumed, undisturbed)
+
+
+@pytest.mark.slow
+def test_stop_ends_agents_that_wait_for_a_resume(cluster: Cluster) -> None:
+    """Typed on a machine that lives. Nothing of the run is left."""
+    process = begin(cluster, cluster.lab.hosts[0], islands=SLOW_ISLANDS, checkpoint={"every": 3, "keep": 2})
+    cluster.lab.hosts[0].power_off()
+    process.wait(20)
+    stopped = cluster.lab.hosts[2].start(["dougong", "stop", str(cluster.run_dir(NAME))])
+    assert stopped.wait(90) == 0, stopped.output
+    assert "the agents that waited for a resume end within seconds: stopped at step" in stopped.output
+    wait_for(lambda: not left_of(cluster), f"nothing is left: {left_of(cluster)}", 60)
 
 
 @pytest.mark.slow
