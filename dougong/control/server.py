@@ -64,6 +64,7 @@ class Server:
         self._strangers, self._refusals = Strangers(), Refusals()
         self._callers: dict[socket.socket, _Caller] = {}  # in the order in which they came
         self._selector = selectors.DefaultSelector()
+        self._selector.register(self._listener, selectors.EVENT_READ)  # may be closed at once
         threading.Thread(target=self._run, name="dougong-accept", daemon=True).start()
 
     def close(self) -> None:
@@ -72,7 +73,6 @@ class Server:
 
     def _run(self) -> None:
         with self._selector:
-            self._selector.register(self._listener, selectors.EVENT_READ)
             while not self._listener.is_closed:
                 self._take_turn()
         for caller in self._callers.values():

@@ -9,7 +9,7 @@ for (`parallel.trace.checksum`), which cost several times as much.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -30,7 +30,7 @@ def bit_sums(tensors: Sequence[Tensor]) -> Tensor:
     for. All are of one device; of any dtype and shape."""
     if not tensors:
         return torch.zeros(0, dtype=torch.int64)
-    words = [_words(tensor) for tensor in tensors]
+    words = _words_of(tensors)
     limit = _SMALL_WORDS.get(words[0].device.type, _SMALL_WORDS_ELSEWHERE)
     small = [number for number, of_one in enumerate(words) if len(of_one) <= limit]
     large = [number for number, of_one in enumerate(words) if len(of_one) > limit]
@@ -54,7 +54,7 @@ def sums_of_shares(values: Tensor, sizes: Sequence[int]) -> Tensor:
         row_bytes *= length
     if len(shares) <= _FEW_SHARES or row_bytes % WORD_BYTES or _begins_inside_a_word(values):
         return bit_sums(shares)
-    words = _words(values)
+    (words,) = _words_of([values])
     rows = words.view(len(values), row_bytes // WORD_BYTES).sum(1)
     return _sums_of_runs(rows, list(sizes))
 
@@ -81,13 +81,23 @@ def _begins_inside_a_word(tensor: Tensor) -> bool:
     return tensor.storage_offset() * tensor.element_size() % WORD_BYTES != 0
 
 
-def _words(tensor: Tensor) -> Tensor:
-    """The bytes as int64, the last word filled up with zeros; no copy where the tensor lies as it
-    must."""
-    flat = tensor.detach().contiguous().reshape(-1)
-    num_bytes = flat.numel() * flat.element_size()
-    if num_bytes % WORD_BYTES == 0 and not _begins_inside_a_word(flat):
-        return flat.view(torch.int64)
-    data = torch.zeros(rounded_up(num_bytes, WORD_BYTES), dtype=torch.uint8, device=flat.device)
-    data[:num_bytes] = flat.view(torch.uint8)
-    return data.view(torch.int64)
+def _words_of(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Each one's bytes as int64, the last word filled up with zeros. Those that lie as they must
+    are not copied; all others are, in the same few calls, however many they are."""
+    flat = [tensor.detach().contiguous().reshape(-1) for tensor in tensors]
+    odd = [one for one in flat if not _is_of_words(one)]
+    copies = iter(_copied_to_words(odd) if odd else ())
+    return [one.view(torch.int64) if _is_of_words(one) else next(copies) for one in flat]
+
+
+def _is_of_words(flat: Tensor) -> bool:
+    return flat.numel() * flat.element_size() % WORD_BYTES == 0 and not _begins_inside_a_word(flat)
+
+
+def _copied_to_words(tensors: Sequence[Tensor]) -> Iterator[Tensor]:
+    data = [flat.view(torch.uint8) for flat in tensors]
+    sizes = [rounded_up(len(one), WORD_BYTES) for one in data]
+    room = torch.zeros(sum(sizes), dtype=torch.uint8, device=data[0].device)
+    places = room.split(sizes)
+    torch._foreach_copy_([place[: len(one)] for place, one in zip(places, data, strict=True)], data)
+    return (place.view(torch.int64) for place in places)

@@ -32,7 +32,6 @@ from dougong.ops.experts.base import ExpertOp
 from dougong.parallel.comm.world import World
 from dougong.parallel.trace.tracer import Tracer
 from dougong.training import non_finite
-from dougong.training.audit import make_audit
 from dougong.training.build import (
     LedgerStart,
     StepOptions,
@@ -41,6 +40,7 @@ from dougong.training.build import (
     build_on_plan,
 )
 from dougong.training.forwards import Forwards
+from dougong.training.integrity.audit import make_audit
 from dougong.training.memory.restore import MemorySource
 from dougong.training.memory.state_memory import StateMemory
 from dougong.training.phases import Phases

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import socket
+import threading
 
 import pytest
-from dougong.control.server import MOST_ADDRESSES, Refusals, Strangers
+from dougong.control.server import MOST_ADDRESSES, Refusals, Server, Strangers
+from dougong.deadlines import DEADLINES
 
 
 def test_of_too_many_strangers_the_oldest_of_the_busiest_address_goes() -> None:
@@ -52,3 +54,13 @@ def test_any_number_of_addresses_is_told_in_few_words(num_addresses: int) -> Non
     others = [text for text in told if text.startswith("other addresses")]
     assert len([text for text in told if text]) == MOST_ADDRESSES + len(others)
     assert 1 <= len(others) <= 4
+
+
+def test_one_that_is_closed_at_once_ends_its_thread_in_peace() -> None:
+    """What a thread raises fails a test."""
+    for _ in range(100):
+        Server("127.0.0.1", "secret", lambda hello, channel: None, lambda text: None, DEADLINES).close()
+    for thread in threading.enumerate():
+        if thread.name == "dougong-accept":
+            thread.join(10)
+            assert not thread.is_alive()

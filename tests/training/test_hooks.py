@@ -18,6 +18,7 @@ from dougong.training.hooks import StepHook, StepHooks
 from dougong.training.ledger import LedgerHook
 from dougong.training.load_balance import LoadBalance
 from dougong.training.results.reports import StepResult
+from dougong.training.state import GuardHook
 from tests.jobs import Rig, make_job, make_rig, plan_for
 from tests.processes import run_workers
 from torch import Tensor
@@ -104,13 +105,14 @@ def test_several_hooks_take_turns_at_every_moment() -> None:
     assert hooks.metrics(True) == {"first ": True, "second ": True, "last": "second "}
 
 
-def test_balance_is_the_first_and_the_ledger_the_last(tmp_path: Path) -> None:
+def test_balance_is_the_first_and_what_looks_at_the_state_comes_last(tmp_path: Path) -> None:
     hook = Recording()
     rig = make_rig(make_job(), options=StepOptions(hooks=(hook,), ledger=LedgerStart(tmp_path)))
     parts = rig.stepper.parts
-    first, middle, last = parts.hooks.hooks
-    assert isinstance(first, LoadBalance) and middle is hook and isinstance(last, LedgerHook)
-    assert (first, last) == (parts.balance, parts.ledger)
+    first, middle, ledger, guard = parts.hooks.hooks
+    assert isinstance(first, LoadBalance) and middle is hook and isinstance(ledger, LedgerHook)
+    assert isinstance(guard, GuardHook), "it holds the state to what the ledger has seen"
+    assert (first, ledger) == (parts.balance, parts.ledger)
 
 
 def test_a_step_that_is_not_finite_has_another_last_moment() -> None:

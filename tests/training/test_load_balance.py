@@ -217,6 +217,7 @@ def test_losses_and_gradients_are_those_of_the_engine_on_the_whole_model(family:
         for name, tensor in one.replica.dense.items():
             if name.endswith(BIAS):
                 tensor[0] = LARGE_BIAS
+        one.note_state()
     initial = {n: t.clone() for n, t in rig.replica.masters.items()}
     result, without = rig.stepper.run(1, rig.forwards(1)), bare.stepper.run(1, bare.forwards(1))
     plain = Plain(job)
@@ -320,6 +321,7 @@ def run_skewed(router: dict[str, Any]) -> tuple[float, float]:
         for name, tensor in rig.replica.dense.items():
             if name.endswith("gate.weight"):
                 tensor[:2] *= 8.0
+    rig.note_state()
     counts = [load.counts for load in rig.loads(30)]
     first, last = (Load(sum(part)).row(False)["load"]["worst"] for part in (counts[:10], counts[-10:]))
     return first, last

@@ -1,7 +1,7 @@
 """Many bytes from one machine to another and back, over one connection as gloo has between two
 workers: what a link gives.
 
-    prober -> listener   who it is, as in `control/path_probe.py`
+    prober -> listener   who it is, as in `control/network/path_probe.py`
     prober -> listener   a word: take, or give, so many bytes
     listener -> prober   those that it gives; one byte, when those that it takes are there
 """
@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 
 from dougong.addresses import Ports
-from dougong.control.path_probe import StrangerError, TimedLine, admit, greet
+from dougong.control.network.path_probe import StrangerError, TimedLine, admit, greet
 from dougong.control.ports import Listener
 from dougong.deadlines import DEADLINES, Deadlines
 from dougong.doctor.facts import LinkAnswer, LinkQuestion

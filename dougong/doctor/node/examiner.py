@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 
 from dougong.accelerators.registry import get_accelerator
 from dougong.control.environment import child_environment
-from dougong.control.path_probe import PathListener, try_paths
+from dougong.control.network.path_probe import PathListener, try_paths
 from dougong.doctor import facts
 from dougong.doctor.facts import (
     ClockAnswer,

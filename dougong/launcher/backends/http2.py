@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from dougong.control.path_probe import TimedLine
+from dougong.control.network.path_probe import TimedLine
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 """How a client begins (section 3.4); its first frame is its settings, and so is a server's."""

@@ -20,7 +20,7 @@ from typing import Any
 from dougong.addresses import read_address
 from dougong.control.bounded import answer_within
 from dougong.control.environment import ray_has_token, ray_wants_token, temporary_variables
-from dougong.control.path_probe import TimedLine
+from dougong.control.network.path_probe import TimedLine
 from dougong.deadlines import Deadlines
 from dougong.errors import LaunchError
 from dougong.launcher.backends.http2 import PREFACE, SETTINGS, frame, read_head

@@ -10,7 +10,7 @@ import time
 import psutil
 
 from dougong.addresses import show_address
-from dougong.control.path_probe import LARGE_BYTES, TimedLine
+from dougong.control.network.path_probe import LARGE_BYTES, TimedLine
 from dougong.control.processes import interface_of
 from dougong.deadlines import Deadlines
 from dougong.launcher.agent.paths import source_address

@@ -6,7 +6,7 @@ import socket
 import time
 
 import pytest
-from dougong.control.path_probe import TimedLine
+from dougong.control.network.path_probe import TimedLine
 from dougong.launcher.backends.http2 import ACK, PING, SETTINGS, FrameHead, frame, read_head
 
 

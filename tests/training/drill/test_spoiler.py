@@ -15,7 +15,7 @@ from tests.training.session_drill import train_with
 from tests.training.test_trainer import job_of, trainer_of
 
 COMPUTED_ONCE = ("flip_gradient", "flip_activation")
-"""Of the others nothing is committed: `integrity/test_guard.py`."""
+"""Of the others nothing is committed: `tests/training/integrity/test_guard.py`."""
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

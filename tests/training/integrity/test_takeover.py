@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dougong.training.takeover import Takeover, computed_by, state_numbers
+from dougong.training.integrity.takeover import Takeover, computed_by, state_numbers
 from tests.training.test_trainer import job_of, trainer_of
 
 
