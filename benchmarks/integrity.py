@@ -31,7 +31,7 @@ from dougong.errors import CorruptionError
 from dougong.parallel.comm.message import SplitTensor
 from dougong.parallel.exchange.expected import Outgoing
 from dougong.parallel.segments.flight import Forward
-from dougong.training.integrity.audit import Audit
+from dougong.training.audit import Audit
 from dougong.training.integrity.held_state import HeldState
 from dougong.training.state import held_state_of
 from tests.jobs import Rig, make_rig

@@ -40,7 +40,7 @@ from dougong.control.fork_messages import (
     StartServer,
 )
 from dougong.control.handshake import Challenge, Hello, Welcome
-from dougong.control.network.path_messages import Hearing, PathsOpen, PathsTried, TryPaths
+from dougong.control.path_messages import Hearing, PathsOpen, PathsTried, TryPaths
 from dougong.control.progress import ForkServerSigns, WorkerProgress, WorkerSigns
 from dougong.control.tasks import Task, TrainTask
 from dougong.control.worker_messages import StoreReply, WorkerMessage

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 from dougong.accelerators.telemetry.reading import DeviceReading
 from dougong.addresses import Ports
 from dougong.control.handshake import FolderTrouble, MachineLimits, PackageCode
-from dougong.control.network.path_messages import PathEnd, PathResult, TryPaths
+from dougong.control.path_messages import PathEnd, PathResult, TryPaths
 from dougong.deadlines import Deadlines
 from dougong.records.shared_folder import FolderProof
 

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from dougong.addresses import show_address
-from dougong.control.network.path_messages import CONTROLLER, Finding, PathEnd, PathResult
+from dougong.control.path_messages import CONTROLLER, Finding, PathEnd, PathResult
 from dougong.deadlines import Deadlines
 
 MOST_TOLD = 6

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from dougong.control.network.path_messages import CONTROLLER, Hearing
+from dougong.control.path_messages import CONTROLLER, Hearing
 from dougong.deadlines import DEADLINES, Deadlines
 from dougong.fault.culprit import Culprit
 from dougong.fault.suspicion import Sign, Suspicion

@@ -53,8 +53,8 @@ from dougong.training.ledger import Ledger, LedgerHook
 from dougong.training.load_balance import LoadBalance
 from dougong.training.memory.state_memory import StateMemory
 from dougong.training.optimizers.registry import make_optimizer
-from dougong.training.phases import Phases
 from dougong.training.replica import ModelBlueprint, Replica, build_replica
+from dougong.training.results.phases import Phases
 from dougong.training.results.reports import ReportForm, loss_keys
 from dougong.training.state import GuardHook, SnapshotHook, StartState, held_state_of
 from dougong.training.step import StepParts, Stepper, WorkerShare

@@ -32,9 +32,9 @@ from dougong.training.load_balance import LoadBalance
 from dougong.training.memory.state_memory import StateMemory
 from dougong.training.optimizers.base import Optimizer
 from dougong.training.optimizers.lr_schedule import rate_of
-from dougong.training.phases import Phases
 from dougong.training.replica import ModelBlueprint, Replica
 from dougong.training.results.integrity_word import NOTHING_CHANGED
+from dougong.training.results.phases import Phases
 from dougong.training.results.reports import (
     LossKey,
     ReportForm,

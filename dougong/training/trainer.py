@@ -32,6 +32,7 @@ from dougong.ops.experts.base import ExpertOp
 from dougong.parallel.comm.world import World
 from dougong.parallel.trace.tracer import Tracer
 from dougong.training import non_finite
+from dougong.training.audit import make_audit
 from dougong.training.build import (
     LedgerStart,
     StepOptions,
@@ -40,13 +41,12 @@ from dougong.training.build import (
     build_on_plan,
 )
 from dougong.training.forwards import Forwards
-from dougong.training.integrity.audit import make_audit
 from dougong.training.memory.restore import MemorySource
 from dougong.training.memory.state_memory import StateMemory
-from dougong.training.phases import Phases
 from dougong.training.replica import ModelBlueprint
 from dougong.training.results.kept_rows import KeptRows, lacks_validation
 from dougong.training.results.metrics import step_row
+from dougong.training.results.phases import Phases
 from dougong.training.results.reports import LossKey, StepResult, evaluation_mean
 from dougong.training.results.save_cost import SaveCost
 from dougong.training.start.agreement import agree_on_data, agree_on_operators, fallback_teller

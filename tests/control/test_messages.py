@@ -14,7 +14,7 @@ from dougong.control import handshake, tasks
 from dougong.control import messages as wire
 from dougong.control import worker_messages as worker
 from dougong.control.messages import Message, ProtocolError, decode, encode
-from dougong.control.network.path_messages import PathEnd, PathResult
+from dougong.control.path_messages import PathEnd, PathResult
 from dougong.control.progress import WorkerProgress
 from dougong.deadlines import DEADLINES
 from dougong.job.drills.drill import Drill

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from dougong.control.handshake import MachineLimits, PackageCode
-from dougong.control.network.path_messages import PathEnd, PathResult
+from dougong.control.path_messages import PathEnd, PathResult
 from dougong.doctor.ask.demand import Demand, DoctorRequest
 from dougong.doctor.ask.observations import ClockFacts, Observations, Viewpoint
 from dougong.doctor.facts import (

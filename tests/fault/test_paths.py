@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from dougong.control.network.path_messages import CONTROLLER, Finding, PathEnd, PathResult
+from dougong.control.path_messages import CONTROLLER, Finding, PathEnd, PathResult
 from dougong.deadlines import DEADLINES
 from dougong.fault.paths import MOST_TOLD, PathFacts, judge_paths, paths_to_try
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from dougong.control.network.path_messages import CONTROLLER, Hearing
+from dougong.control.path_messages import CONTROLLER, Hearing
 from dougong.deadlines import DEADLINES
 from dougong.fault.reach import AgentView, Reach
 from dougong.fault.suspicion import Suspicion

@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from dougong.control.network.path_messages import Hearing, PathEnd
+from dougong.control.path_messages import Hearing, PathEnd
 from dougong.deadlines import DEADLINES
 
 _LONGEST_S = 2 * DEADLINES.neighbour_every_s

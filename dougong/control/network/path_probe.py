@@ -31,7 +31,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from dougong.addresses import Ports
 from dougong.control.channel import proof
-from dougong.control.network.path_messages import Finding, PathEnd, PathResult, TryPaths
+from dougong.control.path_messages import Finding, PathEnd, PathResult, TryPaths
 from dougong.control.ports import Listener
 from dougong.control.server import Strangers
 from dougong.deadlines import DEADLINES, Deadlines

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from dougong.control.network.path_messages import PathEnd, PathResult
+from dougong.control.path_messages import PathEnd, PathResult
 from dougong.deadlines import Deadlines
 from dougong.doctor.ask.demand import Demand, DoctorRequest
 from dougong.doctor.ask.nodes import ExaminedNodes

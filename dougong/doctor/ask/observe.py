@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from dougong.control.bounded import answer_within
-from dougong.control.network.path_messages import TryPaths
+from dougong.control.path_messages import TryPaths
 from dougong.doctor.ask.demand import DoctorRequest, demand_of
 from dougong.doctor.ask.measure import measure_devices, measure_links, measure_storage
 from dougong.doctor.ask.nodes import ExaminedNodes

@@ -45,7 +45,7 @@ from dougong.control.messages import (
     ToWorker,
     WorkerExited,
 )
-from dougong.control.network.path_messages import TryPaths
+from dougong.control.path_messages import TryPaths
 from dougong.control.processes import adopt_orphans, count_oom_kills, interface_of
 from dougong.control.progress import ForkServerSigns
 from dougong.control.worker_messages import StorageTold, WorkerLeft, WorkerMessage

@@ -14,8 +14,8 @@ from dougong.control.channel import Channel, UnreachableError, connect
 from dougong.control.environment import chosen_interface
 from dougong.control.handshake import AgentFacts
 from dougong.control.network.neighbours import Neighbours
-from dougong.control.network.path_messages import Hearing, PathEnd, PathsOpen, PathsTried, TryPaths
 from dougong.control.network.path_probe import PathListener, try_paths
+from dougong.control.path_messages import Hearing, PathEnd, PathsOpen, PathsTried, TryPaths
 from dougong.control.processes import interface_of
 from dougong.errors import LaunchError
 from dougong.launcher.agent.settings import AgentSettings

@@ -17,8 +17,8 @@ from dougong.control.messages import (
     StopAfterStep,
     ToWorker,
 )
-from dougong.control.network.path_messages import CONTROLLER, PathEnd, TryPaths
 from dougong.control.network.path_probe import try_paths
+from dougong.control.path_messages import CONTROLLER, PathEnd, TryPaths
 from dougong.control.tasks import FingerprintTask, InspectTask, TrainTask
 from dougong.control.worker_messages import StoreReply
 from dougong.fault.self_inflicted import inflict

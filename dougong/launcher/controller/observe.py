@@ -22,7 +22,7 @@ from dougong.control.messages import (
     WorkerExited,
     WorkerForked,
 )
-from dougong.control.network.path_messages import CONTROLLER, PathsOpen, PathsTried
+from dougong.control.path_messages import CONTROLLER, PathsOpen, PathsTried
 from dougong.control.processes import signal_name
 from dougong.control.progress import ForkServerSigns
 from dougong.control.worker_messages import StorageTold

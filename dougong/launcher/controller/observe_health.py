@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from dougong.control.messages import DevicesRead
-from dougong.control.network.path_messages import CONTROLLER
+from dougong.control.path_messages import CONTROLLER
 from dougong.deadlines import DEADLINES, Deadlines
 from dougong.fault.culprit import Culprit
 from dougong.fault.devices import unusable

@@ -22,9 +22,10 @@ class Door:
 
     def __init__(self, settings: AgentSettings) -> None:
         """OSError where an agent of that run and name has it on this machine."""
+        self.name = _name_of(settings)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            self._socket.bind(_name_of(settings))
+            self._socket.bind(self.name)
             self._socket.listen(1)
         except OSError:
             self._socket.close()

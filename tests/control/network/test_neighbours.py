@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 from dougong.control.network.neighbours import Neighbours
-from dougong.control.network.path_messages import Hearing, PathEnd
+from dougong.control.path_messages import Hearing, PathEnd
 from tests.launcher.toyrun import wait_for
 
 TOKEN = "a token"

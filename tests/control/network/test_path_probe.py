@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from dougong.addresses import Ports
-from dougong.control.network.path_messages import PathEnd, PathResult, TryPaths
 from dougong.control.network.path_probe import PathListener, try_path, try_paths
+from dougong.control.path_messages import PathEnd, PathResult, TryPaths
 from dougong.control.server import MOST_OF_ONE
 from dougong.deadlines import DEADLINES
 

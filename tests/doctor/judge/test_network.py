@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from dougong.control.network.path_messages import PathResult
+from dougong.control.path_messages import PathResult
 from dougong.doctor.ask.demand import Demand
 from dougong.doctor.ask.observations import Observations
 from dougong.doctor.facts import LinkAnswer, Post

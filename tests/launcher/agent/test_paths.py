@@ -13,8 +13,8 @@ import pytest
 from dougong.addresses import Ports
 from dougong.control.channel import Channel, UnreachableError
 from dougong.control.handshake import AgentFacts, Hello
-from dougong.control.network.path_messages import PathEnd, PathsOpen, PathsTried, TryPaths
 from dougong.control.network.path_probe import PathListener, try_path
+from dougong.control.path_messages import PathEnd, PathsOpen, PathsTried, TryPaths
 from dougong.control.server import Server
 from dougong.deadlines import DEADLINES
 from dougong.errors import LaunchError

@@ -14,7 +14,7 @@ from typing import Any
 from dougong.control.channel import Channel
 from dougong.control.handshake import AgentFacts, FolderTrouble, KeptWorker
 from dougong.control.messages import AgentReady, FromWorker, Heartbeat, Message, WorkerExited
-from dougong.control.network.path_messages import CONTROLLER, PathEnd, PathResult, PathsOpen, PathsTried
+from dougong.control.path_messages import CONTROLLER, PathEnd, PathResult, PathsOpen, PathsTried
 from dougong.control.progress import WorkerProgress
 from dougong.control.worker_messages import (
     ModelFound,

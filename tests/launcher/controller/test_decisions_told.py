@@ -11,7 +11,7 @@ import pytest
 from dougong.accelerators.telemetry.reading import DeviceReading
 from dougong.accelerators.telemetry.xid import xid
 from dougong.control.messages import AgentFailed, AgentReady, DevicesRead, ForkServerReplaced, Heartbeat
-from dougong.control.network.path_messages import CONTROLLER, Hearing
+from dougong.control.path_messages import CONTROLLER, Hearing
 from dougong.control.progress import WorkerProgress, WorkerSigns
 from dougong.control.worker_messages import StepRepeated, UpdateSkipped, WorkerLeft
 from dougong.fault.replacement import Measure

@@ -6,7 +6,7 @@ import time
 
 import pytest
 from dougong.control.messages import ForkServerReplaced, Heartbeat
-from dougong.control.network.path_messages import CONTROLLER, Hearing
+from dougong.control.path_messages import CONTROLLER, Hearing
 from dougong.control.progress import ForkServerSigns, WorkerProgress, WorkerSigns
 from dougong.launcher.controller.inbound.items import MachineTried
 from dougong.launcher.controller.observe_health import health_words, suspect_words

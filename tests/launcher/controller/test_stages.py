@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from dougong.control.messages import AgentReady
-from dougong.control.network.path_messages import CONTROLLER, PathResult
+from dougong.control.path_messages import CONTROLLER, PathResult
 from dougong.control.run_sources import LOOKED_FOR, RunSources
 from dougong.control.worker_messages import FingerprintFound, ModelFound
 from dougong.errors import NoRoomError

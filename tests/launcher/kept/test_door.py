@@ -75,7 +75,7 @@ def as_nobody(what: Callable[[], int]) -> int:
 
 def test_another_user_is_not_let_in(tmp_path: Path) -> None:
     door = Door(settings(tmp_path))
-    name = door._socket.getsockname()
+    name = door.name
 
     def connect() -> int:
         """5 when the connection was closed on it without a word."""
@@ -98,7 +98,7 @@ def test_another_user_is_not_let_in(tmp_path: Path) -> None:
 def test_a_door_that_another_user_has_made_is_not_entered(tmp_path: Path) -> None:
     """One of the name that the agent of this user would have."""
     door = Door(settings(tmp_path))
-    name = door._socket.getsockname()
+    name = door.name
     door.close()
     ready, go = os.pipe()
 

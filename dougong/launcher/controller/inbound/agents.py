@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from dougong.control.channel import Channel
 from dougong.control.handshake import AgentFacts
-from dougong.control.network.path_messages import Hearing, PathEnd
+from dougong.control.path_messages import Hearing, PathEnd
 from dougong.control.progress import ForkServerSigns
 from dougong.deadlines import DEADLINES, Deadlines
 from dougong.fault.observation import AgentLost, LinkCut

@@ -15,8 +15,8 @@ from dougong.control.channel import Channel
 from dougong.control.handshake import AgentFacts, FolderTrouble, Hello
 from dougong.control.messages import EndAgent, Message, Ping, ProtocolError
 from dougong.control.network.neighbours import Neighbours, takes_connections
-from dougong.control.network.path_messages import CONTROLLER, Hearing, PathEnd
 from dougong.control.network.path_probe import PathListener
+from dougong.control.path_messages import CONTROLLER, Hearing, PathEnd
 from dougong.control.server import Refusals, Server
 from dougong.deadlines import Deadlines
 from dougong.errors import LaunchError

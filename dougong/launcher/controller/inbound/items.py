@@ -10,7 +10,7 @@ from dougong.checkpoint.repository import RejectedCheckpoint
 from dougong.control.channel import Channel
 from dougong.control.handshake import AgentFacts
 from dougong.control.messages import Message, OrderDrill
-from dougong.control.network.path_messages import Hearing, PathEnd, PathResult
+from dougong.control.path_messages import Hearing, PathEnd, PathResult
 from dougong.errors import DougongError
 from dougong.launcher.backends.base import RayNews
 from dougong.planner.nodes import Node

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from dougong.control.progress import PHASES
-from dougong.training.phases import Phases
+from dougong.training.results.phases import Phases
 
 
 def watched() -> tuple[Phases, list[tuple[int, str, int]]]:

@@ -22,10 +22,10 @@ from dougong.training.forwards import Forwards
 from dougong.training.integrity.evidence import WrongNumbers
 from dougong.training.integrity.guard import blame
 from dougong.training.integrity.spikes import LossWatch
-from dougong.training.integrity.takeover import Takeover, computed_by, state_numbers
 from dougong.training.integrity.verdict import Computed, Disagreement, Opinions, accused
 from dougong.training.results.reports import LossKey, StepResult
 from dougong.training.step import StepGradients, Stepper
+from dougong.training.takeover import Takeover, computed_by, state_numbers
 
 
 class Audit:
