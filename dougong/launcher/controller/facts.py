@@ -95,7 +95,8 @@ class RunFacts:
     `successor`: the controller that has taken the run over from this one, in words; empty: none.
     `ray`: what of Ray is gone, in words. `skipped`: steps that the run leaves out. `unvalidated`:
     the row of the last step, while its validation is made up. `reserve`: the search for agents that
-    stand by. What is not known yet is None.
+    stand by. `follows`: this controller goes on where another one has died. What is
+    not known yet is None.
     """
 
     number: int
@@ -133,6 +134,12 @@ class RunFacts:
     recoveries: OpenRecoveries = field(default_factory=OpenRecoveries)
     stop: Stop | None = None
     error: DougongError | None = None
+    follows: bool = False
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the command that is being obeyed has had workers train, or begin to."""
+        return self.generation is not None or self.follows
 
     @staticmethod
     def at(point: ResumePoint, lifted: Collection[str] = ()) -> RunFacts:
@@ -140,7 +147,7 @@ class RunFacts:
         fired, told = set(point.fired), point.recorded or point.step
         facts = RunFacts(point.generation - 1, point.step, fired, told, point.same_since)
         facts.devices = DeviceFacts.of(point.quarantined, lifted)
-        facts.skipped = set(point.skipped)
+        facts.skipped, facts.follows = set(point.skipped), point.died is not None
         facts.history, facts.checkpoints.committed_at = list(point.failures), point.committed_at
         return facts
 
