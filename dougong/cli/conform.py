@@ -56,7 +56,7 @@ def conform(
     """
     folder = out or Path("conformance") / accelerator
     _refuse_no_folder(folder)
-    if Path(model).is_dir():
+    if model and Path(model).is_dir():
         refuse_own_code(model)  # before checks that take minutes
     console = Console(highlight=False)
     with _Ending().heard() as ending, console.status("") as line:
