@@ -78,7 +78,8 @@ def _is_ours(kind: type[Any]) -> bool:
 def _public(kinds: Collection[type[Any]], base: type[Any]) -> set[str]:
     """The names that our own classes among these have."""
     ours = [kind for kind in kinds if issubclass(kind, base) and _is_ours(kind)]
-    return {name for kind in ours for name in vars(kind) if not name.startswith("_")}
+    names: set[str] = set().union(*map(vars, ours))
+    return {name for name in names if not name.startswith("_")}
 
 
 def _near(name: str, known: Collection[str], cutoff: float) -> str | None:
