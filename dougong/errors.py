@@ -4,41 +4,49 @@ A message holds the values that clash, the rule, and the next thing to type. Eve
 pickling, because errors travel between processes. `exit_status` is what the command line ends with.
 """
 
+BAD_INPUT = 2
+"""The status of what is said before anything is begun: it would be so again."""
+
 
 class DougongError(Exception):
     """Base of every error that dougong raises on purpose."""
 
     exit_status = 1
 
+    def status_of(self, has_begun: bool) -> int:
+        """What a run ends with by it. `has_begun`: workers have been started, so that it cannot be
+        what the command was given alone."""
+        return 1 if has_begun and self.exit_status == BAD_INPUT else self.exit_status
+
 
 class JobError(DougongError):
     """The job file (or an override) is wrong; nothing was started."""
 
-    exit_status = 2
+    exit_status = BAD_INPUT
 
 
 class PlanError(DougongError):
     """The job cannot be laid out on this cluster."""
 
-    exit_status = 2
+    exit_status = BAD_INPUT
 
 
 class DeviceError(DougongError):
     """A kind of device, a device or its native library is not known, not here or not sound."""
 
-    exit_status = 2
+    exit_status = BAD_INPUT
 
 
 class ModelError(DougongError):
     """The model cannot be built, or cannot be cut at its experts."""
 
-    exit_status = 2
+    exit_status = BAD_INPUT
 
 
 class DataError(DougongError):
     """The training data cannot be read as the job file says."""
 
-    exit_status = 2
+    exit_status = BAD_INPUT
 
 
 class NumericsError(DougongError):
@@ -62,7 +70,7 @@ class CheckpointError(DougongError):
 class SourceError(CheckpointError):
     """What a command was given is no checkpoint, or cannot be used for what it asks."""
 
-    exit_status = 2
+    exit_status = BAD_INPUT
 
 
 class ReproducibilityError(DougongError):
@@ -77,7 +85,7 @@ class PlaceError(LaunchError):
     """A place, a name or options that a command was given are not there, or contradict each other:
     nothing was begun."""
 
-    exit_status = 2
+    exit_status = BAD_INPUT
 
 
 class NotNowError(LaunchError):
@@ -115,7 +123,7 @@ class StorageError(LaunchError):
 class RecordError(LaunchError):
     """A file of a run's record is damaged: what the command was given cannot be read."""
 
-    exit_status = 2
+    exit_status = BAD_INPUT
 
 
 class WorkerError(DougongError):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import platform
 from importlib.metadata import EntryPoint
+from types import ModuleType
 from typing import TypeVar
 
 from dougong.errors import DeviceError
@@ -21,13 +23,27 @@ def offered_class(
     where = f"{what} {point.name}: entry point {point.value}"
     try:
         kind = point.load()
-    except Exception as error:  # whatever another package's module may raise
+    except (Exception, SystemExit) as error:  # whatever another package's module may raise
         reason = f"{type(error).__name__}: {error}"
         raise DeviceError(
-            f"{where} does not load ({reason}); install its package again, with the libraries that "
-            f"it needs{otherwise}"
+            f"{where} does not load ({reason}); {_remedy(error, point)}{otherwise}"
         ) from error
     if not (isinstance(kind, type) and issubclass(kind, base)):
         wanted = f"{base.__module__}.{base.__qualname__}"
         raise DeviceError(f"{where} is {kind!r}, not a subclass of {wanted}; see {page}{otherwise}")
     return kind
+
+
+def _remedy(error: BaseException, point: EntryPoint) -> str:
+    """What to do where a module is not there, does not fit, or is wrong in itself."""
+    if isinstance(error, ImportError | OSError):
+        return "install its package again, with the libraries that it needs"
+    if isinstance(error, SyntaxError):
+        return (
+            "correct that line in the package, or install a release of it for Python "
+            f"{platform.python_version()}"
+        )
+    lacking = error.obj if isinstance(error, AttributeError) else None
+    if isinstance(lacking, ModuleType) and lacking.__name__ == point.module:
+        return "have the package's entry point name a class that is there"
+    return f"correct it in the package (`python -c 'import {point.module}'` shows where)"

@@ -32,7 +32,7 @@ LONG_FILES: dict[str, str] = {}
 # The rooms, lowest first: a module imports from its own room and from rooms further up in this list. Imports inside
 # functions, those under TYPE_CHECKING and entry points named as text count like any other.
 ORDER = (
-    "errors", "deadlines", "addresses", "remarks", "bridge_names", "offers",
+    "errors", "error_words", "deadlines", "addresses", "remarks", "bridge_names", "offers",
     "storage",  # what may refuse or not answer is written by a thread of its own
     "ops", "ops.experts",  # deterministic operators
     "accelerators.telemetry",  # what devices say of their health

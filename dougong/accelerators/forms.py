@@ -3,18 +3,22 @@ loaded and not where the fact is first used."""
 
 from __future__ import annotations
 
+import difflib
+import inspect
+import math
 import re
 import reprlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, get_args
 
 from dougong.accelerators.facts import Default, PeakRates, Refused, Standing
 
 
 @dataclass(frozen=True)
-class FactForm:
-    """What a fact must be: in words, and whether a value is so."""
+class ValueForm:
+    """What a fact, or what a method returns, must be: in words, and whether a value is so."""
 
     words: str
     fits: Callable[[Any], bool]
@@ -25,7 +29,7 @@ class Fact:
     """A class attribute of an accelerator. `meaning`: for people who write one."""
 
     name: str
-    form: FactForm
+    form: ValueForm
     meaning: str
 
 
@@ -39,6 +43,67 @@ def wrong_facts(kind: type[Any]) -> Iterator[str]:
                     f"{fact.name} is {reprlib.repr(given)} ({type(given).__name__}), and must be "
                     f"{fact.form.words}"
                 )
+
+
+def unknown_names(kind: type[Any], base: type[Any], *more: type[Any]) -> Iterator[str]:
+    """Of each public name that a class states and nobody asks for, with the one that was meant:
+    what is misspelt would be left at its default. Of methods only those count that are nearly one
+    that is known, as others are the class's own. `base`: of all kinds of device; `more`: others
+    whose names are known."""
+    known = {fact.name for fact in (*FACTS, *GENERIC_FACTS)} | _public((*kind.__mro__, *more), base)
+    for part in kind.__mro__:
+        if not issubclass(part, base) or _is_ours(part):
+            continue
+        for name, value in vars(part).items():
+            if name.startswith("_") or name in known:
+                continue
+            is_method = callable(getattr(part, name, value)) or inspect.isdatadescriptor(value)
+            meant = _near(name, known, _NEARLY if is_method else _ROUGHLY)
+            if meant or not is_method:
+                guess = f" (did you mean {meant}?)" if meant else ""
+                yield (
+                    f"{name} is no {'method' if is_method else 'fact'} that anybody asks for{guess}"
+                    "; begin the name of what is the package's own with an underscore"
+                )
+
+
+_ROUGHLY, _NEARLY = 0.6, 0.85
+"""How alike two words are, of 1, for the one to be meant by the other."""
+
+
+def _is_ours(kind: type[Any]) -> bool:
+    return kind.__module__.partition(".")[0] == __name__.partition(".")[0]
+
+
+def _public(kinds: Collection[type[Any]], base: type[Any]) -> set[str]:
+    """The names that our own classes among these have."""
+    ours = [kind for kind in kinds if issubclass(kind, base) and _is_ours(kind)]
+    names: set[str] = set().union(*map(vars, ours))
+    return {name for name in names if not name.startswith("_")}
+
+
+def _near(name: str, known: Collection[str], cutoff: float) -> str | None:
+    """The known name that is most like this one, or that is a part of it."""
+    close = difflib.get_close_matches(name, sorted(known), 1, cutoff)
+    parts = [one for one in sorted(known) if cutoff == _ROUGHLY and one in name.split("_")]
+    return next(iter([*close, *parts]), None)
+
+
+def or_none(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """Whether a value is None, or fits."""
+    return lambda value: value is None or fits(value)
+
+
+def is_count(value: Any) -> bool:
+    """Whether a value is a whole number that something can be counted by."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number above 0."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return math.isfinite(value) and value > 0
 
 
 def _is_text(value: Any) -> bool:
@@ -69,8 +134,22 @@ def _are_words(value: Any) -> bool:
     return _is_row(value) and all(map(_is_word, value))
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+def _is_place(value: Any) -> bool:
+    """Whether a value is a dotted name below torch."""
+    if not _is_word(value):
+        return False
+    first, *others = value.split(".")
+    return bool(others) and first != "torch" and all(map(str.isidentifier, (first, *others)))
+
+
+def _is_operator_module(value: Any) -> bool:
+    if not _is_word(value) or not all(map(str.isidentifier, value.split("."))):
+        return False
+    return _OPS.joinpath(*value.split(".")).with_suffix(".py").is_file()
+
+
+def _is_dtype(value: Any) -> bool:
+    return _is_word(value) and _DTYPE.fullmatch(value) is not None
 
 
 def _is_default(value: Any) -> bool:
@@ -89,48 +168,56 @@ def _are_rates(value: Any) -> bool:
     if not isinstance(value, PeakRates):
         return False
     is_named = _is_word(value.model) and _is_word(value.source)
-    return is_named and _mapping(_is_number)(value.per_s)
+    return is_named and _mapping(is_number, _is_dtype)(value.per_s)
 
 
 def _row_of(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda value: _is_row(value) and all(map(fits, value))
 
 
-def _mapping(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    """Whether a value is a mapping of words to what fits."""
+def _mapping(
+    fits: Callable[[Any], bool], is_key: Callable[[Any], bool] = _is_word
+) -> Callable[[Any], bool]:
+    """Whether a value is a mapping of keys, words at least, to what fits."""
 
     def check(value: Any) -> bool:
         if not isinstance(value, Mapping):
             return False
-        return all(map(_is_word, value)) and all(map(fits, value.values()))
+        return all(map(is_key, value)) and all(map(fits, value.values()))
 
     return check
 
 
-_TEXT = FactForm("text", _is_text)
-_WORD = FactForm("text that is not empty", _is_word)
-_WORD_OR_NONE = FactForm(
-    "text that is not empty, or None", lambda value: value is None or _is_word(value)
-)
-_FLAG = FactForm("True or False", _is_flag)
-_WORDS = FactForm("a tuple of texts that are not empty", _are_words)
-_EXPRESSION = FactForm("text that is a regular expression", _is_pattern)
-_PLACE = FactForm("text with one `{}`", lambda value: _is_text(value) and value.count("{}") == 1)
-_STANDING = FactForm(
+_OPS = Path(__file__).parents[1] / "ops"
+_DTYPE = re.compile(r"(float|bfloat|int|uint)[0-9]+(_[a-z0-9]+)?")
+
+TEXT = ValueForm("text", _is_text)
+_WORD = ValueForm("text that is not empty", _is_word)
+_WORD_OR_NONE = ValueForm("text that is not empty, or None", or_none(_is_word))
+_FLAG = ValueForm("True or False", _is_flag)
+WORDS = ValueForm("a tuple of texts that are not empty", _are_words)
+_EXPRESSION = ValueForm("text that is a regular expression", _is_pattern)
+_PLACE = ValueForm("text with one `{}`", lambda value: _is_text(value) and value.count("{}") == 1)
+_STANDING = ValueForm(
     " or ".join(f"`{one}`" for one in get_args(Standing)),
     lambda value: isinstance(value, str) and value in get_args(Standing),
 )
-_VARIABLES = FactForm("a mapping of variables to texts", _mapping(_is_text))
-_SWITCHES = FactForm("a mapping of places in torch to True or False", _mapping(_is_flag))
-_DEFAULTS = FactForm(
+VARIABLES = ValueForm("a mapping of variables to texts", _mapping(_is_text))
+_SWITCHES = ValueForm(
+    "a mapping of places in torch, such as `backends.mkldnn.enabled`, to True or False",
+    _mapping(_is_flag, _is_place),
+)
+_OPERATORS = ValueForm("a tuple of modules of `dougong.ops`", _row_of(_is_operator_module))
+_DEFAULTS = ValueForm(
     "a tuple of `facts.Default(variable, value, aliases)`: two texts and a tuple of texts",
     _row_of(_is_default),
 )
-_REFUSED = FactForm(
+_REFUSED = ValueForm(
     "a tuple of `facts.Refused(variable, value, reason)`: three texts", _row_of(_is_refused)
 )
-_RATES = FactForm(
-    "a tuple of `facts.PeakRates(model, per_s, source)`: text, a mapping of dtypes to FLOP/s, text",
+_RATES = ValueForm(
+    "a tuple of `facts.PeakRates(model, per_s, source)`: text, a mapping of torch's dtypes to "
+    "numbers of FLOP/s, text",
     _row_of(_are_rates),
 )
 
@@ -142,15 +229,15 @@ FACTS = (
     Fact("interface_variable", _WORD_OR_NONE, "tells the library its network interface"),
     Fact("interface_form", _PLACE, "how the interface is written there"),
     Fact("shares_machine", _FLAG, "all workers of a machine share one device"),
-    Fact("arithmetic_variables", _WORDS, "beginnings of variables that can change bits: recorded"),
-    Fact("agreed_variables", _WORDS, "variables that all workers of an island must have alike"),
+    Fact("arithmetic_variables", WORDS, "beginnings of variables that can change bits: recorded"),
+    Fact("agreed_variables", WORDS, "variables that all workers of an island must have alike"),
     Fact("defaults", _DEFAULTS, "of workers; `aliases`: where one of them is set, it stands"),
     Fact("refused", _REFUSED, "values of variables that break what `determinism` promises"),
-    Fact("title", _TEXT, "the vendor and its devices, for messages"),
+    Fact("title", TEXT, "the vendor and its devices, for messages"),
     Fact("standing", _STANDING, "how far it has been tried"),
-    Fact("also_called", _WORDS, "what people call it"),
-    Fact("tool", _TEXT, "the vendor's command that shows devices, for messages"),
-    Fact("fused_operators", _WORDS, "modules of `dougong.ops` that `expert_operators` yields from"),
+    Fact("also_called", WORDS, "what people call it"),
+    Fact("tool", TEXT, "the vendor's command that shows devices, for messages"),
+    Fact("fused_operators", _OPERATORS, "those that `expert_operators` yields from"),
     Fact("peak_rates", _RATES, "by model and dtype, with the vendor's document"),
     Fact("tells_health", _FLAG, "the class has `telemetry` and `device_keys`"),
 )
@@ -158,14 +245,14 @@ FACTS = (
 
 GENERIC_FACTS = (
     Fact("device_type", _WORD, "what torch calls the device"),
-    Fact("plugin", _TEXT, "the module that adds it to torch; empty where torch has it"),
-    Fact("package", _TEXT, "the package that holds that module"),
-    Fact("build", _TEXT, "its name in `torch.version`, where torch itself is built for it"),
+    Fact("plugin", TEXT, "the module that adds it to torch; empty where torch has it"),
+    Fact("package", TEXT, "the package that holds that module"),
+    Fact("build", TEXT, "its name in `torch.version`, where torch itself is built for it"),
     Fact("build_tag", _EXPRESSION, "such a torch's version behind its `+`"),
-    Fact("install", _TEXT, "what to do where it does not load, for messages"),
-    Fact("device_files", _TEXT, "a pattern of one file a device, by which an agent counts them"),
-    Fact("environment", _VARIABLES, "of workers, before torch is imported"),
-    Fact("deterministic_environment", _VARIABLES, "of a deterministic job's workers"),
+    Fact("install", TEXT, "what to do where it does not load, for messages"),
+    Fact("device_files", TEXT, "a pattern of one file a device, by which an agent counts them"),
+    Fact("environment", VARIABLES, "of workers, before torch is imported"),
+    Fact("deterministic_environment", VARIABLES, "of a deterministic job's workers"),
     Fact("exact_switches", _SWITCHES, "keep a device from shortening its inputs"),
 )
 """Of a `GenericAccelerator`, besides."""

@@ -107,12 +107,19 @@ class GenericAccelerator(Accelerator):
             owner, _, name = place.rpartition(".")
             try:
                 holder = operator.attrgetter(owner)(torch)
-                getattr(holder, name)
+                present = getattr(holder, name)
             except AttributeError as error:
                 raise self._trouble(
-                    f"torch.{place} is not there ({error}), so that nothing makes it exact",
-                    "install a release of the plug-in that has it, or set determinism: off",
+                    f"exact_switches: torch.{place} is not there ({error}), so that nothing makes "
+                    "it exact",
+                    "correct its name, install a release of the plug-in that has it, or set "
+                    "determinism: off",
                 ) from error
+            if not isinstance(present, bool | int | tuple):
+                raise self._trouble(
+                    f"exact_switches: torch.{place} is a {type(present).__name__}, and no switch",
+                    "name an attribute of it that is True or False",
+                )
             setattr(holder, name, value)
 
     def describe(self) -> dict[str, str]:
@@ -154,7 +161,7 @@ class GenericAccelerator(Accelerator):
             raise self._trouble(wrong, "then start again")
         try:
             importlib.import_module(self.plugin)
-        except Exception as error:  # whatever a vendor's module may raise
+        except (Exception, SystemExit) as error:  # whatever a vendor's module may raise
             reason = f"{type(error).__name__}: {error}"
             raise self._trouble(f"{self.plugin} does not load ({reason})", self.install) from error
 

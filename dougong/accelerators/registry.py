@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points
 
 from dougong.accelerators.base import Accelerator
 from dougong.accelerators.cpu import Cpu
 from dougong.accelerators.cuda import Cuda, Rocm
-from dougong.accelerators.forms import wrong_facts
+from dougong.accelerators.forms import unknown_names, wrong_facts
 from dougong.accelerators.generic import GenericAccelerator
-from dougong.accelerators.methods import wrong_methods
+from dougong.accelerators.methods import broken_promises, called, held, wrong_methods
 from dougong.accelerators.npu import Npu
 from dougong.accelerators.vendors import Gcu, Mlu, Musa, Xpu
 from dougong.errors import DeviceError
@@ -36,11 +37,15 @@ def is_accelerator(name: str) -> bool:
 
 
 def meant_by(word: str) -> str | None:
-    """The name of what people also call so, such as `gpu`; None where nobody does."""
+    """The name that somebody means by a word that is none: in other letters, misspelt, or what
+    people also call it, such as `gpu`; None where it is like none of them."""
+    said = word.strip().lower()
     for kind in BUILT_IN:
-        if word.lower() in kind.also_called:
+        if said in kind.also_called:
             return kind.name
-    return None
+    names = {name.lower(): name for name in accelerator_names()}
+    close = difflib.get_close_matches(said, names, 1)
+    return names[close[0]] if close else None
 
 
 def get_accelerator(name: str) -> Accelerator:
@@ -96,7 +101,14 @@ def _load(point: EntryPoint) -> Accelerator:
             "it from dougong.accelerators.generic.GenericAccelerator, which has every method "
             "(docs/accelerators.md)"
         )
-    wrong = [*wrong_facts(kind), *wrong_methods(kind, base)]
+    if issubclass(kind, GenericAccelerator):
+        base = GenericAccelerator
+    wrong = [
+        *wrong_facts(kind),
+        *unknown_names(kind, Accelerator, GenericAccelerator),
+        *wrong_methods(kind, base),
+        *broken_promises(kind, Accelerator),
+    ]
     if wrong:
         raise DeviceError(
             f"{where} of {_package(point)}: {'; '.join(wrong)}; correct it in the package "
@@ -106,7 +118,9 @@ def _load(point: EntryPoint) -> Accelerator:
         raise DeviceError(
             f"{where} calls itself {kind.name}; give the entry point and the class one name"
         )
-    return kind()
+    whose = f"{where} of {_package(point)}"
+    made: type[Accelerator] = held(kind, base, whose)
+    return called(made, f"{whose}: {kind.__name__}()")
 
 
 def _lacking(kind: type[Accelerator]) -> list[str]:

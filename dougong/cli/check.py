@@ -35,8 +35,8 @@ def check(
     if show:
         sys.stdout.write(resolved.to_yaml(comments=True))
     else:
-        print(f"{file}: good: {resolved.summary()}")
         told = adam_remarks(resolved.job) + variable_remarks(resolved.job)
+        print(f"{file}: good: {resolved.summary()}")
         for text in (*doubts(resolved.job), *told.warnings):
             print(f"warning: {text}")
         unchecked = unchecked_model()

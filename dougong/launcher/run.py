@@ -372,4 +372,4 @@ def _last_words(outcome: Outcome, run_dir: RunDir) -> DougongError:
     with contextlib.suppress(DougongError):  # a record that cannot be read: the error matters more
         following = next_step(run_dir.path, outcome.state.lower(), run_dir.read_events())
         lines.append(f"next: {following}")
-    return type(error)("\n".join(lines))
+    return outcome.told("\n".join(lines))

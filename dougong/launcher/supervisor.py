@@ -265,7 +265,14 @@ def _killed_words(status: int) -> str:
 
 
 def _following(follow: Callable[[ControllerDeath], int], death: ControllerDeath) -> Attempt:
-    return lambda: follow(death)
+    def attempt() -> int:
+        try:
+            return follow(death)
+        except DougongError as error:
+            error.exit_status = error.status_of(has_begun=True)
+            raise
+
+    return attempt
 
 
 def _live(attempt: Attempt) -> NoReturn:

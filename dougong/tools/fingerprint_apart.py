@@ -14,11 +14,11 @@ from dataclasses import asdict, dataclass
 
 from dougong.accelerators.registry import get_accelerator
 from dougong.control.environment import child_environment
+from dougong.error_words import ErrorWords
 from dougong.errors import DougongError, LaunchError
 from dougong.fingerprint.cache import Probing, measure
 from dougong.fingerprint.record import Fingerprint
 from dougong.job.schema import Job
-from dougong.launcher.backends.process.errors import ErrorWords
 from dougong.models.library.loading import load_transformers
 
 REFUSED = 65

@@ -18,7 +18,6 @@ from rich.console import Console
 
 from dougong.deadlines import DEADLINES
 from dougong.errors import DougongError, LaunchError, StorageError
-from dougong.fault.diagnosis import Diagnosis
 from dougong.job.load import ResolvedJob
 from dougong.job.schema import Data, Island, Job
 from dougong.launcher.backends.local import Local
@@ -65,7 +64,7 @@ def run_here(job: Job, path: Path, request: PartialRun, options: LocalRunOptions
     request.write(run_dir.path)
     outcome = _control(job, run_dir, options)
     if outcome.error is not None:
-        raise _with_detail(outcome.error, outcome.diagnosis)
+        raise _with_detail(outcome)
     if outcome.state != "FINISHED":
         raise KeyboardInterrupt
     return run_dir
@@ -123,10 +122,10 @@ def _without_validation(data: Data) -> Data:
     return data.model_copy(update={"validation": never})
 
 
-def _with_detail(error: DougongError, diagnosis: Diagnosis | None) -> DougongError:
+def _with_detail(outcome: Outcome) -> DougongError:
     """The error with the first failed worker's own words, which its log may not outlive."""
-    detail = diagnosis.detail.strip() if diagnosis is not None else ""
-    return type(error)(f"{detail}\n{error}" if detail else str(error))
+    detail = outcome.diagnosis.detail.strip() if outcome.diagnosis is not None else ""
+    return outcome.told(f"{detail}\n{outcome.error}" if detail else str(outcome.error))
 
 
 @contextmanager

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from dougong.accelerators.base import Accelerator
 from dougong.accelerators.facts import Default, PeakRates, Refused
-from dougong.accelerators.forms import FACTS, GENERIC_FACTS, wrong_facts
+from dougong.accelerators.forms import FACTS, GENERIC_FACTS, is_number, unknown_names, wrong_facts
 from dougong.accelerators.generic import GenericAccelerator
+from dougong.accelerators.methods import broken_promises
 from dougong.accelerators.registry import BUILT_IN
 
 
@@ -19,7 +20,20 @@ def test_every_fact_has_a_form() -> None:
 
 @pytest.mark.parametrize("kind", [*BUILT_IN, GenericAccelerator])
 def test_dougong_s_own_keep_them(kind: type[Accelerator]) -> None:
-    assert list(wrong_facts(kind)) == []
+    assert list(wrong_facts(kind)) == [] and list(broken_promises(kind, Accelerator)) == []
+
+
+def test_every_name_of_dougong_s_own_is_known() -> None:
+    """To a package that derives from one of them, too."""
+    for kind in BUILT_IN:
+        assert (
+            list(unknown_names(type("Theirs", (kind,), {"__module__": "toys", "open": kind.open}), Accelerator)) == []
+        )
+
+
+def test_a_number_is_finite_and_above_0() -> None:
+    assert is_number(1) and is_number(0.5)
+    assert not any(map(is_number, (0, -1, True, float("inf"), float("nan"), "1", None)))
 
 
 RATES = PeakRates("Toy", {"float32": 1e12}, "its page")
@@ -44,7 +58,17 @@ RATES = PeakRates("Toy", {"float32": 1e12}, "its page")
         ("standing", ["run here"], ["sold", None, ["run here"]]),
         ("build_tag", ["cu.*"], ["(", None]),
         ("environment", [{"A": "1"}], [{"A": 1}, {1: "A"}, ("A", "1")]),
-        ("exact_switches", [{"backends.toy": False}], [{"backends.toy": "off"}, ("backends.toy",)]),
+        (
+            "peak_rates",
+            [(PeakRates("Toy", {"bfloat16": 1}, "its page"),)],
+            [(PeakRates("Toy", {"bf16": 1e12}, "its page"),)],
+        ),
+        ("fused_operators", [(), ("experts.triton_swiglu",)], ["experts.triton_swiglu", ("experts.nothing",), ("..",)]),
+        (
+            "exact_switches",
+            [{"backends.toy": False}],
+            [{"backends.toy": "off"}, ("backends.toy",), {"toy": True}, {"torch.backends.toy": True}, {"a..b": True}],
+        ),
     ],
 )
 def test_each_form(fact: str, right: list[Any], wrong: list[Any]) -> None:

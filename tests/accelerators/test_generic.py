@@ -1,5 +1,6 @@
 """An accelerator that is data alone: a whole one on torch's processor backend, and every way in which it fails."""
 
+import operator
 import types
 from pathlib import Path
 from typing import ClassVar
@@ -72,8 +73,20 @@ def test_more_workers_than_devices(toy: Toy) -> None:
 
 def test_a_switch_that_the_library_does_not_have(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Toy, "exact_switches", {"backends.toy.matmul.allow_tf32": False})
-    with pytest.raises(DeviceError, match=r"torch\.backends\.toy\.matmul\.allow_tf32 is not there .*determinism: off"):
+    with pytest.raises(
+        DeviceError,
+        match=r"exact_switches: torch\.backends\.toy\.matmul\.allow_tf32 is not there .*correct its name, .*set determ",
+    ):
         toy.make_exact()
+
+
+@pytest.mark.parametrize("place", ["backends.mkldnn", "nn.functional.silu", "backends.cuda.matmul"])
+def test_a_switch_that_is_none(toy: Toy, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    before = operator.attrgetter(place)(torch)
+    monkeypatch.setattr(Toy, "exact_switches", {place: False})
+    with pytest.raises(DeviceError, match=rf"exact_switches: torch\.{place} is a .*, and no switch; .*True or False"):
+        toy.make_exact()
+    assert operator.attrgetter(place)(torch) is before
 
 
 def test_a_process_of_another_vendor_s_device(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,6 +141,7 @@ class Broken(Toy):
     ("source", "reason"),
     [
         ("import libtoy", "ModuleNotFoundError: No module named 'libtoy'"),
+        ("import sys; sys.exit('no driver')", "SystemExit: no driver"),
         ("raise RuntimeError('Two accelerators cannot be used at the same time')", "RuntimeError: Two accelerators"),
     ],
 )

@@ -38,7 +38,12 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     info = folder / "broken_vendor-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken-vendor\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[dougong.accelerators]\nbroken = no_such_vendor:Broken\n")
+    points = ["broken = no_such_vendor:Broken", "unsure = unsure_vendor:Unsure"]
+    (info / "entry_points.txt").write_text("\n".join(["[dougong.accelerators]", *points]) + "\n")
+    (folder / "unsure_vendor.py").write_text(
+        "from dougong_hostsim import Hostsim\n\n\nclass Unsure(Hostsim):\n    name = 'unsure'\n\n"
+        "    def worker_environment(self, threads, deterministic=True):\n        return None\n"
+    )
     return folder
 
 
@@ -76,7 +81,7 @@ def test_elsewhere_the_job_is_refused_with_the_names_there_are(job_file: Path) -
 
 def test_it_is_one_of_the_names_in_an_error(job_file: Path, package: Path) -> None:
     ended = dougong("check", str(job_file), "-o", "islands.east.accelerator=hostsin", packages=package)
-    assert "'xpu', 'broken' or 'hostsim' (got 'hostsin'); did you mean 'hostsim'?" in ended.stderr
+    assert "'xpu', 'broken', 'hostsim' or 'unsure' (got 'hostsin'); did you mean 'hostsim'?" in ended.stderr
 
 
 def test_one_that_does_not_load_is_named_with_its_reason_and_place(job_file: Path, package: Path) -> None:
@@ -86,6 +91,22 @@ def test_one_that_does_not_load_is_named_with_its_reason_and_place(job_file: Pat
         "-o islands.east.accelerator=broken: islands.0.accelerator: accelerator broken: entry point "
         "no_such_vendor:Broken does not load (ModuleNotFoundError: No module named 'no_such_vendor')"
     )
+
+
+def test_one_that_answers_wrongly_is_named_with_its_method_and_the_rule(job_file: Path, package: Path) -> None:
+    ended = dougong("check", str(job_file), "-o", "islands.east.accelerator=unsure", packages=package)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith(
+        "accelerator unsure: entry point unsure_vendor:Unsure of broken-vendor 1.0: worker_environment() has returned "
+        "None (NoneType), and must return a mapping of variables to texts; correct it in the package "
+    )
+    assert len(ended.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("word", "name"), [("CPU", "cpu"), ("Hostsim", "hostsim"), ("nvidia", "cuda")])
+def test_a_name_in_other_letters_is_told_the_right_one(job_file: Path, package: Path, word: str, name: str) -> None:
+    ended = dougong("check", str(job_file), "-o", f"islands.east.accelerator={word}", packages=package)
+    assert ended.returncode == 2 and f"(got '{word}'); did you mean '{name}'?" in ended.stderr
 
 
 def test_a_run_trains_on_it(job_file: Path, package: Path, tmp_path: Path) -> None:

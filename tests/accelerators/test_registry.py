@@ -119,6 +119,82 @@ def test_a_package_that_takes_a_name_of_dougong_s_own_is_refused(package: Path) 
         check_claims("npu")
 
 
-@pytest.mark.parametrize(("word", "name"), [("GPU", "cuda"), ("amd", "rocm"), ("ascend", "npu"), ("toaster", None)])
-def test_words_that_people_write(word: str, name: str | None) -> None:
+@pytest.mark.parametrize(
+    ("word", "name"),
+    [("GPU", "cuda"), ("amd", "rocm"), ("Ascend", "npu"), ("CPU", "cpu"), (" cpu", "cpu"), ("cpus", "cpu"),
+     ("cdua", "cuda"), ("Nvidia", "cuda"), ("TOI", "toy"), ("toaster", None), ("", None)],
+)  # fmt: skip
+def test_words_that_people_write(word: str, name: str | None, package: Path) -> None:
+    offer(package, "toy_device:Toy")
     assert meant_by(word) == name
+    if name is not None:
+        with pytest.raises(
+            DeviceError, match=rf"accelerator {word}: not known \(did you mean {name}\?\); known are cpu"
+        ):
+            get_accelerator(word)
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (
+            "colective_backend = 'toyccl'",
+            r"colective_backend is no fact that anybody asks for \(did you mean backend\?\); begin the name of what",
+        ),
+        ("exact_switch = {}", r"exact_switch is no fact .*\(did you mean exact_switches\?\)"),
+        (
+            "sdk = '/opt/toy'",
+            r"sdk is no fact that anybody asks for; begin the name of what is the package's own with an",
+        ),
+        ("def discribe(self): return {}", r"discribe is no method that anybody asks for \(did you mean describe\?\)"),
+        ("tells_health = True", r"tells_health is True, and there is no telemetry\(\) and no device_keys\(\); correct"),
+        ("def telemetry(self): return None", r"telemetry\(\) is there, and tells_health is not True, so that nobody"),
+        (
+            "fused_operators = ('experts.nothing',)",
+            "fused_operators is .*, and must be a tuple of modules of `dougong.ops`",
+        ),
+        (
+            "fused_operators = ('experts.triton_swiglu',)",
+            r"fused_operators is .*, and there is no expert_operators\(\)",
+        ),
+        (
+            "exact_switches = {'torch.backends.toy': False}",
+            "exact_switches is .*, and must be a mapping of places in torch",
+        ),
+        (
+            "def __init__(self): raise OSError('no card')",
+            r"toy_\d 1.0: Wrong\(\) has raised OSError: no card; correct it in",
+        ),
+    ],
+)
+def test_what_would_be_left_unread_is_refused(body: str, told: str, package: Path) -> None:
+    (package / "toy_unread.py").write_text(
+        f"from toy_device import Toy\n\nclass Wrong(Toy):\n    vendor_version = staticmethod(lambda: 1)\n    {body}\n"
+    )
+    sys.modules.pop("toy_unread", None)
+    offer(package, "toy_unread:Wrong")
+    with pytest.raises(DeviceError, match=f"entry point toy_unread:Wrong of .*{told}") as caught:
+        get_accelerator("toy")
+    assert "vendor_version" not in str(caught.value), "a helper of the package's own"
+
+
+def test_what_a_method_returns_is_held_where_it_is_called(package: Path) -> None:
+    (package / "toy_returns.py").write_text(
+        "from toy_device import Toy\n\n"
+        "class Wrong(Toy):\n    def worker_environment(self, threads, deterministic=True):\n"
+        "        super().worker_environment(threads)\n"
+    )
+    sys.modules.pop("toy_returns", None)
+    offer(package, "toy_returns:Wrong")
+    made = get_accelerator("toy")
+    assert (type(made).__name__, type(made).__module__, made.describe()["cores"] != "") == (
+        "Wrong",
+        "toy_returns",
+        True,
+    )
+    with pytest.raises(
+        DeviceError,
+        match=r"^accelerator toy: entry point toy_returns:Wrong of toy_\d 1.0: worker_environment\(\) has returned "
+        r"None \(NoneType\), and must return a mapping of variables to texts; correct it in the package \(CONTR",
+    ):
+        made.worker_environment(1)

@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+from dougong.accelerators.base import HOST_VARIABLES
 from tests.launcher.jobs import QUICKSTART, ROOT, write
 
 
-def dougong(*words: str | Path) -> subprocess.CompletedProcess[str]:
+def dougong(*words: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Without what this shell says of the math libraries: `check` remarks on it."""
     command = [sys.executable, "-m", "dougong", *map(str, words)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    plain = {name: value for name, value in os.environ.items() if not name.startswith(HOST_VARIABLES)}
+    environment = plain | variables
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
 
 
-def test_a_good_file() -> None:
+def test_what_the_shell_says_of_arithmetic_is_a_line_each() -> None:
+    done = dougong("check", "examples/quickstart.yaml", OMP_PROC_BIND="close")
+    assert done.returncode == 0 and "good: quickstart" in done.stdout
+    assert "OMP_PROC_BIND=close is set here and can change bits of cpu workers" in done.stdout
+
+
+def test_a_good_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_PROC_BIND", "close")
     done = dougong("check", "examples/quickstart.yaml")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == (

@@ -91,6 +91,7 @@ def test_ctrl_c_keeps_what_was_looked_at_and_leaves_no_process(tmp_path: Path) -
     ("words", "told"),
     [
         (("--accelerator", "gpu"), "accelerator gpu: not known (did you mean cuda?); known are cpu"),
+        (("--accelerator", "CPU"), "accelerator CPU: not known (did you mean cpu?); known are cpu"),
         (("--accelerator", "cpu", "--model", "llama"), "--model llama: llama is a dense family, which has no experts"),
     ],
 )

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from dougong.deadlines import DEADLINES
-from dougong.errors import LaunchError
+from dougong.errors import DeviceError, LaunchError
 from dougong.launcher.supervisor import MOST_IN_A_ROW, ControllerDeath, Supervisor
 from dougong.records.directory import RunDir
 from dougong.records.lease import take_lease
@@ -164,6 +164,15 @@ def test_a_command_that_was_stopped_says_what_has_become_of_its_run(
         return
     assert said.endswith("its controller has ended meanwhile: signal 9 (SIGKILL)\n")
     assert (tmp_path / "told").read_text().startswith("nobody had looked for ")
+
+
+def test_what_the_next_one_cannot_go_on_by_is_a_failure_of_the_run(tmp_path: Path) -> None:
+    """The run has begun: a kind of device that is gone meanwhile was no bad input."""
+
+    def follow(death: ControllerDeath) -> int:
+        raise DeviceError("accelerator acme: not known")
+
+    assert Supervisor(tmp_path, QUICK).run(holding(tmp_path, by_signal(signal.SIGKILL)), follow) == 1
 
 
 def test_after_so_many_deaths_without_a_step_the_next_is_told_to_end_the_run(tmp_path: Path) -> None:

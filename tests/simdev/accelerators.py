@@ -25,10 +25,10 @@ class SimulatedDevice(GenericAccelerator):
 
     plugin = "tests.simdev.plugin"
     tool = "the tests"
-    num_devices: ClassVar[int] = 2
+    _num_devices: ClassVar[int] = 2
 
     def names(self) -> list[str]:
-        return [f"{self.name}{number}" for number in range(self.num_devices)]
+        return [f"{self.name}{number}" for number in range(self._num_devices)]
 
     def worker_environment(self, threads: int, deterministic: bool = True) -> dict[str, str]:
         count = self.device_count(os.environ.get(self.visible_devices_variable or ""))
@@ -62,14 +62,14 @@ class SimNpu(Npu):
 
     name = "simnpu"
     resource = "SIMNPU"
-    num_devices: ClassVar[int] = 2
+    _num_devices: ClassVar[int] = 2
 
     def names(self) -> list[str]:
-        return [f"simnpu{number}" for number in range(self.num_devices)]
+        return [f"simnpu{number}" for number in range(self._num_devices)]
 
     def worker_environment(self, threads: int, deterministic: bool = True) -> dict[str, str]:
         variables = super().worker_environment(threads, deterministic)
-        return variables | {"SIMDEV_DEVICES": str(self.num_devices)}
+        return variables | {"SIMDEV_DEVICES": str(self._num_devices)}
 
     def open(self, index: int, deterministic: bool = True) -> torch.device:
         sys.path.insert(0, str(_NPU))  # nobody else finds this torch_npu

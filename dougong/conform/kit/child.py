@@ -21,6 +21,7 @@ from dougong.conform.check import Bed, Check, DevicePair, outcome_of
 from dougong.conform.kit.catalogue import checks_of
 from dougong.conform.kit.lines import CheckBegun, CheckLine, CheckRequest
 from dougong.deadlines import DEADLINES
+from dougong.error_words import ErrorWords
 from dougong.errors import DougongError
 from dougong.models.library.loading import load_transformers
 
@@ -33,7 +34,7 @@ def main() -> None:
             for line in run(request):
                 out.write(f"{line.model_dump_json()}\n")
         except DougongError as error:
-            sys.exit(f"{error}")
+            out.write(f"{CheckLine(refused=ErrorWords.of(error)).model_dump_json()}\n")
     # A device's library may not survive the end of the interpreter, which proves nothing here.
     sys.stdout.flush()
     os._exit(0)

@@ -49,7 +49,8 @@ Told = CheckBegun | CheckOutcome
 def run_part(part: Part, trial: Examination) -> Generator[Told, None, None]:
     """Run the checks of one part; a crash or a hang is an outcome like others.
 
-    Raises DeviceError where the device does not open. Closing it leaves no process.
+    Raises what a process says of a device that does not open, DeviceError where one cannot even say
+    it. Closing it leaves no process.
     """
     over: list[str] = []
     with tempfile.TemporaryDirectory(prefix="dougong-conform-") as folder:
@@ -61,9 +62,18 @@ def run_part(part: Part, trial: Examination) -> Generator[Told, None, None]:
             if failed is None:
                 return
             if failed.name in over or (not failed.name and len(over) == num_before):
-                raise DeviceError(f"accelerator {trial.accelerator}: {failed.words[0]}")
+                raise _none_can_be_made(trial, failed)
             over.append(failed.name)
             yield failed
+
+
+def _none_can_be_made(trial: Examination, failed: CheckOutcome) -> DeviceError:
+    tool = get_accelerator(trial.accelerator).tool
+    at = f"while {failed.name} was checked, again" if failed.name else "before a check had begun"
+    return DeviceError(
+        f"accelerator {trial.accelerator}: {failed.words[0]}, {at}; look at the device"
+        f"{f' with {tool}' if tool else ''}, or at the package that offers it, and check it again"
+    )
 
 
 def _followed(crew: Crew, over: list[str]) -> Iterator[Told]:
@@ -157,6 +167,8 @@ class Crew:
 
     def _heard(self, member: CheckProcess) -> Iterator[Told]:
         for line in member.read():
+            if line.refused is not None:
+                raise line.refused.error()
             member.is_open = True
             if line.begun is not None:
                 member.under_way = line.begun

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from dougong.conform.record import CheckOutcome
+from dougong.error_words import ErrorWords
 
 Part = Literal["alone", "pair", "steps"]
 """What one process checks by itself; what two do together; what trains, in a process that has
@@ -46,8 +47,9 @@ class CheckBegun(_Message):
 
 
 class CheckLine(_Message):
-    """A line of the process: a check that begins, or one that is over. Neither: the device is
-    open."""
+    """A line of the process: a check that begins, one that is over, or why none can be made. None
+    of them: the device is open."""
 
     begun: CheckBegun | None = None
     over: CheckOutcome | None = None
+    refused: ErrorWords | None = None

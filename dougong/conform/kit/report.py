@@ -37,6 +37,7 @@ def examine(trial: Examination, tell: Callable[[Told], None]) -> Conformance:
             f"accelerator {trial.accelerator}: {', '.join(found)} is set, with which a run is "
             "refused; unset it in this shell, so that what is checked is what a run computes with"
         )
+    device = _asked(accelerator, trial.threads) | _variables(accelerator)
     if trial.model:
         job_of(trial.model)  # what cannot be tried is refused before anything is
     progress = _Progress(tell)
@@ -48,7 +49,7 @@ def examine(trial: Examination, tell: Callable[[Told], None]) -> Conformance:
         cut_short = progress.under_way
     return Conformance(
         accelerator=trial.accelerator,
-        device=accelerator.describe() | _variables(accelerator),
+        device=device,
         machine=describe_machine(),
         wall=datetime.now(timezone.utc).isoformat(),
         outcomes=with_causes(tuple(progress.outcomes)),
@@ -77,6 +78,19 @@ class _Progress:
         else:
             self.outcomes.append(told)
         self._tell(told)
+
+
+def _asked(accelerator: Accelerator, threads: int) -> dict[str, str]:
+    """What the accelerator says of its devices. All that opens none is asked for: DeviceError where
+    one answer is none, before checks that take minutes."""
+    accelerator.worker_environment(threads, deterministic=False)
+    accelerator.interface_variables("lo")
+    accelerator.memory_bytes()
+    accelerator.device_keys()
+    accelerator.missing()
+    described = accelerator.describe()
+    accelerator.peak_rate(described.get("name", ""), "float32")
+    return described
 
 
 def _variables(accelerator: Accelerator) -> dict[str, str]:

@@ -74,15 +74,18 @@ def machine_here() -> str:
 def look_at_devices(kind: str, deadlines: Deadlines) -> KindFacts:
     """Devices of a kind, and what they say of their health."""
     try:
-        accelerator = get_accelerator(kind)
+        return _look_at(get_accelerator(kind), deadlines)
     except DeviceError as error:
         return KindFacts(kind, 0, "", problem=str(error))
+
+
+def _look_at(accelerator: Accelerator, deadlines: Deadlines) -> KindFacts:
     told = _health_of(accelerator, deadlines)
     found = refused_variables(accelerator.refused)
     refused = [f"{one.variable}={one.value}: {one.reason}" for one in found]
     agreed = arithmetic_variables(accelerator.agreed_variables)
     return KindFacts(
-        accelerator=kind,
+        accelerator=accelerator.name,
         count=count_devices(accelerator),
         name=accelerator.describe().get("name", ""),
         missing=accelerator.missing(),

@@ -99,7 +99,7 @@ class Controller:
         try:
             outcome = self._run()
         except DougongError as error:
-            outcome = Outcome("FAILED", error.exit_status, error, generation=self._facts.number)
+            outcome = Outcome.failed(error, self._facts.has_begun, self._facts.number)
         except BaseException as error:  # our own mistake: recorded like any end, with its traceback
             text = f"the controller itself: {type(error).__name__}: {error}"
             self._end(Outcome("FAILED", 1, LaunchError(text)))

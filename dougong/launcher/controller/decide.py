@@ -84,10 +84,10 @@ def next_actions(
             f"{policy.run_dir.path}: {facts.successor} has taken this run over, as this controller "
             "had not been heard of: it goes on there"
         )
-        return _end(Outcome("FAILED", error.exit_status, error))
+        return _end(Outcome.failed(error, facts.has_begun))
     broken = _broken_promise(facts, policy)
     if broken is not None:
-        return _end(Outcome("FAILED", broken.exit_status, broken))
+        return _end(Outcome.failed(broken, facts.has_begun))
     urgent = _keep_house(facts, state) or due_drills(facts, state, policy, now)
     urgent = urgent or Reserve(facts, policy, now).keep()
     if urgent:
@@ -389,7 +389,7 @@ def _fail(facts: RunFacts, state: State, error: DougongError) -> tuple[Action, .
         reason = f"its agent cannot be started again: {error}"
         decided = events.RecoveryDecided.of(facts.number, Remedy("fail", reason), again=True)
         return Record(decided), *_end(_defeat(facts, reason))
-    return _end(Outcome("FAILED", error.exit_status, error))
+    return _end(Outcome.failed(error, facts.has_begun))
 
 
 def _defeat(facts: RunFacts, reason: str) -> Outcome:

@@ -89,13 +89,12 @@ class RunFacts:
     generation whose bits all later ones must give again. `recomputation`: how far the present one
     has done so; `ledgers`: what it may have to repeat. `recoveries`: those under way. `answers`: of
     generation 0's children, by task and worker. `awaited`: what was told last to be waited for,
-    empty where nothing is.
-    `decided`: the last decision that was told. `nodes_at`: when the nodes were listed (monotonic
-    seconds). `error`: what went wrong with something that the controller itself did or waited for.
-    `successor`: the controller that has taken the run over from this one, in words; empty: none.
-    `ray`: what of Ray is gone, in words. `skipped`: steps that the run leaves out. `unvalidated`:
-    the row of the last step, while its validation is made up. `reserve`: the search for agents that
-    stand by. What is not known yet is None.
+    empty where nothing is. `has_begun`: workers have been started. `decided`: the decision told
+    last. `nodes_at`: when the nodes were listed (monotonic seconds). `error`: what went wrong with
+    something that the controller itself did or waited for. `successor`: the controller that has
+    taken the run over from this one, in words; empty: none. `ray`: what of Ray is gone, in words.
+    `skipped`: steps that the run leaves out. `unvalidated`: the row of the last step, while its
+    validation is made up. `reserve`: the search for agents that stand by. None: not known yet.
     """
 
     number: int
@@ -133,6 +132,7 @@ class RunFacts:
     recoveries: OpenRecoveries = field(default_factory=OpenRecoveries)
     stop: Stop | None = None
     error: DougongError | None = None
+    has_begun: bool = False
 
     @staticmethod
     def at(point: ResumePoint, lifted: Collection[str] = ()) -> RunFacts:
@@ -140,7 +140,7 @@ class RunFacts:
         fired, told = set(point.fired), point.recorded or point.step
         facts = RunFacts(point.generation - 1, point.step, fired, told, point.same_since)
         facts.devices = DeviceFacts.of(point.quarantined, lifted)
-        facts.skipped = set(point.skipped)
+        facts.skipped, facts.has_begun = set(point.skipped), point.died is not None
         facts.history, facts.checkpoints.committed_at = list(point.failures), point.committed_at
         return facts
 
@@ -387,6 +387,7 @@ class RunFacts:
         self.recorded = min(self.recorded, action.step)
         pids = self.agents.kept_pids if self.generation is None else self.generation.survivors
         self.generation = Generation.of_plan(action.number, action.plan, now, pids)
+        self.has_begun = True
         self.health.begin_generation()
         self.recoveries.note_begun(now)
         recorded = self.checkpoints.begin_from(action.in_memory)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import ClassVar, Literal
 
-from dougong.errors import DougongError
+from dougong.errors import DougongError, LaunchError
 from dougong.fault.diagnosis import Diagnosis
 from dougong.fault.policy import Decision
 from dougong.records.events import Phase, PhaseEnded, PhaseStarted
@@ -58,6 +58,18 @@ class Outcome:
     error: DougongError | None = None
     diagnosis: Diagnosis | None = None
     generation: int = 0
+
+    @staticmethod
+    def failed(error: DougongError, has_begun: bool, generation: int = 0) -> Outcome:
+        """The end by an error, with its own status; what would be bad input at a start is a failure
+        like others of a run that has begun."""
+        return Outcome("FAILED", error.status_of(has_begun), error, generation=generation)
+
+    def told(self, text: str) -> DougongError:
+        """The error with which a command ends by this outcome: of the same class and status."""
+        error = type(self.error)(text) if self.error is not None else LaunchError(text)
+        error.exit_status = self.status
+        return error
 
 
 @dataclass(frozen=True)

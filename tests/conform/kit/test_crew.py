@@ -8,6 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 from dougong.conform.kit.crew import Examination, run_part
+from dougong.conform.kit.report import examine
 from dougong.conform.record import CheckOutcome
 from dougong.deadlines import DEADLINES
 from dougong.errors import DeviceError
@@ -15,6 +16,7 @@ from dougong.errors import DeviceError
 SOURCE = """
 import os, signal, sys, time
 from dougong.accelerators.cpu import Cpu
+from dougong.errors import DeviceError
 from dougong.ops.experts.reference import ByBlock, SwiGLUExpert
 
 class Crashing(ByBlock):
@@ -43,6 +45,24 @@ class Closed(Cpu):
     def open(self, index, deterministic=True):
         os.kill(os.getpid(), signal.SIGABRT)
 
+class Refused(Cpu):
+    name = "refused"
+
+    def open(self, index, deterministic=True):
+        raise DeviceError(f"accelerator refused: {'no card, ' * 50}and no driver; buy one")
+
+class Mistaken(Cpu):
+    name = "mistaken"
+
+    def open(self, index, deterministic=True):
+        return index + "0"
+
+class Unsure(Cpu):
+    name = "unsure"
+
+    def memory_bytes(self):
+        return "80 GB"
+
 class Absent(Cpu):
     name = "absent"
 
@@ -61,7 +81,7 @@ def offered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     info.mkdir()
     (tmp_path / "bad_devices.py").write_text(SOURCE)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: bad-devices\nVersion: 1.0\n")
-    names = ("bad", "closed", "absent")
+    names = ("bad", "closed", "refused", "mistaken", "unsure", "absent")
     points = [f"{name} = bad_devices:{name.capitalize()}" for name in names]
     (info / "entry_points.txt").write_text("\n".join(["[dougong.accelerators]", *points]) + "\n")
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -84,8 +104,32 @@ def test_a_crash_and_a_hang_are_named_and_the_others_are_run(offered: None) -> N
 
 @pytest.mark.slow
 def test_a_device_that_does_not_open_is_an_error(offered: None) -> None:
-    with pytest.raises(DeviceError, match="accelerator closed: its process ended by SIGABRT"):
+    told = "^accelerator closed: its process ended by SIGABRT, before a check had begun; look at the device, or at"
+    with pytest.raises(DeviceError, match=told):
         list(run_part("alone", Examination("closed")))
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("refused", rf"^accelerator refused: {'no card, ' * 50}and no driver; buy one$"),
+        (
+            "mistaken",
+            r"^accelerator mistaken: .* of bad-devices 1.0: open\(\) has raised TypeError: .*; correct it in the",
+        ),
+    ],
+)
+def test_why_a_device_does_not_open_is_told_whole_and_once(offered: None, name: str, told: str) -> None:
+    with pytest.raises(DeviceError, match=told) as caught:
+        list(run_part("alone", Examination(name)))
+    assert str(caught.value).count("accelerator ") == 1
+
+
+def test_answers_that_are_none_are_told_before_anything_is_checked(offered: None) -> None:
+    with pytest.raises(
+        DeviceError, match=r"memory_bytes\(\) has returned '80 GB' \(str\), and must return a whole number"
+    ):
+        examine(Examination("unsure"), lambda told: pytest.fail(f"{told} was checked"))
 
 
 def test_a_machine_without_such_a_device_is_an_error(offered: None) -> None:

@@ -55,3 +55,16 @@ def test_an_accelerator_that_nobody_offers_is_a_finding_and_one_without_devices_
     assert "not known" in look_at_devices("tpu9", DEADLINES).problem
     found = look_at_devices("npu", replace(DEADLINES, telemetry_start_s=0.1))
     assert found.count == 0 and not found.problem
+
+
+def test_a_package_that_answers_wrongly_is_the_devices_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    info = tmp_path / "unsure_vendor-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: unsure-vendor\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[dougong.accelerators]\nunsure = unsure_look:Unsure\n")
+    (tmp_path / "unsure_look.py").write_text(
+        "from dougong.accelerators.cpu import Cpu\n\n\nclass Unsure(Cpu):\n    name = 'unsure'\n\n"
+        "    def describe(self):\n        return ['unsure']\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert "describe() has returned ['unsure'] (list), and must" in look_at_devices("unsure", DEADLINES).problem

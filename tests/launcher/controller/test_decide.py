@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 from dougong.control.worker_messages import SaveFailed, WorkerWarning
 from dougong.deadlines import DEADLINES
-from dougong.errors import StorageError
+from dougong.errors import DeviceError, DougongError, PlanError, RecordError, StorageError
 from dougong.launcher.controller.actions import CommitCheckpoint
-from dougong.launcher.controller.inbound.items import CommitFailed, SignalReceived
+from dougong.launcher.controller.config import ResumePoint
+from dougong.launcher.controller.facts import RunFacts
+from dougong.launcher.controller.inbound.items import CommitFailed, SignalReceived, TaskFailed
 from dougong.launcher.controller.states import Ended, Recovering
 from tests.launcher.controller.machine import (
     ALL,
@@ -113,6 +115,19 @@ def refused(number: int) -> CommitFailed:
 
 def commits(made: Machine) -> list[int]:
     return [action.step for action in made.actions if isinstance(action, CommitCheckpoint)]
+
+
+@pytest.mark.parametrize("error", [DeviceError("no driver"), PlanError("no room"), RecordError("damaged")])
+def test_what_is_bad_input_at_a_start_is_a_failure_of_a_run_that_has_begun(error: DougongError) -> None:
+    assert machine().play(UP_TO_JOIN, TaskFailed(error)).outcome.status == 2
+    made = running().play(step(1), TaskFailed(error))
+    assert (made.outcome.error, made.outcome.status) == (error, 1)
+
+
+def test_a_controller_that_follows_another_one_goes_on_with_a_run_that_has_begun() -> None:
+    made = machine()
+    made.facts = RunFacts.at(ResumePoint(3, 5, died=(1.0, 2.0)))
+    assert made.play(UP_TO_JOIN, TaskFailed(DeviceError("no driver"))).outcome.status == 1
 
 
 def test_a_last_commit_that_storage_refuses_is_tried_again() -> None:

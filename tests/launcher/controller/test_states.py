@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import pytest
 from dougong.control.messages import Heartbeat
 from dougong.control.progress import WorkerProgress
-from dougong.launcher.controller.states import Recovering, Stage, Starting, StartPhases
+from dougong.errors import DeviceError, SupersededError
+from dougong.launcher.controller.states import Outcome, Recovering, Stage, Starting, StartPhases
 from dougong.records.events import PhaseEnded, PhaseStarted
 from tests.launcher.controller.machine import ALL, Machine, Says, exits, killed, running
+
+
+@pytest.mark.parametrize(("has_begun", "status"), [(False, 2), (True, 1)])
+def test_a_command_ends_with_the_outcome_s_status_and_the_error_s_class(has_begun: bool, status: int) -> None:
+    told = Outcome.failed(DeviceError("no driver"), has_begun).told("no driver\nnext: ...")
+    assert (type(told), str(told), told.exit_status) == (DeviceError, "no driver\nnext: ...", status)
+    assert DeviceError("another").exit_status == 2
+
+
+def test_a_run_that_is_alive_elsewhere_is_so_begun_or_not() -> None:
+    assert {Outcome.failed(SupersededError("gone"), begun).status for begun in (False, True)} == {3}
 
 
 def note(phases: StartPhases, made: Machine, now: float) -> tuple[PhaseStarted | PhaseEnded, ...]:

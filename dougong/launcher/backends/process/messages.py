@@ -15,9 +15,9 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from dougong.control.messages import ProtocolError
 from dougong.deadlines import Deadlines
+from dougong.error_words import ErrorWords
 from dougong.launcher.agent.settings import AgentSettings
 from dougong.launcher.backends.base import RayNews
-from dougong.launcher.backends.process.errors import ErrorWords
 from dougong.launcher.backends.ray_choice import RayChoice
 from dougong.planner.nodes import Node
 from dougong.planner.placement import AgentSpec

@@ -21,9 +21,9 @@ from typing import cast
 
 from dougong.control.processes import die_with_parent
 from dougong.deadlines import DEADLINES
+from dougong.error_words import ErrorWords
 from dougong.errors import LaunchError
 from dougong.launcher.backends.base import LastingBackend, RayNews, TellNews
-from dougong.launcher.backends.process.errors import ErrorWords
 from dougong.launcher.backends.process.handover import Handover
 from dougong.launcher.backends.process.line import BackendLine
 from dougong.launcher.backends.process.messages import (

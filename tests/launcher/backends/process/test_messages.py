@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from dougong.control.messages import ProtocolError
 from dougong.deadlines import DEADLINES
+from dougong.error_words import ErrorWords
 from dougong.launcher.agent.settings import AgentSettings
-from dougong.launcher.backends.process.errors import ErrorWords
 from dougong.launcher.backends.process.messages import (
     BackendMessage,
     BackendSetup,

@@ -6,8 +6,8 @@ import inspect
 
 import dougong.errors
 import pytest
+from dougong.error_words import ErrorWords
 from dougong.errors import DougongError, NoRoomError
-from dougong.launcher.backends.process.errors import ErrorWords
 
 FAMILY = [kind for _, kind in inspect.getmembers(dougong.errors, inspect.isclass) if issubclass(kind, DougongError)]
 
