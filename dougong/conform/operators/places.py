@@ -50,7 +50,17 @@ def _by_index() -> Iterator[Case]:
         return draw.values(26, 24), draw.order(26)
 
     summed = Exactness.SUMMED
-    yield Case("embedding", "aten::embedding", embedding, _table, _MOVED, (0,), summed, rows=(1,))
+    yield Case(
+        "embedding",
+        "aten::embedding",
+        embedding,
+        _table,
+        _MOVED,
+        (0,),
+        summed,
+        rows=(1,),
+        composed=lambda table, ids: table.index_select(0, ids),
+    )
     yield Case(
         "index_select",
         "aten::index_select",
@@ -90,6 +100,9 @@ def _by_order() -> Iterator[Case]:
     def sorted_stable(x: Tensor) -> tuple[Tensor, ...]:
         return tuple(torch.sort(x, dim=-1, stable=True))
 
+    def first_sorted(x: Tensor) -> tuple[Tensor, ...]:
+        return tuple(part[:, :8] for part in torch.sort(x, dim=-1, descending=True))
+
     def all_different(draw: Draw) -> tuple[Tensor, ...]:
         return (draw.order(16 * 67).view(16, 67).double() / 4,)
 
@@ -111,6 +124,7 @@ def _by_order() -> Iterator[Case]:
         (0,),
         rows=(0,),
         dtypes=(torch.float32,),
+        composed=first_sorted,
     )
     yield Case(
         "topk by the lower index",
