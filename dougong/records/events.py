@@ -265,10 +265,12 @@ class RunEnded(RunEvent):
     """The controller's last event but for its state. `cause`, `culprit`, `failure`: of a failed
     run, the last two where something failed in it; `worker`: the culprit, where that is one.
     `saved`: the step of the newest checkpoint, 0 for none; None in what an earlier release wrote.
+    `refused`: a resume that came to no generation of its own, since it may not go on.
     """
 
     kind: Literal["finished", "stopped", "failed"]
     step: int
+    refused: bool = False
     saved: int | None = None
     cause: str | None = None
     worker: str | None = None
