@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dougong.accelerators import table
-from dougong.conform import tolerances
+from dougong.conform.kit import tolerances
 from dougong.job.reference import fill, json_schema
 
 ROOT = Path(__file__).resolve().parent.parent

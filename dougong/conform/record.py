@@ -42,7 +42,7 @@ class Deviation(_Frozen):
     tf32: bool = False
 
 
-class Speed(_Frozen):
+class Speedup(_Frozen):
     """How many times as fast as the same of plain operators, forward and backward, in float32 at
     the check's small sizes: the median of `pairs` that were timed in turn, and the quartiles
     between which half of them lie."""
@@ -66,7 +66,7 @@ class OperatorFacts(_Frozen):
     deterministic: bool | None = None
     moves_with: tuple[str, ...] = ()
     deviations: tuple[Deviation, ...] = ()
-    speed: Speed | None = None
+    speed: Speedup | None = None
 
 
 class SegmentFacts(_Frozen):

@@ -15,8 +15,7 @@ from dougong.launcher.beside import controller_words, silence_words, what_follow
 from dougong.launcher.presence import Presence, ask, is_out_of_reach, look, storage_words
 from dougong.records.directory import RunDir
 from dougong.records.events import RunCreated, RunEnded
-from dougong.records.finished import as_finished
-from dougong.records.launch_words import resume_command
+from dougong.records.finished import as_finished, resume_command
 from dougong.records.lease import see_newest
 from dougong.records.rebuilt_status import known_status
 from dougong.records.status import RunStatus

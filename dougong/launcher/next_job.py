@@ -16,7 +16,7 @@ from dougong.launcher.decay import with_decay_end
 from dougong.launcher.sources import found_attention
 from dougong.planner.resume import check_resume
 from dougong.records.directory import RunDir
-from dougong.records.launch_words import resume_command
+from dougong.records.finished import resume_command
 
 
 def recorded_job(run_dir: RunDir) -> ResolvedJob:

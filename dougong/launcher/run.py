@@ -179,7 +179,7 @@ def resume_run(
     run_dir = RunDir.open(path.absolute())
     with become_controller(run_dir, request.takes_over, tell=_say) as lease:
         run_dir = run_dir.of_writer(lease.fence)
-        held = None if follows is not None else RunBefore(run_dir)
+        held = RunBefore(run_dir)
         before = recorded_job(run_dir)
         after = next_job(before, run_dir, overrides, request.job)
         resume_point = take_over(run_dir, request.chosen)
@@ -195,8 +195,9 @@ def resume_run(
         signs = job.checkpoint.sign
         has_signed = resume_point.has_committed and signs == before.job.checkpoint.sign
         key = key_of_run(run_dir.path, signs, is_new=not has_signed)
-        text, told = after.to_yaml(), ()
-        launch = Launch(job, run_dir, lease, resume_point, text, told, bent, follows, key, held)
+        launch = Launch(
+            job, run_dir, lease, resume_point, after.to_yaml(), (), bent, follows, key, held
+        )
         with placed(after):
             return _run(launch, options)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from dougong.checkpoint.disk import opened, read_file, storage_error, sync_directory, write_at
 from dougong.checkpoint.proof.signing import SigningKey
 from dougong.errors import CheckpointError
-from dougong.records.launch_words import resume_command
+from dougong.records.finished import resume_command
 
 OWN = "run"
 """What `checkpoint.sign` says for a key that the run makes for itself."""

@@ -10,7 +10,7 @@ from dougong.launcher.run import Options, ResumeRequest, StepsDoneError, resume_
 from dougong.records.claim import has_committed
 from dougong.records.directory import RunDir
 from dougong.records.events import RunCreated
-from dougong.records.launch_words import launch_words
+from dougong.records.finished import launch_words
 
 
 def goes_on(path: Path) -> bool:

@@ -41,7 +41,7 @@ from dougong.fault.diagnosis import Diagnosis, FailureKind
 from dougong.launcher.kept.keeping import Keeping
 from dougong.launcher.signals import asking, hear_passed_on, pass_on
 from dougong.records.directory import RunDir
-from dougong.records.launch_words import resume_command
+from dougong.records.finished import resume_command
 from dougong.records.lease import LeaseSight, see_newest
 
 MOST_IN_A_ROW = 3

@@ -16,7 +16,7 @@ from dougong.errors import LaunchError, PlaceError, RecordError, StorageError
 from dougong.records.directory import RunDir
 from dougong.records.events import CheckpointCommitted
 from dougong.records.files import is_empty_folder, make_run_folder
-from dougong.records.launch_words import resume_command
+from dougong.records.finished import resume_command
 from dougong.records.lease import LEASES, Lease, take_lease
 
 _ALLOWED = (LEASES, "controller.lock", SET_ASIDE, "lost+found", ".snapshot", ".DS_Store")

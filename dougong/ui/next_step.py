@@ -19,8 +19,7 @@ from dougong.records.events import (
     RunEnded,
     StepSkipped,
 )
-from dougong.records.finished import finish_before, newest_generation
-from dougong.records.launch_words import launch_words
+from dougong.records.finished import finish_before, launch_words, newest_generation
 
 GOES_ON = ("starting", "running", "recovering", "growing", "stopping")
 """States of a run that lives, in small letters."""

@@ -30,6 +30,9 @@ def _by_index() -> Iterator[Case]:
     def embedding(table: Tensor, ids: Tensor) -> Tensor:
         return F.embedding(ids, table)
 
+    def selected(table: Tensor, ids: Tensor) -> Tensor:
+        return table.index_select(0, ids)
+
     def gathered(values: Tensor, ids: Tensor) -> Tensor:
         return values.gather(1, ids)
 
@@ -59,12 +62,12 @@ def _by_index() -> Iterator[Case]:
         (0,),
         summed,
         rows=(1,),
-        composed=lambda table, ids: table.index_select(0, ids),
+        composed=selected,
     )
     yield Case(
         "index_select",
         "aten::index_select",
-        lambda table, ids: table.index_select(0, ids),
+        selected,
         lambda draw: (draw.values(30, 24), draw.order(30)),
         _MOVED,
         (0,),
@@ -82,6 +85,10 @@ def _by_index() -> Iterator[Case]:
         _MOVED,
         (0,),
     )
+    yield from _counts()
+
+
+def _counts() -> Iterator[Case]:
     yield Case(
         "bincount",
         "aten::bincount",

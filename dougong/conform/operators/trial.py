@@ -16,7 +16,7 @@ from dougong.conform.judge import Exactness, deviance, same_bits, tolerance_of
 from dougong.conform.operators.case import Case, given, placed, results
 from dougong.conform.operators.layouts import is_fault, moves_with
 from dougong.conform.operators.timing import compare_speed
-from dougong.conform.record import Deviation, OperatorFacts, Speed
+from dougong.conform.record import Deviation, OperatorFacts, Speedup
 
 GROUP = "operators"
 TF32_WORDS = "products with the precision of TF32: other bits than elsewhere (numerics: bounded)"
@@ -232,7 +232,7 @@ def _are_same(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
     return all(same_bits(a, b) for a, b in zip(one, other, strict=True))
 
 
-def _speed(case: Case, inputs: list[Tensor], bed: Bed) -> Speed | None:
+def _speed(case: Case, inputs: list[Tensor], bed: Bed) -> Speedup | None:
     """Against the composed form; None where there is none, or the device cannot compute it."""
     if case.composed is None:
         return None

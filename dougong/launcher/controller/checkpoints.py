@@ -41,7 +41,7 @@ from dougong.records.events import (
     GenerationStarted,
     StateRestored,
 )
-from dougong.records.launch_words import resume_command
+from dougong.records.finished import resume_command
 from dougong.records.machine import package_versions
 from dougong.records.metrics import MetricsRow
 from dougong.records.recomputation import recorded_after

@@ -315,15 +315,15 @@ class Relocation:
             node = listed.get(spec.node or "")
             names.append("its node" if node is None else node.name)
             handles = [before.get(name) for name in spec.workers]
-            is_theirs = is_theirs and all(self._was_on(handle, spec, node) for handle in handles)
+            were_there = [self._was_on(handle, spec, node) for handle in handles]
+            is_theirs = is_theirs and all(were_there)
         return Places("", worker_list(names), is_theirs)
 
     def _was_on(self, handle: AgentHandle | None, spec: AgentSpec, node: Node | None) -> bool:
         if handle is None:
             return False
-        return spec.node == handle.spec.node or (
-            node is not None and self.facts.host_of(handle) == node.name
-        )
+        is_same_name = node is not None and self.facts.host_of(handle) == node.name
+        return is_same_name or spec.node == handle.spec.node
 
     def _wait(self, reason: str) -> tuple[Action, ...]:
         """Say what is missing, where that is news, and look again in a moment.

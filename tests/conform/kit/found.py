@@ -9,12 +9,12 @@ from dougong.conform.record import (
     Native,
     OperatorFacts,
     SegmentFacts,
-    Speed,
+    Speedup,
     with_causes,
 )
 from dougong.records.machine import Machine
 
-SPEED = Speed(times=1.5, low=1.4, high=1.75, pairs=25)
+SPEED = Speedup(times=1.5, low=1.4, high=1.75, pairs=25)
 
 
 def operator(
@@ -23,7 +23,7 @@ def operator(
     words: tuple[str, ...] = (),
     error: float = 1e-7,
     calls: tuple[str, ...] = (),
-    speed: Speed | None = SPEED,
+    speed: Speedup | None = SPEED,
 ) -> CheckOutcome:
     deviations = (
         Deviation(dtype="float32", direction="forward", error=error, tolerance=1e-6),

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 from dougong.conform.judge import Exactness, tolerance_of
+from dougong.conform.kit.tolerances import fill
 from dougong.conform.operators.experts import ROUNDINGS
 from dougong.conform.steps import golden, segments
-from dougong.conform.tolerances import fill
 
-DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "conform.md"
+DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "conform.md"
 
 
 def cells(words: str) -> list[str]:

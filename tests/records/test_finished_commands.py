@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from dougong.records.directory import RunDir
 from dougong.records.events import Event, FirstStep, RunCreated
-from dougong.records.launch_words import launch_words, resume_command
+from dougong.records.finished import launch_words, resume_command
 
 TRAINED = FirstStep(generation=1, step=1, seconds=1.0)
 
