@@ -309,13 +309,14 @@ class Relocation:
         one that has been started anew, which is listed by another id."""
         listed = {node.id: node for node in self.facts.nodes or ()}
         # By worker, since an agent has another name when it has other devices of its island.
-        before = {name: handle for handle in self.facts.agents.all for name in handle.spec.workers}
+        before: dict[str, AgentHandle] = {}
+        for handle in self.facts.agents.all:
+            before.update(dict.fromkeys(handle.spec.workers, handle))
         names, is_theirs = [], True
         for spec in new:
             node = listed.get(spec.node or "")
             names.append("its node" if node is None else node.name)
-            handles = [before.get(name) for name in spec.workers]
-            were_there = [self._was_on(handle, spec, node) for handle in handles]
+            were_there = [self._was_on(before.get(name), spec, node) for name in spec.workers]
             is_theirs = is_theirs and all(were_there)
         return Places("", worker_list(names), is_theirs)
 
