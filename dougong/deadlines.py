@@ -31,6 +31,7 @@ class Deadlines:
     agents_ready_s: float = 300.0  # torch and transformers imported on a cold shared file system
     inspection_s: float = 3600.0  # text is tokenised once, which may take long
     fingerprint_s: float = 600.0  # every device's probes, where no cache has them
+    conform_timing_s: float = 0.05  # an operator beside its plain form, a few times at least
     attention_probe_s: float = 2.0  # attention's twenty repetitions, on a processor
     compile_s: float = 500.0  # DeepSpeed's CPU Adam, a minute on an idle machine; within the probes
     rendezvous_s: float = 120.0  # all workers of a generation reach the controller's store

@@ -93,9 +93,10 @@ def valid_one_of(root: Path, step: int, threads: int = 2, key: SigningKey | None
 
 
 def none_is_valid(
-    root: Path, rejected: Sequence[str], key: SigningKey | None = None
+    root: Path, rejected: Sequence[str], resume: str, key: SigningKey | None = None
 ) -> CheckpointError:
-    """Why a run whose checkpoints are all damaged, or gone, does not begin anew by itself."""
+    """Why a run whose checkpoints are all damaged, or gone, does not begin anew by itself.
+    `resume`: the command that goes on with it."""
     run = root.parent
     words = f"dougong verify {run}" + ("" if key is None else f" --key {key.path}")
     what = "the checkpoints that the run had are gone"
@@ -103,8 +104,8 @@ def none_is_valid(
         names = ", ".join(rejected)
         what = f"no checkpoint is valid ({names}; `{words}` says what is wrong)"
     return CheckpointError(
-        f"{root}: {what}; mend or mount the storage, then `dougong resume {run}`; or begin anew, "
-        f"with what is there set aside: `dougong resume {run} --from-scratch`"
+        f"{root}: {what}; mend or mount the storage, then `{resume}`; or begin anew, "
+        f"with what is there set aside: `{resume} --from-scratch`"
     )
 
 

@@ -69,17 +69,22 @@ def conform(
         if not found.outcomes:
             typer.echo(f"{ending.name} at {found.cut_short}, before a check was over", err=True)
             raise typer.Exit(ending.status)
+        if found.cut_short:
+            found = found.model_copy(update={"signal": ending.number})
+        line.stop()
+        _print(found, console)  # first: it is all there is where the report cannot be written
         page = keep(found, folder)
+    console.print(f"{page}\n{folder / found.file}", markup=False, soft_wrap=True)
+    if found.cut_short:
+        typer.echo(f"{ending.name} at {found.cut_short}: what was over is kept", err=True)
+    raise typer.Exit(found.exit_status)
+
+
+def _print(found: Conformance, console: Console) -> None:
     console.print(group_table(found))
     for text in remarkable(found):
         console.print(text, markup=False, soft_wrap=True)
-    kept = f"{page}\n{folder / found.file}"
-    console.print(f"{verdict(found)}\n{kept}", markup=False, soft_wrap=True)
-    if found.cut_short:
-        typer.echo(f"{ending.name} at {found.cut_short}: what was over is kept", err=True)
-        raise typer.Exit(ending.status)
-    if not found.is_sound:
-        raise typer.Exit(1)
+    console.print(verdict(found), markup=False, soft_wrap=True)
 
 
 def _refuse_no_folder(folder: Path) -> None:
@@ -94,16 +99,16 @@ class _Ending:
     been found is being kept."""
 
     def __init__(self) -> None:
-        self._number: int = signal.SIGINT
+        self.number: int = signal.SIGINT
 
     @property
     def name(self) -> str:
-        is_typed = self._number == signal.SIGINT
-        return "ended by Ctrl-C" if is_typed else f"ended by {signal.Signals(self._number).name}"
+        is_typed = self.number == signal.SIGINT
+        return "ended by Ctrl-C" if is_typed else f"ended by {signal.Signals(self.number).name}"
 
     @property
     def status(self) -> int:
-        return 128 + self._number
+        return 128 + self.number
 
     @contextmanager
     def heard(self) -> Iterator[_Ending]:
@@ -123,7 +128,7 @@ class _Ending:
     def _end(self, number: int, frame: FrameType | None) -> None:
         for other in asking():
             signal.signal(other, signal.SIG_IGN)
-        self._number = number
+        self.number = number
         raise KeyboardInterrupt
 
 
@@ -157,7 +162,7 @@ def remarkable(found: Conformance) -> Iterator[str]:
 
 def verdict(found: Conformance) -> str:
     """The last word."""
-    if found.cut_short and not found.unsound:
+    if found.verdict == "none":
         num_over = plural(len(found.outcomes), "check")
         return f"{found.accelerator}: cut short, no verdict; nothing was found wrong by {num_over}"
     if found.is_sound:

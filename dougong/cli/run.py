@@ -23,7 +23,7 @@ from dougong.cli.options import (
 from dougong.errors import PlaceError
 from dougong.launcher.backends.ray_choice import choose_ray, surroundings
 from dougong.launcher.run import Options, ResumeRequest
-from dougong.launcher.start import address_before
+from dougong.launcher.start import address_before, ran_without_ray
 from dougong.launcher.supervised import resume_beside, run_beside
 from dougong.tools.job_check import load_whole_job
 
@@ -128,4 +128,8 @@ def launch_options(
         return Options(ray=False)
     before = address_before(run_dir) if goes_on else ""
     choice = choose_ray(address, surroundings(run_dir, before))
-    return Options(dataclasses.replace(choice, may_be_open=may_be_open), wait_s=wait_s)
+    choice = dataclasses.replace(choice, may_be_open=may_be_open)
+    if goes_on and choice.address is None and ran_without_ray(run_dir):
+        note = "the run had no Ray (--no-ray) and has one now; its bits do not depend on that"
+        choice = dataclasses.replace(choice, note="; ".join(filter(None, (choice.note, note))))
+    return Options(choice, wait_s=wait_s)

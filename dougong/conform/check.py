@@ -55,6 +55,11 @@ class Bed:
         """Whether there is a device beside the processor."""
         return self.device.type != "cpu"
 
+    def wait(self) -> None:
+        """Until the device has computed what it was given."""
+        if self.has_streams:
+            torch.accelerator.synchronize()
+
 
 @dataclass(frozen=True)
 class Result:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, computed_field, model_validator
 
 from dougong.records.machine import Machine
 
@@ -13,13 +13,18 @@ CUT_SHORT_FILE = "cut-short.json"
 """Of a report that somebody has cut short; an earlier whole one stays beside it."""
 COPIES = "copies"
 """The group on which all others rest."""
-FORMAT = 2
+FORMAT = 3
 """Raised with every change of the file's form that a reader must know of."""
 
 Grade = Literal["sound", "unsound", "not run"]
 """`not run`: what the check needs is not here, and is named; that decides nothing."""
 Native = Literal["native", "composed", "missing"]
 """Of an operator: a kernel of the device; made of other operators; neither, or run on the host."""
+
+Verdict = Literal["sound", "unsound", "none"]
+"""`none`: cut short before anything was found wrong."""
+_SIGNALLED = 128
+"""A shell's status of what a signal has ended, less the signal's number."""
 
 
 class _Frozen(BaseModel):
@@ -37,12 +42,23 @@ class Deviation(_Frozen):
     tf32: bool = False
 
 
+class Speedup(_Frozen):
+    """How many times as fast as the same of plain operators, forward and backward, in float32 at
+    the check's small sizes: the median of `pairs` that were timed in turn, and the quartiles
+    between which half of them lie."""
+
+    times: float
+    low: float
+    high: float
+    pairs: int
+
+
 class OperatorFacts(_Frozen):
     """What was found of one operator.
 
     calls: the operators that it is made of here, forward and backward; deterministic: the same bits
     every time (None: never computed); moves_with: what a row's bits depend on beside the row;
-    speed: how many times as fast as the composed form (None: there is no other form).
+    speed: against the composed form (None: nothing plainer is there to compare it with).
     """
 
     form: Native = "missing"
@@ -50,7 +66,7 @@ class OperatorFacts(_Frozen):
     deterministic: bool | None = None
     moves_with: tuple[str, ...] = ()
     deviations: tuple[Deviation, ...] = ()
-    speed: float | None = None
+    speed: Speedup | None = None
 
 
 class SegmentFacts(_Frozen):
@@ -92,10 +108,16 @@ class CheckOutcome(_Frozen):
         return self.grade == "unsound" and not self.follows
 
 
+_FOLLOWS = ("verdict", "exit_status")
+
+
 class Conformance(_Frozen):
     """The whole report. `device`: facts of the accelerator; `model`: which one was tried, empty
     where none was; `wall`: when (ISO 8601, UTC); `cut_short`: the check that was under way when
-    somebody ended the command, empty where all have been made."""
+    somebody ended the command, empty where all have been made; `signal`: by which signal (its
+    number, 0: by none).
+
+    `verdict` and `exit_status` (the command's) follow from the rest, and are written with it."""
 
     format: int = FORMAT
     accelerator: str
@@ -105,6 +127,28 @@ class Conformance(_Frozen):
     outcomes: tuple[CheckOutcome, ...]
     model: str = ""
     cut_short: str = ""
+    signal: int = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_what_follows(cls, fields: Any) -> Any:
+        if not isinstance(fields, dict):
+            return fields
+        return {name: value for name, value in fields.items() if name not in _FOLLOWS}
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def verdict(self) -> Verdict:
+        if self.unsound:
+            return "unsound"
+        return "none" if self.cut_short else "sound"
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def exit_status(self) -> int:
+        if self.signal:
+            return _SIGNALLED + self.signal
+        return 0 if self.is_sound else 1
 
     @property
     def culprits(self) -> tuple[CheckOutcome, ...]:

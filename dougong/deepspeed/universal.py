@@ -14,6 +14,8 @@ from __future__ import annotations
 import math
 import pickle
 import re
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -249,14 +251,27 @@ def _load(file: Path) -> Any:
     """What a file of torch holds; its tensors stay on disk until they are read."""
     try:
         return torch.load(file, map_location="cpu", mmap=True, weights_only=True)
-    except pickle.UnpicklingError as error:
+    except OSError as error:
+        raise SourceError(f"{file}: cannot be read: {error.strerror or error}") from error
+    except Exception as error:  # what torch says of a damaged file speaks of its own insides
+        if isinstance(error, pickle.UnpicklingError) and _has_whole_values(file):
+            raise SourceError(
+                f"{file}: holds more than tensors and plain values, which to load would be to run "
+                "its code; load it once where you trust it, and save what is needed as plain values"
+            ) from error
+        size = file.stat().st_size
         raise SourceError(
-            f"{file}: holds more than tensors and plain values, which to load would be to run its "
-            "code; load it once where you trust it, and save what is needed as plain values"
+            f"{file}: is damaged, or no file of torch ({size:,} bytes); convert the checkpoint "
+            "again with ds_to_universal, or take an older one"
         ) from error
-    except (OSError, RuntimeError, EOFError, ValueError) as error:
-        first = str(error).partition(". ")[0] or type(error).__name__
-        raise SourceError(
-            f"{file}: is no file of torch, or a damaged one; convert the checkpoint again with "
-            f"ds_to_universal, or take an older one (torch says: {first})"
-        ) from error
+
+
+def _has_whole_values(file: Path) -> bool:
+    """Whether the part of it that says what it holds is as it was written, by its checksum."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            (name,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
+            archive.read(name)
+    except (OSError, ValueError, zipfile.BadZipFile, zlib.error):
+        return False
+    return True

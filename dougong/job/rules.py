@@ -21,7 +21,7 @@ from dougong.job.schema import EXPERTS_PER_TOKEN_KEYS, Job
 from dougong.job.tokenizer_rules import TOKENIZER_RULES
 
 _ATTENTION = ("model", "attention")
-_NOT_ON_PROCESSORS = {
+NOT_ON_PROCESSORS = {
     "flex": "torch's flexible attention has no backward on processors",
     "flash": "flash_attn has no kernels for processors",
 }
@@ -119,7 +119,7 @@ def _balance(job: Job) -> Iterator[Breach]:
 
 
 def _attention_on_processors(job: Job) -> Iterator[Breach]:
-    reason = _NOT_ON_PROCESSORS.get(job.model.attention or "")
+    reason = NOT_ON_PROCESSORS.get(job.model.attention or "")
     if reason is None:
         return
     names = [

@@ -16,7 +16,7 @@ from dougong.launcher.outlived import end_waiting, has_waiting_agents
 from dougong.launcher.presence import Presence, ask, is_out_of_reach, look, storage_words
 from dougong.records.directory import RunDir
 from dougong.records.events import RunCreated, RunEnded
-from dougong.records.finished import as_finished
+from dougong.records.finished import as_finished, resume_command
 from dougong.records.lease import see_newest
 from dougong.records.rebuilt_status import known_status
 from dougong.records.status import RunStatus
@@ -143,15 +143,15 @@ def why_it_cannot_stop(run_dir: RunDir, found: Presence) -> str:
     """Why nobody can be asked, how far the run has come, and what to type next."""
     path, known = run_dir.path, run_dir.read_controller()
     status, _ = known_status(run_dir)
-    who = controller_words(known)
+    who, resume = controller_words(known), resume_command(path)
     match found:
         case Presence.SILENT:
-            follows = what_follows(known, f"dougong resume {path}")
+            follows = what_follows(known, resume)
             return f"{path}: {silence_words(known)}, so that it cannot be asked; {follows}"
         case Presence.UNKNOWN:
             return (
                 f"{path}: {who} cannot be reached from here; type this command there, or, when "
-                f"that process is dead: dougong resume {path} --take-over"
+                f"that process is dead: {resume} --take-over"
             )
         case _:
             following = next_step(path, "lost", run_dir.read_events())

@@ -16,6 +16,7 @@ from dougong.launcher.decay import with_decay_end
 from dougong.launcher.sources import found_attention
 from dougong.planner.resume import check_resume
 from dougong.records.directory import RunDir
+from dougong.records.finished import resume_command
 
 
 def recorded_job(run_dir: RunDir) -> ResolvedJob:
@@ -39,10 +40,10 @@ def next_job(
     """
     after = given or load_recorded(run_dir.job_file, list(overrides))
     after = with_decay_end(after, before.job.schedule.decay_steps)
-    resume = f"dougong resume {shlex.quote(str(run_dir.path))}"
-    gone = list(_gone(after.job, resume))
+    resume = resume_command(run_dir.path)
+    gone = tuple(_gone(after.job))
     if gone:
-        raise JobError("\n".join(gone))
+        raise JobError(_gone_words(gone, resume))
     try:
         after = _with_found_attention(before.job, after, run_dir)
         check_resume(before.job, after.job)
@@ -56,23 +57,42 @@ def next_job(
     return after
 
 
-def _gone(job: Job, resume: str) -> Iterator[str]:
-    """Of each name that the run had from a package: that none offers it here, and what helps."""
+@dataclasses.dataclass(frozen=True)
+class _Gone:
+    """A name that the run had from a package, and none offers here. `group`: of entry points;
+    `instead`: an override that goes on without it."""
+
+    key: str
+    name: str
+    group: str
+    instead: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.key}: the run has used {self.name}, which no package that is installed here "
+            f"offers (an entry point of {self.group})"
+        )
+
+
+def _gone(job: Job) -> Iterator[_Gone]:
     for island in job.islands:
         if not is_accelerator(island.accelerator):
-            yield (
-                f"islands.{island.name}.accelerator: the run has computed on {island.accelerator}, "
-                "which no package that is installed here offers; install the package that adds it "
-                "(an entry point of dougong.accelerators), or go on with another kind of device: "
-                f"`{resume} -o islands.{island.name}.accelerator=cpu`, with `-o numerics=bounded` "
-                "where its kernels give other bits"
-            )
+            key = f"islands.{island.name}.accelerator"
+            group = "dougong.accelerators"
+            yield _Gone(key, island.accelerator, group, f"-o {shlex.quote(key)}=cpu")
     if job.bridge not in bridge_names():
-        yield (
-            f"bridge: the run has used {job.bridge}, which no package that is installed here "
-            "offers; install the package that adds it (an entry point of dougong.bridges), or go "
-            f"on without: `{resume} -o bridge={AUTO}`"
-        )
+        yield _Gone("bridge", job.bridge, "dougong.bridges", f"-o bridge={AUTO}")
+
+
+def _gone_words(gone: Sequence[_Gone], resume: str) -> str:
+    """Each by its name, and one command that goes on without all of them."""
+    packages = "package that adds it" if len(gone) == 1 else "packages that add them"
+    command = " ".join((resume, *[one.instead for one in gone]))
+    bits = ""
+    if any(one.key != "bridge" for one in gone):
+        bits = ", with `-o numerics=bounded` where other kernels give other bits"
+    remedy = f"install the {packages}, or go on without: `{command}`{bits}"
+    return "\n".join((*map(str, gone), remedy))
 
 
 def _with_found_attention(before: Job, after: ResolvedJob, run_dir: RunDir) -> ResolvedJob:

@@ -46,6 +46,7 @@ from dougong.launcher.decay import bent_rate, with_decay_end
 from dougong.launcher.kept.keeping import Keeping
 from dougong.launcher.next_job import next_job, recorded_job
 from dougong.launcher.ports import with_ports
+from dougong.launcher.refused import RunBefore, as_before_words, take_back
 from dougong.launcher.signals import signals_into
 from dougong.launcher.signing_key import key_of_run
 from dougong.launcher.sources import known_sources
@@ -69,7 +70,7 @@ from dougong.storage.screen import Screen
 from dougong.storage.trouble import NO_ANSWER, Trouble
 from dougong.ui.event_words import unwritten_words
 from dougong.ui.history import closing_words
-from dougong.ui.next_step import MISTAKES, next_step
+from dougong.ui.next_step import MISTAKES, after_refusal, next_step
 from dougong.ui.recorder import Recorder
 from dougong.ui.report.page import write_report
 from dougong.ui.tensorboard_files import TensorBoardFiles
@@ -117,7 +118,8 @@ class ResumeRequest:
 class Launch:
     """One controller's part of a run. `job_text`: what job.yaml says once it trains, None where it
     says so already; `notes` and `warning`: what is told at its start; `follows`: the death after
-    which it goes on by itself; `key`: by which checkpoints are signed."""
+    which it goes on by itself; `key`: by which checkpoints are signed; `before`: of a resume that
+    somebody typed, what the directory held."""
 
     job: Job
     run_dir: RunDir
@@ -128,6 +130,7 @@ class Launch:
     warning: str | None = None
     follows: ControllerDeath | None = None
     key: SigningKey | None = None
+    before: RunBefore | None = None
 
 
 def start_run(resolved: ResolvedJob, path: Path, options: Options, takes_over: bool = False) -> int:
@@ -176,6 +179,7 @@ def resume_run(
     run_dir = RunDir.open(path.absolute())
     with become_controller(run_dir, request.takes_over, tell=_say) as lease:
         run_dir = run_dir.of_writer(lease.fence)
+        held = RunBefore(run_dir)
         before = recorded_job(run_dir)
         after = next_job(before, run_dir, overrides, request.job)
         resume_point = take_over(run_dir, request.chosen)
@@ -191,7 +195,9 @@ def resume_run(
         signs = job.checkpoint.sign
         has_signed = resume_point.has_committed and signs == before.job.checkpoint.sign
         key = key_of_run(run_dir.path, signs, is_new=not has_signed)
-        launch = Launch(job, run_dir, lease, resume_point, after.to_yaml(), (), bent, follows, key)
+        launch = Launch(
+            job, run_dir, lease, resume_point, after.to_yaml(), (), bent, follows, key, held
+        )
         with placed(after):
             return _run(launch, options)
 
@@ -264,9 +270,14 @@ def _run(launch: Launch, options: Options) -> int:
         if isinstance(outcome.error, SupersededError):
             recorder.close(str(outcome.error))
             raise outcome.error
-        recorder.close(_summary(outcome, run_dir, recorder, deadlines.records_end_s))
+        limit_s = deadlines.records_end_s
+        is_as_before = False
+        if launch.before is not None and outcome.refused and not recorder.settle(limit_s):
+            is_as_before = take_back(launch.before, outcome, run_dir)
+        words = as_before_words(run_dir) if is_as_before else ""
+        recorder.close(words or _summary(outcome, run_dir, recorder, limit_s))
     if outcome.error is not None:
-        raise _last_words(outcome, run_dir)
+        raise _last_words(outcome, run_dir, is_as_before)
     return outcome.status
 
 
@@ -350,14 +361,15 @@ def _with_unwritten(words: str, left: Sequence[Trouble]) -> str:
 def _closing_words(outcome: Outcome, run_dir: RunDir) -> str:
     try:
         # An error's last words come after these, and say what is next.
-        return closing_words(run_dir, outcome.state.lower(), says_next=outcome.error is None)
+        state = "refused" if outcome.refused else outcome.state.lower()
+        return closing_words(run_dir, state, says_next=outcome.error is None)
     except DougongError:  # a record that cannot be read either
         return f"{outcome.state.lower()}: {run_dir.path}"
 
 
-def _last_words(outcome: Outcome, run_dir: RunDir) -> DougongError:
+def _last_words(outcome: Outcome, run_dir: RunDir, is_as_before: bool = False) -> DougongError:
     """The error with which the command ends: its last lines name the first worker's first error and
-    the next step."""
+    the next step. `is_as_before`: the record holds nothing of it."""
     error, diagnosis = outcome.error, outcome.diagnosis
     assert error is not None
     lines = [str(error)]
@@ -370,6 +382,9 @@ def _last_words(outcome: Outcome, run_dir: RunDir) -> DougongError:
             log = run_dir.log_file(outcome.generation, diagnosis.worker)
             lines += [f"its log: {log}"] if log.is_file() else []
     with contextlib.suppress(DougongError):  # a record that cannot be read: the error matters more
-        following = next_step(run_dir.path, outcome.state.lower(), run_dir.read_events())
+        path, events = run_dir.path, run_dir.read_events()
+        following = next_step(path, outcome.state.lower(), events)
+        if is_as_before:
+            following = after_refusal(path, events, sys.argv[1:])
         lines.append(f"next: {following}")
     return outcome.told("\n".join(lines))

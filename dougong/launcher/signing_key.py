@@ -10,6 +10,7 @@ from pathlib import Path
 from dougong.checkpoint.disk import opened, read_file, storage_error, sync_directory, write_at
 from dougong.checkpoint.proof.signing import SigningKey
 from dougong.errors import CheckpointError
+from dougong.records.finished import resume_command
 
 OWN = "run"
 """What `checkpoint.sign` says for a key that the run makes for itself."""
@@ -76,8 +77,8 @@ def key_of_run(run: Path, sign: str | None, is_new: bool) -> SigningKey | None:
 def _own_key(place: Path) -> SigningKey:
     if place.exists():
         return read_key(place)
-    run = place.parent.parent
+    resume = resume_command(place.parent.parent)
     raise CheckpointError(
         f"{place}: the key that the run's checkpoints are signed with is gone; put it back, or go "
-        f"on without: `dougong resume {run} -o checkpoint.sign=null`, which checks no signature"
+        f"on without: `{resume} -o checkpoint.sign=null`, which checks no signature"
     )

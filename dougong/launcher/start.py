@@ -10,6 +10,7 @@ from dougong.launcher.run import Options, ResumeRequest, StepsDoneError, resume_
 from dougong.records.claim import has_committed
 from dougong.records.directory import RunDir
 from dougong.records.events import RunCreated
+from dougong.records.finished import launch_words
 
 
 def goes_on(path: Path) -> bool:
@@ -24,6 +25,12 @@ def address_before(path: Path) -> str:
     events = RunDir.open(path).read_events()
     created = [event for event in events if isinstance(event, RunCreated)]
     return created[-1].address if created else ""
+
+
+def ran_without_ray(path: Path) -> bool:
+    """Whether the run in `path` was on this machine without Ray, by what is suggested for it.
+    Raises what `address_before` raises."""
+    return "--no-ray" in launch_words(RunDir.open(path).read_events())
 
 
 def go_on(resolved: ResolvedJob, path: Path, options: Options, takes_over: bool) -> int | None:

@@ -41,6 +41,7 @@ from dougong.fault.diagnosis import Diagnosis, FailureKind
 from dougong.launcher.kept.keeping import Keeping
 from dougong.launcher.signals import asking, hear_passed_on, pass_on
 from dougong.records.directory import RunDir
+from dougong.records.finished import resume_command
 from dougong.records.lease import LeaseSight, see_newest
 
 MOST_IN_A_ROW = 3
@@ -213,7 +214,9 @@ class Supervisor:
             is_over = not os.WIFSIGNALED(status) or time.monotonic() > until
             if seen or is_over or self._stop is not None:
                 if is_told and not seen:
-                    _say(f"when {path} can be read again: dougong resume {path}")
+                    # Its record cannot be read: the words of the command beside it count.
+                    again = resume_command(path, is_readable=False)
+                    _say(f"when {path} can be read again: {again}")
                 return seen[0] if seen else None
             if not is_told:
                 is_told = True

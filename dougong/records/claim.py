@@ -16,6 +16,7 @@ from dougong.errors import LaunchError, PlaceError, RecordError, StorageError
 from dougong.records.directory import RunDir
 from dougong.records.events import CheckpointCommitted
 from dougong.records.files import is_empty_folder, make_run_folder
+from dougong.records.finished import resume_command
 from dougong.records.lease import LEASES, Lease, take_lease
 
 _ALLOWED = (LEASES, "controller.lock", SET_ASIDE, "lost+found", ".snapshot", ".DS_Store")
@@ -134,14 +135,14 @@ def _refuse_run_with_checkpoints(run: RunDir) -> None:
     if there:
         raise PlaceError(
             f"{run.path}: holds a run already, with checkpoints of {_steps(there)}; go on with it "
-            f"by `dougong resume {run.path}`, or pass another --run-dir"
+            f"by `{resume_command(run.path)}`, or pass another --run-dir"
         )
     gone = _steps_recorded(run)
     if gone:
         raise LaunchError(
             f"{run.path}: holds a run already, which has committed checkpoints of {_steps(gone)}; "
             "none of them is there: bring them back, or begin it again by "
-            f"`dougong resume {run.path} --from-scratch`, or pass another --run-dir"
+            f"`{resume_command(run.path)} --from-scratch`, or pass another --run-dir"
         )
 
 

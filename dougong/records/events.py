@@ -266,10 +266,12 @@ class RunEnded(RunEvent):
     run, the last two where something failed in it; `worker`: the culprit, where that is one.
     `saved`: the step of the newest checkpoint, 0 for none; None in what an earlier release wrote.
     `gives_up_memory`: workers that have outlived their controller are to end with what they hold.
+    `refused`: a resume that came to no generation of its own, since it may not go on.
     """
 
     kind: Literal["finished", "stopped", "failed"]
     step: int
+    refused: bool = False
     saved: int | None = None
     cause: str | None = None
     worker: str | None = None

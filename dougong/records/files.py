@@ -6,12 +6,15 @@ from __future__ import annotations
 import os
 import secrets
 import stat
+import tempfile
 from pathlib import Path
 
 from dougong.errors import PlaceError, StorageError
 
 ROOM = "make room or mend it, then go on with the run"
 """The remedy of whatever cannot be written."""
+_TRIED_BYTES = 1 << 16
+"""Written and taken back to see whether a folder takes anything."""
 
 
 def replace_file(path: Path, text: str, mode: int = 0o666, durable: bool = False) -> None:
@@ -91,13 +94,19 @@ def exposed_words(path: Path) -> str:
 
 def why_not_writable(path: Path) -> str:
     """Why nothing could be made at `path` or below it, in words after its name; empty where it
-    could, as far as permissions tell."""
+    could: a little is written there, and nothing stays."""
     path = path.absolute()
     there = next(place for place in (path, *path.parents) if os.path.lexists(place))
     if not there.is_dir():
         return f"{there} is not a folder"
-    if not os.access(there, os.W_OK | os.X_OK):
-        return f"{there} cannot be written"
+    # Permissions do not tell: root passes them, and neither a full disk nor /proc is asked by them.
+    try:
+        with tempfile.TemporaryFile(dir=there, prefix=".dougong-") as file:
+            file.write(bytes(_TRIED_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return f"{there} cannot be written: {error.strerror}"
     return ""
 
 

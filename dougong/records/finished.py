@@ -1,5 +1,6 @@
 """What a run's events tell of its ends: a finished run stays finished when a later resume comes to
-nothing, and workers may hold what a run has come to that has lost its controller. Pure.
+nothing, and workers may hold what a run has come to that has lost its controller; and how the run
+reaches its machines, for the commands that are suggested.
 
 Such a resume has recorded that it began, and how it ended; it has trained no step, job.yaml is as
 it was, and every checkpoint lies where it lay.
@@ -7,8 +8,14 @@ it was, and every checkpoint lies where it lay.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import contextlib
+import shlex
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
+from dougong.errors import RecordError, StorageError
+from dougong.records.directory import RunDir
 from dougong.records.events import (
     CheckpointCommitted,
     CheckpointRejected,
@@ -22,6 +29,10 @@ from dougong.records.events import (
 )
 from dougong.records.status import FINAL_STATES, RunStatus
 
+_PLACES = ("--no-ray", "--address")
+"""Say where a run's machines are; without any of them it has a Ray of its own."""
+_FLAGS = ("--no-ray", "--allow-open-cluster")
+_VALUED = ("--address", "--wait")
 _CHANGES = (FirstStep, CheckpointCommitted, CheckpointsSetAside)
 """With these a resume has gone on."""
 
@@ -87,3 +98,59 @@ def as_finished(status: RunStatus, events: Sequence[Event]) -> RunStatus:
         return status
     news = {"state": "FINISHED", "generation": ended.generation, "phase": "", "unsaved": ""}
     return status.model_copy(update={**news, "step": ended.step, "steps": ended.step})
+
+
+def launch_words(events: Sequence[Event], typed: Sequence[str] = ()) -> tuple[str, ...]:
+    """The options as a shell takes them. `typed`: the words of the command that is under way, which
+    count first where they say where; then those of the run's newest controller that said where, or
+    trained; then those of the one that began it."""
+    if _names_place(typed):
+        return tuple(_options(typed))
+    found = _controller(events)
+    if found is None:
+        return tuple(_options(typed))
+    if not found.address:
+        return tuple(_options(found.command))
+    others = _options(found.command, without="--address")
+    return (f"--address {shlex.quote(found.address)}", *others)
+
+
+def resume_command(path: Path, is_readable: bool = True) -> str:
+    """What goes on with the run in `path`, as it would be typed now. Where its record is damaged,
+    or not `is_readable`, by the options of the command that is under way."""
+    events: Sequence[Event] = ()
+    if is_readable:
+        with contextlib.suppress(RecordError, StorageError):
+            events = RunDir(path).read_events()
+    words = ("dougong", "resume", shlex.quote(str(path)))
+    return " ".join((*words, *launch_words(events, sys.argv[1:])))
+
+
+def _controller(events: Sequence[Event]) -> RunCreated | None:
+    """Whose options count; None where there has been no controller."""
+    found: RunCreated | None = None
+    newest: RunCreated | None = None
+    for event in events:
+        if isinstance(event, RunCreated):
+            newest = event
+            if found is None or event.address or _names_place(event.command):
+                found = event
+        elif isinstance(event, FirstStep):
+            found = newest
+    return found
+
+
+def _names_place(words: Sequence[str]) -> bool:
+    return any(word.partition("=")[0] in _PLACES for word in words)
+
+
+def _options(words: Sequence[str], without: str = "") -> Iterator[str]:
+    """Those among a command's words, in its order."""
+    for number, word in enumerate(words):
+        name, has_value, _ = word.partition("=")
+        if name == without:
+            continue
+        if word in _FLAGS or (name in _VALUED and has_value):
+            yield shlex.quote(word)
+        elif word in _VALUED:
+            yield shlex.join(words[number : number + 2])

@@ -19,7 +19,7 @@ from dougong.records.events import (
     RunEnded,
     StepSkipped,
 )
-from dougong.records.finished import finish_before, newest_generation
+from dougong.records.finished import finish_before, launch_words, newest_generation
 
 GOES_ON = ("starting", "running", "recovering", "growing", "stopping")
 """States of a run that lives, in small letters."""
@@ -66,6 +66,13 @@ def next_step(path: Path, state: str, events: Sequence[Event]) -> NextStep:
     return _again(path, events, f"{dougong} verify {directory}", f"{dougong} resume {directory}")
 
 
+def after_refusal(path: Path, events: Sequence[Event], typed: Sequence[str] = ()) -> NextStep:
+    """The next step for a resume that was refused. `typed`: its own words; `events`: the run's,
+    without what it has written."""
+    words = [program(events), "resume", shlex.quote(str(path)), *launch_words(events, typed)]
+    return NextStep(" ".join(words), _MEND)
+
+
 def _again(path: Path, events: Sequence[Event], verify: str, resume: str) -> NextStep:
     """What a run that has ended before its last step needs: one of two commands, or the one that
     began it."""
@@ -81,9 +88,9 @@ def _again(path: Path, events: Sequence[Event], verify: str, resume: str) -> Nex
     # What was committed once is not taken for nothing, even where it is gone.
     if not names and not any(isinstance(event, CheckpointCommitted) for event in events):
         if _may_be_held(events):
-            return NextStep(" ".join([resume, *_launch_options(events)]))
+            return NextStep(" ".join([resume, *launch_words(events)]))
         return NextStep(_begin_again(path, events), _remedy_of(_failed_end_of(events)))
-    words = [resume, *_launch_options(events)]
+    words = [resume, *launch_words(events)]
     return _resume([*words, *([] if names else ["--from-scratch"])], events)
 
 
@@ -152,28 +159,12 @@ def _failed_end_of(events: Sequence[Event]) -> RunEnded | None:
     return None
 
 
-def _launch_options(events: Sequence[Event]) -> list[str]:
-    """How the newest controller reached its machines, as a shell takes it."""
-    created = [event for event in events if isinstance(event, RunCreated)]
-    if not created:
-        return []
-    if created[-1].address:
-        return [f"--address {shlex.quote(created[-1].address)}"]
-    words = created[-1].command
-    for number, word in enumerate(words):
-        if word == "--no-ray" or word.startswith("--address="):
-            return [shlex.quote(word)]
-        if word == "--address":
-            return [shlex.join(words[number : number + 2])]
-    return []
-
-
 def _begin_again(path: Path, events: Sequence[Event]) -> str:
     """The command that began the run, for the same directory and the same machines."""
     created = [event for event in events if isinstance(event, RunCreated)]
     begun = [event for event in created if event.command[1:2] in (("run",), ("start",))]
     if not begun:
-        options = ["--run-dir", shlex.quote(str(path)), *_launch_options(events)]
+        options = ["--run-dir", shlex.quote(str(path)), *launch_words(events)]
         return f"{program(events)} run FILE {' '.join(options)}"
     words, address = begun[-1].command, begun[-1].address
     # A default directory has the time in its name: said again, it would be another one.

@@ -250,6 +250,8 @@ def make_view(
 def _on_screen(event: Event) -> Sentence:
     """As everywhere, but for the end of a failed run: its cause is told by the command's last
     words, below the panel."""
+    if isinstance(event, RunEnded) and event.refused:
+        return Sentence("error", "refused: the resume has trained nothing")
     if isinstance(event, RunEnded) and event.kind == "failed":
         return Sentence("error", f"failed at step {event.step}")
     return describe(event)

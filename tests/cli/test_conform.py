@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import re
@@ -12,10 +13,14 @@ import sys
 import time
 from pathlib import Path
 
+import dougong.cli.conform as command
 import pytest
+import typer
 from dougong.cli.conform import group_table, remarkable, verdict
 from dougong.conform.record import CUT_SHORT_FILE, FILE, Conformance
+from dougong.errors import StorageError
 from tests.conform.kit.found import found
+from typer.testing import CliRunner
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENT = ROOT / "docs" / "conform.md"
@@ -24,6 +29,12 @@ DOCUMENT = ROOT / "docs" / "conform.md"
 def conform(place: Path, *words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "dougong", "conform", *words]
     return subprocess.run(command, cwd=place, capture_output=True, text=True, timeout=280)
+
+
+def app() -> typer.Typer:
+    found = typer.Typer()
+    found.command()(command.conform)
+    return found
 
 
 def test_words_of_an_unsound_device() -> None:
@@ -82,6 +93,7 @@ def test_ctrl_c_keeps_what_was_looked_at_and_leaves_no_process(tmp_path: Path) -
     assert re.search(r"ended by Ctrl-C at operators: .*: what was over is kept", said), said
     assert workers and not any(Path(f"/proc/{worker}").exists() for worker in workers)
     kept = Conformance.model_validate_json((tmp_path / CUT_SHORT_FILE).read_text())
+    assert (kept.verdict, kept.exit_status) == ("none", 130)
     assert kept.cut_short.startswith("operators: ") and kept.group("copies") and not kept.is_sound
     assert "Cut short at operators" in (tmp_path / "cut-short.html").read_text()
     assert (tmp_path / FILE).read_text() == "an earlier report"
@@ -108,6 +120,32 @@ def test_a_report_that_could_not_be_kept_is_refused_before_anything_is_checked(t
         done = conform(tmp_path, "--accelerator", "cpu", "--out", out)
         assert (done.returncode, done.stdout.strip()) == (2, "")
         assert done.stderr.startswith(f"--out {out}: ") and "taken is not a folder; name another" in done.stderr
+    done = conform(tmp_path, "--accelerator", "cpu", "--out", "/proc/x")
+    assert (done.returncode, done.stdout.strip()) == (2, "")
+    assert re.fullmatch(r"--out /proc/x: /proc cannot be written: .*; name another place for the report\n", done.stderr)
+
+
+def test_a_report_for_which_there_is_no_room_is_printed_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The room was there when the command began."""
+    (tmp_path / "at" / FILE).mkdir(parents=True)
+    monkeypatch.setattr(command, "examine", lambda trial, tell: found())
+    done = CliRunner().invoke(app(), ["--accelerator", "cpu", "--out", str(tmp_path / "at")])
+    assert "begin with aten::mm, model" in done.output
+    assert isinstance(done.exception, StorageError)
+    assert re.search(
+        r"at: the report cannot be written: .*; make room there, or name another place", str(done.exception)
+    )
+
+
+def test_no_model_is_asked_for_where_none_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(command, "examine", lambda trial, tell: found(is_sound=True))
+    done = CliRunner().invoke(app(), ["--accelerator", "cpu"])
+    assert done.exit_code == 0, done.output
+    kept = json.loads((tmp_path / "conformance" / "cpu" / FILE).read_text())
+    assert (kept["verdict"], kept["exit_status"]) == ("sound", 0)
 
 
 @pytest.mark.slow
@@ -115,8 +153,8 @@ def test_the_document_s_commands_do_what_they_say(tmp_path: Path) -> None:
     fenced = re.findall(r"```sh\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
     commands = [line for block in fenced for line in block.splitlines() if line]
     assert commands
-    for command in commands:
-        words = shlex.split(command)
+    for line in commands:
+        words = shlex.split(line)
         assert words[:2] == ["dougong", "conform"]
         done = conform(tmp_path, *words[2:])
         assert done.returncode == 0, done.stdout + done.stderr

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import get_args, get_origin
+
 from dougong.conform.record import COPIES, CheckOutcome, Conformance, Grade, OperatorFacts, with_causes
 from dougong.records.machine import Machine
+from pydantic import BaseModel
+
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "conform.md"
 
 
 def outcome(judges: str, *calls: str, grade: Grade = "unsound", group: str = "operators") -> CheckOutcome:
@@ -49,3 +58,43 @@ def test_a_report_is_sound_where_nothing_is_unsound() -> None:
     assert not found.is_sound and [one.judges for one in found.culprits] == ["b"]
     assert [one.judges for one in found.group("streams")] == ["b"]
     assert Conformance.model_validate_json(found.model_dump_json()) == found
+
+
+def test_the_verdict_and_the_exit_status_are_in_the_file_and_follow_from_the_rest() -> None:
+    def kept(grade: Grade, **more: object) -> tuple[str, int]:
+        found = Conformance(
+            accelerator="x", device={}, machine=Machine(), wall="", outcomes=(outcome("a", grade=grade),), **more
+        )
+        told = json.loads(found.model_dump_json())
+        assert Conformance.model_validate(told | {"verdict": "?", "exit_status": 9}) == found
+        return told["verdict"], told["exit_status"]
+
+    assert kept("sound") == ("sound", 0)
+    assert kept("unsound") == ("unsound", 1)
+    assert kept("sound", cut_short="operators: mm", signal=2) == ("none", 130)
+    assert kept("unsound", cut_short="operators: mm", signal=15) == ("unsound", 143)
+
+
+def fields_of(model: type[BaseModel], before: str = "") -> Iterator[str]:
+    """Names as the document has them: of what lies inside, behind a dot."""
+    for name, field in model.model_fields.items():
+        kinds, place = [field.annotation], f"{before}{name}"
+        while kinds and not isinstance(kinds[0], type):
+            is_list = get_origin(kinds[0]) is tuple
+            kinds = [kind for kind in get_args(kinds[0]) if kind not in (type(None), Ellipsis)]
+            place += "[]" if is_list else ""
+        inner = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+        if inner is None:
+            yield place.removesuffix("[]")
+            continue
+        if not place.endswith("[]") and name != "machine":
+            yield place
+        yield from fields_of(inner, f"{place}.")
+    yield from (f"{before}{name}" for name in model.model_computed_fields)
+
+
+def test_every_field_of_the_file_is_in_the_document() -> None:
+    section = DOCUMENT.read_text().split("## The JSON")[1].split("## ")[0]
+    rows = [line.split(" | ")[0] for line in section.splitlines() if line.startswith("| `")]
+    told = [name for row in rows for name in re.findall(r"`([^`]+)`", row)]
+    assert sorted(told) == sorted(fields_of(Conformance))

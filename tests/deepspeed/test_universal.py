@@ -100,7 +100,7 @@ MISFITS: list[tuple[Change, str]] = [
     (reshaped, rf"{NORM} has shape \[3\], and the model \[64\]"),
     (stranger, "model.extra.weight is no tensor of the model"),
     (code, "holds more than tensors and plain values, which to load would be to run its code"),
-    (torn, "fp32.pt: is no file of torch, or a damaged one; "),
+    (torn, r"fp32.pt: is damaged, or no file of torch \(100 bytes\); convert the checkpoint again"),
     (lambda folder: (folder / "zero" / NORM / "exp_avg.pt").unlink(), f"{NORM} has no exp_avg.pt"),
     (lambda folder: shutil.rmtree(folder / "zero"), "has no folder `zero`, so it is no universal checkpoint"),
     (lambda folder: next(folder.glob("*states.pt")).unlink(), "has no file mp_rank_00_model_states.pt"),
@@ -122,3 +122,32 @@ def test_moments_of_another_size_are_refused_when_they_are_read(known: Known, tm
     found = UniversalCheckpoint(folder, known.names)
     with pytest.raises(CheckpointError, match=rf"exp_avg.pt of {NORM} has shape \[3\]"):
         found.moment("exp_avg", NORM)
+
+
+def spoilt(data: bytes) -> dict[str, bytes]:
+    """One file in all the ways in which a copy goes wrong."""
+    middle = data.index(b"global_steps")
+    return {
+        "empty": b"",
+        "cut": data[: len(data) // 2],
+        "cut at its end": data[:-1],
+        "zeros": bytes(len(data)),
+        "text": b"<html>404</html>",
+        "its beginning lost": bytes(512) + data[512:],
+        "a value's type": data[: middle - 1] + b"\xff" + data[middle:],
+        "its directory": data.replace(b"PK\x01\x02", bytes(4)),
+    }
+
+
+@pytest.mark.parametrize("way", spoilt(b"0global_steps"))
+def test_damaged_states_are_one_sentence_with_the_file_and_the_remedy(way: str, known: Known, tmp_path: Path) -> None:
+    folder = write(tmp_path, live_parameters(known.names, known.state), stage=1)
+    (file,) = folder.glob("*mp_rank_00_model_states.pt")
+    file.write_bytes(spoilt(file.read_bytes())[way])
+    with pytest.raises(CheckpointError) as raised:
+        UniversalCheckpoint(folder, known.names)
+    said = str(raised.value)
+    assert said == (
+        f"{file}: is damaged, or no file of torch ({file.stat().st_size:,} bytes); convert the checkpoint again with "
+        "ds_to_universal, or take an older one"
+    )

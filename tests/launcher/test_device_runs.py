@@ -30,7 +30,8 @@ def test_a_device_that_is_lost_is_used_no_more_and_another_one_takes_its_place(t
         "device", "PRE-1", "device",
     )  # fmt: skip
     assert (aside["worker"], aside["accelerator"], aside["key"]) == ("east/1", NAME, "PRE-1")
-    assert [event["action"] for event in run.events("decision")] == ["quarantine"]
+    # The device is given up, and its agent laid out anew on its own machine.
+    assert [event["action"] for event in run.events("decision")] == ["quarantine", "restart"]
     status = run.run_dir.read_status()
     assert status is not None and len(status.quarantine) == 1
     assert {worker.device for worker in status.workers} == {f"{NAME}:0", f"{NAME}:2"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from dougong.errors import JobError
 from dougong.job.load import ResolvedJob, load_job
 from dougong.launcher.next_job import next_job, recorded_job
 from dougong.records.directory import RunDir
+from dougong.records.events import RunCreated
 from dougong.records.kept_sources import keep_sources
 from tests.launcher.toyrun import toy_job
 
@@ -31,18 +34,32 @@ def resumed(run_dir: RunDir, *overrides: str) -> ResolvedJob:
 
 
 def test_what_a_run_had_from_a_package_that_is_gone_is_named_with_both_ways_on(run_dir: RunDir) -> None:
-    run_dir.write_job(yaml.safe_dump(toy_job(islands=GONE, bridge="direct")))
+    run_dir.write_job(yaml.safe_dump(toy_job(islands=GONE)))
     with pytest.raises(JobError) as raised:
         resumed(run_dir)
-    accelerator, bridge = str(raised.value).splitlines()
-    assert accelerator == (
-        "islands.east.accelerator: the run has computed on hostsim, which no package that is installed here offers; "
-        "install the package that adds it (an entry point of dougong.accelerators), or go on with another kind of "
-        f"device: `dougong resume {run_dir.path} -o islands.east.accelerator=cpu`, with `-o numerics=bounded` where "
-        "its kernels give other bits"
-    )
-    assert bridge.startswith("bridge: the run has used direct, which no package that is installed here offers; ")
-    assert bridge.endswith(f"go on without: `dougong resume {run_dir.path} -o bridge=auto`")
+    assert str(raised.value).splitlines() == [
+        "islands.east.accelerator: the run has used hostsim, which no package that is installed here offers (an entry "
+        "point of dougong.accelerators)",
+        f"install the package that adds it, or go on without: `dougong resume {run_dir.path} -o "
+        "islands.east.accelerator=cpu`, with `-o numerics=bounded` where other kernels give other bits",
+    ]
+
+
+def test_one_command_goes_on_without_all_that_is_gone_by_the_run_s_own_options(run_dir: RunDir) -> None:
+    run_dir.append_event(RunCreated(generation=1, job="toy", command=("dougong", "run", "j.yaml", "--no-ray")))
+    both = [{**island, "accelerator": "hostsim"} for island in GONE]
+    run_dir.write_job(yaml.safe_dump(toy_job(islands=both, bridge="direct")))
+    with pytest.raises(JobError) as raised:
+        resumed(run_dir)
+    *gone, remedy = str(raised.value).splitlines()
+    assert [line.split(":")[0] for line in gone] == [
+        "islands.east.accelerator", "islands.west.accelerator", "bridge",
+    ]  # fmt: skip
+    (command,) = re.findall(r"`(dougong [^`]+)`", remedy)
+    *words, last = shlex.split(command.removeprefix(f"dougong resume {run_dir.path} --no-ray "))
+    assert [*words, last][::2] == ["-o", "-o", "-o"]
+    job = resumed(run_dir, *[*words, last][1::2]).job
+    assert [island.accelerator for island in job.islands] == ["cpu", "cpu"] and job.bridge == "auto"
 
 
 def test_it_goes_on_with_what_an_override_names(run_dir: RunDir) -> None:

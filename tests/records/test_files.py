@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import resource
 import stat
 import threading
 from pathlib import Path
 
 import pytest
-from dougong.records.files import exposed_words, last_line, replace_file
+from dougong.records.files import exposed_words, last_line, replace_file, why_not_writable
 
 
 def test_the_old_text_or_the_new_one_never_half(tmp_path: Path) -> None:
@@ -84,6 +85,20 @@ def test_what_cannot_be_replaced_stays_and_nothing_is_left_beside_it(tmp_path: P
     with pytest.raises(FileNotFoundError):
         replace_file(tmp_path / "absent" / "file", "text")
     assert os.listdir(tmp_path) == ["folder"]
+
+
+def test_a_place_is_tried_by_writing_and_left_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert why_not_writable(tmp_path / "a" / "b") == ""
+    assert why_not_writable(tmp_path / "file" / "below") == f"{tmp_path / 'file'} is not a folder"
+    assert why_not_writable(Path("/proc/x")).startswith("/proc cannot be written: ")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 10, hard))  # as a disk without room
+    try:
+        assert why_not_writable(tmp_path / "a") == f"{tmp_path} cannot be written: File too large"
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_logs_last_line_is_the_last_that_says_something(tmp_path: Path) -> None:

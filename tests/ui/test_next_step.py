@@ -95,7 +95,7 @@ def test_a_mistake_is_mended_first(path: Path) -> None:
     # A mistake of an earlier life is mended.
     assert said(path, "stopped", [began, MISTAKE, began]) == "dougong run job.yaml --no-ray --run-dir R"
     later = said(path, "failed", [began, COMMITTED, created("dougong", "resume", "R"), MISTAKE], "step-000005")
-    assert later == "mend what it names, then: dougong resume R"
+    assert later == "mend what it names, then: dougong resume R --no-ray"
 
 
 def test_a_step_that_is_not_finite_is_left_out(path: Path) -> None:
@@ -108,7 +108,7 @@ def test_a_step_that_is_not_finite_is_left_out(path: Path) -> None:
     assert said(path, "failed", events, "step-000005") == "dougong resume R --no-ray -o fault.non_finite=skip"
     skipped = StepSkipped(generation=2, step=6, loss=math.nan, grad_norm=math.nan, where="the loss", in_a_row=3)
     again = [*events, created("dougong", "resume", "R"), skipped, bad]
-    assert said(path, "failed", again) == "dougong resume R -o fault.max_skips=6"
+    assert said(path, "failed", again) == "dougong resume R --no-ray -o fault.max_skips=6"
 
 
 def test_checkpoints_that_were_all_rejected_are_looked_at(path: Path) -> None:
@@ -126,7 +126,8 @@ def test_words_are_given_back_as_a_shell_takes_them() -> None:
         ("__main__.py run j.yaml --no-ray", "python -m dougong resume R --no-ray"),
         ("dougong run j.yaml --address a:1 -o steps=9", "dougong resume R --address a:1"),
         ("dougong resume R --address=auto", "dougong resume R --address=auto"),
-        ("dougong resume R", "dougong resume R"),
+        # One that has said nothing of where, and trained nothing, is no example.
+        ("dougong resume R", "dougong resume R --no-ray"),
     ],
 )
 def test_the_next_command_calls_the_program_and_reaches_its_machines_as_the_last_did(

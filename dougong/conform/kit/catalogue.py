@@ -10,6 +10,7 @@ from dougong.conform.device.copies import copy_checks
 from dougong.conform.device.memory import memory_checks
 from dougong.conform.device.streams import stream_checks
 from dougong.conform.kit.lines import Part
+from dougong.conform.operators.attention import attention_checks
 from dougong.conform.operators.blocks import block_cases
 from dougong.conform.operators.case import Case
 from dougong.conform.operators.elements import element_cases
@@ -34,6 +35,7 @@ def checks_of(part: Part, bed: Bed) -> Iterator[Check]:
         yield from collective_checks()
         yield from bridge_checks()
     else:
+        yield from attention_checks()  # beside the others that need transformers' library
         yield from golden_checks()
         yield from saving_checks()
         if bed.model:

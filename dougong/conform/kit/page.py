@@ -14,7 +14,7 @@ from dougong.ui.report.templates import read_template, template_environment
 
 _PACKAGE = "dougong.conform.kit"
 
-OPERATORS = ("operators", "experts")
+OPERATORS = ("operators", "experts", "attention")
 """Groups whose outcomes hold facts of an operator."""
 EXACT = "exact"
 
@@ -61,7 +61,7 @@ def groups_of(found: Conformance) -> list[GroupRow]:
 
 
 def operator_rows(found: Conformance) -> Iterator[OperatorRow]:
-    """The operators, then the forms of experts."""
+    """The operators, then the forms of experts and of attention."""
     for outcome in found.outcomes:
         if outcome.operator is not None and outcome.group in OPERATORS:
             yield OperatorRow(outcome, outcome.operator, _errors(outcome.operator))

@@ -17,7 +17,7 @@ from dougong.conform.kit.page import render
 from dougong.conform.record import CUT_SHORT_FILE, FILE, CheckOutcome, Conformance, with_causes
 from dougong.conform.steps.tiny import job_of
 from dougong.control.environment import arithmetic_variables, refused_variables
-from dougong.errors import DeviceError, RecordError
+from dougong.errors import DeviceError, RecordError, StorageError
 from dougong.records.files import replace_file
 from dougong.records.machine import describe_machine
 
@@ -101,14 +101,20 @@ def _variables(accelerator: Accelerator) -> dict[str, str]:
 
 def keep(found: Conformance, folder: Path) -> Path:
     """Write both files, each in one rename; the page's path. One that was cut short leaves a whole
-    one as it is; a whole one takes the place of both."""
-    folder.mkdir(parents=True, exist_ok=True)
-    replace_file(folder / found.file, f"{found.model_dump_json(indent=1)}\n")
+    one as it is; a whole one takes the place of both. StorageError where they cannot be written."""
     page = folder / (CUT_SHORT_PAGE if found.cut_short else PAGE)
-    replace_file(page, render(found))
-    if not found.cut_short:
-        for name in (CUT_SHORT_FILE, CUT_SHORT_PAGE):
-            (folder / name).unlink(missing_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        replace_file(folder / found.file, f"{found.model_dump_json(indent=1)}\n")
+        replace_file(page, render(found))
+        if not found.cut_short:
+            for name in (CUT_SHORT_FILE, CUT_SHORT_PAGE):
+                (folder / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"{folder}: the report cannot be written: {error.strerror}; make room there, or name "
+            "another place by --out, and run `dougong conform` again"
+        ) from error
     return page
 
 

@@ -41,7 +41,7 @@ def block_cases() -> Iterator[Case]:
         spread=False,
     )
     yield update("fused AdamW", "aten::_fused_adamw", _fused_adamw, composed=_plain_adamw)
-    yield update("foreach arithmetic", "aten::_foreach", _foreach)
+    yield update("foreach arithmetic", "aten::_foreach", _foreach, composed=_one_by_one)
 
 
 def _attention(q_BNTD: Tensor, k_BNTD: Tensor, v_BNTD: Tensor) -> Tensor:
@@ -94,3 +94,11 @@ def _foreach(p: Tensor, g: Tensor, m: Tensor, v: Tensor) -> tuple[Tensor, ...]:
     copies = [torch.empty_like(p), torch.empty_like(g)]
     torch._foreach_copy_(copies, [m, v])
     return *sums, *products, *copies, *torch._foreach_norm([p, g])
+
+
+def _one_by_one(p: Tensor, g: Tensor, m: Tensor, v: Tensor) -> tuple[Tensor, ...]:
+    sums, products = (p + m, g + v), (p * 0.5, g * 0.5)
+    copies = [torch.empty_like(p), torch.empty_like(g)]
+    for copy, source in zip(copies, (m, v), strict=True):
+        copy.copy_(source)
+    return *sums, *products, *copies, p.norm(), g.norm()

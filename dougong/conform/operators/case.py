@@ -50,8 +50,9 @@ class Case:
     asked of gradients (None: the same as of values); rows: numbers of the inputs whose first
     dimension goes over rows, each of which gives one row of the output (none: it is not computed
     row by row); by_row: a row must not depend on how many there are, either, since a wave is
-    computed at once; composed: the same of plain operators, where this one may be fused; spread:
-    inputs may lie apart in memory.
+    computed at once; composed: the same of plain operators, where this one may be fused; exact: by
+    which the exact values are computed in float64 (None: by the same); spread: inputs may lie
+    apart in memory.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Case:
     rows: tuple[int, ...] = ()
     by_row: bool = False
     composed: Compute | None = None
+    exact: Compute | None = None
     dtypes: tuple[torch.dtype, ...] = FLOATS
     times: int = 3
     spread: bool = True
@@ -71,6 +73,22 @@ class Case:
     @property
     def of_gradients(self) -> Exactness:
         return self.backward or self.exactness
+
+
+def in_float32(compute: Callable[..., Tensor]) -> Compute:
+    """As the families' own plain forms: in float32 where values are of half precision."""
+
+    def widened(*tensors: Tensor) -> Tensor:
+        dtype = tensors[0].dtype
+        return compute(*[_widened(tensor) for tensor in tensors]).to(dtype)
+
+    return widened
+
+
+def _widened(tensor: Tensor) -> Tensor:
+    if not tensor.is_floating_point():
+        return tensor
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def given(case: Case, dtype: torch.dtype) -> list[Tensor]:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dougong.conform.judge import Exactness
-from dougong.conform.operators.case import Case, Compute, Draw
+from dougong.conform.operators.case import Case, Compute, Draw, in_float32
 
 Named = dict[str, Compute]
 _OF_WAVES = ("add", "mul")
@@ -58,13 +58,43 @@ def _activations() -> Iterator[Case]:
         by_row=True,
         composed=plain_silu,
     )
-    yield Case("gelu", "aten::gelu", F.gelu, _one, Exactness.SUMMED, (0,), rows=(0,))
-    yield Case("gelu by tanh", "aten::gelu", gelu_tanh, _one, Exactness.SUMMED, (0,), rows=(0,))
+    summed = Exactness.SUMMED
+    by_erf, by_tanh = in_float32(_plain_gelu), in_float32(_plain_gelu_tanh)
+    yield Case("gelu", "aten::gelu", F.gelu, _one, summed, (0,), rows=(0,), composed=by_erf)
     yield Case(
-        "sigmoid", "aten::sigmoid", torch.sigmoid, _one, each, (0,), Exactness.SUMMED, rows=(0,)
+        "gelu by tanh", "aten::gelu", gelu_tanh, _one, summed, (0,), rows=(0,), composed=by_tanh
+    )
+    yield Case(
+        "sigmoid",
+        "aten::sigmoid",
+        torch.sigmoid,
+        _one,
+        each,
+        (0,),
+        summed,
+        rows=(0,),
+        composed=in_float32(lambda x: 1 / (1 + torch.exp(-x))),
     )
     yield Case("relu", "aten::relu", F.relu, _one, Exactness.MOVED, (0,), rows=(0,))
-    yield Case("softplus", "aten::softplus", F.softplus, _one, each, (0,), rows=(0,))
+    yield Case(
+        "softplus",
+        "aten::softplus",
+        F.softplus,
+        _one,
+        each,
+        (0,),
+        rows=(0,),
+        composed=in_float32(lambda x: torch.log(1 + torch.exp(x))),
+    )
+
+
+def _plain_gelu(x: Tensor) -> Tensor:
+    """Hendrycks and Gimpel 2016, arXiv 1606.08415, section 2; so below."""
+    return x * 0.5 * (1 + torch.erf(x * 0.5**0.5))
+
+
+def _plain_gelu_tanh(x: Tensor) -> Tensor:
+    return 0.5 * x * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (x + 0.044715 * x * x * x)))
 
 
 def _arithmetic() -> Iterator[Case]:
@@ -134,7 +164,8 @@ def _comparisons() -> Iterator[Case]:
     )
     yield Case("bool operators", "aten::bitwise_and", _by_bits, _special, moved)
     yield Case("where", "aten::where", _chosen, _two, moved, (0, 1), rows=(0, 1))
-    yield Case("masked_fill", "aten::masked_fill", _filled, _two, moved, (0,))
+    chosen = _filled_by_where
+    yield Case("masked_fill", "aten::masked_fill", _filled, _two, moved, (0,), composed=chosen)
 
 
 def _by_bits(x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
@@ -148,6 +179,10 @@ def _chosen(x: Tensor, y: Tensor) -> Tensor:
 
 def _filled(x: Tensor, y: Tensor) -> Tensor:
     return x.masked_fill(y > 1, -1.0)
+
+
+def _filled_by_where(x: Tensor, y: Tensor) -> Tensor:
+    return torch.where(y > 1, -1.0, x)
 
 
 def _casts() -> Iterator[Case]:

@@ -7,8 +7,6 @@ another.
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +18,7 @@ from dougong.conform.check import CPU, Bed, Check, Result
 from dougong.conform.forms import observe
 from dougong.conform.judge import Exactness, deviance, same_bits, tolerance_of
 from dougong.conform.operators.case import Draw
+from dougong.conform.operators.timing import compare_speed
 from dougong.conform.record import Deviation, Native, OperatorFacts
 from dougong.ops.experts.base import Block, ExpertOp, Tensors
 from dougong.ops.experts.reference import ByBlock, SwiGLUExpert, TiledSwiGLU
@@ -28,7 +27,6 @@ GROUP = "experts"
 HIDDEN, INNER = 64, 48
 ROUNDINGS = 4
 """An expert's values are rounded so often on their way: two products, a product of each, a sum."""
-_TIMED = 5
 
 
 @dataclass(frozen=True)
@@ -166,7 +164,8 @@ def _facts(form: Form, bed: Bed, deviations: Sequence[Deviation], stable: bool) 
     kind: Native = "native" if form.is_fused else "composed"
     speed = None
     if form.is_fused:
-        speed = _median_s(ByBlock(SwiGLUExpert()), placed) / _median_s(form.op, placed)
+        plain = partial(compute, ByBlock(SwiGLUExpert()), placed)
+        speed = compare_speed(partial(compute, form.op, placed), plain, bed.wait)
     return OperatorFacts(
         form="missing" if observed.on_host else kind,
         calls=observed.calls,
@@ -184,12 +183,3 @@ def _worst(deviations: Sequence[Deviation]) -> tuple[Deviation, ...]:
         if key not in found or one.error > found[key].error:
             found[key] = one
     return tuple(found.values())
-
-
-def _median_s(op: ExpertOp, wave: ExpertsWave) -> float:
-    seconds = []
-    for _ in range(_TIMED):
-        begun = time.perf_counter()
-        compute(op, wave)  # brings its results to the host, and so waits for them
-        seconds.append(time.perf_counter() - begun)
-    return statistics.median(seconds)

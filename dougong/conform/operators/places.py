@@ -30,6 +30,9 @@ def _by_index() -> Iterator[Case]:
     def embedding(table: Tensor, ids: Tensor) -> Tensor:
         return F.embedding(ids, table)
 
+    def selected(table: Tensor, ids: Tensor) -> Tensor:
+        return table.index_select(0, ids)
+
     def gathered(values: Tensor, ids: Tensor) -> Tensor:
         return values.gather(1, ids)
 
@@ -50,11 +53,21 @@ def _by_index() -> Iterator[Case]:
         return draw.values(26, 24), draw.order(26)
 
     summed = Exactness.SUMMED
-    yield Case("embedding", "aten::embedding", embedding, _table, _MOVED, (0,), summed, rows=(1,))
+    yield Case(
+        "embedding",
+        "aten::embedding",
+        embedding,
+        _table,
+        _MOVED,
+        (0,),
+        summed,
+        rows=(1,),
+        composed=selected,
+    )
     yield Case(
         "index_select",
         "aten::index_select",
-        lambda table, ids: table.index_select(0, ids),
+        selected,
         lambda draw: (draw.values(30, 24), draw.order(30)),
         _MOVED,
         (0,),
@@ -72,6 +85,10 @@ def _by_index() -> Iterator[Case]:
         _MOVED,
         (0,),
     )
+    yield from _counts()
+
+
+def _counts() -> Iterator[Case]:
     yield Case(
         "bincount",
         "aten::bincount",
@@ -89,6 +106,9 @@ def _ties(draw: Draw) -> tuple[Tensor, ...]:
 def _by_order() -> Iterator[Case]:
     def sorted_stable(x: Tensor) -> tuple[Tensor, ...]:
         return tuple(torch.sort(x, dim=-1, stable=True))
+
+    def first_sorted(x: Tensor) -> tuple[Tensor, ...]:
+        return tuple(part[:, :8] for part in torch.sort(x, dim=-1, descending=True))
 
     def all_different(draw: Draw) -> tuple[Tensor, ...]:
         return (draw.order(16 * 67).view(16, 67).double() / 4,)
@@ -111,6 +131,7 @@ def _by_order() -> Iterator[Case]:
         (0,),
         rows=(0,),
         dtypes=(torch.float32,),
+        composed=first_sorted,
     )
     yield Case(
         "topk by the lower index",

@@ -30,6 +30,9 @@ def product_cases() -> Iterator[Case]:
     def batches(draw: Draw) -> tuple[Tensor, ...]:
         return draw.values(6, 20, 72), draw.values(6, 72, 33, low=-1.0)
 
+    def one_by_one(x_BRK: Tensor, w_BKN: Tensor) -> Tensor:
+        return torch.stack([x_RK @ w_KN for x_RK, w_KN in zip(x_BRK, w_BKN, strict=True)])
+
     def to_the_weight(dy_RN: Tensor, x_RK: Tensor) -> Tensor:
         return dy_RN.t() @ x_RK
 
@@ -39,9 +42,18 @@ def product_cases() -> Iterator[Case]:
     product = Exactness.PRODUCT
     yield Case("mm", "aten::mm", F.linear, rows_and_weight, product, (0, 1), rows=(0,))
     yield Case(
-        "linear with bias", "aten::addmm", F.linear, with_bias, product, (0, 1, 2), rows=(0,)
+        "linear with bias",
+        "aten::addmm",
+        F.linear,
+        with_bias,
+        product,
+        (0, 1, 2),
+        rows=(0,),
+        composed=lambda x, weight, bias: x @ weight.t() + bias,
     )
-    yield Case("bmm", "aten::bmm", torch.bmm, batches, product, (0, 1), rows=(0, 1))
+    yield Case(
+        "bmm", "aten::bmm", torch.bmm, batches, product, (0, 1), rows=(0, 1), composed=one_by_one
+    )
     yield Case(
         "mm of a transposed matrix",
         "aten::mm",
@@ -56,6 +68,7 @@ def product_cases() -> Iterator[Case]:
         lambda draw: (draw.values(_N, _R), draw.values(_K, _N, low=-1.0), draw.values(_K, _R)),
         product,
         dtypes=(torch.float32,),
+        composed=lambda total_NK, dy_RN, x_RK: total_NK + dy_RN.t() @ x_RK,
     )
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from dougong.conform.judge import Exactness
-from dougong.conform.operators.case import Case, Draw
+from dougong.conform.operators.case import Case, Draw, in_float32
 
 _ROWS, _WIDTH = 20, 1003
 _EPS = 1e-3  # large enough that another one shows
@@ -33,9 +33,24 @@ def _plain_sums() -> Iterator[Case]:
     yield Case("sum of rows", "aten::sum", lambda x: x.sum(-1), _rows, summed, (0,), rows=(0,))
     yield Case("sum of columns", "aten::sum", lambda x: x.sum(0), _rows, summed, (0,))
     yield Case("sum of all", "aten::sum", torch.sum, _rows, summed, (0,))
-    yield Case("mean", "aten::mean", lambda x: x.mean(-1), _rows, summed, (0,), rows=(0,))
     yield Case(
-        "norm", "aten::linalg_vector_norm", torch.linalg.vector_norm, _rows, summed, dtypes=single
+        "mean",
+        "aten::mean",
+        lambda x: x.mean(-1),
+        _rows,
+        summed,
+        (0,),
+        rows=(0,),
+        composed=in_float32(lambda x: x.sum(-1) / x.shape[-1]),
+    )
+    yield Case(
+        "norm",
+        "aten::linalg_vector_norm",
+        torch.linalg.vector_norm,
+        _rows,
+        summed,
+        dtypes=single,
+        composed=lambda x: x.square().sum().sqrt(),
     )
     yield Case("sum of nothing", "aten::sum", lambda x: x[:0].sum(), _rows, Exactness.MOVED)
     yield from _running_sums()
@@ -111,13 +126,36 @@ def _softmaxes() -> Iterator[Case]:
         summed,
         (0,),
         rows=(0,),
+        composed=in_float32(_plain_log_softmax),
     )
     yield Case(
-        "cross entropy", "aten::nll_loss_forward", loss, with_targets, summed, (0,), rows=(0, 1)
+        "cross entropy",
+        "aten::nll_loss_forward",
+        loss,
+        with_targets,
+        summed,
+        (0,),
+        rows=(0, 1),
+        composed=in_float32(_plain_loss),
     )
     yield Case(
-        "mean cross entropy", "aten::nll_loss_forward", F.cross_entropy, with_targets, summed, (0,)
+        "mean cross entropy",
+        "aten::nll_loss_forward",
+        F.cross_entropy,
+        with_targets,
+        summed,
+        (0,),
+        composed=in_float32(lambda x, target: _plain_loss(x, target).sum() / len(target)),
     )
+
+
+def _plain_log_softmax(x: Tensor) -> Tensor:
+    centred = x - x.amax(-1, keepdim=True)
+    return centred - centred.exp().sum(-1, keepdim=True).log()
+
+
+def _plain_loss(x: Tensor, target: Tensor) -> Tensor:
+    return -_plain_log_softmax(x).gather(-1, target[:, None])[:, 0]
 
 
 def _norms() -> Iterator[Case]:
@@ -138,7 +176,7 @@ def _norms() -> Iterator[Case]:
         summed,
         (0, 1, 2),
         rows=(0,),
-        composed=_in_float32(_plain_layer_norm),
+        composed=in_float32(_plain_layer_norm),
     )
     yield Case(
         "rms_norm",
@@ -148,19 +186,8 @@ def _norms() -> Iterator[Case]:
         summed,
         (0, 1),
         rows=(0,),
-        composed=_in_float32(_plain_rms_norm),
+        composed=in_float32(_plain_rms_norm),
     )
-
-
-def _in_float32(norm: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """As the families' own norms compute: in float32 where values are of half precision."""
-
-    def widened(*tensors: Tensor) -> Tensor:
-        dtype = tensors[0].dtype
-        wide = torch.promote_types(dtype, torch.float32)
-        return norm(*(tensor.to(wide) for tensor in tensors)).to(dtype)
-
-    return widened
 
 
 def _plain_layer_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -17,11 +15,11 @@ from dougong.conform.forms import form_of, observe
 from dougong.conform.judge import Exactness, deviance, same_bits, tolerance_of
 from dougong.conform.operators.case import Case, given, placed, results
 from dougong.conform.operators.layouts import is_fault, moves_with
-from dougong.conform.record import Deviation, OperatorFacts
+from dougong.conform.operators.timing import compare_speed
+from dougong.conform.record import Deviation, OperatorFacts, Speedup
 
 GROUP = "operators"
 TF32_WORDS = "products with the precision of TF32: other bits than elsewhere (numerics: bounded)"
-_TIMED = 5
 Direction = Literal["forward", "backward"]
 
 
@@ -58,14 +56,13 @@ def run_case(case: Case, bed: Bed) -> Result:
 def _facts(case: Case, bed: Bed, notes: _Notes) -> OperatorFacts:
     inputs = placed(given(case, case.dtypes[0]), bed.device)
     observed = observe(partial(results, case, inputs), bed.device)
-    speed = None if case.composed is None else _speed(case, inputs, bed)
     return OperatorFacts(
         form=form_of(case.judges, observed, bed.device),
         calls=observed.calls,
         deterministic=notes.deterministic,
         moves_with=tuple(notes.moves_with),
         deviations=tuple(notes.deviations),
-        speed=speed,
+        speed=_speed(case, inputs, bed),
     )
 
 
@@ -95,7 +92,7 @@ def _exact(case: Case, on_host: Sequence[Tensor]) -> list[Tensor]:
     if case.exactness is Exactness.MOVED and case.of_gradients is Exactness.MOVED:
         return results(case, on_host)
     wide = [tensor.double() if tensor.is_floating_point() else tensor for tensor in on_host]
-    return results(case, wide)
+    return results(replace(case, compute=case.exact or case.compute), wide)
 
 
 def _compare(
@@ -220,7 +217,10 @@ def _compare_composed(
     assert case.composed is not None
     told = _Notes()
     plain = replace(case, compute=case.composed)
-    _compare(case, dtype, _brought(results(plain, inputs)), exact, told)
+    try:
+        _compare(case, dtype, _brought(results(plain, inputs)), exact, told)
+    except NotImplementedError as error:  # of an operator that is judged by itself
+        told.words.append(first_line(error))
     notes.remarks += [f"the composed form: {words}" for words in told.words]
 
 
@@ -232,22 +232,17 @@ def _are_same(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
     return all(same_bits(a, b) for a, b in zip(one, other, strict=True))
 
 
-def _speed(case: Case, inputs: list[Tensor], bed: Bed) -> float:
-    """How many times as fast as the composed form, forward and backward."""
-    assert case.composed is not None
+def _speed(case: Case, inputs: list[Tensor], bed: Bed) -> Speedup | None:
+    """Against the composed form; None where there is none, or the device cannot compute it."""
+    if case.composed is None:
+        return None
     plain = replace(case, compute=case.composed)
-    return _median_s(plain, inputs, bed) / _median_s(case, inputs, bed)
-
-
-def _median_s(case: Case, inputs: list[Tensor], bed: Bed) -> float:
-    seconds = []
-    for _ in range(_TIMED):
-        begun = time.perf_counter()
-        results(case, inputs)
-        if bed.has_streams:
-            torch.accelerator.synchronize()
-        seconds.append(time.perf_counter() - begun)
-    return statistics.median(seconds)
+    try:
+        return compare_speed(
+            partial(results, case, inputs), partial(results, plain, inputs), bed.wait
+        )
+    except NotImplementedError:
+        return None
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -41,6 +41,7 @@ from dougong.records.events import (
     GenerationStarted,
     StateRestored,
 )
+from dougong.records.finished import resume_command
 from dougong.records.machine import package_versions
 from dougong.records.metrics import MetricsRow
 from dougong.records.recomputation import recorded_after
@@ -180,9 +181,9 @@ class CheckpointManager:
         refusal = None
         # A run that has had checkpoints is not begun anew because its storage is ill.
         if found is None and (results or self.resume_point.has_committed):
-            refusal = repository.none_is_valid(
-                self.root, [result.directory.name for result in results], self.key
-            )
+            names = [result.directory.name for result in results]
+            resume = resume_command(self.root.parent)
+            refusal = repository.none_is_valid(self.root, names, resume, self.key)
             if not results or any(result.is_unread for result in results):
                 return FoundCheckpoint(None, refusal=refusal, is_away=True)
         warnings = self._accept(found, origin)

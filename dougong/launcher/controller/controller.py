@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import socket
 import time
+from dataclasses import replace
 from typing import Literal
 
 from dougong.errors import (
     CheckpointError,
     DougongError,
     LaunchError,
+    PreemptedError,
     ReproducibilityError,
     StorageError,
     SupersededError,
@@ -25,7 +27,7 @@ from dougong.launcher.agent.facts import software_here
 from dougong.launcher.backends.base import Backend
 from dougong.launcher.controller.act import Actor
 from dougong.launcher.controller.actions import Action, Enter, GiveUp, News, OpenBackend
-from dougong.launcher.controller.config import ControllerConfig, RunPolicy
+from dougong.launcher.controller.config import FROM_START, ControllerConfig, RunPolicy
 from dougong.launcher.controller.decide import next_actions
 from dougong.launcher.controller.facts import RunFacts
 from dougong.launcher.controller.inbound.inbox import Inbox
@@ -53,6 +55,7 @@ from dougong.launcher.controller.states import (
 from dougong.records import events
 from dougong.records.status import RunStatus
 from dougong.records.unsaved import commit_words
+from dougong.ui.next_step import MISTAKES
 from dougong.ui.recorder import Recorder
 
 _KINDS: dict[FinalState, Literal["finished", "stopped", "failed"]] = {
@@ -224,6 +227,7 @@ class Controller:
         take the record changes no outcome."""
         self._actor.close()
         facts = self._facts
+        outcome = replace(outcome, refused=self._is_refused(outcome))
         if facts.generation is not None:
             facts.generation.note_all_ended()  # the agents leave no worker behind
         if isinstance(outcome.error, SupersededError):
@@ -240,6 +244,16 @@ class Controller:
         self.recorder.keep("the address", self.recorder.run_dir.remove_controller)
         return outcome
 
+    def _is_refused(self, outcome: Outcome) -> bool:
+        """Whether this is a resume, typed by somebody, that may not go on: nobody and nothing has
+        failed in it."""
+        point, diagnosis = self._config.resume_point, outcome.diagnosis
+        if point == FROM_START or point.died is not None or self._facts.generation is not None:
+            return False
+        if outcome.error is None or isinstance(outcome.error, (StorageError, PreemptedError)):
+            return False
+        return diagnosis is None or diagnosis.kind in MISTAKES
+
     def _take_late_commits(self) -> None:
         """Take down what was committed while everything was being ended: it is on storage. Or that
         it was not."""
@@ -254,6 +268,7 @@ def _ended(outcome: Outcome, facts: RunFacts, saved: int) -> events.RunEnded:
     cause = str(outcome.error) if outcome.error is not None else None
     return events.RunEnded(
         kind=_KINDS[outcome.state],
+        refused=outcome.refused,
         generation=facts.number,
         step=facts.step,
         saved=saved,

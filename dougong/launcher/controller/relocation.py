@@ -31,6 +31,7 @@ from dougong.launcher.controller.actions import (
 )
 from dougong.launcher.controller.config import RunPolicy
 from dougong.launcher.controller.facts import RunFacts
+from dougong.launcher.controller.inbound.agents import AgentHandle
 from dougong.launcher.controller.looks import warning
 from dougong.launcher.controller.reserve import Reserve, first_reserve
 from dougong.launcher.controller.states import Recovering, Search, Stage, Starting, Unfit
@@ -304,19 +305,26 @@ class Relocation:
         return *told, Enter(self._at(Stage.PLACES, self._search, names)), StartAgents(new, layout)
 
     def _places(self, new: Sequence[AgentSpec]) -> Places:
-        """The machines that are chosen, and whether they are those of before: also one that has
-        been started anew, which is listed by another id."""
+        """The machines that are chosen, and whether each of their workers was there before: also on
+        one that has been started anew, which is listed by another id."""
         listed = {node.id: node for node in self.facts.nodes or ()}
-        before = {handle.spec.name: handle for handle in self.facts.agents.all}
+        # By worker, since an agent has another name when it has other devices of its island.
+        before: dict[str, AgentHandle] = {}
+        for handle in self.facts.agents.all:
+            before.update(dict.fromkeys(handle.spec.workers, handle))
         names, is_theirs = [], True
         for spec in new:
-            node, handle = listed.get(spec.node or ""), before.get(spec.name)
+            node = listed.get(spec.node or "")
             names.append("its node" if node is None else node.name)
-            was_there = handle is not None and spec.node == handle.spec.node
-            if handle is not None and node is not None:
-                was_there = was_there or self.facts.host_of(handle) == node.name
-            is_theirs = is_theirs and was_there
+            were_there = [self._was_on(before.get(name), spec, node) for name in spec.workers]
+            is_theirs = is_theirs and all(were_there)
         return Places("", worker_list(names), is_theirs)
+
+    def _was_on(self, handle: AgentHandle | None, spec: AgentSpec, node: Node | None) -> bool:
+        if handle is None:
+            return False
+        is_same_name = node is not None and self.facts.host_of(handle) == node.name
+        return is_same_name or spec.node == handle.spec.node
 
     def _wait(self, reason: str) -> tuple[Action, ...]:
         """Say what is missing, where that is news, and look again in a moment.

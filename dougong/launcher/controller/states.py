@@ -51,13 +51,15 @@ class Stop:
 @dataclass(frozen=True)
 class Outcome:
     """How the run ended: the final state, the process's exit status, and what went wrong if
-    something did. `generation`: that of the diagnosed failure."""
+    something did. `generation`: that of the diagnosed failure. `refused`: a resume that came to no
+    generation of its own, since it may not go on."""
 
     state: FinalState
     status: int
     error: DougongError | None = None
     diagnosis: Diagnosis | None = None
     generation: int = 0
+    refused: bool = False
 
     @staticmethod
     def failed(error: DougongError, has_begun: bool, generation: int = 0) -> Outcome:

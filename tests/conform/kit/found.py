@@ -9,13 +9,21 @@ from dougong.conform.record import (
     Native,
     OperatorFacts,
     SegmentFacts,
+    Speedup,
     with_causes,
 )
 from dougong.records.machine import Machine
 
+SPEED = Speedup(times=1.5, low=1.4, high=1.75, pairs=25)
+
 
 def operator(
-    name: str, form: Native = "native", words: tuple[str, ...] = (), error: float = 1e-7, calls: tuple[str, ...] = ()
+    name: str,
+    form: Native = "native",
+    words: tuple[str, ...] = (),
+    error: float = 1e-7,
+    calls: tuple[str, ...] = (),
+    speed: Speedup | None = SPEED,
 ) -> CheckOutcome:
     deviations = (
         Deviation(dtype="float32", direction="forward", error=error, tolerance=1e-6),
@@ -23,7 +31,7 @@ def operator(
     )
     moves = ("the number of rows",) if form == "composed" else ()
     facts = OperatorFacts(
-        form=form, calls=calls, deterministic=not words, moves_with=moves, deviations=deviations, speed=1.5
+        form=form, calls=calls, deterministic=not words, moves_with=moves, deviations=deviations, speed=speed
     )
     grade = "unsound" if words else "sound"
     judges = f"aten::{name}"

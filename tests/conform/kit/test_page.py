@@ -6,7 +6,7 @@ import re
 
 import pytest
 from dougong.conform.kit.page import groups_of, operator_rows, render
-from tests.conform.kit.found import found
+from tests.conform.kit.found import found, operator
 
 
 def test_what_is_to_be_mended_stands_first() -> None:
@@ -42,3 +42,10 @@ def test_rows_of_operators() -> None:
 def test_groups_are_counted() -> None:
     counted = {row.name: (row.sound, row.unsound, row.not_run) for row in groups_of(found())}
     assert counted == {"copies": (1, 0, 0), "streams": (0, 0, 1), "operators": (2, 2, 0), "model": (0, 1, 0)}
+
+
+def test_a_speed_has_its_spread_and_a_dash_its_reason() -> None:
+    part = found().model_copy(update={"outcomes": (operator("silu"), operator("exp", speed=None))})
+    page = render(part)
+    assert re.search(r'1\.5× <span class="soft">1\.4–1\.8</span>', page)
+    assert page.count('<span class="soft">–</span>') == 1 and "–: there is nothing plainer to compare it with" in page

@@ -156,6 +156,23 @@ def test_what_is_decided_is_told_by_its_name(
     assert all(event.reason for event in decisions)
 
 
+def test_an_agent_that_becomes_two_on_its_own_machine_is_begun_anew_there() -> None:
+    """Of three devices in a row the middle one is given up: the others are no longer side by side."""
+    east = {"name": "east", "accelerator": "cuda", "workers": 2}
+    here = node(1, 3)
+    made = machine(islands=[east])
+    made.play(BackendOpened("10.0.0.1"), NodesListed((here,)), AgentsPlaced())
+    reading = Says("east", DevicesRead({"cuda:1": DeviceReading(1, "GPU-11", ())}))
+    made.play(comes("east", "node1"), MODEL, found(), reading, step(1), step(2)).clear()
+    lost = Says("east", DevicesRead({"cuda:1": DeviceReading(1, "GPU-11", (xid(79),))}))
+    left = [worker("east/0", WorkerLeft(2), 1), *killed("east/1")]
+    made.play(lost, Passes(0.5), left, NodesListed((here,)))
+    told = [event for event in made.events if event.kind == "decision"]
+    assert [event.action for event in told] == ["quarantine", "restart"]
+    assert told[-1].reason == "there is room on node1"
+    assert {handle.spec.name for handle in made.facts.agents.all} == {"east-0", "east-1"}
+
+
 def test_the_table_goes_through_all_decisions() -> None:
     seen = {action for row in TABLE for action in row[3]}
     assert seen == set(get_args(Measure))
