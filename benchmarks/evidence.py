@@ -12,6 +12,7 @@ of `dougong drill` in a folder, by fault, into a table of the page. Exit status 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import platform
 import re
@@ -42,6 +43,7 @@ from benchmarks.evidence_page import (
     read_outcomes,
     read_rows,
 )
+from dougong.control.processes import die_with_parent
 from dougong.records.jsonl import JsonLines
 from dougong.tools.drill.lines import digest_of_software
 
@@ -52,6 +54,7 @@ KEPT = ROOT / "runs" / "evidence"
 LIMIT_S, LONG_S = 1500.0, 20_000.0
 """Of all that a row runs; of one that is `long`."""
 PYTEST = ("-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider")
+END_S = 10.0
 _TAIL = 200
 
 
@@ -102,19 +105,31 @@ def words_of(command: str) -> list[str]:
 
 
 def run(words: Sequence[str], limit_s: float) -> tuple[int, str]:
-    """Exit status and what was printed; 124 where its time was over, and all that it had begun is ended."""
+    """Exit status and what was printed; 124 where its time was over. It ends with this process, and all that it had
+    begun where it is ended."""
+    ours = os.getpid()
     process = subprocess.Popen(
         words, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        start_new_session=True, errors="replace",
+        start_new_session=True, errors="replace", preexec_fn=lambda: die_with_parent(ours),
     )  # fmt: skip
     try:
         output, _ = process.communicate(timeout=max(limit_s, 1.0))
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGTERM)
-        time.sleep(5)
-        os.killpg(process.pid, signal.SIGKILL)
+        end(process)
         return 124, process.communicate()[0] or ""
+    except BaseException:
+        end(process)
+        raise
     return process.returncode, output
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    """With all of its session."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(END_S)
 
 
 def of_tests(status: int, output: str) -> tuple[str, str]:
@@ -255,6 +270,7 @@ def main() -> int:
     parser.add_argument("--page", action="store_true", help="write the page alone")
     parser.add_argument("--drills", type=Path, metavar="FOLDER", help="sum up the schedules of that folder")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what it has begun ends with it
     rows = read_rows()
     unknown = set(given.only) - {row.key for row in rows}
     if unknown:

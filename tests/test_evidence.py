@@ -166,9 +166,13 @@ def test_a_row_is_run(row: Row, state: str, words: str, tmp_path: Path, monkeypa
 
 
 def test_a_command_that_hangs_is_ended_with_what_it_has_begun() -> None:
-    code = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(99)'])"
-    status, _ = evidence.run([sys.executable, "-c", code], 1.0)
-    assert status == 124
+    code = (
+        "import subprocess, sys; "
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(99)']); "
+        "print(child.pid, flush=True); child.wait()"
+    )
+    status, output = evidence.run([sys.executable, "-c", code], 3.0)
+    assert status == 124 and not Path(f"/proc/{output.strip()}/cwd").exists()
 
 
 def test_schedules_are_summed_up_by_fault(tmp_path: Path) -> None:
