@@ -11,7 +11,7 @@ from typing import Any
 from dougong.job.schema import Job
 from dougong.tools.drill.schedule import PlannedFault
 
-STEPS = 40
+STEPS = 30
 WORKERS = ("attention/0", "experts/0", "both/0")
 _MODEL = {
     "hidden_size": 64,
