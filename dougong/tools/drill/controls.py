@@ -65,10 +65,12 @@ class Controls:
     def all(self) -> Iterator[NegativeControl]:
         """Each as it ends; some minutes."""
         yield from self.of_leftovers()
-        honest = Proof(self._folder, 0, self._deadlines).undisturbed()
-        for look in (self._flip, self._killed, self._lost_step, self._repeated_sample):
-            yield look(honest)
-        yield self._hang()
+        proof = Proof(self._folder, 0, self._deadlines)
+        with proof.alone():
+            honest = proof.undisturbed()
+            for look in (self._flip, self._killed, self._lost_step, self._repeated_sample):
+                yield look(honest)
+            yield self._hang()
 
     def of_leftovers(self) -> Iterator[NegativeControl]:
         """What a run may leave; a second."""
@@ -174,9 +176,9 @@ class Controls:
         gone = left_behind(mark, place, before)
         shutil.rmtree(place)
         said = "; ".join(found) or "nothing is left"
-        return NegativeControl(
-            name, made, said, any(one.startswith(name) for one in found) and not gone
-        )
+        # Others on this machine may leave something meanwhile.
+        made_here = {one for one in found if one.startswith(name)} - {*gone}
+        return NegativeControl(name, made, said, bool(made_here))
 
 
 def _leave_process(mark: str, place: Path) -> contextlib.ExitStack:

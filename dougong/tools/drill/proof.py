@@ -88,19 +88,8 @@ class Proof:
                 raise LaunchError(f"the undisturbed run failed:\n{run.output}")
         return RunDir.open(path)
 
-    def _rehearse(self, keys: Sequence[str]) -> Iterator[Rehearsal]:
-        takes_lab = any(takes_hosts(self.draw(key)) for key in keys)
-        with (
-            self._alone(),
-            DrillHosts() if takes_lab else contextlib.nullcontext() as hosts,
-        ):
-            for key in keys:
-                rehearsal = self._one(key, hosts)
-                self.lines.add(rehearsal)
-                yield rehearsal
-
     @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
+    def alone(self) -> Iterator[None]:
         """LaunchError where another process rehearses in this folder: each would clear the other's
         runs away."""
         with (self.folder / _LOCK).open("w") as file:
@@ -110,6 +99,17 @@ class Proof:
                 text = "another drill is at work here; wait for its end, or name another --folder"
                 raise LaunchError(f"{self.folder}: {text}") from error
             yield
+
+    def _rehearse(self, keys: Sequence[str]) -> Iterator[Rehearsal]:
+        takes_lab = any(takes_hosts(self.draw(key)) for key in keys)
+        with (
+            self.alone(),
+            DrillHosts() if takes_lab else contextlib.nullcontext() as hosts,
+        ):
+            for key in keys:
+                rehearsal = self._one(key, hosts)
+                self.lines.add(rehearsal)
+                yield rehearsal
 
     def _run(self, key: str, planned: Sequence[PlannedFault], hosts: DrillHosts | None) -> SmallRun:
         path = self.folder / f"run-{key.replace('/', '-')}"
