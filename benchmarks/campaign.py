@@ -33,7 +33,6 @@ import yaml
 
 from dougong.control.environment import child_environment
 from dougong.control.messages import OrderDrill
-from dougong.control.progress import OrderedFault, ProgressVector
 from dougong.deadlines import DEADLINES
 from dougong.job.drills.vocabulary import FAULTS, MOST_APART_S, NamedFault, has_worker, known_fault
 from dougong.launcher.client import ask_controller
@@ -44,7 +43,7 @@ from dougong.tools.drill.hosts import LABEL, DrillHosts
 from dougong.tools.drill.schedule import PlannedFault
 from dougong.tools.drill.score import ScoredFault, Struck, judge
 from dougong.tools.drill.small_job import WORKERS, islands, small_job
-from dougong.tools.drill.strike import MemoryOfRun, pid_of, strike
+from dougong.tools.drill.strike import MemoryOfRun, spoil, strike
 
 LINES = "campaign.jsonl"
 RIGHT = 0.99
@@ -168,7 +167,7 @@ class Here(Place):
     def strike(self, injection: Injection) -> list[Struck]:
         fault, worker = injection.fault, injection.worker
         if fault.is_silent:
-            return [self._spoil(fault.name, worker)]
+            return [until(lambda: spoil(self.run_dir, fault.name, worker), "a worker", CALM_S)]
         if fault.name == "oom_kill":
             return [until(lambda: self._memory.exhaust(self.run_dir, worker), "a worker", CALM_S)]
         names = fault.parts or (fault.name,)
@@ -179,16 +178,6 @@ class Here(Place):
             second = PlannedFault(name, chance.choice(WORKERS), after_s=0.0)
             struck.append(until(lambda: strike(self.run_dir, second), f"somebody to {name}", CALM_S))  # noqa: B023
         return struck
-
-    def _spoil(self, name: str, worker: str) -> Struck:
-        """What no job file may order: into the worker's own vector, as its agent would."""
-        pid = pid_of(self.run_dir, worker)
-        places = [entry for entry in Path(f"/proc/{pid}/fd").iterdir() if "dougong-progress" in os.readlink(entry)]
-        (place,) = {entry.stat().st_ino: entry for entry in places}.values()
-        vector = ProgressVector(os.open(place, os.O_RDWR))
-        vector.order_fault(OrderedFault(name))
-        vector.close()
-        return Struck(name, worker, time.monotonic())
 
 
 def order(run_dir: RunDir, name: str, worker: str, for_s: float | None) -> Struck:

@@ -70,6 +70,7 @@ class Deadlines:
 
     drill_s: float = 120.0  # a run trains again after a fault that it was to rehearse
     drill_run_s: float = 400.0  # a run of the small job on which faults are rehearsed
+    drill_cut_s: float = 2.0  # one that is cut off on purpose: none ends so soon
 
     # Storage.
     shared_file_s: float = 2.0  # what one machine has written is seen by another

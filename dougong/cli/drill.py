@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +14,8 @@ from dougong.cli.tables import plain_table, print_table
 from dougong.errors import JobError
 from dougong.job.drills.vocabulary import FAULTS, has_worker
 from dougong.records.directory import RunDir
+from dougong.tools.drill.controls import Controls
+from dougong.tools.drill.lines import Rehearsal
 from dougong.tools.drill.on_run import RunDrills
 from dougong.tools.drill.proof import Proof
 from dougong.tools.drill.schedule import PlannedFault
@@ -23,6 +28,23 @@ Run = Annotated[
         "small job on this machine, held against the same job undisturbed.",
         show_default=False,
     ),
+]
+
+
+Schedule = Annotated[
+    int | None,
+    typer.Option(min=1, help="Small job: this schedule of the seed alone, also once more."),
+]
+Control = Annotated[
+    bool,
+    typer.Option(
+        "--control",
+        help="Small job: make on purpose what a proof says is not there; each must be found.",
+    ),
+]
+Folder = Annotated[
+    Path,
+    typer.Option(help="Where the small job's runs and lines go; goes on with what is there."),
 ]
 
 
@@ -41,10 +63,9 @@ def drill(
     for_s: Annotated[
         float | None, typer.Option("--for", min=0.1, metavar="SECONDS", help="For --fault.")
     ] = None,
-    folder: Annotated[
-        Path,
-        typer.Option(help="Where the small job's runs and lines go; goes on with what is there."),
-    ] = Path("runs/drill"),
+    folder: Folder = Path("runs/drill"),
+    schedule: Schedule = None,
+    control: Control = False,
     lab: Annotated[
         bool, typer.Option("--lab", help="Small job: draw what takes root and hosts, too.")
     ] = False,
@@ -55,28 +76,32 @@ def drill(
     Each is announced before it comes. On a run: draws faults that it survives, has the controller
     and its agents do them, and says of each what was named and when it trained again. On its own
     job: draws schedules, and holds final weights, optimizer and samples against the undisturbed
-    run, bit by bit. Exit status: 0 all as it should be, 1 not.
+    run, bit by bit; one line of JSON for each, and the same command goes on where it was ended.
+    Exit status: 0 all as it should be, 1 not.
 
     Example: dougong drill --seed 7 --count 3
     """
     if show:
         _print_table()
-        return
+    elif run_dir is None:
+        if fault is not None or on is not None:
+            raise JobError("--fault is for a run: dougong drill RUN_DIR --fault stop --on east/1")
+        _on_small_job(SmallJob(folder, seed, count, schedule, control, lab), dry_run)
+    elif control or schedule is not None or lab:
+        raise JobError("--control, --schedule and --lab are for the small job: leave RUN_DIR out")
+    else:
+        drills = RunDrills(RunDir.open(run_dir), tell=lambda text: typer.echo(f"  {text}"))
+        drawn = list(drills.draw(seed, count)) if fault is None and on is None else []
+        _on_run(drills, drawn or [_asked_for(fault, on, for_s)], dry_run)
+
+
+def _asked_for(fault: str | None, on: str | None, for_s: float | None) -> PlannedFault:
+    """JobError where it lacks its worker, or has none to take."""
     takes_worker = fault is not None and has_worker(fault)
-    if takes_worker != (on is not None):
+    if fault is None or takes_worker != (on is not None):
         text = "--fault and --on go together: --fault stop --on east/1"
         raise JobError(text if fault is None or takes_worker else f"{fault} takes no --on")
-    if run_dir is None and fault is not None:
-        raise JobError("--fault is for a run: dougong drill RUN_DIR --fault stop --on east/1")
-    if run_dir is None:
-        _on_small_job(Proof(folder, seed, has_lab=lab), count, dry_run)
-        return
-    drills = RunDrills(RunDir.open(run_dir), tell=lambda text: typer.echo(f"  {text}"))
-    if fault is None:
-        planned = list(drills.draw(seed, count))
-    else:
-        planned = [PlannedFault(fault, on or "", after_s=0.0, for_s=for_s)]
-    _on_run(drills, planned, dry_run)
+    return PlannedFault(fault, on or "", after_s=0.0, for_s=for_s)
 
 
 def _on_run(drills: RunDrills, planned: list[PlannedFault], dry_run: bool) -> None:
@@ -91,22 +116,67 @@ def _on_run(drills: RunDrills, planned: list[PlannedFault], dry_run: bool) -> No
         raise typer.Exit(1)
 
 
-def _on_small_job(proof: Proof, count: int, dry_run: bool) -> None:
-    for key in proof.keys(count) if dry_run else ():
-        typer.echo(f"{key}: {'; '.join(map(str, proof.draw(key)))}")
-    if dry_run:
+def _end(number: int, frame: object) -> None:
+    """What a drill has begun ends with it."""
+    sys.exit(128 + number)
+
+
+def _controls(folder: Path) -> None:
+    controls = []
+    for control in Controls(folder, tell=typer.echo).all():
+        typer.echo(str(control))
+        controls.append(control)
+    num_found = sum(control.is_found for control in controls)
+    typer.echo(f"{num_found} of {len(controls)} found")
+    if num_found < len(controls):
+        raise typer.Exit(1)
+
+
+@dataclass(frozen=True)
+class SmallJob:
+    """What is asked of a drill without a run."""
+
+    folder: Path
+    seed: int
+    count: int
+    schedule: int | None
+    control: bool
+    lab: bool
+
+
+def _on_small_job(asked: SmallJob, dry_run: bool) -> None:
+    signal.signal(signal.SIGTERM, _end)
+    if asked.control:
+        _controls(asked.folder)
         return
-    for rehearsal in proof.rehearse(count):
-        typer.echo(f"{rehearsal.key}: {'; '.join(rehearsal.planned)}")
-        for verdict in rehearsal.verdicts:
-            typer.echo(f"  {verdict}")
-        hung = "; HUNG, and was ended" if rehearsal.is_hung else ""
-        left = f"; LEFT: {', '.join(rehearsal.left)}" if rehearsal.left else "; nothing is left"
-        typer.echo(f"  {rehearsal.bits}{hung}{left}; {rehearsal.seconds:.0f} s")
-    told = proof.summary(count)
+    proof = Proof(asked.folder, asked.seed, has_lab=asked.lab, tell=typer.echo)
+    number = asked.schedule
+    keys = proof.keys(asked.count) if number is None else proof.keys(number)[-1:]
+    if dry_run:
+        for key in keys:
+            typer.echo(f"{key}: {'; '.join(map(str, proof.draw(key)))}")
+        return
+    for rehearsal in proof.rehearse(asked.count) if number is None else proof.repeat(number):
+        typer.echo(_words_of(rehearsal))
+    told = proof.lines.summary(keys)
     typer.echo(told.words)
+    typer.echo(f"lines: {proof.lines.path}; software {proof.code}")
     if not told.is_good:
         raise typer.Exit(1)
+
+
+def _words_of(rehearsal: Rehearsal) -> str:
+    """Some lines; of a schedule that is not as it should be also where its run lies."""
+    lines = [f"{rehearsal.key}: {'; '.join(rehearsal.planned)}"]
+    lines += [f"  {verdict}" for verdict in rehearsal.verdicts]
+    hung = "; HUNG, and was ended" if rehearsal.is_hung else ""
+    left = f"; LEFT: {', '.join(rehearsal.left)}" if rehearsal.left else "; nothing is left"
+    lines.append(f"  {rehearsal.bits}{hung}{left}; {rehearsal.seconds:.0f} s")
+    if not rehearsal.is_good:
+        num_come, num_planned = len(rehearsal.verdicts), len(rehearsal.planned)
+        lines.append(f"  FAILED: {num_come} of {num_planned} faults have come")
+        lines.append(f"  its run: {rehearsal.evidence}; once more: {rehearsal.again}")
+    return "\n".join(lines)
 
 
 def _print_table() -> None:

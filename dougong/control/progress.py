@@ -77,6 +77,10 @@ class OrderedFault:
     for_s: float | None = None
 
 
+VECTOR_FILE = "dougong-progress"
+"""How the file of a vector is named, among those that a process has open."""
+
+
 class ProgressVector:
     """The shared vector, over an open file descriptor that a forked child inherits.
 
@@ -186,7 +190,7 @@ class ProgressVector:
 
 def _anonymous_file() -> int:
     if hasattr(os, "memfd_create"):
-        return os.memfd_create("dougong-progress", os.MFD_CLOEXEC)
-    fd, path = tempfile.mkstemp(prefix="dougong-progress-")
+        return os.memfd_create(VECTOR_FILE, os.MFD_CLOEXEC)
+    fd, path = tempfile.mkstemp(prefix=f"{VECTOR_FILE}-")
     os.unlink(path)
     return fd

@@ -34,3 +34,16 @@ def test_a_dry_run_says_what_would_come(tmp_path: Path) -> None:
 @pytest.mark.parametrize("words", [("--fault", "stop"), ("--on", "east/1"), ("--fault", "stop", "--on", "east/1")])
 def test_a_fault_needs_a_run_and_a_worker(words: tuple[str, ...]) -> None:
     assert isinstance(dougong_drill(*words).exception, JobError)
+
+
+def test_what_is_for_the_small_job_is_refused_with_a_run(tmp_path: Path) -> None:
+    for words in (("--control",), ("--schedule", "3"), ("--lab",)):
+        assert "leave RUN_DIR out" in str(dougong_drill(tmp_path, *words).exception), words
+
+
+def test_one_schedule_is_the_one_of_its_number(tmp_path: Path) -> None:
+    words = ("--seed", "7", "--dry-run", "--folder", tmp_path)
+    assert (
+        dougong_drill(*words, "--schedule", "3").output
+        == dougong_drill(*words, "--count", "3").output.splitlines(True)[-1]
+    )

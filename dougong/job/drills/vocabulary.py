@@ -394,7 +394,7 @@ def orderable() -> tuple[NamedFault, ...]:
     return tuple(fault for fault in FAULTS if not fault.refusal)
 
 
-def continuing() -> tuple[NamedFault, ...]:
-    """Rows after which a run goes on to the bits of an undisturbed one: what schedules draw."""
-    goes_on = [fault for fault in FAULTS if fault.decision == "continue"]
-    return tuple(fault for fault in goes_on if not fault.is_silent)
+def continuing(is_audited: bool = False) -> tuple[NamedFault, ...]:
+    """Rows after which a run goes on to the bits of an undisturbed one; with audits silent ones."""
+    seen = [fault for fault in FAULTS if is_audited or not fault.is_silent]
+    return tuple(fault for fault in seen if fault.decision == "continue")

@@ -3,6 +3,8 @@ has trained on."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -45,6 +47,7 @@ class RunDifference:
 
 
 _TOLD = 3
+_DIGEST_BYTES = 8
 
 
 Digests = Mapping[Any, str]
@@ -57,6 +60,17 @@ def compare(struck: RunDir, undisturbed: RunDir, steps: int) -> RunDifference:
     if not digests:
         return RunDifference(why=f"no checkpoint of step {steps}")
     return find_differences(digests, honest, _rows(struck), _rows(undisturbed))
+
+
+def digest_of_run(run_dir: RunDir, steps: int) -> str:
+    """Of final weights, optimizer state and all that the steps tell of their samples; empty where
+    the run has not come to its end."""
+    digests, rows = _final_digests(run_dir, steps), _rows(run_dir)
+    if not digests or sorted(rows) != list(range(1, steps + 1)):
+        return ""
+    facts = [sorted((str(key), digest) for key, digest in digests.items()), sorted(rows.items())]
+    text = json.dumps(facts, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=_DIGEST_BYTES).hexdigest()
 
 
 def find_differences(

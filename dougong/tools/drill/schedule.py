@@ -70,12 +70,20 @@ def _how_long(chance: random.Random, fault: NamedFault) -> float | None:
     return round(fault.lasts_s * chance.uniform(0.5, 1.5), 1)
 
 
-def drawable(faults: Iterable[NamedFault], has_lab: bool) -> tuple[NamedFault, ...]:
+def drawable(
+    faults: Iterable[NamedFault], has_lab: bool, is_audited: bool = False
+) -> tuple[NamedFault, ...]:
     """The rows that can be done here: without a lab, what the run's own processes do to themselves,
-    and pairs of such."""
+    and pairs of such; where every step is audited, a bit that is computed wrongly, too."""
     found = []
     for fault in faults:
         parts = [known_fault(name) for name in fault.parts] or [fault]
-        if has_lab or not any(part is None or part.refusal for part in parts):
+        if has_lab or all(_can_be_done(part, is_audited) for part in parts):
             found.append(fault)
     return tuple(found)
+
+
+def _can_be_done(fault: NamedFault | None, is_audited: bool) -> bool:
+    if fault is None:
+        return False
+    return not fault.refusal or (fault.is_silent and is_audited)

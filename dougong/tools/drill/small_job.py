@@ -11,7 +11,7 @@ from typing import Any
 from dougong.job.schema import Job
 from dougong.tools.drill.schedule import PlannedFault
 
-STEPS = 40
+STEPS = 30
 WORKERS = ("attention/0", "experts/0", "both/0")
 _MODEL = {
     "hidden_size": 64,
@@ -29,8 +29,12 @@ _MODEL = {
 _MOST_RESTARTS = 1000
 
 
-def small_job(planned: Sequence[PlannedFault] = (), **changes: Any) -> dict[str, Any]:
-    """As a job file has it. `planned`: the faults that the job file can order itself."""
+def small_job(
+    planned: Sequence[PlannedFault] = (), *, is_audited: bool = False, **changes: Any
+) -> dict[str, Any]:
+    """As a job file has it. `planned`: the faults that the job file can order itself. `is_audited`:
+    every step is computed twice before it counts."""
+    audit = {"audit": "all"} if is_audited else {}
     values: dict[str, Any] = {
         "job": "drill",
         "model": {"family": "qwen3_moe", "config": dict(_MODEL)},
@@ -40,7 +44,7 @@ def small_job(planned: Sequence[PlannedFault] = (), **changes: Any) -> dict[str,
         "steps": STEPS,
         "seed": 7,
         "checkpoint": {"every": 10},
-        "fault": {"max_restarts": _MOST_RESTARTS},
+        "fault": {"max_restarts": _MOST_RESTARTS, **audit},
         "islands": islands(),
         "drill": [_drill(fault) for fault in planned if fault.at_step is not None],
     }

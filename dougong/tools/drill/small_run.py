@@ -50,17 +50,31 @@ def takes_hosts(planned: Sequence[PlannedFault]) -> bool:
     return any(row is not None and "hosts" in row.needs for row in rows)
 
 
+def takes_audit(planned: Sequence[PlannedFault]) -> bool:
+    """Whether one of them is seen by nobody who does not compute the step again."""
+    rows = [known_fault(fault.fault) for fault in planned]
+    return any(row is not None and row.is_silent for row in rows)
+
+
 class SmallRun:
     """A run on this machine, and the faults that come from outside. `struck`: these, so far;
-    `is_hung`: it had to be ended."""
+    `is_hung`: it had to be ended. `is_audited`: every step is computed twice; it is where that is
+    what a fault takes to be seen."""
 
-    def __init__(self, path: Path, planned: Sequence[PlannedFault], deadlines: Deadlines) -> None:
+    def __init__(
+        self,
+        path: Path,
+        planned: Sequence[PlannedFault],
+        deadlines: Deadlines,
+        is_audited: bool | None = None,
+    ) -> None:
         self.mark = secrets.token_hex(8)
         self.run_dir = RunDir(path)
         self.struck: list[Struck] = []
         self.is_hung = False
         self._path, self._planned, self._deadlines = path, tuple(planned), deadlines
         self._ordered = [fault for fault in planned if not comes_from_outside(fault)]
+        self._is_audited = takes_audit(planned) if is_audited is None else is_audited
         self._memory = MemoryOfRun()
         self._shared_before = shared_memory()
         self._output = path.with_suffix(".out")
@@ -69,7 +83,8 @@ class SmallRun:
         """Start it, anew where one was cut off before its end."""
         shutil.rmtree(self._path, ignore_errors=True)
         job = self._path.with_suffix(".yaml")
-        job.write_text(yaml.safe_dump(small_job(self._ordered)))
+        values = small_job(self._ordered, is_audited=self._is_audited)
+        job.write_text(yaml.safe_dump(values))
         words = [sys.executable, "-m", "dougong", "run", str(job)]
         ours = os.getpid()
         with self._output.open("w") as out:
@@ -113,6 +128,12 @@ class SmallRun:
     def left(self) -> list[str]:
         """What it has left behind, in words. Call after `finish`."""
         return left_behind(self.mark, self._path, self._shared_before)
+
+    def clear_away(self) -> None:
+        """Nothing is kept of it. Call after `left`."""
+        shutil.rmtree(self._path, ignore_errors=True)
+        for path in (self._output, self._path.with_suffix(".yaml")):
+            path.unlink(missing_ok=True)
 
     def _living(self) -> object:
         return marked_processes(self.mark)

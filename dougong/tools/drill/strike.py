@@ -1,7 +1,8 @@
-"""Faults that come from outside a run while it goes on: signals to its processes on this machine.
+"""Faults that come from outside a run while it goes on: signals to its processes on this machine,
+and numbers that a worker is told to compute wrongly.
 
 What a job file can order is ordered there; this is for what comes so long after another fault,
-whatever the run is at by then.
+whatever the run is at by then, and for what no job file may order.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ import contextlib
 import os
 import signal
 import time
+from pathlib import Path
 
 import psutil
 
 from dougong.control.processes import process_exists
+from dougong.control.progress import VECTOR_FILE, OrderedFault, ProgressVector
 from dougong.fault.self_inflicted import go_on_later, signal_for
 from dougong.job.drills.vocabulary import known_fault
 from dougong.launcher.agent.fork_server import STANDS_BY, TITLE
@@ -26,6 +29,8 @@ from dougong.tools.drill.score import Struck
 def strike(run_dir: RunDir, fault: PlannedFault) -> Struck | None:
     """Do it, by a signal; None where nobody is there at this moment."""
     row = known_fault(fault.fault)
+    if row is not None and row.is_silent:
+        return spoil(run_dir, fault.fault, fault.worker)
     number = signal_for(fault.fault) or signal.SIGKILL
     pid = _victim(run_dir, fault.worker, "worker" if row is None else row.target)
     if pid is None:
@@ -36,6 +41,36 @@ def strike(run_dir: RunDir, fault: PlannedFault) -> Struck | None:
     if number == signal.SIGSTOP and fault.for_s is not None:
         go_on_later(pid, fault.for_s)
     return struck
+
+
+def spoil(run_dir: RunDir, name: str, worker: str) -> Struck | None:
+    """Have a worker compute one number wrongly in its next step: into its own vector, as its agent
+    would order it. None where it is not there at this moment."""
+    place = _vector_of(pid_of(run_dir, worker))
+    if place is None:
+        return None
+    try:
+        vector = ProgressVector(os.open(place, os.O_RDWR))
+    except OSError:
+        return None  # it has just ended
+    vector.order_fault(OrderedFault(name))
+    vector.close()
+    return Struck(name, worker, time.monotonic())
+
+
+def _vector_of(pid: int | None) -> Path | None:
+    """By what its process has it open."""
+    with contextlib.suppress(OSError):
+        entries = [] if pid is None else list(Path(f"/proc/{pid}/fd").iterdir())
+        return next((entry for entry in entries if _is_vector(entry)), None)
+    return None
+
+
+def _is_vector(entry: Path) -> bool:
+    try:
+        return VECTOR_FILE in os.readlink(entry)
+    except OSError:
+        return False  # closed meanwhile
 
 
 class MemoryOfRun:

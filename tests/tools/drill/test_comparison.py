@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from dougong.records.directory import RunDir
-from dougong.tools.drill.comparison import RunDifference, compare, find_differences
+from dougong.tools.drill.comparison import RunDifference, compare, digest_of_run, find_differences
 
 DIGESTS = {("model", "a"): "1", ("model", "b"): "2"}
 ROWS = {1: (64, 1.0), 2: (64, 0.5)}
@@ -31,3 +31,4 @@ def test_differences(digests: dict[tuple[str, str], str], rows: dict[int, tuple[
 def test_a_run_without_its_last_checkpoint_is_not_whole(tmp_path: Path) -> None:
     struck, honest = RunDir.create(tmp_path / "struck"), RunDir.create(tmp_path / "honest")
     assert compare(struck, honest, 2) == RunDifference(why="no checkpoint of step 2")
+    assert digest_of_run(struck, 2) == ""

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import signal
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
+from dougong.deadlines import DEADLINES
+from dougong.errors import LaunchError
 from dougong.tools.drill.proof import LINES, Proof
+from tests.launcher.toyrun import wait_for
 
 
-def line(number: int, **changes: Any) -> str:
-    faults = [{"is_right": True}]
-    return json.dumps(
-        {"key": f"7/{number}", "is_equal": True, "is_hung": False, "left": [], "faults": faults} | changes
-    )
-
-
-def test_what_is_done_is_not_done_again_and_counts(tmp_path: Path) -> None:
-    (tmp_path / LINES).write_text(f"{line(1)}\n{line(2, left=['process 7'])}\n{line(9)}\n")
-    told = Proof(tmp_path, 7).summary(2)
-    assert (told.asked, told.done, told.equal, told.dirty, told.faults, told.right) == (2, 2, 2, 1, 2, 2)
-    assert not told.is_good and told.words.startswith("2 of 2 schedules done: 2 with the bits and samples of the")
-    assert not Proof(tmp_path, 8).summary(2).is_good, "another seed has done nothing"
-    assert Proof(tmp_path, 7).summary(1).is_good
+def test_two_do_not_rehearse_in_one_folder(tmp_path: Path) -> None:
+    with (tmp_path / "drills.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(LaunchError, match=r"another drill is at work here; .* another --folder"):
+            list(Proof(tmp_path, 7).rehearse(1))
+    assert list(Proof(tmp_path, 7).rehearse(0)) == [], "it is free again"
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +53,60 @@ def test_six_schedules_do_and_are_not_done_again(folder: Path) -> None:
     proof = Proof(folder, 5)
     assert_good(proof, 6)
     assert [*Proof(folder, 5).rehearse(6)] == []
+    digests = {row["digest"] for row in proof.lines.done.values()}
+    assert len(digests) == 1 and "" not in digests, "of one undisturbed run"
+    assert not list(folder.glob("run-*")), "their lines say all of them"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1000)
+def test_a_proof_that_is_killed_leaves_no_run_and_goes_on_where_it_was(folder: Path) -> None:
+    """In the middle of its second schedule; the first is not done again."""
+    words = [sys.executable, "-m", "dougong", "drill", "--seed", "6", "--count", "2", "--folder", str(folder)]
+    with (folder / "out").open("w") as out:
+        process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+    wait_for(lambda: (folder / "run-6-2/metrics.jsonl").exists(), "the second schedule trains", 400)
+    process.send_signal(signal.SIGKILL)
+    process.wait(30)
+    run = str(folder / "run-6-2")
+    wait_for(lambda: not processes_with(run), "what it has begun is gone", 60)
+    before = (folder / LINES).read_text()
+    ended = subprocess.run(words, capture_output=True, text=True, timeout=400, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert (folder / LINES).read_text().startswith(before) and '"6/1"' in before
+    assert "6/1:" not in ended.stdout and "6/2:" in ended.stdout
+    assert "2 of 2 schedules done: 2 with the bits" in ended.stdout
+
+
+def processes_with(word: str) -> list[int]:
+    """Of which a command line names this."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if word.encode() in (entry / "cmdline").read_bytes():
+                found.append(int(entry.name))
+        except OSError:
+            pass  # it has just ended
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1000)
+def test_a_schedule_that_fails_is_named_with_its_run_and_the_command_that_repeats_it(folder: Path) -> None:
+    """A limit in which no run can end."""
+    proof = Proof(folder, 5)
+    proof.undisturbed()
+    short = Proof(folder, 4, replace(DEADLINES, drill_run_s=3.0))
+    (rehearsal,) = short.rehearse(1)
+    assert rehearsal.is_hung and not rehearsal.is_good and not rehearsal.left
+    assert Path(rehearsal.evidence, "job.yaml").exists() or Path(rehearsal.evidence).with_suffix(".yaml").exists()
+    assert rehearsal.again == f"dougong drill --seed 4 --schedule 1 --folder {folder}"
+    assert short.summary(1).failed == ("4/1",)
+    ended = subprocess.run(
+        [sys.executable, "-m", *rehearsal.again.split()], capture_output=True, text=True, timeout=400, check=False
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert Proof(folder, 4).summary(1).is_good and not Path(rehearsal.evidence).exists()
 
 
 @pytest.mark.slow

@@ -40,6 +40,13 @@ def test_without_a_lab_only_what_processes_do_to_themselves_is_drawn() -> None:
     assert drawable(continuing(), has_lab=True) == continuing()
 
 
+def test_where_every_step_is_audited_a_bit_that_is_computed_wrongly_is_drawn() -> None:
+    silent = {"flip_gradient", "flip_activation"}
+    assert not silent & {row.name for row in ROWS}
+    audited = {row.name for row in drawable(continuing(is_audited=True), has_lab=False, is_audited=True)}
+    assert audited == {row.name for row in ROWS} | silent
+
+
 @pytest.mark.parametrize(
     ("fault", "words"),
     [

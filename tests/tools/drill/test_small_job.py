@@ -17,3 +17,7 @@ def test_it_is_a_job_with_every_role() -> None:
 def test_it_orders_what_has_a_step() -> None:
     planned = (PlannedFault("stop", "both/0", 4, for_s=2.0), PlannedFault("kill", "both/0", after_s=1.0))
     assert checked(small_job(planned)).drill == (Drill(at_step=4, fault="stop", on="both/0", for_s=2.0),)
+
+
+def test_it_is_audited_where_that_is_asked() -> None:
+    assert checked(small_job()).fault.audit is None and checked(small_job(is_audited=True)).fault.audit == "all"

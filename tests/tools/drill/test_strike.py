@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -10,11 +11,12 @@ from pathlib import Path
 
 import psutil
 import pytest
+from dougong.control.progress import OrderedFault, ProgressVector
 from dougong.launcher.agent.fork_server import STANDS_BY, TITLE
 from dougong.records.directory import RunDir
 from dougong.records.status import RunStatus, WorkerState
 from dougong.tools.drill.schedule import PlannedFault
-from dougong.tools.drill.strike import MemoryOfRun, pid_of, strike
+from dougong.tools.drill.strike import MemoryOfRun, pid_of, spoil, strike
 from tests.launcher.toyrun import wait_for
 
 
@@ -49,6 +51,17 @@ def test_who_is_stopped_goes_on_after_its_time(tmp_path: Path, victim: subproces
     process = psutil.Process(victim.pid)
     wait_for(lambda: process.status() == psutil.STATUS_STOPPED, "it is stopped")
     wait_for(lambda: process.status() != psutil.STATUS_STOPPED, "it goes on")
+
+
+def test_a_number_is_spoilt_by_an_order_in_the_workers_own_vector(tmp_path: Path) -> None:
+    vector = ProgressVector.create()
+    run = run_of(tmp_path, os.getpid())
+    struck = strike(run, PlannedFault("flip_gradient", "east/0", after_s=0.0))
+    assert struck is not None and (struck.fault, struck.worker) == ("flip_gradient", "east/0")
+    assert vector.take_fault() == OrderedFault("flip_gradient") and vector.take_fault() is None
+    assert spoil(run, "flip_gradient", "west/0") is None
+    vector.close()
+    assert spoil(run, "flip_gradient", "east/0") is None, "it has no vector any more"
 
 
 def test_a_run_without_memory_of_its_own_has_none_to_exhaust(tmp_path: Path, victim: subprocess.Popen[bytes]) -> None:
