@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from dougong.deadlines import DEADLINES
 from dougong.fault.culprit import Culprit
 from dougong.job.drills.vocabulary import NamedFault, known_fault
 from dougong.records.event.storage import StorageTroubled
@@ -17,6 +18,7 @@ from dougong.records.events import (
     FirstStep,
     RayChanged,
     Recovered,
+    RunEnded,
     Suspected,
     SuspicionEnded,
 )
@@ -205,12 +207,19 @@ def _verdict(
 
 
 def _went_on(one: Struck, fault: NamedFault, events: Sequence[Event]) -> bool:
-    """Whether it was suspected, and was over before anything was done: it was short."""
+    """Whether it was suspected, and was over before anything was done: it was short, or the run had
+    finished by then."""
     if fault.kind != "hang":
         return False
-    ended = (event for event in events if isinstance(event, SuspicionEnded))
-    of_it = (event for event in ended if event.culprit.kind in fault.culprits)
-    return any(event.monotonic_s >= one.at and _is_of(event.culprit, one) for event in of_it)
+    until = one.at + DEADLINES.agent_silence_s
+    finished = any(
+        isinstance(event, RunEnded) and event.kind == "finished" and event.monotonic_s < until
+        for event in events
+    )
+    words = (Suspected, SuspicionEnded) if finished else (SuspicionEnded,)
+    told = (event for event in events if isinstance(event, words) and event.monotonic_s >= one.at)
+    of_it = (event.culprit for event in told if event.culprit.kind in fault.culprits)
+    return any(_is_of(culprit, one) for culprit in of_it)
 
 
 def _suspected(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from dougong.fault.culprit import Culprit, CulpritKind
@@ -13,6 +13,7 @@ from dougong.records.events import (
     FailureDiagnosed,
     FirstStep,
     Recovered,
+    RunEnded,
     Suspected,
     SuspicionEnded,
 )
@@ -83,6 +84,25 @@ def test_a_diagnosis_is_right_or_wrong(struck: Struck, event: Event | None, is_r
     (verdict,) = judge([struck], [event] if event is not None else [])
     assert verdict.is_right is is_right
     assert ("WRONG" in str(verdict)) is not is_right
+
+
+@pytest.mark.parametrize(
+    ("who", "ended", "end_s", "is_right"),
+    [
+        ("a", "finished", 14.0, True),
+        ("b", "finished", 14.0, False),
+        ("a", "failed", 14.0, False),
+        ("a", "finished", 40.0, False),  # it should have been given up long before
+    ],
+)
+def test_a_hang_that_is_suspected_as_the_run_ends_needs_no_name(
+    who: str, ended: Literal["finished", "failed"], end_s: float, is_right: bool
+) -> None:
+    culprit = Culprit("fork_server", who)
+    suspected = at(Suspected(generation=1, culprit=culprit, why="x", since_s=0.5, limit="3 s"), 10.6)
+    end = at(RunEnded(generation=1, kind=ended, step=30, failure=None), end_s)
+    (verdict,) = judge([Struck("stop_fork_server", "a/0", 10.0)], [suspected, end])
+    assert verdict.is_right is is_right
 
 
 def test_the_times_are_counted_from_the_fault() -> None:
