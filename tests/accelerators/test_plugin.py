@@ -135,8 +135,9 @@ def test_a_run_goes_on_elsewhere_when_its_package_is_gone(job_file: Path, packag
         assert ended.returncode == 0, ended.stderr
     ended = dougong("resume", str(run_dir), "--no-ray", "-o", "steps=3")
     assert ended.returncode == 2
-    assert "the run has computed on hostsim, which no package that is installed here offers; install" in ended.stderr
-    assert f"`dougong resume {run_dir} -o islands.east.accelerator=cpu`" in ended.stderr
+    assert "the run has used hostsim, which no package that is installed here offers" in ended.stderr
+    assert "install the package that adds it, or go on without: " in ended.stderr
+    assert f"`dougong resume {run_dir} --no-ray -o islands.east.accelerator=cpu`" in ended.stderr
     assert "release of dougong" not in ended.stderr
     words = ("-o", "steps=3", "-o", "islands.east.accelerator=cpu")
     ended = dougong("resume", str(run_dir), "--no-ray", *words)

@@ -37,7 +37,7 @@ def of_every_family(family: str) -> dict[str, int]:
         "training/step.py:forward_backward copy to host": 1,
         "training/step.py:_squares copy to host": 1,
         # Whether numbers are still those of their copies: messages once, the state before and after its update.
-        "parallel/comm/tally.py:balance item": 1,
+        "parallel/comm/tally.py:balance copy to host": 1,
         "training/integrity/held_state.py:sums copy to host": 2,
     }
 
