@@ -136,7 +136,8 @@ def renew_ray(cluster: Cluster, head: Host) -> str:
     return cluster.address
 
 
-@pytest.mark.parametrize("loss", ["worker", *[pytest.param(one, marks=pytest.mark.slow) for one in LOSSES[1:]]])
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", LOSSES)
 def test_a_run_whose_heads_machine_is_lost_is_resumed_over_another_ray(
     cluster: Cluster, undisturbed: RunDir, loss: str
 ) -> None:

@@ -58,21 +58,21 @@ def test_a_killed_controller_is_followed_by_another_that_ends_the_run(tmp_path: 
 def test_workers_go_over_with_the_step_that_they_hold(tmp_path: Path) -> None:
     """Nothing is computed again but the step that the controller's death has broken."""
     run = ToyRun(
-        tmp_path / "run", toy_job(step_s=0.05, memory=True, steps=40, checkpoint={"every": 30}), BESIDE
+        tmp_path / "run", toy_job(step_s=0.05, memory=True, steps=120, checkpoint={"every": 110}), BESIDE
     ).start()
     run.await_step(7)
-    workers = run.worker_pids()
+    workers = wait_for(run.worker_pids, "workers in its status")
     for fence in (1, 2):
         os.kill(controller_of(run, fence), signal.SIGKILL)
         # Told a little after the step; a controller that is killed between the two tells it no more.
         wait_for(lambda n=fence: len(run.events("recovered")) >= n, f"training again: {run.text()}")
-        assert run.worker_pids() == workers
+        wait_for(lambda: run.worker_pids() == workers, "the same workers in its status")
     assert run.finish() == 0, run.text()
     _, second, third = run.events("generation_started")
     assert second["in_memory"] and third["in_memory"] and second["resume"] is None
     assert [recovered["kept"] for recovered in run.events("recovered")] == [["east/0", "east/1"]] * 2
     steps = [row["step"] for row in run.run_dir.read_metrics()]
-    assert steps == list(range(1, 41)), "each is told once"
+    assert steps == list(range(1, 121)), "each is told once"
 
 
 @pytest.mark.slow

@@ -125,13 +125,15 @@ class PeerWait:
         return f"{me} lost {peers}: {self._what}: {error}"
 
     def _is_late(self, error: BaseException) -> bool:
-        # The library says "timed out" in words of its own; the clock says it surely.
-        return self.left_s == 0.0 or isinstance(error, FutureTimeout)
+        # The clock says it surely; gloo's own may have begun a moment before ours.
+        return self.left_s == 0.0 or isinstance(error, FutureTimeout) or _GLOO_LATE in str(error)
 
     @property
     def _me(self) -> str:
         return self._member.in_words([self._member.rank])
 
+
+_GLOO_LATE = "Operation timed out"
 
 NewWait = Callable[[], PeerWait]
 """Begins a wait for the peers of an operation, which an error then names."""
