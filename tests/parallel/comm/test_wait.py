@@ -36,11 +36,13 @@ def test_the_end_of_the_time_names_its_key() -> None:
 
 def test_gloo_s_own_clock_counts_too() -> None:
     """It may have begun a moment before ours."""
-    with pytest.raises(
-        PeerError, match=r"^worker 0 \(east/0\) waited 600 s .* for worker 1 \(west/0\): rows$"
-    ) as caught:
-        with PeerWait(member(600), [1], "rows"):
-            raise RuntimeError("[transport/tcp/unbound_buffer.cc:121] Operation timed out!")
+    with (
+        pytest.raises(
+            PeerError, match=r"^worker 0 \(east/0\) waited 600 s .* for worker 1 \(west/0\): rows$"
+        ) as caught,
+        PeerWait(member(600), [1], "rows"),
+    ):
+        raise RuntimeError("[transport/tcp/unbound_buffer.cc:121] Operation timed out!")
     assert caught.value.waited_for == ("west/0",)
 
 
