@@ -18,7 +18,7 @@ import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,10 @@ from benchmarks.step import BATCH, SIZES, make_job, timed
 from dougong.errors import CorruptionError
 from dougong.parallel.comm.message import SplitTensor
 from dougong.parallel.exchange.expected import Outgoing
-from dougong.parallel.segments.flight import Forward
 from dougong.training.audit import Audit
 from dougong.training.integrity.held_state import HeldState
 from dougong.training.state import held_state_of
-from tests.jobs import Rig, make_rig
+from tests.jobs import Rig, RigForwards, make_rig
 from tests.jobs import make_job as make_tiny_job
 
 CPU = torch.device("cpu")
@@ -178,16 +177,6 @@ def flip(tensor: torch.Tensor, chance: random.Random) -> Callable[[], None]:
 
 
 # What an audit sees
-
-
-class RigForwards:
-    """As `Forwards`, of a rig that has all lanes."""
-
-    def __init__(self, rig: Rig) -> None:
-        self._rig = rig
-
-    def of_step(self, step: int, lanes: Any = None) -> Callable[[int], Mapping[int, Forward]]:
-        return self._rig.forwards(step)
 
 
 def share_caught(every: int, steps: int, rate: float) -> float:

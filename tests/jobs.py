@@ -98,6 +98,16 @@ class Rig:
         return loads
 
 
+class RigForwards:
+    """As `Forwards`, of a rig that has all lanes."""
+
+    def __init__(self, rig: Rig) -> None:
+        self._rig = rig
+
+    def of_step(self, step: int, lanes: Any = None) -> Callable[[int], Mapping[int, Forward]]:
+        return self._rig.forwards(step)
+
+
 def make_rig(job: Job, plan: Plan | None = None, world: World | None = None, options: StepOptions | None = None) -> Rig:
     """Build one worker's replica and stepper from initial values, or those of the job's folder."""
     torch.set_num_threads(1)

@@ -4,33 +4,24 @@ the tool writes, and the tool takes nothing for a pass that is none."""
 from __future__ import annotations
 
 import ast
-import importlib.util
 import json
 import re
 import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from benchmarks.evidence_page import DRILLS, NOT_RUN, PASSED, RESULTS, Outcome, Row, page, read_outcomes, read_rows
 from dougong.cli.main import load_command
 from dougong.records.jsonl import JsonLines
 from dougong.tools.drill.lines import digest_of_software
+from tests.programs import load
 
 ROOT = Path(__file__).resolve().parent.parent
 ROWS = read_rows()
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BEGINNING = "the beginning"
-
-
-def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 evidence = load("evidence")

@@ -44,9 +44,7 @@ def look_at(run_dir: RunDir, deadlines: Deadlines = DEADLINES) -> tuple[RunStatu
             return status, found
         status, _ = known_status(run_dir)  # it may have ended between the two looks
     if not status.has_ended:
-        dead = tuple(worker.model_copy(update={"alive": False}) for worker in status.workers)
-        state = _recorded_end(run_dir) or LOST
-        status = status.model_copy(update={"state": state, "workers": dead})
+        status = status.left_by_all(_recorded_end(run_dir) or LOST)
     if status.state == "FINISHED":
         return status, None
     return as_finished(status, run_dir.read_events()), None

@@ -46,8 +46,7 @@ def end_waiting(
             failure=None,
         )
         written.append_event(ended)
-        dead = tuple(worker.model_copy(update={"alive": False}) for worker in status.workers)
-        status = status.model_copy(update={"state": "STOPPED", "workers": dead})
+        status = status.left_by_all("STOPPED")
         written.write_status(status)
     tell(
         f"{run_dir.path}: its controller is gone; the agents that waited for a resume end within "

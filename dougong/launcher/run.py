@@ -220,8 +220,7 @@ def end_lost_run(path: Path, death: ControllerDeath) -> int:
             failure=diagnosis.kind,
         )
         run_dir.append_event(ended)
-        dead = tuple(worker.model_copy(update={"alive": False}) for worker in status.workers)
-        run_dir.write_status(status.model_copy(update={"state": "FAILED", "workers": dead}))
+        run_dir.write_status(status.left_by_all("FAILED"))
         error = WorkerError(f"{diagnosis}; {death.in_vain}")
         outcome = Outcome("FAILED", 1, error, diagnosis, generation)
         report, why_none = _report_line(run_dir)

@@ -149,6 +149,11 @@ class RunStatus(BaseModel):
             raise ValueError(f"must be one of {', '.join(STATES)}")
         return state
 
+    def left_by_all(self, state: str) -> RunStatus:
+        """The same in this state, none of whose workers lives any more."""
+        dead = tuple(worker.model_copy(update={"alive": False}) for worker in self.workers)
+        return self.model_copy(update={"state": state, "workers": dead})
+
     @property
     def has_ended(self) -> bool:
         """Whether the controller has left a final state."""

@@ -2,22 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
-
-from dougong.parallel.execute.executor import Forward
 from dougong.training.takeover import Takeover, computed_by, state_numbers
-from tests.jobs import Rig, make_job, make_rig
-
-
-class ForwardsOf:
-    """Of a rig's one worker."""
-
-    def __init__(self, rig: Rig) -> None:
-        self.rig = rig
-
-    def of_step(self, step: int, lanes: Any = None) -> Callable[[int], Mapping[int, Forward]]:
-        return self.rig.forwards(step)
+from tests.jobs import RigForwards, make_job, make_rig
 
 
 def test_the_only_one_of_its_kind_comes_to_its_own_numbers() -> None:
@@ -27,7 +13,7 @@ def test_the_only_one_of_its_kind_comes_to_its_own_numbers() -> None:
     before = state_numbers(parts)
     parts.world.tally.begin()
     first = computed_by(parts, parts.world.tally, rig.stepper.gradients(2, rig.forwards(2)))
-    takeover = Takeover(rig.stepper, ForwardsOf(rig), (0,))  # type: ignore[arg-type]
+    takeover = Takeover(rig.stepper, RigForwards(rig), (0,))  # type: ignore[arg-type]
     assert takeover.compute(2).numbers == first.numbers and first.numbers
     takeover.close()
     assert state_numbers(parts).numbers == before.numbers, "nothing has moved"
