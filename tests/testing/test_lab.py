@@ -89,7 +89,8 @@ def test_a_lab_that_is_closed_leaves_nothing() -> None:
     with Lab(num_hosts=2) as lab:
         lab.hosts[0].start(["sleep", "100"])
         lab.hosts[1].check(["python", "-c", DAEMON])
-        assert "sleep 200" in lab.hosts[1].processes().values()
+        processes = lab.hosts[1].processes
+        wait_for(lambda: "sleep 200" in processes().values(), "the daemon, which nobody waits for", 20)
         inside = [pid for host in lab.hosts for pid in host.processes()]
         assert len(living(lab.folder)) >= 5
     assert not living(lab.folder)
@@ -112,7 +113,7 @@ def test_a_lab_whose_process_is_killed_leaves_nothing(number: signal.Signals) ->
     maker = subprocess.Popen([sys.executable, "-c", MAKER], stdout=subprocess.PIPE, cwd=ROOT, text=True)
     assert maker.stdout is not None
     folder = Path(maker.stdout.readline().strip())
-    assert any("sleep 300" in words for words in living(folder))
+    wait_for(lambda: any("sleep 300" in words for words in living(folder)), "the lab's process", 20)
     maker.send_signal(number)
     assert maker.wait(10) == -number
     wait_for(lambda: not living(folder) and not folder.exists(), "the lab's end", 20)
