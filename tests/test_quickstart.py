@@ -119,7 +119,12 @@ def test_terminated_and_resumed_on_other_workers_it_is_the_same_run(
 
 
 @pytest.mark.parametrize(
-    ("step", "phase"), [(5, "forward"), (4, "exchange"), (6, "checkpoint")], ids=["forward", "gradients", "checkpoint"]
+    ("step", "phase"),
+    [
+        pytest.param(5, "forward", id="forward", marks=pytest.mark.slow),
+        pytest.param(4, "exchange", id="gradients"),
+        pytest.param(6, "checkpoint", id="checkpoint", marks=pytest.mark.slow),
+    ],
 )
 def test_killed_at_any_moment_it_recovers_to_the_same_run(
     unbroken: Path, job_file: Path, tmp_path: Path, step: int, phase: str

@@ -27,6 +27,7 @@ from dougong.launcher.agent.facts import (
 from dougong.launcher.agent.remarks import left_out_snapshots
 from dougong.models.library.loading import load_transformers
 from dougong.parallel.plan import Inventory, Plan, Worker
+from dougong.planner.audit_bytes import AuditBytes, audit_bytes
 from dougong.planner.placement import seats_of_job
 from dougong.planner.plan_job import expert_bytes, host_bytes, plan_job, state_bytes
 from dougong.planner.snapshot_bytes import SnapshotBytes, snapshot_bytes
@@ -57,15 +58,10 @@ def plan(file: JobFile, override: Overrides = None) -> None:
         data, told = preview(job, model)
     made, left_out = _plan_of(job, model)
     typer.echo(model_line(model))
-    states, snapshots = state_bytes(job, model, made), snapshot_bytes(job, model, made)
-    print_table(plan_table(made, states))
+    print_table(plan_table(made, state_bytes(job, model, made)))
     width = min(shutil.get_terminal_size().columns, MOST_COLUMNS)
     for line in (
-        total_line(max(expert_bytes(job, model, one.name) for one in job.islands), states),
-        *host_lines(host_bytes(job, model, made)),
-        *shared_host_lines(job),
-        *snapshot_lines(snapshots),
-        *memory_lines(job, made, states, [part.total for part in snapshots]),
+        *room_lines(job, model, made),
         *environment_lines(job, width),
         f"data: {data}",
         *remark_lines(told + _remarks(job) + left_out),
@@ -76,6 +72,19 @@ def plan(file: JobFile, override: Overrides = None) -> None:
     print_traffic(job, model, made)
     if fits(made, job):
         typer.echo("\n".join(chart_lines(job, made, model, width)))
+
+
+def room_lines(job: Job, model: Inventory, made: Plan) -> Iterator[str]:
+    """What memory the plan takes, of devices and of machines."""
+    states, snapshots = state_bytes(job, model, made), snapshot_bytes(job, model, made)
+    audits = audit_bytes(job, model, made)
+    yield total_line(max(expert_bytes(job, model, one.name) for one in job.islands), states)
+    yield from host_lines(host_bytes(job, model, made))
+    yield from shared_host_lines(job)
+    yield from snapshot_lines(snapshots)
+    yield from audit_lines(job, audits)
+    needed = [state + audit.memory for state, audit in zip(states, audits, strict=True)]
+    yield from memory_lines(job, made, needed, [part.total for part in snapshots])
 
 
 def _plan_of(job: Job, model: Inventory) -> tuple[Plan, Remarks]:
@@ -198,11 +207,24 @@ def snapshot_lines(kept: Sequence[SnapshotBytes]) -> Iterator[str]:
         )
 
 
+def audit_lines(job: Job, taken: Sequence[AuditBytes]) -> Iterator[str]:
+    """What a step that is computed a second time takes beside its time; nothing where none is."""
+    every = job.fault.audit
+    if every is not None:
+        which = "each step" if every in ("all", 1) else f"one step in {every}"
+        memory, sent = max(part.memory for part in taken), max(part.sent for part in taken)
+        yield (
+            f"audits (fault.audit): {which} takes up to {size(memory)} more of a worker's memory, "
+            f"sends its messages twice, and up to {size(sent)} of weights and state a worker"
+        )
+
+
 def memory_lines(
-    job: Job, made: Plan, states: Sequence[int], snapshots: Sequence[int]
+    job: Job, made: Plan, needed: Sequence[int], snapshots: Sequence[int]
 ) -> Iterator[str]:
-    """Whether each island's state would fit on this machine's devices. A run asks the devices that
-    it gets, and refuses what cannot fit."""
+    """Whether each island's state, and what audits take, would fit on this machine's devices. A run
+    asks the devices that it gets, and refuses what cannot fit."""
+    of_what = "of state" if job.fault.audit is None else "of state and audits (fault.audit)"
     for island in job.islands:
         if island.memory_gb is not None:
             continue
@@ -211,7 +233,7 @@ def memory_lines(
             continue  # told with the first of them
         ranks = [worker.rank for worker in made.workers if worker.island in together]
         kept = sum(snapshots[rank] for rank in ranks)
-        line = _memory_line(island, [states[rank] for rank in ranks], kept)
+        line = _memory_line(island, [needed[rank] for rank in ranks], kept, of_what)
         if line:
             yield line
 
@@ -232,7 +254,7 @@ def _sharing(job: Job, island: Island) -> list[Island]:
     return [one for one, place in places if place == (island.accelerator, island.node)]
 
 
-def _memory_line(island: Island, needed: Sequence[int], kept: int) -> str:
+def _memory_line(island: Island, needed: Sequence[int], kept: int, of_what: str) -> str:
     """Of one island, whose workers need so many bytes, and together so many for snapshots; empty
     where they fit."""
     accelerator = get_accelerator(island.accelerator)
@@ -242,13 +264,13 @@ def _memory_line(island: Island, needed: Sequence[int], kept: int) -> str:
             f"memory of {island.name} is not checked: this machine knows no {accelerator.name} "
             f"device's size; a run asks its own, or set islands.{island.name}.memory_gb"
         )
-    most, what, of_what = max(needed), "a worker needs up to", "of state"
+    most, what = max(needed), "a worker needs up to"
     if island.shares_device:
         most, what = sum(needed), "all workers on its device together need"
     if accelerator.shares_machine:
         most, what = sum(needed), "its workers together need"
         if most <= there < most + kept:
-            most, of_what = most + kept, "of state and snapshots (fault.snapshots)"
+            most, of_what = most + kept, f"{of_what} and snapshots (fault.snapshots)"
     if most <= there:
         return ""
     return (

@@ -274,7 +274,8 @@ class Fault(Section):
     audit: Literal["all"] | Positive | None = physical(
         None,
         "a number N: every Nth step is computed a second time before it is committed, the part of "
-        "each worker by another one, which costs 1/N of the time; `all`: every step; null: none",
+        "each worker by another one, which costs 1/N of the time, and memory for that part, which "
+        "`dougong plan` tells; `all`: every step; null: none",
     )
     max_skips: Positive = physical(
         3,

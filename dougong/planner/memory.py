@@ -11,6 +11,7 @@ from dougong.control.handshake import AgentFacts
 from dougong.errors import PlanError
 from dougong.job.schema import Job
 from dougong.parallel.plan import Inventory, Plan
+from dougong.planner.audit_bytes import audit_bytes
 from dougong.planner.placement import AgentSpec, make_seats
 from dougong.planner.plan_job import BYTES_PER_GB, by_worker, host_bytes, plan_job, state_bytes
 from dougong.planner.snapshot_bytes import snapshot_bytes
@@ -99,14 +100,19 @@ def memory_of_machines(agents: Iterable[AgentFacts]) -> dict[str, int]:
 
 def check_fit(job: Job, inventory: Inventory, plan: Plan, memory: Sequence[KnownMemory]) -> None:
     """PlanError where weights, gradients and optimizer state alone are more than there is: names
-    every worker's bytes, what there is, and what helps. On a machine that its workers share their
-    snapshots count, too."""
+    every worker's bytes, what there is, and what helps. What an audited step takes more counts, and
+    on a machine that its workers share their snapshots, too."""
     states = by_worker(plan, state_bytes(job, inventory, plan))
+    audits = by_worker(plan, [part.memory for part in audit_bytes(job, inventory, plan)])
     snapshots = by_worker(plan, [part.total for part in snapshot_bytes(job, inventory, plan)])
     for known in memory:
         total = sum(states[name] for name in known.workers)
         if total > known.num_bytes:
             raise PlanError(_refusal(known, states, total))
+        audited = sum(audits[name] for name in known.workers)
+        if total + audited > known.num_bytes:
+            raise PlanError(_audits_refusal(known, total, audited))
+        total += audited
         kept = sum(snapshots[name] for name in known.workers)
         if known.is_shared and total + kept > known.num_bytes:
             raise PlanError(_snapshots_refusal(known, total, kept))
@@ -142,14 +148,25 @@ def _refusal(known: KnownMemory, needed: Mapping[str, int], total: int) -> str:
     )
 
 
+def _audits_refusal(known: KnownMemory, total: int, audited: int) -> str:
+    island = known.workers[0].partition("/")[0]
+    return (
+        f"{known.place} has {_gb(known.num_bytes)}; of {', '.join(known.workers)} weights, "
+        f"gradients and optimizer state take {_gb(total)}, and in a step that is computed a second "
+        f"time another worker's experts and a second set of gradients {_gb(audited)} more; "
+        "set fault.audit: null (no step is), or add workers; to run even so, set "
+        f"islands.{island}.memory_gb"
+    )
+
+
 def _snapshots_refusal(known: KnownMemory, total: int, kept: int) -> str:
     island = known.workers[0].partition("/")[0]
     return (
         f"{known.place} has {_gb(known.num_bytes)}, and its {len(known.workers)} workers need "
-        f"{_gb(total)} for weights, gradients and optimizer state and {_gb(kept)} for snapshots of "
-        "the state, their own and those that they keep for others; set fault.snapshots.replicas: 0 "
-        "(a lost worker's part is then read from a checkpoint), or fault.snapshots.every: 0 (no "
-        f"snapshots); to run even so, set islands.{island}.memory_gb"
+        f"{_gb(total)} for weights, gradients, optimizer state and audits and {_gb(kept)} for "
+        "snapshots of the state, their own and those that they keep for others; set "
+        "fault.snapshots.replicas: 0 (a lost worker's part is then read from a checkpoint), or "
+        f"fault.snapshots.every: 0 (no snapshots); to run even so, set islands.{island}.memory_gb"
     )
 
 

@@ -126,8 +126,12 @@ def by_worker(plan: Plan, amounts: Sequence[int]) -> dict[str, int]:
 
 def _computing_bytes(job: Job) -> int:
     """Bytes that a parameter takes where it is computed with: its copy and its gradient."""
-    copy = 4 if job.precision == "float32" else 2
-    return copy + GRADIENT_BYTES
+    return copy_bytes(job) + GRADIENT_BYTES
+
+
+def copy_bytes(job: Job) -> int:
+    """Bytes of a parameter as it is computed with."""
+    return 4 if job.precision == "float32" else 2
 
 
 def _owns_on_host(job: Job, island: str) -> bool:

@@ -25,6 +25,7 @@ from dougong.parallel.exchange.expected import place_in_words
 from dougong.parallel.exchange.recast import RecastWorld
 from dougong.parallel.execute.executor import Clock, Executor, ExecutorOptions
 from dougong.parallel.execute.shard import ExpertShard
+from dougong.planner.audit_bytes import PIECE_BYTES
 from dougong.planner.programs import programs_of
 from dougong.training.build import dense_gradients, make_dispatcher
 from dougong.training.forwards import Forwards
@@ -44,8 +45,6 @@ from dougong.training.optimizers.registry import make_optimizer
 from dougong.training.results.reports import LossKey, StepResult, clip_scale
 from dougong.training.step import StepGradients, StepParts, Stepper
 
-PIECE_BYTES = 64 << 20
-"""Of another worker's state, at once."""
 Experts = list[dict[int, dict[str, Tensor]]]
 
 

@@ -53,7 +53,9 @@ def begun(life: Life, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-@pytest.mark.parametrize(("is_torn", "before", "after"), [(False, 40, 10), (True, 10, 1)])
+@pytest.mark.parametrize(
+    ("is_torn", "before", "after"), [(False, 40, 10), pytest.param(True, 10, 1, marks=pytest.mark.slow)]
+)
 def test_no_kill_of_a_save_loses_or_fakes_a_checkpoint(
     is_torn: bool, before: int, after: int, life: Life, begun: Path, tmp_path: Path
 ) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 from dougong.cli.plan import (
+    audit_lines,
     environment_lines,
     memory_lines,
     path_lines,
@@ -16,6 +17,7 @@ from dougong.cli.plan import (
 )
 from dougong.models.inventory import inspect_model
 from dougong.parallel.island_paths import IslandPath
+from dougong.planner.audit_bytes import AuditBytes
 from dougong.planner.placement import seats_of_job
 from dougong.planner.plan_job import plan_job
 from dougong.planner.snapshot_bytes import SnapshotBytes
@@ -144,6 +146,19 @@ def test_what_snapshots_take_is_a_line_of_its_own() -> None:
     )
     assert line.endswith("a worker needs up to 3.0 MiB")
     assert not list(snapshot_lines([SnapshotBytes(0, 0)]))
+
+
+def test_what_audits_take_is_a_line_of_its_own_and_part_of_the_memory() -> None:
+    job = make_job(fault={"audit": 4})
+    (line,) = audit_lines(job, [AuditBytes(1 << 20, 0), AuditBytes(3 << 20, 2 << 20)])
+    assert line.startswith("audits (fault.audit): one step in 4 takes up to 3.0 MiB more of a worker's memory")
+    assert line.endswith("up to 2.0 MiB of weights and state a worker")
+    assert not list(audit_lines(make_job(), [AuditBytes(0, 0)]))
+    (audit,) = audit_lines(make_job(fault={"audit": "all"}), [AuditBytes(1, 1)])
+    assert "each step takes" in audit
+    plan = plan_job(job, inspect_model(job.model, VOCAB), seats_of_job(job.islands))
+    (too_large,) = memory_lines(job, plan, [1 << 50] * len(plan.workers), [0] * len(plan.workers))
+    assert "TiB of state and audits (fault.audit), a machine like this one has" in too_large
 
 
 def test_the_environment_of_each_island_s_workers() -> None:

@@ -97,6 +97,7 @@ def follow_copies(text: str) -> int:
     return len(commands)
 
 
+@pytest.mark.slow
 def test_other_source_is_refused_and_other_places_are_not(odd: Odd) -> None:
     """The learning rate times 1.01 on one node, as after a forgotten `git pull`."""
     rule = odd.copy / "dougong" / "training" / "optimizers" / "adamw.py"

@@ -61,6 +61,7 @@ def train(cluster: Cluster, name: str, **changes: Any) -> None:
     assert done.status == 0, done.output
 
 
+@pytest.mark.slow
 def test_two_nodes_that_are_closed_to_one_another_are_named_and_opened_they_train(cluster: Cluster) -> None:
     _, one, two = cluster.hosts
     close((one, two), (two, one), ports=ports_of_ray(cluster))

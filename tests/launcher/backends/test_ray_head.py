@@ -157,7 +157,12 @@ with temporary_variables(ray_variables(embedded=False)):
 
 @pytest.mark.timeout(200)
 @pytest.mark.parametrize(
-    ("head", "ours", "answer"), [("", "", "True"), ("", "f" * 64, "True"), ("e" * 64, "e" * 64, "False")]
+    ("head", "ours", "answer"),
+    [
+        pytest.param("", "", "True", marks=pytest.mark.slow),
+        ("", "f" * 64, "True"),
+        pytest.param("e" * 64, "e" * 64, "False", marks=pytest.mark.slow),
+    ],
 )
 def test_a_cluster_that_asks_nobody_for_a_token_is_known(head: str, ours: str, answer: str, tmp_path: Path) -> None:
     """Also by who has a token; and the token that is his stays what it was."""
