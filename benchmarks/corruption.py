@@ -165,7 +165,7 @@ class PeerAttack:
         KINDS[kind](scene)
         begun = time.perf_counter()
         places = sorted(path for path in scene.root.iterdir() if path.is_dir())
-        changed = [path for path in places if is_changed(self.peer.contents.get(path.name), path)]
+        changed = [path for path in places if is_changed(self.peer.contents.get(path.name), path, follows=True)]
         silent = [f"load: {path.name}" for path in changed if self._loads_wrongly(path)]
         seconds = time.perf_counter() - begun
         shutil.rmtree(self.room)

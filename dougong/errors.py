@@ -67,6 +67,19 @@ class CheckpointError(DougongError):
     """A checkpoint is missing, torn, or does not hold what was written."""
 
 
+class MisfitError(CheckpointError, ModelError):
+    """A checkpoint holds other tensors than the model has: to read it again gives no others."""
+
+
+class ManifestError(CheckpointError):
+    """A checkpoint's manifest is missing, damaged, or not signed as it must be. `reason`: why,
+    without the place and the remedy."""
+
+    def __init__(self, text: str, reason: str = "") -> None:
+        super().__init__(text)
+        self.reason = reason or text
+
+
 class SourceError(CheckpointError):
     """What a command was given is no checkpoint, or cannot be used for what it asks."""
 

@@ -34,7 +34,7 @@ from dougong.checkpoint.disk import digest, opened, storage_error, sync_director
 from dougong.checkpoint.manifest import MODEL_GROUP, FileRecord, Manifest
 from dougong.checkpoint.part import CheckpointPart, StateShape
 from dougong.checkpoint.proof.sense import count_held
-from dougong.checkpoint.proof.signing import SigningKey
+from dougong.checkpoint.proof.signing import KeyStanding, SignatureError, SigningKey
 from dougong.errors import CheckpointError
 
 
@@ -176,11 +176,20 @@ def _publish(root: Path, pending: Path, manifest: Manifest, key: SigningKey | No
 
 def sign_anew(directory: Path, key: SigningKey) -> None:
     """Sign a checkpoint that somebody vouches for: its manifest is replaced by the same one with
-    this key's signature. CheckpointError where storage refuses; it stays as it was then."""
+    this key's signature. CheckpointError where it bears this key's name and was changed since,
+    for that nobody vouches by mistake; and where storage refuses. It stays as it was then."""
+    manifest = Manifest.load(directory)
+    try:
+        Manifest.load(directory, key)
+    except SignatureError as error:
+        if error.standing is KeyStanding.WRONG:
+            raise
+    else:
+        return
     unfinished = directory / f".{MANIFEST}"
     try:
         unfinished.unlink(missing_ok=True)
-        write_new(unfinished, Manifest.load(directory).to_bytes(key))
+        write_new(unfinished, manifest.to_bytes(key))
         unfinished.replace(directory / MANIFEST)
         sync_directory(directory)
     except OSError as error:

@@ -17,6 +17,10 @@ from pathlib import Path
 from dougong.errors import CheckpointError
 
 CHUNK_BYTES = 8 << 20
+MOST_SMALL_BYTES = 1 << 29
+"""Of a file that is read whole: ten times the manifest of a model of a trillion parameters."""
+_NO_STORAGE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG)
+"""What is said of names, not by storage that is ill: it stays so until somebody changes a file."""
 
 Buffer = bytes | bytearray | memoryview
 See = Callable[[memoryview], None]
@@ -89,15 +93,25 @@ def open_file(path: Path, flags: int = os.O_RDONLY, mode: int = 0o666) -> int:
     reads = flags & os.O_ACCMODE == os.O_RDONLY
     if reads and not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
         os.close(fd)
-        raise CheckpointError(f"{path}: is no file; move away what lies there")
+        raise CheckpointError(f"{path}: is no file, but {_kind(kind)}")
     return fd
 
 
-def read_file(path: Path) -> bytes:
+def _kind(mode: int) -> str:
+    if stat.S_ISFIFO(mode):
+        return "a pipe"
+    return "a socket" if stat.S_ISSOCK(mode) else "a device"
+
+
+def read_file(path: Path, most_bytes: int = MOST_SMALL_BYTES) -> bytes:
     """All bytes of a small file. OSError where it cannot be read, CheckpointError where it is
-    none."""
+    none, or larger than `most_bytes`."""
     with opened(path) as fd:
-        data = bytearray(os.fstat(fd).st_size)
+        size = os.fstat(fd).st_size
+        # It may be a hole of any size: nobody is to hold that in memory.
+        if size > most_bytes:
+            raise CheckpointError(f"{path}: has {size} bytes, such a file at most {most_bytes}")
+        data = bytearray(size)
         read_into(fd, memoryview(data), 0)
     return bytes(data)
 
@@ -129,7 +143,7 @@ def is_refused(error: BaseException) -> bool:
     """Whether an error is storage that does not give or take something now, of which nothing is
     known then; and not something that is missing, or damaged."""
     cause = error if isinstance(error, OSError) else error.__cause__
-    return isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError)
+    return isinstance(cause, OSError) and cause.errno not in _NO_STORAGE
 
 
 def storage_error(path: Path, error: OSError, what: str = "a checkpoint") -> CheckpointError:

@@ -19,6 +19,7 @@ from dougong.checkpoint.disk import (
     Buffer,
     digest,
     opened,
+    read_file,
     read_into,
     storage_error,
     sync_directory,
@@ -234,7 +235,7 @@ def _read_entry(path: Path, entry: Entry) -> bytearray:
 
 
 def _read_plain(path: Path, num_bytes: int, expected: str) -> bytes:
-    data = path.read_bytes()
+    data = read_file(path)
     if len(data) != num_bytes or digest(data) != expected:
         raise CheckpointError(f"{path}: damaged; choose another --step, see `dougong verify`")
     return data

@@ -27,18 +27,32 @@ from pathlib import Path
 from typing import Any
 
 from dougong.checkpoint.directories import MANIFEST, generation_of, step_of
-from dougong.checkpoint.disk import digest, read_file
+from dougong.checkpoint.disk import MOST_SMALL_BYTES, digest, read_file
 from dougong.checkpoint.proof.sense import MODEL_GROUP as MODEL_GROUP
 from dougong.checkpoint.proof.sense import check_sense
 from dougong.checkpoint.proof.signing import SCHEME, Signature, SigningKey
 from dougong.checkpoint.tensorfile import ITEM_BYTES
-from dougong.errors import CheckpointError
+from dougong.errors import CheckpointError, ManifestError
 
+_OF_ITS_TEXT = (
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+)
+"""What Python raises of a text that is not as ours are."""
 FORMAT = "dougong.checkpoint/1"
 IMPORTED = "imported"
 """The key of the metadata that says that the state is another program's, and whose."""
 
 EntryKey = tuple[str, str, int | None]
+
+
+def name_in_file(group: str, name: str) -> str:
+    """By which a file's own header knows a tensor of the state."""
+    return name if group == MODEL_GROUP else f"{group}/{name}"
 
 
 @dataclass(frozen=True)
@@ -67,6 +81,11 @@ class Entry:
         """The tensor as messages name it."""
         name = self.name if self.row is None else f"{self.name}[{self.row}]"
         return name if self.group == MODEL_GROUP else f"{self.group} of {name}"
+
+    @property
+    def name_in_file(self) -> str:
+        """By which the file's own header knows the tensor, or that of which this is a row."""
+        return name_in_file(self.group, self.name)
 
     def to_json(self) -> list[Any]:
         where = [self.group, self.name, self.row, self.offset, self.num_bytes]
@@ -224,11 +243,14 @@ class Manifest:
         try:
             data = read_file(path)
         except FileNotFoundError as error:
-            raise CheckpointError(
-                f"{path}: missing; {directory.name} was never committed as a checkpoint"
-            ) from error
+            reason = f"missing; {directory.name} was never committed as a checkpoint"
+            raise ManifestError(f"{path}: {reason}", reason) from error
         except OSError as error:
-            raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+            reason = f"cannot be read: {error.strerror}"
+            raise ManifestError(f"{path}: {reason}", reason) from error
+        except CheckpointError as error:
+            reason = str(error).removeprefix(f"{path}: ")
+            raise ManifestError(str(error), reason) from error
         manifest = Manifest.from_bytes(data, path, key)
         try:
             _check_name(manifest, directory)
@@ -241,18 +263,20 @@ class Manifest:
         """The manifest of a text that lies at `path`, checked as `load` says, but for the
         directory's name. Raises `CheckpointError`."""
         try:
+            if len(data) > MOST_SMALL_BYTES:
+                raise ValueError(f"it has {len(data)} bytes, and may have {MOST_SMALL_BYTES}")
             document = json.loads(data)
             body = _checked_body(document)
             signature = _signature_in(document)
             if key is not None:
                 key.check(_canonical(body).encode(), signature, path)
             return _parse(body, signature)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except _OF_ITS_TEXT as error:
             raise _damaged(path, error) from error
 
 
-def _damaged(path: Path, error: Exception) -> CheckpointError:
-    return CheckpointError(f"{path}: damaged: {error}; use another checkpoint")
+def _damaged(path: Path, error: Exception) -> ManifestError:
+    return ManifestError(f"{path}: damaged: {error}; use another checkpoint", f"damaged: {error}")
 
 
 def _signature_text(signature: Signature) -> str:

@@ -13,9 +13,9 @@ from torch import Tensor
 from dougong.checkpoint.disk import digest, open_file, read_into
 from dougong.checkpoint.huggingface import Names
 from dougong.checkpoint.manifest import MODEL_GROUP, Entry, Manifest
-from dougong.checkpoint.parameters import TORCH_DTYPES
+from dougong.checkpoint.parameters import TORCH_DTYPES, Piece
 from dougong.checkpoint.tensorfile import not_finite_words, num_not_finite
-from dougong.errors import CheckpointError
+from dougong.errors import CheckpointError, MisfitError
 
 
 class CheckpointReader:
@@ -75,7 +75,7 @@ class CheckpointReader:
             )
         values = {}
         for piece in self._names.pieces(name):
-            values[piece.name] = self._load(group, piece.name, piece.row, piece.shape)
+            values[piece.name] = self._load(group, piece.name, piece.row, piece)
         return self._names.from_disk(name, values)
 
     def close(self) -> None:
@@ -94,23 +94,36 @@ class CheckpointReader:
     ) -> None:
         self.close()
 
-    def _load(
-        self, group: str, name: str, row: int | None, shape: tuple[int, ...] | None = None
-    ) -> Tensor:
+    def _load(self, group: str, name: str, row: int | None, wanted: Piece | None = None) -> Tensor:
         place = self._places.get((group, name, row))
         if place is None:
             label = name if row is None else f"{name}[{row}]"
-            raise CheckpointError(
+            raise MisfitError(
                 f"{self.directory}: holds no {group} {label}; "
                 "it is of another model, or was saved without it"
             )
         file, entry = place
-        if shape is not None and entry.shape != shape:
-            raise CheckpointError(
-                f"{self.directory}: {entry.label} has shape {entry.shape}, "
-                f"but the model has {shape}; resume with the model that the run began with"
+        if wanted is not None:
+            self._check_fit(entry, wanted)
+        if entry.dtype not in TORCH_DTYPES:
+            raise MisfitError(
+                f"{self.directory}: {entry.label} is {entry.dtype}, which no model has; "
+                "go on from another checkpoint (--step)"
             )
         return self._tensor(file, entry)
+
+    def _check_fit(self, entry: Entry, wanted: Piece) -> None:
+        """MisfitError where the model has a tensor of another shape or dtype by this name."""
+        if entry.shape != wanted.shape:
+            there, due = f"has shape {entry.shape}", str(wanted.shape)
+        elif entry.dtype != wanted.disk.dtype:
+            there, due = f"is {entry.dtype}", wanted.disk.dtype
+        else:
+            return
+        raise MisfitError(
+            f"{self.directory}: {entry.label} {there}, but the model has {due}; resume with the "
+            "model that the run began with, or from another checkpoint (--step)"
+        )
 
     def _tensor(self, file: str, entry: Entry) -> Tensor:
         where = f"{self.directory / file}: {entry.label}"

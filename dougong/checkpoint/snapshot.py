@@ -31,7 +31,7 @@ from dougong.checkpoint.disk import (
     write_at,
 )
 from dougong.checkpoint.huggingface import Names
-from dougong.checkpoint.manifest import MODEL_GROUP, Entry, FileRecord
+from dougong.checkpoint.manifest import MODEL_GROUP, Entry, FileRecord, name_in_file
 from dougong.checkpoint.parameters import Piece, stored_dtype
 from dougong.checkpoint.part import CheckpointPart, ModelDescription, PartWriter, StateShape
 from dougong.checkpoint.tensorfile import (
@@ -254,7 +254,7 @@ class Saver:
 
     def _copy_optimizer_tensor(self, item: StateTensor, take: Take) -> _Staged:
         file = f"optimizer/rank{self._writer.rank:05d}.safetensors"
-        key = f"{item.group}/{item.name}"
+        key = name_in_file(item.group, item.name)
         shape = TensorShape(key, stored_dtype(item.tensor.dtype), tuple(item.tensor.shape))
         memory = take((file, key, None), item.tensor)
         return _Staged(file, item.group, item.name, key, None, shape, memory)

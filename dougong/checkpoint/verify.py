@@ -1,7 +1,8 @@
 """Is a directory the checkpoint that was written? Imports no torch.
 
-Every byte of every file is hashed, every number of a tensor must be finite, and no file may lie in
-`model/` that the manifest does not name.
+Every byte of every file is hashed, every number of a tensor must be finite, a file's own header
+must say what the manifest says, no file may lie in `model/` that the manifest does not name, and
+nothing that is read may be a link: it leads out of what was proved, to what others can change.
 Why that is all: the manifest's own digest covers its text, its text names every file and the digest
 of every byte of it (`FileRecord.gap`), and nothing of a checkpoint is kept elsewhere.
 """
@@ -13,22 +14,23 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from dougong.checkpoint.directories import MANIFEST, MODEL, step_of
-from dougong.checkpoint.disk import digest_range, is_refused, opened
+from dougong.checkpoint.disk import digest, digest_range, is_refused, opened, read_into
 from dougong.checkpoint.manifest import Entry, FileRecord, Manifest
-from dougong.checkpoint.proof.signing import SigningKey
+from dougong.checkpoint.proof.header import PlacedTensor, TensorClaim, compare_header
+from dougong.checkpoint.proof.signing import KeyStanding, SignatureError, SigningKey
 from dougong.checkpoint.tensorfile import FiniteCount, not_finite_words
-from dougong.errors import CheckpointError
+from dougong.errors import CheckpointError, ManifestError
 
 
 @dataclass(frozen=True)
 class Defect:
     """One thing that is not as it was written.
 
-    `tensor` is empty where a whole file or its header is meant. `is_unread`: storage has refused to
-    give it, so that nothing is known of it.
+    `tensor` is empty where a whole file or its header is meant, `expected` where `rule` says all.
+    `is_unread`: storage has refused to give it, so that nothing is known of it.
     """
 
     file: str
@@ -40,6 +42,8 @@ class Defect:
 
     def __str__(self) -> str:
         place = f"{self.file}: {self.tensor}" if self.tensor else self.file
+        if not self.expected:
+            return f"{place}: {self.rule}"
         return f"{place}: {self.rule}: expected {self.expected}, found {self.actual}"
 
 
@@ -47,7 +51,8 @@ class Defect:
 class VerifyResult:
     """What `verify` found. `problems` is empty exactly when the checkpoint may be used.
     `signed_by`: the key that the manifest names; whether that is true is known where a key was
-    given."""
+    given, and is `standing` then: None of a manifest that is damaged. `remarks`: what lies there
+    and is no checkpoint's."""
 
     directory: Path
     step: int | None
@@ -56,6 +61,8 @@ class VerifyResult:
     num_bytes: int
     problems: tuple[Defect, ...]
     signed_by: str = ""
+    standing: KeyStanding | None = None
+    remarks: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -93,14 +100,15 @@ _Check = Callable[[Path, str, FileRecord], list[Defect]]
 def _verify(directory: Path, check: _Check, threads: int, key: SigningKey | None) -> VerifyResult:
     try:
         manifest = Manifest.load(directory, key)
-    except CheckpointError as error:
-        is_unread = is_refused(error)
-        defect = Defect(MANIFEST, "", "one whole manifest", "it", str(error), is_unread)
-        return VerifyResult(directory, step_of(directory), 0, 0, 0, (defect,))
+    except ManifestError as error:
+        defect = Defect(MANIFEST, "", error.reason, "", "", is_refused(error))
+        standing = error.standing if isinstance(error, SignatureError) else None
+        return VerifyResult(directory, step_of(directory), 0, 0, 0, (defect,), standing=standing)
 
     # A thread waits for storage most of its time, and hashing gives the interpreter lock away.
     found = _check_files(directory, manifest, check, threads)
-    found += _check_strangers(directory, manifest)
+    linked, others = _strangers(directory, manifest)
+    found += linked
     return VerifyResult(
         directory=directory,
         step=manifest.step,
@@ -109,6 +117,8 @@ def _verify(directory: Path, check: _Check, threads: int, key: SigningKey | None
         num_bytes=manifest.num_bytes,
         problems=tuple(found),
         signed_by=manifest.signed_by,
+        standing=None if key is None else KeyStanding.SIGNED,
+        remarks=others,
     )
 
 
@@ -133,7 +143,8 @@ def _examine(directory: Path, check: _Check, item: tuple[str, FileRecord]) -> li
         return found or check(directory / name, name, record)
     except (OSError, CheckpointError) as error:
         size, is_unread = f"{record.num_bytes} bytes", is_refused(error)
-        return [Defect(name, "", "readable", size, str(error), is_unread)]
+        why = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        return [Defect(name, "", "readable", size, why, is_unread)]
 
 
 def _check_size(path: Path, name: str, record: FileRecord) -> list[Defect]:
@@ -154,15 +165,31 @@ def _check_bytes(path: Path, name: str, record: FileRecord) -> list[Defect]:
             return _compare(name, "", "digest", record.digest, actual)
         found = []
         if record.header is not None:
-            num_bytes, expected = record.header
-            actual = digest_range(fd, 0, num_bytes)
-            found += _compare(name, "", "header's digest", expected, actual)
+            found += _check_header(fd, name, record.header, record.entries)
         for entry in record.entries:
             finite = FiniteCount(entry.dtype)
             actual = digest_range(fd, entry.offset, entry.num_bytes, finite.see)
             changed = _compare(name, entry.label, "digest", entry.digest, actual)
             found += changed or _check_finite(name, entry.label, finite.num_not_finite)
         return found
+
+
+def _check_header(
+    fd: int, name: str, header: tuple[int, str], entries: tuple[Entry, ...]
+) -> list[Defect]:
+    num_bytes, expected = header
+    data = bytearray(num_bytes)
+    read_into(fd, memoryview(data), 0)
+    changed = _compare(name, "", "header's digest", expected, digest(data))
+    if changed:
+        return changed
+    found = compare_header(bytes(data), map(_claim, entries))
+    return [Defect(name, one.label, one.rule, one.expected, one.actual) for one in found]
+
+
+def _claim(entry: Entry) -> TensorClaim:
+    place = PlacedTensor(entry.dtype, entry.shape, entry.offset, entry.num_bytes)
+    return TensorClaim(entry.label, entry.name_in_file, entry.row, place)
 
 
 def _check_finite(file: str, tensor: str, count: int) -> list[Defect]:
@@ -178,14 +205,30 @@ def _compare(file: str, tensor: str, rule: str, expected: str, actual: str) -> l
     return [Defect(file, tensor, rule, expected, actual)]
 
 
-def _check_strangers(directory: Path, manifest: Manifest) -> list[Defect]:
-    """A file in model/ that nobody wrote could be loaded in place of ours (model.safetensors wins
-    over the index)."""
-    files = [path for path in (directory / MODEL).rglob("*") if path.is_file()]
-    there = {path.relative_to(directory).as_posix() for path in files}
-    strangers = sorted(there - set(manifest.files))
-    rule = "only files of the manifest in model/"
-    return [Defect(name, "", rule, "no such file", "a file") for name in strangers]
+def _strangers(directory: Path, manifest: Manifest) -> tuple[list[Defect], tuple[str, ...]]:
+    """What is there beside the manifest's files: what must not be, and remarks.
+
+    A file in model/ that nobody wrote could be loaded in place of ours (model.safetensors wins over
+    the index). Elsewhere nobody reads it.
+    """
+    own = {MANIFEST, MODEL, *manifest.files}
+    for name in manifest.files:
+        own.update(folder.as_posix() for folder in PurePosixPath(name).parents)
+    found, remarks = [], []
+    for path in sorted(directory.rglob("*")):
+        name = path.relative_to(directory).as_posix()
+        is_read = name in own or name.startswith(f"{MODEL}/")
+        if path.is_symlink() and is_read:
+            target = f"a link to {os.readlink(path)}"
+            found.append(Defect(name, "", "no link", "what was written, in its place", target))
+        elif name in own or (path.is_dir() and not path.is_symlink()):
+            continue
+        elif is_read:
+            rule = "only files of the manifest in model/"
+            found.append(Defect(name, "", rule, "no such file", "a file"))
+        else:
+            remarks.append(f"holds {name}, which is no checkpoint's: nobody reads it")
+    return found, tuple(remarks)
 
 
 def read_back(

@@ -14,16 +14,15 @@ import typer
 from dougong.checkpoint import export as writing
 from dougong.checkpoint.commit import sign_anew
 from dougong.checkpoint.directories import DAMAGED, SET_ASIDE, list_committed, step_of
-from dougong.checkpoint.proof.signing import SigningKey
+from dougong.checkpoint.proof.signing import KeyStanding, SigningKey
 from dougong.checkpoint.verify import VerifyResult
 from dougong.checkpoint.verify import verify as verify_checkpoint
 from dougong.cli.options import JobFile, Overrides, RunPath
 from dougong.errors import SourceError
-from dougong.launcher.client import read_status
 from dougong.launcher.signing_key import read_key
 from dougong.records.directory import RunDir
+from dougong.tools import after_verify as after
 from dougong.tools.job_check import load_whole_job
-from dougong.ui.next_step import next_step, program
 
 
 class Precision(str, Enum):
@@ -43,7 +42,11 @@ def verify(
     ] = None,
     sign: Annotated[
         bool,
-        typer.Option("--sign", help="Sign with --key, again or for the first time, what is whole."),
+        typer.Option(
+            "--sign",
+            help="Sign with --key what is whole, by your word that nobody has changed it: what is "
+            "not signed, or by another key.",
+        ),
     ] = False,
 ) -> None:
     """Read every byte of a checkpoint and say whether it is what was written.
@@ -57,11 +60,13 @@ def verify(
     known = None if key is None else read_key(key)
     paths = _checkpoints_of(directory)
     if sign and known is not None:
-        _sign_whole(paths, known)
+        _sign_trusted(directory, paths, known)
     results = [verify_checkpoint(path, key=known) for path in paths]
     for path in _set_aside_as_damaged(directory):
         typer.echo(f"note: {path}: was damaged when the run looked for a checkpoint", err=True)
     for result in results:
+        for remark in result.remarks:
+            typer.echo(f"note: {result.directory}: {remark}", err=True)
         if result.ok:
             typer.echo(f"{result}{_signed_words(result, known)}")
             continue
@@ -69,14 +74,21 @@ def verify(
         for problem in result.problems:
             typer.echo(f"  {problem}", err=True)
     if not all(result.ok for result in results):
-        typer.echo(f"next: {_after(directory, results, known)}", err=True)
+        typer.echo(f"next: {after.next_words(directory, results, known)}", err=True)
         raise typer.Exit(1)
 
 
-def _sign_whole(paths: Sequence[Path], key: SigningKey) -> None:
-    """By the word of whoever types it; what is damaged is left as it is."""
+def _sign_trusted(directory: Path, paths: Sequence[Path], key: SigningKey) -> None:
+    """By the word of whoever types it. Left as it is: what is damaged; what bears this key's name
+    and is not as it was signed; and, unless it is named itself, what is not signed where others of
+    its run are, for its signature may have been taken away."""
+    is_named = paths == [directory]
+    doubtful = not is_named and after.is_any_signed(paths, key)
     for path in paths:
-        if verify_checkpoint(path).ok:
+        standing = after.standing_of(path, key)
+        if standing is KeyStanding.WRONG or (doubtful and standing is not KeyStanding.SIGNED):
+            typer.echo(f"note: {path}: not signed: {after.why_not(standing)}", err=True)
+        elif verify_checkpoint(path).ok:
             sign_anew(path, key)
 
 
@@ -86,42 +98,6 @@ def _signed_words(result: VerifyResult, key: SigningKey | None) -> str:
     if result.signed_by:
         return f" (says that it is signed by key {result.signed_by}; `--key FILE` checks it)"
     return ""
-
-
-def _after(directory: Path, results: Sequence[VerifyResult], key: SigningKey | None) -> str:
-    """What to type where not all are valid."""
-    words = f"dougong verify {shlex.quote(str(directory))}"
-    if key is not None:
-        words += f" --key {shlex.quote(str(key.path))}"
-        if all(verify_checkpoint(result.directory).ok for result in results):
-            return f"they are whole; if you trust them: {words} --sign"
-    return _after_damage(results, words)
-
-
-def _after_damage(results: Sequence[VerifyResult], words: str) -> str:
-    """The same where some are damaged. `words`: those that look again."""
-    bad = [result for result in results if not result.ok]
-    if all(result.is_unread for result in bad):
-        return f"mend or mount the storage, then: {words}"
-    run = _run_of(results[0].directory)
-    if run is None:
-        return f"put a whole copy in its place, then: {words}"
-    status, events = read_status(run), run.read_events()
-    named = shlex.quote(str(run.path))
-    seen = {result.directory.absolute() for result in results}
-    others = [place.path for place in list_committed(run.checkpoints) if place.path not in seen]
-    is_any_valid = len(bad) < len(results) or any(verify_checkpoint(path).ok for path in others)
-    if is_any_valid or (not status.has_ended and status.state != "LOST"):
-        return str(next_step(run.path, status.state.lower(), events))
-    resume = f"{program(events)} resume {named} --from-scratch"
-    return f"put a whole copy in its place, or begin anew, with what is there set aside: {resume}"
-
-
-def _run_of(checkpoint: Path) -> RunDir | None:
-    """The run whose checkpoint it is; None for a folder of its own."""
-    run = RunDir(checkpoint.absolute().parent.parent)
-    is_its = checkpoint.absolute().parent == run.checkpoints and run.events_file.is_file()
-    return run if is_its else None
 
 
 def _set_aside_as_damaged(directory: Path) -> list[Path]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dougong.checkpoint.disk import opened, read_file, storage_error, sync_directory, write_at
 from dougong.checkpoint.proof.signing import SigningKey
-from dougong.errors import CheckpointError
+from dougong.errors import CheckpointError, SourceError
 from dougong.records.finished import resume_command
 
 OWN = "run"
@@ -18,30 +18,42 @@ OWN_KEY = Path("private", "checkpoints.key")
 """Where that lies, in the run's directory."""
 _KEY_BYTES = 32
 _MOST_BYTES = 1 << 16
+_MAKE = f"`(umask 077; head -c {_KEY_BYTES} /dev/urandom > FILE)`"
 
 
 def read_key(path: Path) -> SigningKey:
-    """The key of a file. CheckpointError where there is none, others may read it, or it is too
-    short or too long for one."""
+    """The key of a file. SourceError where there is none, others may read it, or it is too short or
+    too long for one."""
     try:
-        mode = path.stat().st_mode
-        data = read_file(path) if path.stat().st_size <= _MOST_BYTES else b""
+        status = path.stat()
+        mode = status.st_mode
+        # Before it is opened: a device may do anything then.
+        if not stat.S_ISREG(mode):
+            raise SourceError(
+                f"{path}: is {_kind(mode)}, and a key is a file of {_KEY_BYTES} to {_MOST_BYTES} "
+                f"bytes of chance; name its file, or make one: {_MAKE}"
+            )
+        data = read_file(path) if status.st_size <= _MOST_BYTES else b""
     except OSError as error:
-        raise CheckpointError(
-            f"{path}: the key cannot be read: {error.strerror}; name its file, or make one: "
-            f"`(umask 077; head -c {_KEY_BYTES} /dev/urandom > FILE)`"
+        raise SourceError(
+            f"{path}: the key cannot be read: {error.strerror}; name its file, or make one: {_MAKE}"
         ) from error
     if stat.S_IMODE(mode) & 0o077:
-        raise CheckpointError(
+        raise SourceError(
             f"{path}: others may read or write this key (mode {stat.S_IMODE(mode):04o}): "
             f"`chmod 600 {path}`, and make a new one if somebody may have"
         )
     if len(data) < _KEY_BYTES:
-        raise CheckpointError(
-            f"{path}: is no key: a key has {_KEY_BYTES} to {_MOST_BYTES} bytes of chance: "
-            f"`(umask 077; head -c {_KEY_BYTES} /dev/urandom > FILE)`"
+        raise SourceError(
+            f"{path}: is no key: a key has {_KEY_BYTES} to {_MOST_BYTES} bytes of chance: {_MAKE}"
         )
     return SigningKey(path, data)
+
+
+def _kind(mode: int) -> str:
+    if stat.S_ISDIR(mode):
+        return "a directory"
+    return "a pipe" if stat.S_ISFIFO(mode) else "a device or a socket"
 
 
 def make_key(path: Path) -> SigningKey:

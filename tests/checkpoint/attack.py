@@ -69,13 +69,15 @@ def make_repository(root: Path) -> Repository:
     return Repository(root, names, contents, {path.name: tensors_of(path, names) for path in places})
 
 
-def contents_of(directory: Path) -> Contents:
-    """What lies in a checkpoint, as whoever follows its names finds it."""
+def contents_of(directory: Path, follows: bool = False) -> Contents:
+    """What lies in a checkpoint, as whoever opens its names finds it. A link is no file of it, unless one `follows`."""
     found: Contents = {}
     for folder, folders, files in os.walk(directory, followlinks=True):
         for name in (*folders, *files):
             path = Path(folder) / name
-            found[path.relative_to(directory).as_posix()] = _what_is(path)
+            is_link = path.is_symlink() and not follows
+            what = "a link" if is_link else _what_is(path)
+            found[path.relative_to(directory).as_posix()] = what
     return found
 
 
@@ -85,6 +87,8 @@ def _what_is(path: Path) -> Any:
             return "a folder"
         if not path.is_file():
             return "no file"
+        if path.stat().st_size > 1 << 30:
+            return "a hole"
         data = path.read_bytes()
     except OSError as error:
         return str(error)
@@ -99,11 +103,11 @@ def _values(data: bytes) -> Any:
         return data
 
 
-def is_changed(original: Contents | None, directory: Path) -> bool:
+def is_changed(original: Contents | None, directory: Path, follows: bool = False) -> bool:
     """Whether a checkpoint is another one than that of this name was: a file of it, or one more in `model/`."""
     if original is None:
         return True
-    now = contents_of(directory)
+    now = contents_of(directory, follows)
     if any(now.get(name) != what for name, what in original.items()):
         return True
     return any(name.startswith("model/") and name not in original for name in now)

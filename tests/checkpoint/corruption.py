@@ -23,11 +23,13 @@ from tests.checkpoint.edits import (
     dtype_edited,
     file_left_out,
     generation_edited,
+    hostile_name,
     named_twice,
     other_step,
     rewrite,
     seed_edited,
     shape_edited,
+    shape_turned,
     tensor_listed,
     tensor_renamed,
 )
@@ -299,6 +301,19 @@ def deep_manifest(scene: Scene) -> None:
     scene.manifest_file().write_text(text)
 
 
+def grown(scene: Scene) -> None:
+    """A file that is read whole is a hole, larger than any memory."""
+    os.truncate(scene.chance.choice([scene.manifest_file(), scene.victim / "model/config.json"]), 1 << 40)
+
+
+def moved_folder(scene: Scene) -> None:
+    """A link to what was there: as it was today, and anybody's tomorrow."""
+    folder = scene.file().parent
+    away = scene.root.parent / f"away-{scene.victim.name}"
+    folder.rename(away)
+    folder.symlink_to(away)
+
+
 def not_finite(scene: Scene) -> None:
     """As it was written, by a run that never looked at its values."""
     labels = [entry.label for _, entry in Manifest.load(scene.victim).entries() if entry.dtype == "F32"]
@@ -308,7 +323,10 @@ def not_finite(scene: Scene) -> None:
 
 def at_odds(scene: Scene) -> None:
     """The manifest contradicts itself, and its digest is right."""
-    edits = [file_left_out, other_step, shape_edited, dtype_edited, tensor_listed, tensor_renamed, named_twice]
+    edits = [
+        file_left_out, other_step, shape_edited, shape_turned, dtype_edited, tensor_listed, tensor_renamed, named_twice,
+        hostile_name,
+    ]  # fmt: skip
     edit = scene.chance.choice(edits)
     rewrite(scene.victim, lambda body: edit(body, scene.chance))
 
@@ -319,6 +337,7 @@ _KINDS: tuple[Kind, ...] = (
     exchanged_tensors, edited_header, flipped_manifest, truncated_manifest, zeroed_manifest, manifest_of_another,
     deleted_manifest, edited_manifest, renamed, old_as_new, other_generation, unfinished_promoted, stranger,
     folder_for_file, pipe, device, endpoint, deep_manifest, not_finite, at_odds,
+    grown, moved_folder,
 )  # fmt: skip
 KINDS = {kind.__name__: kind for kind in _KINDS}
 

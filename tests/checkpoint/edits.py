@@ -47,6 +47,21 @@ def shape_edited(body: dict[str, Any], chance: Random) -> None:
     entry_of(body, chance)[6].append(chance.randint(2, 4))
 
 
+def shape_turned(body: dict[str, Any], chance: Random) -> None:
+    """As many numbers, in another shape: of a tensor that has rows to give away."""
+    entries = [entry for file in body["files"].values() for entry in file.get("tensors", ())]
+    shape = chance.choice([entry[6] for entry in entries if len(entry[6]) == 2 and not entry[6][0] % 4])
+    shape[:] = [shape[0] // 4, shape[1] * 4]
+
+
+def hostile_name(body: dict[str, Any], chance: Random) -> None:
+    """A file's name of which no operating system may be asked."""
+    name = chance.choice(
+        ["model/\0x", "", ".", "model/", "model//config.json", "a/" * 3000 + "b", "x" * 300, "\x1b[2J"]
+    )
+    body["files"][name] = {"bytes": 0, "digest": "00"}
+
+
 def dtype_edited(body: dict[str, Any], chance: Random) -> None:
     entry_of(body, chance)[5] = chance.choice(["F64", "F16", "U8", "F33"])
 

@@ -91,13 +91,15 @@ def test_verify_checks_signatures_by_a_key_and_signs_what_a_person_trusts(run: R
     assert unsigned.exit_code == 1
     assert "is not signed, and must be" in unsigned.stderr
     words = f"dougong verify {run.path} --key {key.path}"
-    assert f"next: they are whole; if you trust them: {words} --sign" in unsigned.stderr
+    means = "--sign puts this key's name under them, by your word that nobody has changed them"
+    assert f"next: they are whole; {means}: {words} --sign" in unsigned.stderr
     assert "signed" not in dougong("verify", run.path).stdout
     spoil(run.checkpoints / "step-000040")
     signing = dougong("verify", run.path, "--key", key.path, "--sign")
     assert signing.exit_code == 1, "what is damaged is not signed"
     assert signing.stdout.count(f": ok, signed by key {key.name}") == 1
     assert f"says that it is signed by key {key.name}" in dougong("verify", run.checkpoints / "step-000020").stdout
+    assert "next: put a whole copy in its place" not in signing.stderr, "one is whole"
     nameless = dougong("verify", run.path, "--sign")
     assert isinstance(nameless.exception, DougongError)
     assert "with which key?" in str(nameless.exception)

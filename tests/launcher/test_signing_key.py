@@ -42,7 +42,9 @@ def test_what_is_no_key_is_refused(data: bytes | None, reason: str, tmp_path: Pa
 
 def test_a_pipe_is_no_key_and_holds_up_nobody(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "key", 0o600)
-    with pytest.raises(CheckpointError, match="is no file"):
+    with pytest.raises(
+        CheckpointError, match="is a pipe, and a key is a file of 32 to 65536 bytes of chance; name its file"
+    ):
         read_key(tmp_path / "key")
 
 

@@ -17,10 +17,13 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, ValidationError
 
 MODEL_GROUP = "model"
+_MOST_HEADER_BYTES = 100_000_000
+"""As the safetensors library has it."""
+_MOST_NAME_BYTES = 255
 _EXPERT = re.compile(r"(.*)\[(\d+)\]")
 
-Whole = Annotated[int, Field(strict=True, ge=0)]
-Shape = list[Whole]
+Whole = Annotated[int, Field(strict=True, ge=0, lt=1 << 63)]
+Shape = Annotated[list[Whole], Field(max_length=64)]
 _Row = Whole | None
 Entry = tuple[str, str, _Row, Whole, Whole, str, Shape, str]
 """(group, name, row, offset, bytes, dtype, shape, digest)"""
@@ -38,10 +41,34 @@ class _Logical(BaseModel):
     experts: dict[str, Annotated[Shape, Field(min_length=1)]] = {}
 
 
+class _WrittenRecipe(BaseModel):
+    digest: str
+
+
+class _WrittenKernels(BaseModel):
+    """As `fingerprint.judge` records them."""
+
+    roles: dict[str, list[str]]
+    prints: dict[str, dict[str, Any]]
+
+
+_Nothing = Annotated[dict[str, Any], Field(max_length=0)]
+
+
+class _WrittenMetadata(BaseModel):
+    """What a resume reads of it; the rest is for people."""
+
+    ledger: str | None = None
+    data: dict[str, Any] = {}
+    recipe: _WrittenRecipe | None = None
+    kernels: _WrittenKernels | _Nothing = {}
+    versions: dict[str, str] = {}
+
+
 class _Body(BaseModel):
     step: Whole
     generation: Whole
-    header: dict[str, Any]
+    header: _WrittenMetadata
     files: dict[str, _File]
     logical: _Logical
     keep_float32: list[str]
@@ -76,9 +103,10 @@ def count_held(groups: Iterable[str]) -> dict[str, int]:
 
 
 def _check_file(name: str, file: _File, item_bytes: Mapping[str, int]) -> None:
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts:
-        raise ValueError(f"{name}: leads out of the directory")
+    _check_path(name)
+    if file.header is not None and file.header[0] > _MOST_HEADER_BYTES:
+        what = f"a header of {file.header[0]} bytes"
+        raise ValueError(f"{name}: {what}; safetensors' have at most {_MOST_HEADER_BYTES}")
     for entry in file.tensors:
         *_, num_bytes, dtype, shape, _ = entry
         if dtype not in item_bytes:
@@ -87,6 +115,22 @@ def _check_file(name: str, file: _File, item_bytes: Mapping[str, int]) -> None:
         if num_bytes != due:
             what = f"{dtype} {shape} takes {due} bytes"
             raise ValueError(f"{name}: {_label(entry)}: {what}, it says {num_bytes}")
+
+
+def _check_path(name: str) -> None:
+    """Nothing may be asked of an operating system that it cannot be asked, nor one file be named in
+    two ways."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts:
+        raise ValueError(f"{name}: leads out of the directory")
+    if path.as_posix() != name or not path.parts:
+        raise ValueError(f"{name!r}: is no file's name inside the directory")
+    if any(ord(letter) < 32 or ord(letter) == 127 for letter in name):
+        raise ValueError(f"{name!r}: a file's name holds no control characters")
+    longest = max(path.parts, key=lambda part: len(part.encode()))
+    if len(longest.encode()) > _MOST_NAME_BYTES or len(path.parts) > 16:
+        most = f"{_MOST_NAME_BYTES} bytes and 16 folders"
+        raise ValueError(f"{name[:80]!r}...: a file's name has at most {most}")
 
 
 def _check_one_place_each(body: _Body) -> None:
@@ -121,16 +165,31 @@ def _check_model(body: _Body) -> None:
     stored = 0
     for _, entry in body.entries():
         group, name, *_, shape, _ = entry
+        own = _shape_of(listed, name if entry[2] is None else f"{name}[{entry[2]}]")
         if group == MODEL_GROUP:
+            _check_stored(entry, own)
             stored += math.prod(shape)
             continue
-        own = _shape_of(listed, name)
         if own is None:
             raise ValueError(f"{_label(entry)}: the model has no such tensor")
         if shape != own and math.prod(shape) != 1:
             raise ValueError(f"{_label(entry)}: has shape {shape}, its tensor {own}")
     if stored != due:
         raise ValueError(f"its files hold {stored} numbers of the model, which has {due}")
+
+
+def _check_stored(entry: Entry, own: Shape | None) -> None:
+    """A tensor of the model that goes by one name in training and in files. It may lie there
+    transposed, and of another size it is another tensor, or a part of this one."""
+    shape = entry[6]
+    if own is None or math.prod(shape) != math.prod(own):
+        return
+    if _extents(shape) != _extents(own):
+        raise ValueError(f"{_label(entry)}: has shape {shape}, its tensor {own}")
+
+
+def _extents(shape: Shape) -> Shape:
+    return sorted(extent for extent in shape if extent != 1)
 
 
 def _shape_of(listed: _Logical, name: str) -> Shape | None:
