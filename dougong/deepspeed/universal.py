@@ -130,7 +130,9 @@ class UniversalCheckpoint:
 
     def _words(self, problems: list[Misfit]) -> str:
         """One sentence: by their remedies, what does not fit the model first."""
-        remedies = sorted({one.remedy for one in problems}, key=lambda one: one != _CONFIGURATION)
+        remedies = sorted(
+            {one.remedy for one in problems}, key=lambda one: (one != _CONFIGURATION, one)
+        )
         return "; ".join(self._words_of(one, problems) for one in remedies)
 
     def _words_of(self, remedy: str, problems: list[Misfit]) -> str:

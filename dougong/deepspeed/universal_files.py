@@ -167,9 +167,13 @@ def refuse_values(place: str, tensor: Tensor, least: float = -math.inf) -> None:
     is_bad = ~torch.isfinite(values) | (values < least)
     first = int(is_bad.flatten().to(torch.uint8).argmax())
     index = [int(one) for one in torch.unravel_index(torch.tensor(first), tensor.shape)]
-    value, count = float(values[tuple(index)]), int(is_bad.sum())
-    more = f" and at {count - 1:,} more places" if count > 1 else ""
-    rule = "is not finite" if not math.isfinite(value) else f"is less than {least:g}"
+    value, count = float(tensor[tuple(index)]), int(is_bad.sum())
+    more = f" and {count - 1:,} more like it" if count > 1 else ""
+    rule = (
+        "is not finite in float32"
+        if not torch.isfinite(values[tuple(index)])
+        else f"is less than {least:g}"
+    )
     raise Misfit(place, f"holds {value:g} at {index}{more}, which {rule}")
 
 

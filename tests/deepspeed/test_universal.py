@@ -175,9 +175,7 @@ def test_fewer_updates_than_steps_are_taken_over_and_uneven_ones_are_not(known: 
     found.check(trained)
     assert found.updates(NORM) == 3
     torch.save(torch.tensor(3.0), folder / "zero" / "model.layers.1.mlp.experts.2.up_proj.weight" / "step.pt")
-    with pytest.raises(
-        SourceError, match=r"its parts have had \[3, 7\] updates, and a tensor has one count here; c"
-    ):
+    with pytest.raises(SourceError, match=r"its parts have had \[3, 7\] updates, and a tensor has one count here; c"):
         UniversalCheckpoint(folder, known.names).check(trained)
 
 
