@@ -11,6 +11,8 @@ wheels in a folder, which are unpacked beside it for the time of the run. Withou
 from __future__ import annotations
 
 import argparse
+import contextlib
+import dataclasses
 import importlib
 import importlib.util
 import json
@@ -31,6 +33,13 @@ HALF_S = 590.0
 """Of all rows of a half together, at most."""
 NEEDED = ("torch", "numpy", "transformers", "safetensors", "pydantic", "typer", "rich", "yaml", "greenlet", "jinja2")
 _TAIL = 300
+_TITLE = "# On a GPU"
+_HEAD = (
+    "`make gpu`, by benchmarks/gpu.py. Each row says where it was run; one that says `not run` has not been seen on "
+    "any device."
+)
+_NOT_NOTED = "not noted"
+"""Where rows of a page were run that an earlier form of this program has written."""
 
 
 @dataclass(frozen=True)
@@ -76,12 +85,13 @@ ROWS = (
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a row: `ran`, `failed`, `too slow` or `not run`; `words`: its figures, or why."""
+    """What came of a row, `where` it ran: `ran`, `failed`, `too slow` or `not run`; `words`: its figures, or why."""
 
     row: Row
     state: str
     words: str
     seconds: float = 0.0
+    where: str = ""
 
 
 def run_row(row: Row, device: str, environment: dict[str, str], times_limit: float = 1.0) -> Outcome:
@@ -139,28 +149,33 @@ def _figures(output: str) -> str:
         return _last(output)
 
 
-def table(outcomes: Iterable[Outcome], head: str) -> str:
+def table(outcomes: Iterable[Outcome]) -> str:
     """The page."""
-    lines = ["# On a GPU", "", head, "", "| row | what is looked at | | seconds | found |", "|---|---|---|---|---|"]
+    lines = [
+        _TITLE,
+        "",
+        _HEAD,
+        "",
+        "| row | what is looked at | | seconds | where | found |",
+        "|---|---|---|---|---|---|",
+    ]
     for found in outcomes:
-        words, row = found.words.replace("|", "/"), found.row
-        lines.append(f"| {row.name} | {row.looks_at} | {found.state} | {found.seconds:.1f} | {words} |")
+        where, words = found.where.replace("|", "/"), found.words.replace("|", "/")
+        begun = f"| {found.row.name} | {found.row.looks_at} | {found.state} | {found.seconds:.1f} |"
+        lines.append(f"{begun} {where} | {words} |")
     return "\n".join(lines) + "\n"
 
 
-def head(device: str) -> str:
-    """Where this was: the versions are half of what a figure says."""
+def place(device: str) -> str:
+    """Where this is, which is half of what a figure says; empty where no such device is."""
     import torch
 
-    name = "no device"
-    if device == "cpu":
-        name = platform.processor() or platform.machine()
-    elif _has_device(device):
+    if device != "cpu" and not _has_device(device):
+        return ""
+    name = platform.processor() or platform.machine()
+    if device != "cpu":
         name = str(torch.get_device_module(device).get_device_name(0))
-    return (
-        f"`make gpu`, by benchmarks/gpu.py: {name}; Python {platform.python_version()}, torch {torch.__version__}. "
-        "A row that says `not run` has not been seen on such a device."
-    )
+    return f"{device}: {name}; Python {platform.python_version()}, torch {torch.__version__}"
 
 
 def refuse_without_torch() -> None:
@@ -200,10 +215,36 @@ def known_before(file: Path, rows: Sequence[Row]) -> dict[str, Outcome]:
     by_name = {row.name: row for row in rows}
     found = {}
     for line in file.read_text(encoding="utf-8").splitlines():
-        cells = [cell.strip() for cell in line.strip("|").split("|")]
-        if len(cells) == 5 and cells[0] in by_name:
-            found[cells[0]] = Outcome(by_name[cells[0]], cells[2], cells[4], float(cells[3]))
+        cells = [cell.strip() for cell in line.strip().removeprefix("|").removesuffix("|").split("|")]
+        if len(cells) == 5:
+            cells.insert(4, "" if cells[2] == "not run" else _NOT_NOTED)
+        if len(cells) == 6 and cells[0] in by_name:
+            with contextlib.suppress(ValueError):  # changed by hand: it is looked at anew
+                found[cells[0]] = Outcome(by_name[cells[0]], cells[2], cells[5], float(cells[3]), cells[4])
     return found
+
+
+def why_no_page(file: Path) -> str:
+    """Why the page cannot be written there, in words after its name; empty where it can. What is there stays."""
+    if not file.parent.is_dir():
+        return f"{file.parent} is no folder"
+    if file.is_dir():
+        return "is a folder; name a file in it"
+    if file.exists() and not file.is_file():
+        return "is no plain file"
+    try:
+        if file.is_file() and not file.read_text(encoding="utf-8").startswith(_TITLE) and file.stat().st_size:
+            return "holds something else, which would be lost; name another file"
+        # Permissions do not tell: a read-only or a full disk is not asked by them.
+        with tempfile.TemporaryFile(dir=file.parent) as tried:
+            tried.write(bytes(1 << 16))
+        if file.is_file():
+            file.open("a").close()
+    except UnicodeDecodeError:
+        return "holds something else, which would be lost; name another file"
+    except OSError as error:
+        return f"cannot be written: {error.strerror}"
+    return ""
 
 
 def refuse_unknown(parser: argparse.ArgumentParser, device: str) -> None:
@@ -233,11 +274,14 @@ def main() -> None:
     refuse_unknown(parser, device)
     if options.wheels is not None and not options.wheels.is_dir():
         parser.error(f"--wheels {options.wheels}: no such folder")
+    why = why_no_page(options.out)
+    if why:
+        parser.error(f"--out {options.out}: {why}")
     with tempfile.TemporaryDirectory(prefix="dougong-wheels-") as folder:
         path = [str(ROOT), *unpacked(options.wheels, Path(folder))]
         refuse_without_torch()
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
-        outcomes = known_before(options.out, ROWS)
+        outcomes, where = known_before(options.out, ROWS), place(device)
         for row in ROWS:
             if (options.half or row.half) != row.half or row.name not in (options.only or (row.name,)):
                 continue
@@ -245,11 +289,11 @@ def main() -> None:
             before = outcomes.get(row.name)
             # What has been seen on a device is not lost where there is none.
             if found.state != "not run" or before is None or before.state == "not run":
-                outcomes[row.name] = found
+                outcomes[row.name] = found if found.state == "not run" else dataclasses.replace(found, where=where)
             print(f"{row.name}: {found.state}, {found.seconds:.1f} s: {found.words}", flush=True)
             # At once: a lent machine may be taken back at any time.
             in_order = [outcomes[one.name] for one in ROWS if one.name in outcomes]
-            options.out.write_text(table(in_order, head(device)), encoding="utf-8")
+            options.out.write_text(table(in_order), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -37,7 +37,67 @@ def test_without_a_device_nothing_has_run_and_the_page_says_so(tmp_path: Path) -
     assert ended.returncode == 0, ended.stderr
     assert "attention: not run" in ended.stdout and "no cuda device is here" in ended.stdout
     text = page.read_text()
-    assert "torch " in text and text.count("| not run |") == 2
+    assert "torch " not in text and text.count("| not run |") == 2, "nothing was run anywhere"
+
+
+def on_page(page: Path) -> dict[str, str]:
+    return {line.split("|")[1].strip(): line for line in page.read_text().splitlines() if line.startswith("| ")}
+
+
+def test_a_figure_keeps_the_place_where_it_was_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside rows of another card, and after a call on a machine without one."""
+    page = tmp_path / "gpu.md"
+    rows = {row.name: row for row in gpu.ROWS}
+    card = "cuda: NVIDIA H200; Python 3.12.3, torch 2.11.0+cu130"
+    earlier = [gpu.Outcome(rows["job"], "ran", "12 steps", 3.0, card), gpu.Outcome(rows["price"], "not run", "no cuda")]
+    page.write_text(gpu.table(earlier))
+    monkeypatch.setattr(gpu, "ROWS", tuple(rows[name] for name in ("rows", "job", "price")))
+    monkeypatch.setattr(gpu, "run_row", lambda row, *rest: gpu.Outcome(row, "ran", "figures", 1.0))
+
+    def called(*words: str) -> dict[str, str]:
+        monkeypatch.setattr(sys, "argv", ["gpu.py", "--out", str(page), *words])
+        gpu.main()
+        return on_page(page)
+
+    here = gpu.place("cpu")
+    assert here.startswith("cpu: ") and "torch " in here
+    lines = called("--accelerator", "cpu", "--only", "rows")
+    assert lines["rows"].endswith(f"| {here} | figures |") and lines["job"].endswith(f"| {card} | 12 steps |")
+    assert lines["price"].endswith("|  | no cuda |")
+    monkeypatch.setattr(gpu, "run_row", lambda row, *rest: gpu.Outcome(row, "not run", "no cuda device is here"))
+    assert called("--accelerator", "cuda") == lines | {
+        "price": lines["price"].replace("no cuda", "no cuda device is here")
+    }
+
+
+def test_a_page_of_the_earlier_form_loses_no_row(tmp_path: Path) -> None:
+    page = tmp_path / "gpu.md"
+    page.write_text(
+        "# On a GPU\n\n| job | a job twice | ran | 3.0 | 12 steps |\n| rows | bits | ran | much | by hand |\n"
+    )
+    (found,) = gpu.known_before(page, gpu.ROWS).values()
+    assert (found.row.name, found.seconds, found.where, found.words) == ("job", 3.0, "not noted", "12 steps")
+
+
+def test_a_page_that_cannot_be_written_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    (tmp_path / "notes.md").write_text("# Notes\n")
+    (tmp_path / "bytes").write_bytes(b"\xff")
+    os.mkfifo(tmp_path / "pipe")
+    for out, why in {
+        tmp_path / "none" / "gpu.md": f"{tmp_path / 'none'} is no folder",
+        tmp_path: "is a folder; name a file in it",
+        tmp_path / "notes.md": "holds something else, which would be lost; name another file",
+        tmp_path / "bytes": "holds something else, which would be lost; name another file",
+        tmp_path / "pipe": "is no plain file",
+        Path("/proc/gpu.md"): "cannot be written: ",
+    }.items():
+        assert gpu.why_no_page(out).startswith(why), out
+    ended = run("--accelerator", "cpu", "--only", "versions", "--out", str(tmp_path / "none" / "gpu.md"))
+    (*_, said) = ended.stderr.splitlines()
+    assert ended.returncode == 2 and not ended.stdout
+    assert said.endswith(f"error: --out {tmp_path / 'none' / 'gpu.md'}: {tmp_path / 'none'} is no folder")
+    assert not gpu.why_no_page(tmp_path / "gpu.md") and not (tmp_path / "gpu.md").exists()
+    assert (tmp_path / "notes.md").read_text() == "# Notes\n"
 
 
 @pytest.mark.slow
@@ -46,7 +106,7 @@ def test_the_other_half_stays_on_the_page(tmp_path: Path) -> None:
     run("--accelerator", "cuda", "--out", str(page), "--only", "job")
     ended = run("--accelerator", "cpu", "--out", str(page), "--only", "adamw", "rows")
     assert ended.returncode == 0, ended.stderr
-    lines = {line.split("|")[1].strip(): line for line in page.read_text().splitlines() if line.startswith("| ")}
+    lines = on_page(page)
     assert "| ran |" in lines["adamw"] and "the bits of 4 steps" in lines["adamw"]
     assert "| ran |" in lines["rows"] and "| not run |" in lines["job"]
     assert list(lines)[1:] == ["adamw", "rows", "job"], "in the order of the rows"

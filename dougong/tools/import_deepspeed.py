@@ -2,33 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from dougong.checkpoint.directories import SET_ASIDE
 from dougong.checkpoint.huggingface import Names
 from dougong.checkpoint.manifest import IMPORTED, MODEL_GROUP
-from dougong.checkpoint.part import CheckpointPart, PartWriter
+from dougong.checkpoint.part import CheckpointPart, PartWriter, StateShape
 from dougong.checkpoint.repository import Additions, commit, expected_tensors
 from dougong.checkpoint.snapshot import Saver, StateTensor
 from dougong.deadlines import DEADLINES
 from dougong.deepspeed.universal import MOMENTS, UniversalCheckpoint
-from dougong.errors import CheckpointError, PlaceError
+from dougong.errors import CheckpointError, DougongError, PlaceError
 from dougong.job.load import ResolvedJob, placed
 from dougong.job.optimizers.registry import declaration_of
 from dougong.job.schema import Job
 from dougong.launcher.controller.checkpoints import companions_of
 from dougong.models.build import build_on_meta, load_config
 from dougong.models.sites import find_sites
-from dougong.parallel.plan import Inventory
 from dougong.planner.resume import identity
-from dougong.records.claim import claim, has_committed, strangers_in
+from dougong.records.claim import Claim, claim, has_committed, strangers_in
 from dougong.records.directory import RunDir
 from dougong.records.events import CheckpointCommitted, NoteTaken, RunCreated, RunEnded
-from dougong.records.files import why_not_writable
+from dougong.records.files import is_empty_folder, why_not_writable
+from dougong.records.lease import LEASES
 from dougong.records.machine import describe_machine
 from dougong.records.rebuilt_status import known_status
 from dougong.training.start.preflight import inspect_only, vocabulary_of
@@ -38,6 +42,8 @@ GENERATION = 0
 MOST_BYTES = 2 << 30
 """Of the state that is held in memory at once."""
 _COPIES = 1 + len(MOMENTS)
+_END_S = 10.0
+"""For a save under way that nobody wants any more."""
 
 
 @dataclass(frozen=True)
@@ -55,20 +61,23 @@ def import_deepspeed(resolved: ResolvedJob, folder: Path, path: Path) -> Importe
     and the step of the checkpoint in `folder`.
 
     Raises PlaceError for a `path` where no run can be, before the checkpoint is read; SourceError
-    that names what does not fit the job's model, before anything is written.
+    that names what does not fit the job's model, or is damaged, before anything is written.
+    Whatever else ends it, such as a full disk or Ctrl-C: nothing of the run stays at `path`.
     """
     _refuse_place(path, folder)
     job = resolved.job
     with placed(resolved):
         inventory, names = inspect_only(job), _names_of(job)
+        expected = expected_tensors(inventory, declaration_of(job.optimizer).kinds_like_parameters)
+        trained = {shape.name for shape in expected if shape.group != MODEL_GROUP}
         source = UniversalCheckpoint(folder, names)
-        source.check()
-        with claim(path) as claimed:
-            run_dir = claimed.run_dir
+        source.check(trained)
+        with _whole_or_nothing(path) as run_dir:
             run_dir.write_job(resolved.to_yaml())
             created = RunCreated(generation=GENERATION, job=job.job, machine=describe_machine())
             run_dir.append_event(created)
-            directory = _save(job, inventory, names, source, run_dir.checkpoints)
+            parts = _save(names, source, trained, run_dir.checkpoints)
+            directory = _commit(job, source, expected, parts, run_dir.checkpoints)
             _record(run_dir, source, directory)
     return Imported(path, source.step, job.steps, len(list(names.tensors())))
 
@@ -103,16 +112,75 @@ def _names_of(job: Job) -> Names:
     return Names.of(model, [site.name for site in sites], sites[0].num_experts)
 
 
+@contextlib.contextmanager
+def _whole_or_nothing(path: Path) -> Iterator[RunDir]:
+    """A new run's directory. Where the block fails, what it has made is gone, and what lay there
+    lies there again."""
+    path = path.absolute()
+    missing = [place for place in (path, *path.parents) if not os.path.lexists(place)]
+    there = [] if missing else list(path.iterdir())
+    empty = {entry.name for entry in there if is_empty_folder(entry)}
+    had = {entry.name for entry in there}
+    try:
+        with claim(path) as claimed:
+            try:
+                yield claimed.run_dir
+            except BaseException:
+                _put_back(path, claimed, had, empty)
+                raise
+    except BaseException:
+        # Empty ones alone: another command may have been quicker to make a run there.
+        for folder in missing and (path / LEASES, *missing):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
+
+
+def _put_back(path: Path, claimed: Claim, had: Collection[str], empty: Collection[str]) -> None:
+    """`had`: the names that lay at `path` before; `empty`: those of empty folders, which may be
+    mounted there and stay."""
+    moved = [] if claimed.earlier is None else list(claimed.earlier.iterdir())
+    ours = {entry.name for entry in moved}
+    for entry in path.iterdir():
+        if entry.name in empty:
+            for made in entry.iterdir():
+                _remove(made)
+        elif entry.name in ours or entry.name not in {*had, LEASES, SET_ASIDE}:
+            _remove(entry)
+    for entry in moved:
+        entry.rename(path / entry.name)
+    if claimed.earlier is not None:
+        claimed.earlier.rmdir()
+    # Last: until then nobody else takes the place.
+    for name in {LEASES, SET_ASIDE} - set(had):
+        _remove(path / name)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    elif path.name != "lost+found":
+        path.unlink(missing_ok=True)
+
+
 def _save(
-    job: Job, inventory: Inventory, names: Names, source: UniversalCheckpoint, root: Path
-) -> Path:
-    """One committed checkpoint of all of it, in parts that memory can hold."""
-    kinds = declaration_of(job.optimizer).kinds_like_parameters
-    expected = expected_tensors(inventory, kinds)
-    trained = {shape.name for shape in expected if shape.group != MODEL_GROUP}
+    names: Names, source: UniversalCheckpoint, trained: set[str], root: Path
+) -> list[CheckpointPart]:
+    """All of it on storage, in parts that memory can hold."""
     parts: list[CheckpointPart] = []
     for rank, share in enumerate(_shares(names)):
         _save_share(root, names, source, parts, (rank, share, trained))
+    return parts
+
+
+def _commit(
+    job: Job,
+    source: UniversalCheckpoint,
+    expected: list[StateShape],
+    parts: list[CheckpointPart],
+    root: Path,
+) -> Path:
+    """The checkpoint's directory."""
     metadata = {
         "job": identity(job),
         IMPORTED: {"from": str(source.folder), "format": "DeepSpeed universal checkpoint"},
@@ -138,10 +206,18 @@ def _save_share(
 
     writer = PartWriter(f"import/{rank}", rank, GENERATION)
     saver = Saver(root, writer, parts.append, refused, names, DEADLINES)
-    saver.stage(source.step, _state(source, logical, trained))
-    saver.wait(DEADLINES.commit_checkpoint_s)
+    try:
+        saver.stage(source.step, _state(source, logical, trained))
+        saver.wait(DEADLINES.commit_checkpoint_s)
+    except BaseException:
+        # Who cleans up must not meet a thread that still writes.
+        with contextlib.suppress(DougongError):
+            saver.wait(_END_S)
+        saver.abandon()
+        raise
     if refusals or len(parts) != rank + 1:
-        raise CheckpointError(f"{root}: {'; '.join(refusals) or 'the disk does not answer'}")
+        words = "; ".join(refusals) or f"{root}: the disk does not answer"
+        raise CheckpointError(f"{words}; nothing of the run is kept: import it again then")
 
 
 def _state(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 from dougong.deepspeed.universal import MOMENTS, UniversalCheckpoint
-from dougong.errors import CheckpointError
-from tests.checkpoint.saving import names_of, state_of, tiny_model
-from tests.deepspeed.universal_folder import State, live_parameters, older_parameters, write
+from dougong.deepspeed.universal_files import Misfit
+from dougong.errors import CheckpointError, SourceError
+from tests.checkpoint.saving import names_of, tiny_model
+from tests.deepspeed.universal_folder import DAMAGE, State, live_parameters, older_parameters, trained_state, write
 
 NORM = "model.norm.weight"
 Change = Callable[[Path], object]
@@ -24,7 +26,7 @@ class Known:
     def __init__(self, family: str) -> None:
         model = tiny_model(family)
         self.names = names_of(model)
-        self.state: State = state_of(model, self.names)
+        self.state: State = trained_state(model, self.names)
 
     def differs(self, found: UniversalCheckpoint) -> list[tuple[str, str]]:
         """What is read otherwise."""
@@ -76,9 +78,25 @@ class Runs:
 
 def without(folder: Path) -> None:
     shutil.rmtree(folder / "zero" / NORM)
+    unnoted(folder)
+
+
+def unnoted(folder: Path) -> None:
+    """DeepSpeed has not said which parameters it had."""
+    (file,) = folder.glob("*model_states.pt")
+    torch.save({**torch.load(file), "param_shapes": []}, file)
+
+
+def states(**changes: object) -> Change:
+    def change(folder: Path) -> None:
+        (file,) = folder.glob("*model_states.pt")
+        torch.save({**torch.load(file), **changes}, file)
+
+    return change
 
 
 def reshaped(folder: Path) -> None:
+    unnoted(folder)
     torch.save({"param": torch.zeros(3)}, folder / "zero" / NORM / "fp32.pt")
 
 
@@ -97,14 +115,19 @@ def torn(folder: Path) -> None:
 
 MISFITS: list[tuple[Change, str]] = [
     (without, f"does not fit the job's model: {NORM} is not there; give the `model` of the job"),
-    (reshaped, rf"{NORM} has shape \[3\], and the model \[64\]"),
+    (reshaped, rf"{NORM}/fp32.pt has shape \[3\], and the model \[64\]; give the `model` of the job"),
     (stranger, "model.extra.weight is no tensor of the model"),
-    (code, "holds more than tensors and plain values, which to load would be to run its code"),
-    (torn, r"fp32.pt: is damaged, or no file of torch \(100 bytes\); convert the checkpoint again"),
-    (lambda folder: (folder / "zero" / NORM / "exp_avg.pt").unlink(), f"{NORM} has no exp_avg.pt"),
-    (lambda folder: shutil.rmtree(folder / "zero"), "has no folder `zero`, so it is no universal checkpoint"),
+    (code, "fp32.pt holds more than tensors and plain values; to load it would be to run its code"),
+    (torn, r"fp32.pt is damaged, or no file of torch \(100 bytes\); convert the checkpoint again"),
+    (lambda folder: shutil.rmtree(folder / "zero"), "has no folder `zero`, .*--input_folder CHECKPOINT/TAG --output_f"),
     (lambda folder: next(folder.glob("*states.pt")).unlink(), "has no file mp_rank_00_model_states.pt"),
-    (lambda folder: torch.save({}, next(folder.glob("*states.pt"))), "say global_steps: None, and not a step"),
+    (lambda folder: torch.save({}, next(folder.glob("*states.pt"))), "says global_steps: None, and not a number"),
+    (states(global_steps=True), "says global_steps: True, and not a number from 1; convert"),
+    (states(skipped_steps=9), "says skipped_steps: 9, and not a number from 0 to 7; convert"),
+    (states(skipped_steps="few"), "says skipped_steps: few, and not a number from 0 to 7; convert"),
+    (states(param_shapes=[3]), "says param_shapes that name no parameters; convert"),
+    (states(param_shapes={NORM: 3}), f"says param_shapes: {NORM}: 3; convert"),
+    (states(module=3), "says a module that names no tensors; convert"),
 ]
 
 
@@ -116,12 +139,78 @@ def test_what_does_not_fit_is_named(change: Change, said: str, known: Known, tmp
         UniversalCheckpoint(folder, known.names).check()
 
 
-def test_moments_of_another_size_are_refused_when_they_are_read(known: Known, tmp_path: Path) -> None:
-    folder = write(tmp_path, live_parameters(known.names, known.state))
-    torch.save(torch.zeros(3), folder / "zero" / NORM / "exp_avg.pt")
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_damaged_file_is_named_with_its_value_and_the_remedy(kind: str, known: Known, tmp_path: Path) -> None:
+    folder = write(tmp_path, live_parameters(known.names, known.state), stage=1)
+    file, damage, said = DAMAGE[kind]
+    damage(folder / "zero" / NORM / file)
+    place = f"zero/{NORM}/{file}" if file else NORM
+    whole = f"^{folder}: {place} {said}.*; convert the checkpoint again with ds_to_universal, or take an older one$"
+    with pytest.raises(SourceError, match=whole) as caught:
+        UniversalCheckpoint(folder, known.names).check()
+    assert "\n" not in str(caught.value)
+
+
+def test_all_that_is_wrong_is_told_at_once_each_with_its_remedy(known: Known, tmp_path: Path) -> None:
+    folder = write(tmp_path, live_parameters(known.names, known.state), stage=1)
+    stranger(folder)
+    for kind in ("nan", "negative square", "half a count"):
+        file, damage, _ = DAMAGE[kind]
+        damage(folder / "zero" / NORM / file)
+    torn_one = folder / "zero" / "lm_head.weight"
+    for file in ("fp32.pt", "exp_avg.pt"):
+        (torn_one / file).write_bytes(b"")
+    with pytest.raises(SourceError) as caught:
+        UniversalCheckpoint(folder, known.names).check()
+    said = str(caught.value)
+    assert "model.extra.weight is no tensor of the model; give the `model`" in said
+    assert "fp32.pt" in said and "; and 2 more; convert the checkpoint again" in said
+
+
+def test_fewer_updates_than_steps_are_taken_over_and_uneven_ones_are_not(known: Known, tmp_path: Path) -> None:
+    folder = write(tmp_path, older_parameters(known.names, known.state), stage=1)
+    torch.save(torch.tensor(3.0), folder / "zero" / NORM / "step.pt")
     found = UniversalCheckpoint(folder, known.names)
-    with pytest.raises(CheckpointError, match=rf"exp_avg.pt of {NORM} has shape \[3\]"):
+    trained = {name for name, _ in known.names.tensors()}
+    found.check(trained)
+    assert found.updates(NORM) == 3
+    torch.save(torch.tensor(3.0), folder / "zero" / "model.layers.1.mlp.experts.2.up_proj.weight" / "step.pt")
+    with pytest.raises(SourceError, match=r"its parts have had \[3, 7\] updates, and a tensor has one count here; c"):
+        UniversalCheckpoint(folder, known.names).check(trained)
+
+
+def test_what_was_frozen_is_refused_where_the_job_trains_it(known: Known, tmp_path: Path) -> None:
+    folder = write(tmp_path, live_parameters(known.names, known.state), stage=1)
+    shutil.rmtree(folder / "zero" / NORM)
+    states(module={NORM: known.state["model", NORM]})(folder)
+    UniversalCheckpoint(folder, known.names).check()
+    with pytest.raises(SourceError, match=f"{NORM} has no moments: it was frozen, and the job trains it; begin a run"):
+        UniversalCheckpoint(folder, known.names).check({NORM})
+    states(module={NORM: known.state["model", NORM].int()})(folder)
+    with pytest.raises(SourceError, match=f"{NORM} holds torch.int32, and not float32"):
+        UniversalCheckpoint(folder, known.names).check()
+
+
+def test_a_place_without_a_checkpoint_is_told_as_what_it_is(known: Known, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "latest_universal").write_text("global_step7_universal")
+    for place, said in {
+        tmp_path / "none": f"^{tmp_path / 'none'}: no such folder; give the FOLDER that ds_to_universal has written",
+        tmp_path / "file": f"^{tmp_path / 'file'}: is a file, and no folder; give the FOLDER",
+        tmp_path: f"^{tmp_path / 'global_step7_universal'}: no such folder; {tmp_path / 'latest_universal'} names it",
+    }.items():
+        with pytest.raises(SourceError, match=said):
+            UniversalCheckpoint(place, known.names)
+
+
+def test_what_is_damaged_after_the_check_is_refused_when_it_is_read(known: Known, tmp_path: Path) -> None:
+    folder = write(tmp_path, live_parameters(known.names, known.state))
+    found = UniversalCheckpoint(folder, known.names)
+    torch.save(torch.zeros(3), folder / "zero" / NORM / "exp_avg.pt")
+    with pytest.raises(Misfit, match=rf"{NORM}/exp_avg.pt: has shape \[3\], and the model \[64\]; conv") as caught:
         found.moment("exp_avg", NORM)
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert str(again) == str(caught.value) and again.exit_status == 2
 
 
 def spoilt(data: bytes) -> dict[str, bytes]:

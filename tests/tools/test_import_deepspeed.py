@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +20,11 @@ from dougong.cli.checkpoint import import_deepspeed as command
 from dougong.errors import CheckpointError, PlaceError, SourceError
 from dougong.launcher.client import read_status
 from dougong.records.directory import RunDir
+from dougong.tools import import_deepspeed as importing
 from dougong.tools.import_deepspeed import import_deepspeed
 from dougong.tools.job_check import load_whole_job
-from tests.checkpoint.saving import live_tensor, names_of, state_of, tiny_model
-from tests.deepspeed.universal_folder import live_parameters, write
+from tests.checkpoint.saving import live_tensor, names_of, tiny_model
+from tests.deepspeed.universal_folder import DAMAGE, live_parameters, trained_state, write
 from tests.families import config_values
 from tests.ui.recorded import finished_run
 
@@ -50,7 +54,7 @@ def read(run: RunDir, names: Any) -> CheckpointReader:
 def test_the_run_has_one_checkpoint_with_all_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = tiny_model("qwen3_moe")
     names = names_of(model)
-    state = state_of(model, names)
+    state = trained_state(model, names)
     folder = write(tmp_path / "universal", live_parameters(names, state), step=7)
     command(job_file(tmp_path), folder, tmp_path / "run")
     said = capsys.readouterr().out
@@ -68,7 +72,7 @@ def test_the_run_has_one_checkpoint_with_all_of_it(tmp_path: Path, capsys: pytes
 def test_what_does_not_fit_leaves_nothing_behind(tmp_path: Path) -> None:
     model = tiny_model("qwen3_moe", num_hidden_layers=1)
     names = names_of(model)
-    folder = write(tmp_path / "universal", live_parameters(names, state_of(model, names)))
+    folder = write(tmp_path / "universal", live_parameters(names, trained_state(model, names)))
     with pytest.raises(CheckpointError, match=r"model.layers.1.* is not there; .*; and \d+ more"):
         import_deepspeed(load_whole_job(job_file(tmp_path), []), folder, tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -111,9 +115,80 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_is_no_checkpoint_is_bad_input(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="has no folder `zero`") as caught:
+    with pytest.raises(SourceError, match="none: no such folder; give the FOLDER") as caught:
         import_deepspeed(load_whole_job(job_file(tmp_path), []), tmp_path / "none", tmp_path / "run")
     assert caught.value.exit_status == 2 and not (tmp_path / "run").exists()
+
+
+@pytest.fixture(scope="module")
+def universal(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    model = tiny_model("qwen3_moe")
+    names = names_of(model)
+    folder = tmp_path_factory.mktemp("deepspeed") / "universal"
+    return write(folder, live_parameters(names, trained_state(model, names)), stage=1)
+
+
+def test_a_damaged_checkpoint_leaves_nothing_behind(tmp_path: Path) -> None:
+    model = tiny_model("qwen3_moe")
+    names = names_of(model)
+    parameters = live_parameters(names, trained_state(model, names))
+    job = load_whole_job(job_file(tmp_path), [])
+    for kind in ("nan", "empty", "negative square", "large count", "sparse"):
+        folder = write(tmp_path / kind.replace(" ", "-"), parameters, stage=1)
+        file, damage, said = DAMAGE[kind]
+        damage(folder / "zero" / "model.norm.weight" / file)
+        with pytest.raises(SourceError, match=f"zero/model.norm.weight/{file} {said}") as caught:
+            import_deepspeed(job, folder, tmp_path / "runs" / "imported")
+        assert caught.value.exit_status == 2 and "optimizer.lr" not in str(caught.value)
+        assert not (tmp_path / "runs").exists()
+
+
+@contextmanager
+def no_files_beyond(num_bytes: int) -> Iterator[None]:
+    """As on a disk that fills up."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_storage_that_takes_no_more_leaves_nothing_behind(universal: Path, tmp_path: Path) -> None:
+    job = load_whole_job(job_file(tmp_path), [])
+    with (
+        no_files_beyond(100_000),
+        pytest.raises(CheckpointError, match="File too large; .*; nothing of the run is kept: import it again then"),
+    ):
+        import_deepspeed(job, universal, tmp_path / "runs" / "imported")
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("where", ["_state", "commit", "_record"])
+def test_an_interrupt_leaves_what_was_there(
+    where: str, universal: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing, an empty folder, and a run without a checkpoint, which the import had set aside."""
+
+    def interrupted(*arguments: Any) -> Any:
+        raise KeyboardInterrupt
+
+    job = load_whole_job(job_file(tmp_path), [])
+    failed = tmp_path / "failed"
+    (failed / "logs").mkdir(parents=True)
+    (failed / "checkpoints").mkdir()
+    (failed / "job.yaml").write_text("earlier")
+    (failed / "logs" / "worker.log").write_text("earlier")
+    (tmp_path / "empty").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    with monkeypatch.context() as patch:
+        patch.setattr(importing, where, interrupted)
+        for into in (tmp_path / "runs" / "imported", tmp_path / "empty", failed):
+            with pytest.raises(KeyboardInterrupt):
+                import_deepspeed(job, universal, into)
+            assert sorted(tmp_path.rglob("*")) == before
+    assert (failed / "job.yaml").read_text() == "earlier"
+    assert import_deepspeed(job, universal, failed).step == 7
 
 
 @pytest.mark.slow
