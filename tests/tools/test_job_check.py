@@ -146,3 +146,28 @@ def test_a_package_under_a_name_of_dougong_s_own_is_refused_at_the_key(
     monkeypatch.syspath_prepend(str(tmp_path))
     (line,) = mistakes(path)
     assert "islands.0.accelerator: accelerator cpu: offered by other-cpu 1.0 (other_cpu:Cpu), and it is dougong" in line
+
+
+@pytest.mark.parametrize(
+    ("content", "mode", "expected"),
+    [
+        (None, 0o600, "own.key: the key cannot be read: No such file"),
+        (bytes(32), 0o644, "own.key: others may read or write this key (mode 0644)"),
+        (bytes(8), 0o600, "own.key: is no key: a key has 32"),
+        (bytes(32), 0o600, None),
+    ],
+)
+def test_a_key_to_sign_with_is_looked_at_before_anything_starts(
+    tmp_path: Path, content: bytes | None, mode: int, expected: str | None
+) -> None:
+    path = job_file(tmp_path, MODEL.format(family="qwen3_moe", extra=""))
+    path.write_text(f"{path.read_text()}checkpoint: {{sign: own.key}}\n")
+    if content is not None:
+        (tmp_path / "own.key").write_bytes(content)
+        (tmp_path / "own.key").chmod(mode)
+    found = mistakes(path)
+    if expected is None:
+        assert found == []
+    else:
+        (line,) = found
+        assert line.startswith(f"job.yaml:12:20: checkpoint.sign: {expected}"), line
