@@ -18,7 +18,7 @@ from dougong.job.schema import Job
 from dougong.job.tokenizer_choice import BYTES, NUM_BYTES, tokenizer_of
 from dougong.job.tokenizer_rules import number_in
 from dougong.launcher.signing_key import named_key
-from dougong.models.folder import CONFIG, check_folder
+from dougong.models.folder import CONFIG, check_folder, own_code_words, read_config
 
 
 def load_whole_job(path: str | Path, override: Sequence[str] = ()) -> ResolvedJob:
@@ -36,6 +36,14 @@ def unchecked_model() -> str:
         f"the model's keys are checked by `dougong plan`: the list in this package is of "
         f"transformers {families.version}, another version is installed"
     )
+
+
+def folder_notes(job: Job) -> Iterator[str]:
+    """What is known of a good job's model folder without transformers, and told once."""
+    path = job.model.path
+    code = "" if path is None else own_code_words(read_config(Path(path)))
+    if code:
+        yield f"model.path: {path}: {code}"
 
 
 def _folder(job: Job) -> Iterator[Breach]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from dougong.errors import JobError
 from dougong.job.families import read_families
-from dougong.tools.job_check import load_whole_job, unchecked_model
+from dougong.tools.job_check import folder_notes, load_whole_job, unchecked_model
 
 FAMILY_IS_LISTED = read_families().is_of_installed
 
@@ -171,3 +171,13 @@ def test_a_key_to_sign_with_is_looked_at_before_anything_starts(
     else:
         (line,) = found
         assert line.startswith(f"job.yaml:12:20: checkpoint.sign: {expected}"), line
+
+
+@pytest.mark.parametrize("code", [{}, {"auto_map": {"AutoConfig": "evil.Config"}}])
+def test_code_beside_a_family_that_is_known_is_told_and_not_used(tmp_path: Path, code: dict[str, object]) -> None:
+    folder = folder_with(tmp_path, GOOD | {"vocab_size": 256}, EMPTY)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | code))
+    notes = list(folder_notes(load_whole_job(job_file(tmp_path, f"  path: {folder}")).job))
+    used = f"model.path: {folder}: its own code (auto_map) is not used: it is not run, and does not go into checkpoints"
+    assert [note.startswith(used) for note in notes] == [True] * len(code)
