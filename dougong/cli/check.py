@@ -12,7 +12,7 @@ from dougong.deepspeed.adam_build import adam_remarks
 from dougong.job.fault_rules import doubts
 from dougong.job.reference import json_schema
 from dougong.launcher.agent.facts import variable_remarks
-from dougong.tools.job_check import load_whole_job, unchecked_model
+from dougong.tools.job_check import folder_notes, load_whole_job, unchecked_model
 
 
 def check(
@@ -42,7 +42,7 @@ def check(
         unchecked = unchecked_model()
         if unchecked:
             print(f"note: {unchecked}")
-        for text in told.notes:
+        for text in (*folder_notes(resolved.job), *told.notes):
             print(f"note: {text}")
 
 

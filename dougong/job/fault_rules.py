@@ -91,6 +91,7 @@ def doubts(job: Job, is_new: bool = True) -> list[str]:
         *_limit_doubts(job.fault),
         *_budget_doubts(job),
         *_place_doubts(job),
+        *_audit_doubts(job),
         *_drill_doubts(job),
     ]
     if is_new and job.fault.quarantine.lift:
@@ -205,6 +206,20 @@ def _place_doubts(job: Job) -> Iterator[str]:
             f"{path}: with determinism: {job.determinism} fewer workers give other bits; use "
             "determinism: layout, or without_spare: wait"
         )
+
+
+def _audit_doubts(job: Job) -> Iterator[str]:
+    """Who computes again what another one of his kind has computed, and has no other one."""
+    if job.fault.audit is None:
+        return
+    for role in ("both", "attention", "experts"):
+        alone = [island for island in job.islands if island.role == role]
+        if sum(island.workers for island in alone) == 1:
+            yield (
+                f"fault.audit: {job.fault.audit}: {worker_names(alone)[0]} is the only worker of "
+                f"role {role}, and computes its own part again: only errors that come by chance "
+                "are seen, and none that its device makes each time; raise islands.*.workers"
+            )
 
 
 def _drill_doubts(job: Job) -> Iterator[str]:

@@ -22,7 +22,7 @@ from dougong.job import validation_messages
 from dougong.job.data_files import names_files
 from dougong.job.rule import SOURCES, Rule
 from dougong.job.rules import breaches
-from dougong.job.schema import Job
+from dougong.job.schema import OWN_SIGNING_KEY, Job
 from dougong.job.tokenizer_choice import BYTES, default_tokenizer
 from dougong.job.yaml import locations, overrides
 from dougong.job.yaml.locations import KeyPath
@@ -34,12 +34,14 @@ PATH_KEYS: tuple[tuple[str, ...], ...] = (
     ("data", "tokenizer"),
     ("model", "path"),
     ("cache",),
+    ("checkpoint", "sign"),
 )
 KEPT: tuple[KeyPath, ...] = (("model", "path"), ("data", "tokenizer"))
 """Keys whose files a run keeps for itself: they may be others, or gone, when it goes on."""
 _NOT_PATHS: dict[tuple[str, ...], str] = {
     ("data", "text"): "stdlib",
     ("data", "tokenizer"): BYTES,
+    ("checkpoint", "sign"): OWN_SIGNING_KEY,
 }
 _GLOBS = (("data", "text"), ("data", "dataset"))
 

@@ -233,6 +233,10 @@ class Island(Section):
         return self.devices == "shared"
 
 
+OWN_SIGNING_KEY = "run"
+"""What `checkpoint.sign` says for a key that the run makes for itself."""
+
+
 class Checkpoint(Section):
     """How often a checkpoint is committed and how many are kept."""
 

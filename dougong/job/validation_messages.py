@@ -183,12 +183,18 @@ def _rule(path: KeyPath, error: Error, data: Any) -> str:
     if kind in _SHAPES:
         return f"must be {_shape(path, data)}"
     if kind in _WORDS:
-        return f"must be {context['expected']}"
+        return f"must be {context['expected']}{_or_number(path, error)}"
     if kind == "string_pattern_mismatch":
         return f"must be {PATTERNS[context['pattern']]}"
     if kind in _KINDS:
         return _KINDS[kind].format(**context)
     return str(error["msg"])
+
+
+def _or_number(path: KeyPath, error: Error) -> str:
+    """Of a field that takes words or a number, pydantic tells the words alone."""
+    has_branches = error["type"] == "literal_error" and path != tuple(error["loc"])
+    return " or a number" if has_branches else ""
 
 
 def _advice(path: KeyPath, error: Error, data: Any) -> str:

@@ -48,7 +48,7 @@ from dougong.launcher.next_job import next_job, recorded_job
 from dougong.launcher.ports import with_ports
 from dougong.launcher.refused import RunBefore, as_before_words, take_back
 from dougong.launcher.signals import signals_into
-from dougong.launcher.signing_key import key_of_run
+from dougong.launcher.signing_key import key_of_resume, key_of_run, named_key
 from dougong.launcher.sources import known_sources
 from dougong.launcher.supervisor import ControllerDeath
 from dougong.launcher.take_over import beginning_words, of_follower, take_over, with_memory
@@ -138,6 +138,7 @@ def start_run(resolved: ResolvedJob, path: Path, options: Options, takes_over: b
     status. `takes_over`: as in `ResumeRequest`. Raises what ended it, when that is an error."""
     path, resolved = path.absolute(), with_decay_end(resolved)
     job = with_ports(resolved.job)
+    named_key(job.checkpoint.sign)  # a wrong one is told before there is a directory
     make_run_folder(path)  # what stands in its way is no damage of a run
     refuse_if_alive(RunDir(path))
     with claim(path, takes_over, tell=_say) as claimed:
@@ -192,9 +193,9 @@ def resume_run(
             died = (follows.fault_at, follows.noticed_at)
             resume_point = of_follower(resume_point, run_dir.read_events(), died)
         job = with_ports(after.job)
-        signs = job.checkpoint.sign
-        has_signed = resume_point.has_committed and signs == before.job.checkpoint.sign
-        key = key_of_run(run_dir.path, signs, is_new=not has_signed)
+        signed, signs = before.job.checkpoint.sign, job.checkpoint.sign
+        has_committed, chosen = resume_point.has_committed, resume_point.chosen
+        key = key_of_resume(run_dir, signed, signs, has_committed, chosen)
         launch = Launch(
             job, run_dir, lease, resume_point, after.to_yaml(), (), bent, follows, key, held
         )

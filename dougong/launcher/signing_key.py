@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
+import shlex
 import stat
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from dougong.checkpoint.directories import list_committed
 from dougong.checkpoint.disk import opened, read_file, storage_error, sync_directory, write_at
+from dougong.checkpoint.manifest import Manifest
 from dougong.checkpoint.proof.signing import SigningKey
 from dougong.errors import CheckpointError, SourceError
+from dougong.job.schema import OWN_SIGNING_KEY
+from dougong.records.directory import RunDir
 from dougong.records.finished import resume_command
 
-OWN = "run"
-"""What `checkpoint.sign` says for a key that the run makes for itself."""
 OWN_KEY = Path("private", "checkpoints.key")
-"""Where that lies, in the run's directory."""
+"""Where a key lies that the run makes for itself, in its directory."""
 _KEY_BYTES = 32
 _MOST_BYTES = 1 << 16
-_MAKE = f"`(umask 077; head -c {_KEY_BYTES} /dev/urandom > FILE)`"
+_MAKE = f"(umask 077; head -c {_KEY_BYTES} /dev/urandom > FILE)"
+"""The command that makes one."""
 
 
 def read_key(path: Path) -> SigningKey:
-    """The key of a file. SourceError where there is none, others may read it, or it is too short or
-    too long for one."""
+    """The key of a file. SourceError where there is none, others may read it, or it is too
+    short or too long for one."""
     try:
         status = path.stat()
         mode = status.st_mode
@@ -31,12 +37,13 @@ def read_key(path: Path) -> SigningKey:
         if not stat.S_ISREG(mode):
             raise SourceError(
                 f"{path}: is {_kind(mode)}, and a key is a file of {_KEY_BYTES} to {_MOST_BYTES} "
-                f"bytes of chance; name its file, or make one: {_MAKE}"
+                f"bytes of chance; name its file, or make one: `{_MAKE}`"
             )
         data = read_file(path) if status.st_size <= _MOST_BYTES else b""
     except OSError as error:
         raise SourceError(
-            f"{path}: the key cannot be read: {error.strerror}; name its file, or make one: {_MAKE}"
+            f"{path}: the key cannot be read: {error.strerror}; name its file, or make one: "
+            f"`{_MAKE}`"
         ) from error
     if stat.S_IMODE(mode) & 0o077:
         raise SourceError(
@@ -45,7 +52,7 @@ def read_key(path: Path) -> SigningKey:
         )
     if len(data) < _KEY_BYTES:
         raise SourceError(
-            f"{path}: is no key: a key has {_KEY_BYTES} to {_MOST_BYTES} bytes of chance: {_MAKE}"
+            f"{path}: is no key: a key has {_KEY_BYTES} to {_MOST_BYTES} bytes of chance: `{_MAKE}`"
         )
     return SigningKey(path, data)
 
@@ -69,16 +76,22 @@ def make_key(path: Path) -> SigningKey:
     return SigningKey(path, secret)
 
 
+def named_key(sign: str | None) -> SigningKey | None:
+    """The key of the file that a job's `checkpoint.sign` names; None where it names none.
+    SourceError as `read_key`."""
+    if sign is None or sign == OWN_SIGNING_KEY:
+        return None
+    return read_key(Path(sign).expanduser())
+
+
 def key_of_run(run: Path, sign: str | None, is_new: bool) -> SigningKey | None:
     """The key that a job's `checkpoint.sign` means, for the run in that directory; None: it does
     not sign. `is_new`: the run has not signed before, so that a key of its own is made.
 
     CheckpointError where there is no such key, or no longer.
     """
-    if sign is None:
-        return None
-    if sign != OWN:
-        return read_key(Path(sign).expanduser())
+    if sign != OWN_SIGNING_KEY:
+        return named_key(sign)
     place = run / OWN_KEY
     try:
         return make_key(place) if is_new and not place.exists() else _own_key(place)
@@ -94,3 +107,79 @@ def _own_key(place: Path) -> SigningKey:
         f"{place}: the key that the run's checkpoints are signed with is gone; put it back, or go "
         f"on without: `{resume} -o checkpoint.sign=null`, which checks no signature"
     )
+
+
+def key_of_resume(
+    run_dir: RunDir, before: str | None, sign: str | None, has_committed: bool, chosen: int | None
+) -> SigningKey | None:
+    """As `key_of_run`, for a run that goes on. `before`: what `checkpoint.sign` said until now;
+    `has_committed`, `chosen`: as in `ResumePoint`.
+
+    SourceError where there are checkpoints to go on from and none names this key; nothing is
+    written then.
+    """
+    run = run_dir.path
+    is_new = not (has_committed and sign == before)
+    is_made = sign == OWN_SIGNING_KEY and is_new and not (run / OWN_KEY).exists()
+    key = None if is_made else key_of_run(run, sign, is_new)
+    if sign is not None:
+        signed_by = _signed_by(run_dir.checkpoints, chosen)
+        if signed_by and (key is None or key.name not in signed_by.values()):
+            raise SourceError(_other_key_words(run_dir, signed_by, before, key))
+    return key_of_run(run, sign, is_new) if is_made else key
+
+
+def _signed_by(root: Path, chosen: int | None) -> dict[str, str]:
+    """By which key each checkpoint that a resume may go on from says that it is signed, empty for
+    none; newest first. Of what cannot be read the search for one tells. `chosen`: as in
+    `ResumePoint`."""
+    found = {}
+    for place in list_committed(root):
+        if chosen is None or place.step == chosen:
+            with contextlib.suppress(CheckpointError):
+                found[place.path.name] = Manifest.load(place.path).signed_by
+    return found
+
+
+def _other_key_words(
+    run_dir: RunDir, signed_by: Mapping[str, str], before: str | None, key: SigningKey | None
+) -> str:
+    """That the key is the cause, and the ways on."""
+    told = []
+    for name, signer in signed_by.items():
+        told.append(f"{name} by key {signer}" if signer else f"{name} by none")
+    whose = (
+        "a key that is yet to be made" if key is None else f"{key.path}, which is key {key.name}"
+    )
+    signer = next(filter(None, signed_by.values()), "")
+    ways = [*_with_theirs(run_dir.path, before, signer), *_without_theirs(run_dir.path, key)]
+    return (
+        f"{run_dir.checkpoints}: checkpoint.sign means {whose}, and no checkpoint is signed by it "
+        f"({', '.join(told)}); {'; '.join(ways)}"
+    )
+
+
+def _with_theirs(run: Path, before: str | None, signer: str) -> Iterator[str]:
+    """How to go on with the key that has signed them."""
+    if signer:
+        value = _place_of(run, before, signer) or f"FILE (the file of key {signer})"
+        yield f"with their own key: `{resume_command(run)} -o checkpoint.sign={value}`"
+
+
+def _without_theirs(run: Path, key: SigningKey | None) -> Iterator[str]:
+    """How to go on with this key, and with none."""
+    resume, file = resume_command(run), "FILE" if key is None else shlex.quote(str(key.path))
+    verify = f"dougong verify {shlex.quote(str(run))} --key {file} --sign"
+    which = "with this key" if key is not None else f"with a new one (`{_MAKE}`)"
+    yield f"{which}, if you trust them: `{verify}`, then `{resume} -o checkpoint.sign={file}`"
+    yield f"with none: `{resume} -o checkpoint.sign=null`, which checks no signature"
+
+
+def _place_of(run: Path, before: str | None, name: str) -> str:
+    """What `checkpoint.sign` is to say for the key of this name: what it said before, where that is
+    it; empty where not."""
+    with contextlib.suppress(CheckpointError):
+        known = _own_key(run / OWN_KEY) if before == OWN_SIGNING_KEY else named_key(before)
+        if before is not None and known is not None and known.name == name:
+            return shlex.quote(before)
+    return ""

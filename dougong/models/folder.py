@@ -73,6 +73,17 @@ def problems(folder: Path) -> list[str]:
     return found
 
 
+def own_code_words(values: Mapping[str, Any]) -> str:
+    """What is told of a config.json that names code in its folder, of a family that transformers
+    knows; empty where it names none."""
+    if "auto_map" not in values:
+        return ""
+    return (
+        "its own code (auto_map) is not used: it is not run, and does not go into checkpoints; the "
+        f"model is transformers' {values.get('model_type')}"
+    )
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """The folder's config.json. Raises `ModelError` when there is none, or its weights are
     quantised."""

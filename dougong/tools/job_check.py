@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dougong.accelerators.registry import check_claims, get_accelerator
 from dougong.data.formats import refuse_other_than_json
-from dougong.errors import DataError, DeviceError, ModelError
+from dougong.errors import CheckpointError, DataError, DeviceError, ModelError
 from dougong.job.families import read_families
 from dougong.job.load import ResolvedJob, load_job
 from dougong.job.model_rules import model_rules
@@ -17,7 +17,8 @@ from dougong.job.rule import Breach, Rule, model_config
 from dougong.job.schema import Job
 from dougong.job.tokenizer_choice import BYTES, NUM_BYTES, tokenizer_of
 from dougong.job.tokenizer_rules import number_in
-from dougong.models.folder import CONFIG, check_folder
+from dougong.launcher.signing_key import named_key
+from dougong.models.folder import CONFIG, check_folder, own_code_words, read_config
 
 
 def load_whole_job(path: str | Path, override: Sequence[str] = ()) -> ResolvedJob:
@@ -35,6 +36,14 @@ def unchecked_model() -> str:
         f"the model's keys are checked by `dougong plan`: the list in this package is of "
         f"transformers {families.version}, another version is installed"
     )
+
+
+def folder_notes(job: Job) -> Iterator[str]:
+    """What is known of a good job's model folder without transformers, and told once."""
+    path = job.model.path
+    code = "" if path is None else own_code_words(read_config(Path(path)))
+    if code:
+        yield f"model.path: {path}: {code}"
 
 
 def _folder(job: Job) -> Iterator[Breach]:
@@ -125,9 +134,17 @@ def _accelerators(job: Job) -> Iterator[Breach]:
             yield Breach(("islands", index, "accelerator"), str(error))
 
 
+def _signing_key(job: Job) -> Iterator[Breach]:
+    try:
+        named_key(job.checkpoint.sign)
+    except CheckpointError as error:
+        yield Breach(("checkpoint", "sign"), str(error))
+
+
 _RULES = (
     Rule(("islands",), _accelerators),
     Rule(("model",), _folder),
     Rule(("data", "model"), _tokenizer_file),
     Rule(("data", "model"), _vocabulary),
+    Rule(("checkpoint",), _signing_key),
 )

@@ -60,11 +60,14 @@ class SkippedSteps:
         self.in_a_row += 1
         return self._fault.non_finite == "stop" or self.in_a_row > self._fault.max_skips
 
-    def tell(self, control: Control, result: StepResult, data: TokenWindows) -> None:
+    def tell(
+        self, control: Control, result: StepResult, data: TokenWindows, verdict: str = ""
+    ) -> None:
         """Tell the controller of a step that was left out, or computed twice. `data`: what it was
-        computed on. One worker does."""
+        computed on; `verdict`: what an audit has found of it. One worker does."""
         if result.is_skipped:
-            control.send(skip_message(result, self.in_a_row, data))
+            message = skip_message(result, self.in_a_row, data)
+            control.send(dataclasses.replace(message, where=f"{message.where}{verdict}"))
         elif result.was_not_finite is not None:
             control.send(StepRepeated(result.step, where(result.was_not_finite)))
 

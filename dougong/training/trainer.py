@@ -230,7 +230,8 @@ class Trainer:
     def _judge(self, result: StepResult, validation: Mapping[LossKey, float] | None) -> None:
         """Tell of a step that was skipped, or computed twice, and judge its weights."""
         if self._context.worker.rank == 0:
-            self._skips.tell(self._context.control, result, self._forwards.data)
+            control, data = self._context.control, self._forwards.data
+            self._skips.tell(control, result, data, self._verdict_on(result))
         if validation is not None:
             self._judge_validation(validation)
 
@@ -252,9 +253,12 @@ class Trainer:
         self._report_bad_step(result, step_s)
         self.wait_for_save()
         text = non_finite.explain(self.stepper, result, forwards, self._skips.in_a_row)
-        if self.audit is not None:
-            text += self.audit.words
-        raise NumericsError(text)
+        raise NumericsError(f"{text}{self._verdict_on(result)}")
+
+    def _verdict_on(self, result: StepResult) -> str:
+        """What the audit has found of a step that is not finite; empty where it has not looked."""
+        is_looked_at = result.not_finite is not None and result.step not in self._skips.listed
+        return self.audit.words if self.audit is not None and is_looked_at else ""
 
     def wait_for_save(self) -> None:
         """Before an error that all workers raise: their processes end, and what their writer

@@ -3,6 +3,7 @@ status and its report. Only what works is offered."""
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -33,6 +34,8 @@ _REMEDIES = {
 }
 """What has to be done first, by the class of failure; nothing where it came from outside. Any
 other comes again until what it names is mended."""
+_RATE = re.compile(r"((?:-o|--override=)?optimizer\.lr=).*", re.DOTALL)
+"""A word that sets the learning rate."""
 _MODULE = "python -m dougong"
 _PUT_BACK = "put the run directory back (where it is lost for good, begin anew)"
 
@@ -167,6 +170,10 @@ def _begin_again(path: Path, events: Sequence[Event]) -> str:
         options = ["--run-dir", shlex.quote(str(path)), *launch_words(events)]
         return f"{program(events)} run FILE {' '.join(options)}"
     words, address = begun[-1].command, begun[-1].address
+    ended = _failed_end_of(events)
+    if ended is not None and ended.failure == "numerics":
+        # What is to be lowered is not said again as it was.
+        words = tuple(_RATE.sub(r"\1LOWER", word) for word in words)
     # A default directory has the time in its name: said again, it would be another one.
     if not _names(words, "--run-dir"):
         words = (*words, "--run-dir", str(path))

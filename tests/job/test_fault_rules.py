@@ -13,6 +13,11 @@ from tests.launcher.jobs import write
 SPARES = "[{name: a, accelerator: cpu, workers: 2, spares: 1}, {name: b, accelerator: cpu, workers: 2}]"
 
 
+def test_a_word_where_a_word_or_a_number_goes_is_told_of_both(tmp_path: Path) -> None:
+    (line,) = refusals(write(tmp_path, fault="{audit: some}"))
+    assert line.startswith("fault.audit: must be 'all' or a number (got 'some')")
+
+
 @pytest.mark.parametrize(
     ("fault", "line"),
     [
@@ -69,6 +74,10 @@ def test_what_nobody_could_see_is_refused(tmp_path: Path, changes: dict[str, str
         ({"islands": TWO % (2, "attention", 1, "experts"), "fault": "{without_spare: shrink}"},
          "fault.without_spare: shrink: experts has one worker, without which nothing can go on"),
         ({"fault": "{without_spare: shrink}", "determinism": "run"}, "fault.without_spare: shrink: with determinism: "),
+        ({"islands": "[{name: east, accelerator: cpu, workers: 1}]", "fault": "{audit: 2}"},
+         "fault.audit: 2: east/0 is the only worker of role both, and computes its own part again: only errors that"),
+        ({"islands": TWO % (2, "attention", 1, "experts"), "fault": "{audit: all}"},
+         "fault.audit: all: b/0 is the only worker of role experts"),
         ({"drill": "[{at_step: 1, fault: nan, on: east/0}]"}, "drill.0: nan ends the run, as its fault does"),
         ({"drill": "[{at_step: 1, kill: east/0}]", "fault": "{actions: {crash: fail}}"},
          "drill.0: kill ends the run: fault.actions.crash is fail"),
@@ -82,7 +91,7 @@ def test_what_may_not_be_meant_is_told(tmp_path: Path, changes: dict[str, str], 
 @pytest.mark.parametrize("fault", [
     "{}", "{snapshots: {replicas: 1}}", "{snapshots: {every: 0}}", "{max_restarts: 1}",
     "{non_finite: skip, max_skips: 5}", "{deadlines: {hang_s: 10, message_s: 30, agent_silence_s: 4}}",
-    "{without_spare: shrink, deadlines: {node_return_s: 9}}",
+    "{without_spare: shrink, deadlines: {node_return_s: 9}}", "{audit: 2}", "{audit: all}",
 ])  # fmt: skip
 def test_what_is_meant_is_not_doubted(tmp_path: Path, fault: str) -> None:
     assert doubts(load_job(write(tmp_path, fault=fault)).job) == []

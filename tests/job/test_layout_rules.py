@@ -55,7 +55,7 @@ from tests.launcher.jobs import write
         ({"offload": "-1"}, "offload: must be at least 0 (got -1): experts of every layer that workers of role "
          "attention keep beside it: a number of them; `auto`: as many as fill the time that they would wait for the "
          "experts workers, by islands.*.speed (HeterMoE, arXiv 2504.03871)"),
-        ({"offload": "all"}, "offload: must be 'none' or 'auto' (got 'all'); use one of them"),
+        ({"offload": "all"}, "offload: must be 'none' or 'auto' or a number (got 'all'); use one of them"),
         ({"drill": "[{at_step: 11, kill: east/1}]"},
          "drill.0.at_step: step 11 never begins in a job of 10 steps; lower it, or raise steps"),
         ({"drill": "[{at_step: 1, kill: east/2}]"},

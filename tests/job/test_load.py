@@ -148,6 +148,15 @@ def test_anchors_and_merges(tmp_path: Path) -> None:
     assert [(i.name, i.accelerator) for i in job.islands] == [("east", "cpu"), ("west", "cpu")]
 
 
+def test_a_key_of_the_run_s_own_is_no_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "jobs").mkdir()
+    path = write(tmp_path / "jobs", checkpoint="{sign: keys/a.key}")
+    assert load_job(path).job.checkpoint.sign == str(tmp_path / "jobs/keys/a.key")
+    assert load_job(path, ["checkpoint.sign=a.key"]).job.checkpoint.sign == str(tmp_path / "a.key")
+    assert load_job(path, ["checkpoint.sign=run"]).job.checkpoint.sign == "run"
+
+
 def test_paths_count_from_the_file_and_those_of_overrides_from_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from dougong.errors import JobError
 from dougong.job.families import read_families
-from dougong.tools.job_check import load_whole_job, unchecked_model
+from dougong.tools.job_check import folder_notes, load_whole_job, unchecked_model
 
 FAMILY_IS_LISTED = read_families().is_of_installed
 
@@ -146,3 +146,38 @@ def test_a_package_under_a_name_of_dougong_s_own_is_refused_at_the_key(
     monkeypatch.syspath_prepend(str(tmp_path))
     (line,) = mistakes(path)
     assert "islands.0.accelerator: accelerator cpu: offered by other-cpu 1.0 (other_cpu:Cpu), and it is dougong" in line
+
+
+@pytest.mark.parametrize(
+    ("content", "mode", "expected"),
+    [
+        (None, 0o600, "own.key: the key cannot be read: No such file"),
+        (bytes(32), 0o644, "own.key: others may read or write this key (mode 0644)"),
+        (bytes(8), 0o600, "own.key: is no key: a key has 32"),
+        (bytes(32), 0o600, None),
+    ],
+)
+def test_a_key_to_sign_with_is_looked_at_before_anything_starts(
+    tmp_path: Path, content: bytes | None, mode: int, expected: str | None
+) -> None:
+    path = job_file(tmp_path, MODEL.format(family="qwen3_moe", extra=""))
+    path.write_text(f"{path.read_text()}checkpoint: {{sign: own.key}}\n")
+    if content is not None:
+        (tmp_path / "own.key").write_bytes(content)
+        (tmp_path / "own.key").chmod(mode)
+    found = mistakes(path)
+    if expected is None:
+        assert found == []
+    else:
+        (line,) = found
+        assert line.startswith(f"job.yaml:12:20: checkpoint.sign: {expected}"), line
+
+
+@pytest.mark.parametrize("code", [{}, {"auto_map": {"AutoConfig": "evil.Config"}}])
+def test_code_beside_a_family_that_is_known_is_told_and_not_used(tmp_path: Path, code: dict[str, object]) -> None:
+    folder = folder_with(tmp_path, GOOD | {"vocab_size": 256}, EMPTY)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | code))
+    notes = list(folder_notes(load_whole_job(job_file(tmp_path, f"  path: {folder}")).job))
+    used = f"model.path: {folder}: its own code (auto_map) is not used: it is not run, and does not go into checkpoints"
+    assert [note.startswith(used) for note in notes] == [True] * len(code)

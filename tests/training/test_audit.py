@@ -18,7 +18,7 @@ from dougong.training.step import StepGradients
 from tests.training.drill.test_spoiler import victim_of
 from tests.training.running import Order, Outcome, run
 from tests.training.session_drill import train_with
-from tests.training.test_trainer import job_of, trainer_of
+from tests.training.test_trainer import job_of, said, trainer_of
 
 
 def audited(folder: Path, roles: str, worker: str, fault: str, **changes: Any) -> Outcome:
@@ -165,6 +165,23 @@ def test_a_nan_that_comes_again_is_no_device_s(where: str, says: str, tmp_path: 
     model.register_forward_hook(spoil, with_kwargs=True)
     with pytest.raises(NumericsError, match=says):
         trainer.run_step(2)
+
+
+def test_a_step_that_is_left_out_is_told_with_what_the_audit_has_found(tmp_path: Path) -> None:
+    fault = {"audit": "all", "non_finite": "skip"}
+    trainer, _, messages = trainer_of(job_of(tmp_path, fault=fault), tmp_path)
+    trainer.run_step(1)
+    model: Any = trainer.stepper.parts.share.replica.model
+
+    def spoil(module: Any, arguments: Any, output: Any) -> Any:
+        output.loss = output.loss * float("nan")
+        return output
+
+    model.register_forward_hook(spoil)
+    trainer.run_step(2)
+    (skipped,) = said(messages, "update_skipped")
+    assert skipped["where"].startswith("not finite: the loss of lane 0 micro-batch 0")
+    assert skipped["where"].endswith("nor with the batch before: the weights, not the data")
 
 
 def test_an_update_that_is_not_what_comes_of_its_gradients_is_seen(tmp_path: Path) -> None:

@@ -104,6 +104,11 @@ def test_a_step_that_is_not_finite_is_left_out(path: Path) -> None:
     assert said(path, "failed", [created(*RUN), bad]) == (
         "lower optimizer.lr or set optimizer.clip_norm, then: dougong run job.yaml --no-ray --run-dir R"
     )
+    for option in (("-o", "optimizer.lr=1e30"), ("--override=optimizer.lr=1e30",)):
+        begun = created(*RUN, *option, "-o", "steps=9")
+        words = " ".join(option).replace("1e30", "LOWER")
+        assert said(path, "failed", [begun, bad]).endswith(f"job.yaml --no-ray {words} -o steps=9 --run-dir R")
+        assert "1e30" in said(path, "failed", [begun, CRASH]), "another failure does not come of it"
     events = [created(*RUN), COMMITTED, bad]
     assert said(path, "failed", events, "step-000005") == "dougong resume R --no-ray -o fault.non_finite=skip"
     skipped = StepSkipped(generation=2, step=6, loss=math.nan, grad_norm=math.nan, where="the loss", in_a_row=3)

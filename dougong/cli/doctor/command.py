@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +15,7 @@ from dougong.cli.doctor.words import print_report, symptom_lines, verdict
 from dougong.cli.options import Address, Overrides
 from dougong.doctor.apart import examine_apart
 from dougong.doctor.ask.demand import DoctorRequest
-from dougong.doctor.examine import examine_here, keep
+from dougong.doctor.examine import examine_here, keep, report_of_none
 from dougong.doctor.record import DoctorReport
 from dougong.errors import LaunchError, PlaceError
 from dougong.job.schema import Job
@@ -60,12 +61,11 @@ def doctor(
     if override and file is None:
         raise PlaceError("-o changes a key of a job file; name the file too")
     job = None if file is None else load_whole_job(file, override or []).job
-    choice = choose_ray(address, surroundings(run_dir))
     _refuse_no_folder(out)
     console = Console(highlight=False, stderr=as_json)
     room_bytes = 0 if job is None or quick else checkpoints_bytes(job)
     request = DoctorRequest(job, quick, str(run_dir.absolute()), room_bytes)
-    found = examined(request, choice, console)
+    found = _found(request, address, run_dir, console)
     if out is not None:
         keep(found, out)
     if as_json:
@@ -74,6 +74,21 @@ def doctor(
         print_report(found, console, evidence, out)
     if not found.is_sound:
         raise typer.Exit(1)
+
+
+def _found(
+    request: DoctorRequest, address: str | None, run_dir: Path, console: Console
+) -> DoctorReport:
+    """As `examined`, of the Ray that is asked for; that there is none to choose is a finding, too.
+    PlaceError for an address that is none."""
+    begun = time.monotonic()
+    try:
+        choice = choose_ray(address, surroundings(run_dir))
+    except PlaceError:
+        raise
+    except LaunchError as error:
+        return report_of_none(request, "the Ray cluster of this machine", str(error), begun)
+    return examined(request, choice, console)
 
 
 def checkpoints_bytes(job: Job) -> int:

@@ -12,7 +12,7 @@ from dougong.job.settled import is_settled
 from dougong.models import companions
 from dougong.models.build import build_on_meta, load_config
 from dougong.models.configuration import extra_layers, folder_config, untied_pair
-from dougong.models.folder import read_config, stored_tensors
+from dougong.models.folder import own_code_words, read_config, stored_tensors
 from dougong.models.patterns import name_patterns
 from dougong.models.weights import WeightsFolder
 from dougong.parallel.plan import Inventory
@@ -70,8 +70,6 @@ def _on_configuration(model: Model) -> Iterator[str]:
             "them: both are trained, as transformers does it, and the configuration of this run "
             "says tie_word_embeddings: false"
         )
-    if "auto_map" in read_config(Path(model.path or "")):
-        yield (
-            f"its own code (auto_map) is not run, and does not go into checkpoints; the model is "
-            f"transformers' {folder.model_type}"
-        )
+    code = own_code_words(read_config(Path(model.path or "")))
+    if code:
+        yield code

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 from dougong.cli.doctor.command import checkpoints_bytes
+from dougong.cli.main import main
 from dougong.doctor.examine import judge
 from dougong.doctor.record import FILE, DoctorReport
 from dougong.job.load import load_job
+from dougong.launcher.backends.ray_choice import Surroundings
 from tests.doctor.made import sound
 from tests.test_readme import SHORT
 
@@ -56,6 +58,20 @@ def test_a_cluster_that_is_not_there_is_a_finding(tmp_path: Path) -> None:
         address = f"127.0.0.1:{server.getsockname()[1]}"
     done = dougong(tmp_path, "doctor", "--quick", "--address", address)
     assert done.returncode == 1 and "nobody answers" in done.stdout, done.stdout + done.stderr
+
+
+def test_a_cluster_that_nobody_finds_is_the_same_finding_for_programs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # On this machine another test may have a Ray.
+    monkeypatch.setattr("dougong.cli.doctor.command.surroundings", lambda run: Surroundings(nodes=tuple, run=run))
+    with pytest.raises(SystemExit) as exit_:
+        main(["doctor", "--quick", "--json", "--address", "auto"])
+    found = DoctorReport.model_validate_json(capsys.readouterr().out)
+    assert exit_.value.code == 1 and [check.name for check in found.failed] == ["cluster"]
+    (symptom,) = found.failed[0].symptoms
+    assert symptom.words.startswith("--address auto: no Ray runs on this machine")
+    assert "ray start --head" in symptom.remedy
 
 
 def test_a_run_begins_only_where_the_quick_half_is_sound(tmp_path: Path) -> None:
@@ -113,6 +129,15 @@ def test_the_document_s_full_half_does_what_it_says(place: Path) -> None:
     assert DoctorReport.model_validate_json((place / "doctor" / FILE).read_text()).is_sound
 
 
-def test_the_document_names_every_check() -> None:
-    text = DOCUMENT.read_text()
-    assert [check.name for check in judge(sound()) if f"| {check.name} |" not in text] == []
+def named_checks() -> set[str]:
+    """Those of an examination, and those that any module of the doctor makes by a name of their own."""
+    names = {check.name for check in judge(sound())}
+    for file in (ROOT / "dougong" / "doctor").rglob("*.py"):
+        names |= set(re.findall(r'\bcheck_of\(\s*"([^"]+)"', file.read_text()))
+    return names
+
+
+def test_the_document_s_table_has_every_check_and_no_other() -> None:
+    rows = re.findall(r"^\| ([^|]+) \| [^|]+ \|$", DOCUMENT.read_text(), re.MULTILINE)
+    assert rows[0] == "check" and len(rows) == len(set(rows))
+    assert set(rows[1:]) == named_checks() >= {"cluster", "matmul"}

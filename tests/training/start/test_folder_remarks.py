@@ -71,7 +71,7 @@ def test_a_head_that_differs_from_the_embedding_it_is_tied_to_is_told(tmp_path: 
 
 def test_code_of_a_known_family_is_told_not_to_run(tmp_path: Path) -> None:
     change_config(small_folder(tmp_path), auto_map={"AutoConfig": "own.OwnConfig"})
-    assert "its own code (auto_map) is not run" in told(tmp_path).notes[0]
+    assert "its own code (auto_map) is not used" in told(tmp_path).notes[0]
 
 
 @pytest.mark.parametrize(
