@@ -45,6 +45,7 @@ def test_every_part_of_readme_has_rows_and_rows_name_parts_that_are_there() -> N
 def test_rows_have_a_key_each_and_something_that_shows_them() -> None:
     assert len({row.key for row in ROWS}) == len(ROWS) > 60
     assert [row.key for row in ROWS if not (row.tests or row.commands)] == []
+    assert [row.key for row in ROWS if not row.control] == []
     assert [row.key for row in ROWS if row.long and not row.commands and not row.tests] == []
 
 

@@ -11,9 +11,10 @@ from typing import Annotated
 import typer
 
 from dougong.cli.tables import plain_table, print_table
-from dougong.errors import JobError
+from dougong.errors import JobError, PlaceError
 from dougong.job.drills.vocabulary import FAULTS, has_worker
 from dougong.records.directory import RunDir
+from dougong.records.files import why_not_writable
 from dougong.tools.drill.controls import Controls
 from dougong.tools.drill.lines import Rehearsal
 from dougong.tools.drill.on_run import RunDrills
@@ -31,6 +32,10 @@ Run = Annotated[
 ]
 
 
+Count = Annotated[
+    int | None,
+    typer.Option(min=1, help="How many schedules, or faults of a run. [default: 1]"),
+]
 Schedule = Annotated[
     int | None,
     typer.Option(min=1, help="Small job: this schedule of the seed alone, also once more."),
@@ -51,7 +56,7 @@ Folder = Annotated[
 def drill(
     run_dir: Run = None,
     seed: Annotated[int, typer.Option(min=0, help="What is drawn; the same seed, the same.")] = 0,
-    count: Annotated[int, typer.Option(min=1, help="How many schedules, or faults of a run.")] = 1,
+    count: Count = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would come.")] = False,
     fault: Annotated[
         str | None,
@@ -86,12 +91,14 @@ def drill(
     elif run_dir is None:
         if fault is not None or on is not None:
             raise JobError("--fault is for a run: dougong drill RUN_DIR --fault stop --on east/1")
-        _on_small_job(SmallJob(folder, seed, count, schedule, control, lab), dry_run)
+        if schedule is not None and count is not None:
+            raise JobError(f"--schedule {schedule} is one schedule: leave --count {count} out")
+        _on_small_job(SmallJob(folder, seed, count or 1, schedule, control, lab), dry_run)
     elif control or schedule is not None or lab:
         raise JobError("--control, --schedule and --lab are for the small job: leave RUN_DIR out")
     else:
         drills = RunDrills(RunDir.open(run_dir), tell=lambda text: typer.echo(f"  {text}"))
-        drawn = list(drills.draw(seed, count)) if fault is None and on is None else []
+        drawn = list(drills.draw(seed, count or 1)) if fault is None and on is None else []
         _on_run(drills, drawn or [_asked_for(fault, on, for_s)], dry_run)
 
 
@@ -146,6 +153,9 @@ class SmallJob:
 
 def _on_small_job(asked: SmallJob, dry_run: bool) -> None:
     signal.signal(signal.SIGTERM, _end)
+    why = why_not_writable(asked.folder)
+    if why:
+        raise PlaceError(f"--folder {asked.folder}: {why}; name another place for runs and lines")
     if asked.control:
         _controls(asked.folder)
         return

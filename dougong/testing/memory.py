@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
+import time
 from pathlib import Path
+
+import psutil
 
 from dougong.deadlines import DEADLINES
 from dougong.testing.group import ControlGroup
+from dougong.testing.process import LabError
 
 _MEGA = 1 << 20
 _FIRST = "1000"
 """Whom the kernel kills first for memory."""
 
 _PARTS = 4
-# Each is in the group before it takes memory, and too small to be killed in the victim's place.
+_LOOK_S = 0.01
+# Each is in the group before it takes memory, too small to be killed in the victim's place, and
+# killed before anybody else of the group. It keeps what it has taken until it is ended.
 _BALLAST = """
 import sys
 group, megabytes = sys.argv[1], int(sys.argv[2])
 open(group + "/cgroup.procs", "w").write("0")
+open("/proc/self/oom_score_adj", "w").write("300")
 block = bytearray(megabytes << 20)
 for place in range(0, len(block), 4096):
     block[place] = 1
+sys.stdin.read()
 """
 
 
@@ -32,20 +41,26 @@ class MemoryGroup(ControlGroup):
         super().__init__("memory", ("memory.limit_in_bytes", "memory.max"))
 
     def exhaust(self, victim: int, megabytes: int = 64) -> None:
-        """Let the group run out of memory so that the kernel kills this process of it."""
+        """Let the group run out of memory so that the kernel kills this process of it. LabError
+        where it has not within `DEADLINES.kill_s`."""
         Path(f"/proc/{victim}/oom_score_adj").write_text(_FIRST)
         used = self.path / (
             "memory.usage_in_bytes" if "limit" in self.limit_file else "memory.current"
         )
         (self.path / self.limit_file).write_text(str(int(used.read_text()) + megabytes * _MEGA))
         words = [sys.executable, "-c", _BALLAST, str(self.path), str(2 * megabytes // _PARTS)]
-        ballast = [subprocess.Popen(words, stdin=subprocess.DEVNULL) for _ in range(_PARTS)]
-        for process in ballast:
-            try:
-                process.wait(DEADLINES.kill_s)
-            except subprocess.TimeoutExpired:
+        ballast = [subprocess.Popen(words, stdin=subprocess.PIPE) for _ in range(_PARTS)]
+        until = time.monotonic() + DEADLINES.kill_s
+        try:
+            while _lives(victim):
+                if time.monotonic() > until:
+                    text = f"the kernel has not killed process {victim} for memory within"
+                    raise LabError(f"{text} {DEADLINES.kill_s:g} s")
+                time.sleep(_LOOK_S)
+        finally:
+            for process in ballast:
                 process.kill()
-                process.wait()
+                process.communicate()
 
     def relax(self) -> None:
         """No limit any more."""
@@ -55,3 +70,9 @@ class MemoryGroup(ControlGroup):
         """Nobody lives in it any more, and it is gone."""
         self.relax()
         super().close()
+
+
+def _lives(pid: int) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return False

@@ -18,7 +18,7 @@ import pytest
 import typer
 from dougong.cli.conform import group_table, remarkable, verdict
 from dougong.conform.record import CUT_SHORT_FILE, FILE, Conformance
-from dougong.errors import StorageError
+from dougong.errors import PlaceError, StorageError
 from tests.conform.kit.found import found
 from typer.testing import CliRunner
 
@@ -116,13 +116,13 @@ def test_bad_input_is_one_sentence_and_status_2(tmp_path: Path, words: tuple[str
 
 def test_a_report_that_could_not_be_kept_is_refused_before_anything_is_checked(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file")
-    for out in ("taken", "taken/below"):
-        done = conform(tmp_path, "--accelerator", "cpu", "--out", out)
-        assert (done.returncode, done.stdout.strip()) == (2, "")
-        assert done.stderr.startswith(f"--out {out}: ") and "taken is not a folder; name another" in done.stderr
-    done = conform(tmp_path, "--accelerator", "cpu", "--out", "/proc/x")
+    done = conform(tmp_path, "--accelerator", "cpu", "--out", "taken")
     assert (done.returncode, done.stdout.strip()) == (2, "")
-    assert re.fullmatch(r"--out /proc/x: /proc cannot be written: .*; name another place for the report\n", done.stderr)
+    assert done.stderr.startswith("--out taken: ") and "taken is not a folder; name another" in done.stderr
+    for out, why in ((f"{tmp_path}/taken/below", "taken is not a folder"), ("/proc/x", "/proc cannot be written: .*")):
+        told = CliRunner().invoke(app(), ["--accelerator", "cpu", "--out", out]).exception
+        assert isinstance(told, PlaceError), out
+        assert re.fullmatch(rf"--out {out}: .*{why}; name another place for the report", str(told))
 
 
 def test_a_report_for_which_there_is_no_room_is_printed_all_the_same(

@@ -8,7 +8,7 @@ import pytest
 import typer
 from click.testing import Result
 from dougong.cli.drill import drill
-from dougong.errors import JobError
+from dougong.errors import JobError, PlaceError
 from dougong.job.drills.vocabulary import FAULTS
 from typer.testing import CliRunner
 
@@ -47,3 +47,22 @@ def test_one_schedule_is_the_one_of_its_number(tmp_path: Path) -> None:
         dougong_drill(*words, "--schedule", "3").output
         == dougong_drill(*words, "--count", "3").output.splitlines(True)[-1]
     )
+
+
+def test_a_dry_run_leaves_nothing(tmp_path: Path) -> None:
+    assert dougong_drill("--dry-run", "--folder", tmp_path / "none").exit_code == 0
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("place", ["/proc/none", "file", "file/under"])
+@pytest.mark.parametrize("words", [(), ("--control",)])
+def test_a_folder_that_cannot_be_is_refused_before_anything_runs(
+    place: str, words: tuple[str, ...], tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    told = dougong_drill(*words, "--folder", tmp_path / place).exception
+    assert isinstance(told, PlaceError) and str(told).startswith(f"--folder {tmp_path / place}: ")
+
+
+def test_one_schedule_takes_no_count() -> None:
+    assert str(dougong_drill("--schedule", "5", "--count", "2").exception).endswith("leave --count 2 out")

@@ -40,6 +40,9 @@ def test_a_fingerprint_is_printed_saved_and_compared(tmp_path: Path) -> None:
     assert "threads: 1 | 2" in other.stdout
     assert "job file" not in other.stdout
 
+
+@pytest.mark.slow
+def test_without_a_job_what_any_job_computes_is_printed() -> None:
     general = dougong("fingerprint", "--probes")
     assert general.returncode == 0
     assert "  product K=2048 bfloat16" in general.stdout

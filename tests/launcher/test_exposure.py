@@ -69,6 +69,15 @@ def listening(process: psutil.Process) -> Iterator[tuple[str, str]]:
             yield "udp" if is_udp else "tcp", entry.laddr.ip
 
 
+def test_what_is_not_in_the_table_is_seen() -> None:
+    me = psutil.Process()
+    with socket.create_server(("127.0.0.2", 0)), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams:
+        datagrams.bind(("127.0.0.3", 0))
+        assert {("tcp", "127.0.0.2"), ("udp", "127.0.0.3")} <= set(listening(me))
+    assert not {("tcp", "127.0.0.2"), ("udp", "127.0.0.3")} & set(listening(me))
+    assert (role_of("python a_server_of_ours.py"), "tcp") not in table()
+
+
 def table() -> dict[tuple[str, str], str]:
     """Of docs/security.md: which runs have such a listener."""
     rows = re.findall(r"^\| `([a-z_ ]+)` \| (tcp|udp) \| (all|Ray) \|", (ROOT / "docs/security.md").read_text(), re.M)

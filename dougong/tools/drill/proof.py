@@ -45,7 +45,6 @@ class Proof:
     tell: Callable[[str], None] = field(default=lambda text: None)
 
     def __post_init__(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
         self.code = digest_of_software()
         self.lines = Lines(self.folder / LINES, self.code)
         if self.lines.is_torn:
@@ -91,7 +90,8 @@ class Proof:
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
         """LaunchError where another process rehearses in this folder: each would clear the other's
-        runs away."""
+        runs away. The folder is made where it is not there."""
+        self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / _LOCK).open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -91,8 +91,10 @@ class MemoryOfRun:
         if self._group is None or pid is None:
             return None
         struck = Struck("oom_kill", worker, time.monotonic())
-        self._group.exhaust(pid)
-        self._group.relax()
+        try:
+            self._group.exhaust(pid)
+        finally:
+            self._group.relax()
         return struck
 
     def close(self) -> None:

@@ -116,7 +116,7 @@ def rows_that_changed(device: str, size: Size) -> tuple[int, list[Any]]:
     return compared, changed
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [pytest.param(torch.float32, marks=pytest.mark.slow), torch.bfloat16])
 def test_a_rows_bits_do_not_depend_on_its_neighbours(call: Call, dtype: torch.dtype) -> None:
     """Other experts, other lanes and other rows of its own block come and go, and shift it to other tiles."""
     assert call(rows_that_changed, Size(32, 16, dtype)) == (32, [])

@@ -62,6 +62,7 @@ class BackendServer:
         self._handover = handover
         self._backend = _made(setup, self._note)
         self._host = ""  # as long as the backend is not open
+        self._has_controller = True
         self._is_wanted = True  # whether the present controller wants this backend
         self._calls: SimpleQueue[tuple[BackendLine, Call]] = SimpleQueue()
 
@@ -70,7 +71,7 @@ class BackendServer:
         threading.Thread(target=self._read, name="dougong-calls", daemon=True).start()
         while True:
             line, call = self._calls.get()
-            if line is self._line:  # else its controller is gone
+            if self._has_controller and line is self._line:  # else who asked is gone
                 _leave_to_controller()  # what is called here may have taken the signals for itself
                 _say(line, self._answer(line, call))
 
@@ -78,9 +79,10 @@ class BackendServer:
         following: BackendLine | None = self._line
         try:
             while following is not None:
-                self._line = following
+                self._line, self._has_controller = following, True
                 with contextlib.suppress(EOFError):
                     self._read_from(following)
+                self._has_controller = False
                 following.close()
                 self._handover.say_waiting()
                 following = self._handover.take_line(self._setup.deadlines)
