@@ -9,6 +9,13 @@ import dougong.errors as family
 from dougong.errors import DougongError, LaunchError, NoRoomError
 
 
+def reason_words(error: BaseException, named: bool = False) -> str:
+    """What an error of another's code says, on one line, for a sentence of ours; with `named`,
+    behind its class."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if named else text
+
+
 @dataclass(frozen=True)
 class ErrorWords:
     """`name`: its class, or the nearest of the family above it; `is_held`: as in `NoRoomError`."""

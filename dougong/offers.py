@@ -7,6 +7,7 @@ from importlib.metadata import EntryPoint
 from types import ModuleType
 from typing import TypeVar
 
+from dougong.error_words import reason_words
 from dougong.errors import DeviceError
 
 T = TypeVar("T")
@@ -24,7 +25,7 @@ def offered_class(
     try:
         kind = point.load()
     except (Exception, SystemExit) as error:  # whatever another package's module may raise
-        reason = f"{type(error).__name__}: {error}"
+        reason = reason_words(error, named=True)
         raise DeviceError(
             f"{where} does not load ({reason}); {_remedy(error, point)}{otherwise}"
         ) from error

@@ -114,6 +114,26 @@ def _is_word(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip())
 
 
+def _is_variable(value: Any) -> bool:
+    """Whether an environment takes such a name of a variable."""
+    return _is_word(value) and not {"=", "\0"} & set(value)
+
+
+def _is_setting(value: Any) -> bool:
+    """Whether an environment takes such a value of a variable."""
+    return _is_text(value) and "\0" not in value
+
+
+def _is_slot(value: Any) -> bool:
+    """Whether `format` puts one text, and nothing else, into a value."""
+    if not _is_setting(value) or value.count("{}") != 1:
+        return False
+    try:
+        return bool(value.format("eth0") != value.format("eth1"))  # `{{}}` would take none
+    except (LookupError, ValueError, AttributeError):  # another place beside it, such as `{0.x}`
+        return False
+
+
 def _is_pattern(value: Any) -> bool:
     try:
         re.compile(value)
@@ -132,6 +152,14 @@ def _is_row(value: Any) -> bool:
 
 def _are_words(value: Any) -> bool:
     return _is_row(value) and all(map(_is_word, value))
+
+
+def _are_different(value: Any) -> bool:
+    return _are_words(value) and len(set(value)) == len(value)
+
+
+def _are_variables(value: Any) -> bool:
+    return _is_row(value) and all(map(_is_variable, value))
 
 
 def _is_place(value: Any) -> bool:
@@ -155,13 +183,15 @@ def _is_dtype(value: Any) -> bool:
 def _is_default(value: Any) -> bool:
     if not isinstance(value, Default):
         return False
-    return _is_word(value.variable) and _is_text(value.value) and _are_words(value.aliases)
+    is_set = _is_variable(value.variable) and _is_setting(value.value)
+    return is_set and _are_variables(value.aliases)
 
 
 def _is_refused(value: Any) -> bool:
     if not isinstance(value, Refused):
         return False
-    return _is_word(value.variable) and _is_text(value.value) and _is_word(value.reason)
+    is_set = _is_variable(value.variable) and _is_setting(value.value)
+    return is_set and _is_word(value.reason)
 
 
 def _are_rates(value: Any) -> bool:
@@ -194,15 +224,24 @@ _DTYPE = re.compile(r"(float|bfloat|int|uint)[0-9]+(_[a-z0-9]+)?")
 TEXT = ValueForm("text", _is_text)
 _WORD = ValueForm("text that is not empty", _is_word)
 _WORD_OR_NONE = ValueForm("text that is not empty, or None", or_none(_is_word))
+_VARIABLE_OR_NONE = ValueForm("a variable's name (without `=`), or None", or_none(_is_variable))
 _FLAG = ValueForm("True or False", _is_flag)
 WORDS = ValueForm("a tuple of texts that are not empty", _are_words)
+DIFFERENT_WORDS = ValueForm(
+    "a tuple of texts that are not empty, no two of them alike", _are_different
+)
+_VARIABLE_NAMES = ValueForm("a tuple of texts that are not empty, without `=`", _are_variables)
 _EXPRESSION = ValueForm("text that is a regular expression", _is_pattern)
-_PLACE = ValueForm("text with one `{}`", lambda value: _is_text(value) and value.count("{}") == 1)
+_SLOT = ValueForm("text with one `{}`, and no other braces but `{{` and `}}`", _is_slot)
 _STANDING = ValueForm(
     " or ".join(f"`{one}`" for one in get_args(Standing)),
     lambda value: isinstance(value, str) and value in get_args(Standing),
 )
-VARIABLES = ValueForm("a mapping of variables to texts", _mapping(_is_text))
+TEXTS = ValueForm("a mapping of texts to texts", _mapping(_is_text))
+VARIABLES = ValueForm(
+    "a mapping of variables (names without `=`) to texts, without NUL in either",
+    _mapping(_is_setting, _is_variable),
+)
 _SWITCHES = ValueForm(
     "a mapping of places in torch, such as `backends.mkldnn.enabled`, to True or False",
     _mapping(_is_flag, _is_place),
@@ -225,12 +264,20 @@ FACTS = (
     Fact("name", _WORD, "what a job file says; the entry point's name, too"),
     Fact("backend", _WORD, "torch's name of the collective library inside an island"),
     Fact("resource", _WORD_OR_NONE, "Ray's name for one device; None where workers share the CPUs"),
-    Fact("visible_devices_variable", _WORD_OR_NONE, "narrows which devices a process sees"),
-    Fact("interface_variable", _WORD_OR_NONE, "tells the library its network interface"),
-    Fact("interface_form", _PLACE, "how the interface is written there"),
+    Fact("visible_devices_variable", _VARIABLE_OR_NONE, "narrows which devices a process sees"),
+    Fact("interface_variable", _VARIABLE_OR_NONE, "tells the library its network interface"),
+    Fact("interface_form", _SLOT, "how the interface is written there"),
     Fact("shares_machine", _FLAG, "all workers of a machine share one device"),
-    Fact("arithmetic_variables", WORDS, "beginnings of variables that can change bits: recorded"),
-    Fact("agreed_variables", WORDS, "variables that all workers of an island must have alike"),
+    Fact(
+        "arithmetic_variables",
+        _VARIABLE_NAMES,
+        "beginnings of variables that can change bits: recorded",
+    ),
+    Fact(
+        "agreed_variables",
+        _VARIABLE_NAMES,
+        "variables that all workers of an island must have alike",
+    ),
     Fact("defaults", _DEFAULTS, "of workers; `aliases`: where one of them is set, it stands"),
     Fact("refused", _REFUSED, "values of variables that break what `determinism` promises"),
     Fact("title", TEXT, "the vendor and its devices, for messages"),
@@ -250,7 +297,11 @@ GENERIC_FACTS = (
     Fact("build", TEXT, "its name in `torch.version`, where torch itself is built for it"),
     Fact("build_tag", _EXPRESSION, "such a torch's version behind its `+`"),
     Fact("install", TEXT, "what to do where it does not load, for messages"),
-    Fact("device_files", TEXT, "a pattern of one file a device, by which an agent counts them"),
+    Fact(
+        "device_files",
+        TEXT,
+        "a pattern of one file a device, by which an agent counts them; needed without `names()`",
+    ),
     Fact("environment", VARIABLES, "of workers, before torch is imported"),
     Fact("deterministic_environment", VARIABLES, "of a deterministic job's workers"),
     Fact("exact_switches", _SWITCHES, "keep a device from shortening its inputs"),

@@ -23,6 +23,7 @@ from dougong.accelerators.base import (
     thread_environment,
     visible_count,
 )
+from dougong.error_words import reason_words
 from dougong.errors import DeviceError
 
 if TYPE_CHECKING:
@@ -89,7 +90,8 @@ class GenericAccelerator(Accelerator):
             module.set_device(index)
         except RuntimeError as error:
             raise self._trouble(
-                f"device {index} does not open ({error})", f"look at it{self._by_tool()}"
+                f"device {index} does not open ({reason_words(error)})",
+                f"look at it{self._by_tool()}",
             ) from error
         if deterministic:
             switch_on_determinism()
@@ -147,6 +149,12 @@ class GenericAccelerator(Accelerator):
         if self.plugin:
             self._import_plugin()
         kind = torch.accelerator.current_accelerator()
+        if kind is None and self.device_type == "cpu":
+            raise self._trouble(
+                "device_type is cpu, which is the processor, and no device that torch opens",
+                "correct it in the package: have it state what torch calls the device, or have its "
+                "class open what it pretends by an open() of its own",
+            )
         if kind is None or kind.type != self.device_type:
             raise self._trouble(
                 f"torch {version} knows the device {kind.type if kind else 'cpu'} in this process, "
@@ -162,7 +170,7 @@ class GenericAccelerator(Accelerator):
         try:
             importlib.import_module(self.plugin)
         except (Exception, SystemExit) as error:  # whatever a vendor's module may raise
-            reason = f"{type(error).__name__}: {error}"
+            reason = reason_words(error, named=True)
             raise self._trouble(f"{self.plugin} does not load ({reason})", self.install) from error
 
     def _trouble(self, problem: str, remedy: str) -> DeviceError:

@@ -12,15 +12,17 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar, cast
 
 from dougong.accelerators.forms import (
+    DIFFERENT_WORDS,
     TEXT,
+    TEXTS,
     VARIABLES,
-    WORDS,
     ValueForm,
     is_count,
     is_number,
     or_none,
 )
 from dougong.accelerators.telemetry.reading import Telemetry
+from dougong.error_words import reason_words
 from dougong.errors import DeviceError, DougongError
 
 T = TypeVar("T")
@@ -50,13 +52,13 @@ RETURNS: dict[str, ValueForm] = {
     "worker_environment": VARIABLES,
     "interface_variables": VARIABLES,
     "open": ValueForm("a torch.device", _is_device),
-    "describe": ValueForm("a mapping of texts to texts", VARIABLES.fits),
+    "describe": TEXTS,
     "memory_bytes": ValueForm("a whole number of bytes, or None", or_none(_is_size)),
     "peak_rate": ValueForm("a number of FLOP/s, or None", or_none(is_number)),
     "missing": TEXT,
     "telemetry": ValueForm("a Telemetry, or None", or_none(_is_telemetry)),
-    "device_keys": WORDS,
-    "names": WORDS,
+    "device_keys": DIFFERENT_WORDS,
+    "names": DIFFERENT_WORDS,
     "driver": TEXT,
     _EXPERTS: ValueForm("an iterator of operators", _is_iterator),
 }
@@ -136,10 +138,9 @@ def called(call: Callable[[], T], what: str) -> T:
     except (Exception, SystemExit) as error:  # whatever another package's code may raise
         if _is_of_device(error):
             raise
-        reason = f"{type(error).__name__}: {error}"
         raise DeviceError(
-            f"{what} has raised {reason}; correct it in the package, or have it raise "
-            "dougong.errors.DeviceError with what a person is to do"
+            f"{what} has raised {reason_words(error, named=True)}; correct it in the package, or "
+            "have it raise dougong.errors.DeviceError with what a person is to do"
         ) from error
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import EntryPoint, entry_points
 
 from dougong.accelerators.base import Accelerator
@@ -108,6 +108,7 @@ def _load(point: EntryPoint) -> Accelerator:
         *unknown_names(kind, Accelerator, GenericAccelerator),
         *wrong_methods(kind, base),
         *broken_promises(kind, Accelerator),
+        *_uncounted(kind),
     ]
     if wrong:
         raise DeviceError(
@@ -121,6 +122,18 @@ def _load(point: EntryPoint) -> Accelerator:
     whose = f"{where} of {_package(point)}"
     made: type[Accelerator] = held(kind, base, whose)
     return called(made, f"{whose}: {kind.__name__}()")
+
+
+def _uncounted(kind: type[Accelerator]) -> Iterator[str]:
+    """That a class says nothing by which its devices are counted: no machine would have any."""
+    base = GenericAccelerator
+    if not issubclass(kind, base) or kind.device_files:
+        return
+    if kind.names is base.names and kind.device_count is base.device_count:
+        yield (
+            "it states no device_files, and has no names() of its own, by which its devices are "
+            "counted: every machine would have 0 of them"
+        )
 
 
 def _lacking(kind: type[Accelerator]) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from dougong.cli.options import JobFile, Overrides
+from dougong.control.cache_place import REMEDY, cache_place, why_unwritable
 from dougong.deepspeed.adam_build import adam_remarks
 from dougong.job.fault_rules import doubts
 from dougong.job.reference import json_schema
@@ -37,7 +38,9 @@ def check(
     else:
         told = adam_remarks(resolved.job) + variable_remarks(resolved.job)
         print(f"{file}: good: {resolved.summary()}")
-        for text in (*doubts(resolved.job), *told.warnings):
+        unwritable = why_unwritable(cache_place(resolved.job.cache))
+        on_cache = [f"{unwritable}; {REMEDY}"] if unwritable else []
+        for text in (*doubts(resolved.job), *told.warnings, *on_cache):
             print(f"warning: {text}")
         unchecked = unchecked_model()
         if unchecked:

@@ -19,7 +19,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from dougong import __version__
 from dougong.control.environment import refuse_foreign_code
-from dougong.errors import DougongError
+from dougong.errors import DougongError, PlaceError
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,26 @@ class _Front(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, _, rest = super().resolve_command(ctx, args)
+        _refuse_empty(str(name), rest)
         return name, load_command(str(name)), rest
+
+
+def _refuse_empty(command: str, words: Sequence[str]) -> None:
+    """PlaceError for a word that is empty, as a shell's variable leaves it that is not set: it
+    would be taken for none, or for the working directory."""
+    for number, word in enumerate(words):
+        option, has_value, value = word.partition("=")
+        is_whole = word.startswith("--") and bool(has_value)
+        if word and not (is_whole and not value):
+            continue
+        before = words[number - 1] if number else ""
+        place = option if word else f"argument {number + 1}"
+        if not word and before.startswith("-"):
+            place = f"what follows {before}"
+        raise PlaceError(
+            f"dougong {command}: {place} is empty, as a variable of a shell is that is not set; "
+            "give it a value, or leave it out"
+        )
 
 
 def _help_of(implementation: Callable[..., None]) -> str:

@@ -57,15 +57,16 @@ def plan(file: JobFile, override: Overrides = None) -> None:
         model = inspect_only(job)
         data, told = preview(job, model)
     made, left_out = _plan_of(job, model)
-    typer.echo(model_line(model))
-    print_table(plan_table(made, state_bytes(job, model, made)))
     width = min(shutil.get_terminal_size().columns, MOST_COLUMNS)
-    for line in (
+    lines = [  # before anything is said: a device that answers wrongly is refused
         *room_lines(job, model, made),
         *environment_lines(job, width),
         f"data: {data}",
         *remark_lines(told + _remarks(job) + left_out),
-    ):
+    ]
+    typer.echo(model_line(model))
+    print_table(plan_table(made, state_bytes(job, model, made)))
+    for line in lines:
         typer.echo(line)
     for line in path_lines(made):
         typer.echo(line)

@@ -7,6 +7,7 @@ be made anew, so that a folder of one's own for each job or machine costs time a
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 from dougong.control.environment import cache_home
@@ -23,8 +24,8 @@ def cache_place(chosen: str | None) -> Path | None:
 
 
 def why_unwritable(place: Path | None) -> str | None:
-    """Why nothing can be kept there, in words; None when something can, as far as permissions
-    go."""
+    """Why nothing can be kept there, in words; None when something can. A file is made there for a
+    moment: permissions do not tell, since root passes them, in /proc too."""
     if place is None:
         return "no place for the cache: this user has no home directory"
     nearest = next(path for path in (place, *place.parents) if os.path.lexists(path))
@@ -32,4 +33,8 @@ def why_unwritable(place: Path | None) -> str | None:
         return f"{place}: the cache cannot be written: {nearest} is not a directory"
     if not os.access(nearest, os.W_OK | os.X_OK):
         return f"{place}: the cache cannot be written: {nearest} is read-only for this user"
+    try:
+        tempfile.TemporaryFile(dir=nearest, prefix=".dougong-").close()
+    except OSError as error:
+        return f"{place}: the cache cannot be written: {nearest}: {error.strerror}"
     return None

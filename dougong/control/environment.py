@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -42,15 +43,33 @@ def refuse_foreign_code() -> None:
 
 
 def chosen_compiler() -> str:
-    """The C++ compiler's name: the user's, else the system's own."""
-    return os.environ.get("CXX") or "c++"
+    """The C++ compiler's name: the user's, else the system's own. Of several words, such as
+    `ccache g++`, the program that is called first."""
+    return next(iter(_compiler_words()), "c++")
+
+
+def _compiler_words() -> list[str]:
+    """What the user calls the C++ compiler by; one word where a program has all of it as its
+    name."""
+    said = os.environ.get("CXX", "")
+    return [said] if shutil.which(said) else said.split()
 
 
 def compiling_environment(folder: Path, tools: Path) -> dict[str, str]:
     """Of a child that compiles one of DeepSpeed's libraries, in `folder`. `tools`: where ninja may
-    lie, though no environment is active."""
+    lie, though no environment is active.
+
+    torch's builder takes CXX for one program's name: where it is several words, a script in
+    `folder` says them.
+    """
     path = os.pathsep.join([str(tools), os.environ.get("PATH", os.defpath)])
     changes = {"PATH": path, "DS_ACCELERATOR": "cpu", "TORCH_EXTENSIONS_DIR": str(folder)}
+    words = _compiler_words()
+    if len(words) > 1:
+        script = folder / "cxx"
+        script.write_text(f'#!/bin/sh\nexec {" ".join(words)} "$@"\n')
+        script.chmod(0o755)
+        changes["CXX"] = str(script)
     return child_environment({**changes, "TORCH_DEVICE_BACKEND_AUTOLOAD": "0"})
 
 

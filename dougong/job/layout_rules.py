@@ -135,9 +135,11 @@ def _shared_devices(job: Job) -> Iterator[Breach]:
         if _shares_machine(island):
             text = (
                 f"workers of {island.accelerator} share their machine, which is no device of its "
-                "own; remove it"
+                "own"
             )
-            yield Breach(("islands", index, "devices"), text)
+            remedy = f"add -o islands.{island.name}.devices=own"
+            path = ("islands", index, "devices")
+            yield Breach(path, f"{text}; remove it", on_resume=f"{text}; {remedy}")
         elif island.spares:
             text = (
                 f"{island.name}: a spare holds devices of its own, and these workers share one; "

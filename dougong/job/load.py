@@ -125,7 +125,7 @@ def _load(
         overrides.lay(source, text)
     _make_absolute(source, file.absolute().parent)
     _name_tokenizer(source.data)
-    job = _checked_job(source, rules, kept, recorded)
+    job = _checked_job(source, rules, kept, recorded if is_recorded else None)
     lines = lines_of(job.model_dump(mode="json"))
     paths = [line.path for line in lines if line.path is not None]
     origins = {dotted(path): source.origin(path) for path in paths}
@@ -155,18 +155,20 @@ def _checked_job(
     source: Source,
     rules: Sequence[Rule],
     kept: Collection[KeyPath],
-    recorded: Collection[str],
+    recorded: Collection[str] | None,
 ) -> Job:
     """The job, or JobError with every mistake: of the schema, of the rules, of YAML's truth
-    values. `recorded`: names that a run has had from packages."""
-    sections = _validate(source, recorded)
+    values. `recorded`: names that a run has had from packages; None: no run has recorded it."""
+    offered = recorded or frozenset()
+    sections = _validate(source, offered)
     for breach in breaches(sections, rules):
         if breach.path not in kept:
-            source.blame(breach.path, breach.text, breach.is_key)
+            said = breach.on_resume if recorded is not None else ""
+            source.blame(breach.path, said or breach.text, breach.is_key)
     _refuse_yes_no(source)
     if source.mistakes:
         raise _refusal(source.mistakes)
-    return Job.model_validate(sections, context=recorded)
+    return Job.model_validate(sections, context=offered)
 
 
 def _read_source(file: Path, name: str) -> Source:

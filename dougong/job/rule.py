@@ -20,11 +20,13 @@ SOURCES = ("text", "tokens", "megatron", "dataset")
 @dataclass(frozen=True)
 class Breach:
     """A field that clashes with others, or with the files on this machine. `is_key`: its key is
-    wrong, not its value."""
+    wrong, not its value; `on_resume`: the text where a run has recorded the job, which nobody edits
+    then, if it is another one."""
 
     path: KeyPath
     text: str
     is_key: bool = False
+    on_resume: str = ""
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,10 @@ def _gone(job: Job) -> Iterator[_Gone]:
         if not is_accelerator(island.accelerator):
             key = f"islands.{island.name}.accelerator"
             group = "dougong.accelerators"
-            yield _Gone(key, island.accelerator, group, f"-o {shlex.quote(key)}=cpu")
+            instead = f"-o {shlex.quote(key)}=cpu"
+            if island.shares_device:  # workers of cpu share no device, but their machine
+                instead += f" -o {shlex.quote(f'islands.{island.name}.devices')}=own"
+            yield _Gone(key, island.accelerator, group, instead)
     if job.bridge not in bridge_names():
         yield _Gone("bridge", job.bridge, "dougong.bridges", f"-o bridge={AUTO}")
 

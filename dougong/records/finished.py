@@ -33,6 +33,8 @@ _PLACES = ("--no-ray", "--address")
 """Say where a run's machines are; without any of them it has a Ray of its own."""
 _FLAGS = ("--no-ray", "--allow-open-cluster")
 _VALUED = ("--address", "--wait")
+_OVERRIDE = "-o"
+_OVERRIDES = (_OVERRIDE, "--override")
 _CHANGES = (FirstStep, CheckpointCommitted, CheckpointsSetAside)
 """With these a resume has gone on."""
 
@@ -111,19 +113,31 @@ def launch_words(events: Sequence[Event], typed: Sequence[str] = ()) -> tuple[st
         return tuple(_options(typed))
     if not found.address:
         return tuple(_options(found.command))
-    others = _options(found.command, without="--address")
+    others = [word for word in _options(found.command) if not word.startswith("--address")]
     return (f"--address {shlex.quote(found.address)}", *others)
 
 
 def resume_command(path: Path, is_readable: bool = True) -> str:
     """What goes on with the run in `path`, as it would be typed now. Where its record is damaged,
-    or not `is_readable`, by the options of the command that is under way."""
+    or not `is_readable`, by the options of the command that is under way. What that has changed of
+    the run, where it is a resume, is not recorded yet, and so is typed again."""
     events: Sequence[Event] = ()
     if is_readable:
         with contextlib.suppress(RecordError, StorageError):
             events = RunDir(path).read_events()
     words = ("dougong", "resume", shlex.quote(str(path)))
-    return " ".join((*words, *launch_words(events, sys.argv[1:])))
+    typed = sys.argv[1:]
+    return " ".join((*words, *launch_words(events, typed), *resume_words(typed)))
+
+
+def resume_words(typed: Sequence[str], begins: bool = False) -> tuple[str, ...]:
+    """The overrides of a resume, as a shell takes them; with `begins`, from which step it was to go
+    on, too. `typed`: its words; nothing where they are another command's."""
+    if not typed or typed[0] != "resume":
+        return ()
+    if not begins:
+        return tuple(_options(typed, (), _OVERRIDES))
+    return tuple(_options(typed, ("--from-scratch",), ("--step", *_OVERRIDES)))
 
 
 def _controller(events: Sequence[Event]) -> RunCreated | None:
@@ -144,13 +158,14 @@ def _names_place(words: Sequence[str]) -> bool:
     return any(word.partition("=")[0] in _PLACES for word in words)
 
 
-def _options(words: Sequence[str], without: str = "") -> Iterator[str]:
+def _options(
+    words: Sequence[str], flags: Sequence[str] = _FLAGS, valued: Sequence[str] = _VALUED
+) -> Iterator[str]:
     """Those among a command's words, in its order."""
     for number, word in enumerate(words):
         name, has_value, _ = word.partition("=")
-        if name == without:
-            continue
-        if word in _FLAGS or (name in _VALUED and has_value):
+        is_short = _OVERRIDE in valued and word.startswith(_OVERRIDE) and word != _OVERRIDE
+        if word in flags or (name in valued and has_value) or is_short:
             yield shlex.quote(word)
-        elif word in _VALUED:
+        elif word in valued:
             yield shlex.join(words[number : number + 2])

@@ -20,7 +20,12 @@ from dougong.records.events import (
     RunEnded,
     StepSkipped,
 )
-from dougong.records.finished import finish_before, launch_words, newest_generation
+from dougong.records.finished import (
+    finish_before,
+    launch_words,
+    newest_generation,
+    resume_words,
+)
 
 GOES_ON = ("starting", "running", "recovering", "growing", "stopping")
 """States of a run that lives, in small letters."""
@@ -73,7 +78,7 @@ def after_refusal(path: Path, events: Sequence[Event], typed: Sequence[str] = ()
     """The next step for a resume that was refused. `typed`: its own words; `events`: the run's,
     without what it has written."""
     words = [program(events), "resume", shlex.quote(str(path)), *launch_words(events, typed)]
-    return NextStep(" ".join(words), _MEND)
+    return NextStep(" ".join([*words, *resume_words(typed, begins=True)]), _MEND)
 
 
 def _again(path: Path, events: Sequence[Event], verify: str, resume: str) -> NextStep:

@@ -24,14 +24,14 @@ class Hostsim(GenericAccelerator):
 
     name = "hostsim"
     title = "pretended devices"
-    device_type = "cpu"  # torch.device(...)
+    device_type = "cpu"  # torch.device(...); a vendor has another, or an open() of its own
     backend = "gloo"  # the collective library inside an island
     resource = "HOSTSIM"  # ray start --resources='{"HOSTSIM": 4}'
     visible_devices_variable = "HOSTSIM_VISIBLE_DEVICES"
     interface_variable = None  # such as NCCL_SOCKET_IFNAME
     tool = "lscpu"  # named in messages
     # plugin, package: a vendor's module that adds the device to torch, and its package
-    # device_files: such as /dev/davinci[0-9]*, by which devices are counted
+    # device_files: such as /dev/davinci[0-9]*, by which devices are counted; needed without names()
     # peak_rates: what a device computes at most, and who says so
     install = "there is nothing to install"
     environment: ClassVar = {"HOSTSIM_MODE": "plain"}

@@ -95,6 +95,26 @@ def test_a_process_of_another_vendor_s_device(toy: Toy, monkeypatch: pytest.Monk
         toy.open(0)
 
 
+def test_a_type_that_is_the_processor_s_is_no_device_that_torch_opens(
+    toy: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: None)
+    with pytest.raises(
+        DeviceError, match=r"device_type is cpu, which is the processor, .*; have it|an open\(\) of its"
+    ):
+        toy.open(0)
+
+
+def test_what_a_library_says_stays_on_one_line(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(index: int) -> None:
+        raise RuntimeError("no context\n  (status 3)\n")
+
+    module = types.SimpleNamespace(device_count=lambda: 2, set_device=refuse)
+    monkeypatch.setattr(torch, "get_device_module", lambda kind: module)
+    with pytest.raises(DeviceError, match=r"device 1 does not open \(no context \(status 3\)\); .*toy-smi$"):
+        toy.open(1)
+
+
 class Older(Toy):
     """Its plug-in is made for a torch that is not installed."""
 

@@ -77,16 +77,16 @@ class Sound(GenericAccelerator):
 
 WRONG: list[tuple[str, tuple[Any, ...], list[Any]]] = [
     ("device_count", (), ["3", -1, 2.0, True]),
-    ("worker_environment", (1,), [None, {"A": 1}, [("A", "1")], {1: "A"}]),
-    ("interface_variables", ("lo",), [None, "lo"]),
+    ("worker_environment", (1,), [None, {"A": 1}, [("A", "1")], {1: "A"}, {"A=B": "1"}, {"": "1"}, {"A": "x\0y"}]),
+    ("interface_variables", ("lo",), [None, "lo", {"A": "lo\0"}]),
     ("open", (0,), [None, "cpu", torch.device("meta")]),
     ("describe", (), [None, {"name": None}, "toy"]),
     ("memory_bytes", (), ["80 GB", 0, 8e10]),
     ("peak_rate", ("toy", "float32"), [{"float32": 1e12}, "fast", 0, float("inf")]),
     ("missing", (), [None, True]),
     ("telemetry", (), [True, {}]),
-    ("device_keys", (), [None, "GPU-1", (1,)]),
-    ("names", (), [3, None, "toy0", [0, 1]]),
+    ("device_keys", (), [None, "GPU-1", (1,), ("GPU-1", "GPU-1")]),
+    ("names", (), [3, None, "toy0", [0, 1], ["toy0", "toy0"]]),
     ("driver", (), [None, 5.1]),
     ("expert_operators", (), [None, "experts", 3]),
 ]
@@ -127,6 +127,15 @@ def test_a_mistake_within_a_method_is_told_with_its_remedy() -> None:
     ) as caught:
         made.open(0)
     assert isinstance(caught.value.__cause__, TypeError)
+
+
+def test_what_it_raises_stays_on_one_line() -> None:
+    def opens(self: Any, index: int, deterministic: bool = True) -> torch.device:
+        raise RuntimeError("no card\n\tin slot 3\n")
+
+    made = held(type("Toy", (Sound,), {"open": opens}), GenericAccelerator, "toy")()
+    with pytest.raises(DeviceError, match=r"^toy: open\(\) has raised RuntimeError: no card in slot 3; correct it"):
+        made.open(0)
 
 
 class Ours(DeviceError):

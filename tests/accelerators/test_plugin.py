@@ -98,9 +98,12 @@ def test_one_that_answers_wrongly_is_named_with_its_method_and_the_rule(job_file
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr.startswith(
         "accelerator unsure: entry point unsure_vendor:Unsure of broken-vendor 1.0: worker_environment() has returned "
-        "None (NoneType), and must return a mapping of variables to texts; correct it in the package "
+        "None (NoneType), and must return a mapping of variables (names without `=`) to texts, without NUL in "
+        "either; correct it in the package "
     )
     assert len(ended.stderr.splitlines()) == 1
+    planned = dougong("plan", str(job_file), "-o", "islands.east.accelerator=unsure", packages=package)
+    assert (planned.returncode, planned.stdout, planned.stderr) == (2, "", ended.stderr)  # and no half a table
 
 
 @pytest.mark.parametrize(("word", "name"), [("CPU", "cpu"), ("Hostsim", "hostsim"), ("nvidia", "cuda")])
@@ -137,12 +140,14 @@ def test_a_run_goes_on_elsewhere_when_its_package_is_gone(job_file: Path, packag
     assert ended.returncode == 2
     assert "the run has used hostsim, which no package that is installed here offers" in ended.stderr
     assert "install the package that adds it, or go on without: " in ended.stderr
-    assert f"`dougong resume {run_dir} --no-ray -o islands.east.accelerator=cpu`" in ended.stderr
+    assert f"`dougong resume {run_dir} --no-ray -o steps=3 -o islands.east.accelerator=cpu`" in ended.stderr
     assert "release of dougong" not in ended.stderr
     words = ("-o", "steps=3", "-o", "islands.east.accelerator=cpu")
     ended = dougong("resume", str(run_dir), "--no-ray", *words)
     assert ended.returncode == 1
     assert "(experts: HostsimExperts then, plain products now), so the next steps have other bits" in ended.stderr
+    following = ended.stderr.splitlines()[-1]
+    assert following.endswith(f"dougong resume {run_dir} --no-ray {' '.join(words)}")
     ended = dougong("resume", str(run_dir), "--no-ray", *words, "-o", "numerics=bounded")
     assert ended.returncode == 0, ended.stderr
     assert "was computed by another recipe (experts: HostsimExperts then, plain products now)" in ended.stdout

@@ -29,6 +29,8 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "from dougong.accelerators.generic import GenericAccelerator\n\n"
         "class Toy(Cpu):\n    name = 'toy'\n    resource = 'TOY'\n\nclass Half(Accelerator):\n    name = 'toy'\n"
         "class Plain(GenericAccelerator):\n    name = 'toy'\nclass Other(Toy):\n    name = 'other'\n"
+        "class Uncounted(GenericAccelerator):\n    name = device_type = backend = 'toy'\n    resource = 'TOY'\n"
+        "    visible_devices_variable = None\n"
         "class Wanting(Toy):\n    def __init__(self, x):\n        pass\n"
         "class Narrow(Toy):\n    def worker_environment(self, threads):\n        return {}\n"
         "class Renamed(Toy):\n    def open(self, number, deterministic=True):\n        return None\n"
@@ -70,6 +72,11 @@ def test_a_package_can_add_one(package: Path) -> None:
             r"toy_device:Half is not whole: it lacks describe\(\), device_count\(\), open\(\), worker_environment\(\), "
             "resource, backend, visible_devices_variable; .*GenericAccelerator",
         ),
+        (
+            ["toy_device:Uncounted"],
+            r"Uncounted of toy_2 1.0: it states no device_files, and has no names\(\) of its own, by which its devices "
+            "are counted: every machine would have 0 of them; correct it in the package",
+        ),
         (["toy_device:Plain"], "it lacks resource, backend, visible_devices_variable, device_type; "),
         (["toy_device:Wanting"], r"Wanting\(\) is called without arguments \(missing a required argument: 'x'\)"),
         (
@@ -97,6 +104,10 @@ def test_refusals(values: list[str], message: str, package: Path) -> None:
             r"refused is \{'TOY_FAST': .*\} \(dict\), and must be a tuple of",
         ),
         ("defaults = [('A', 'B')]", r"defaults is \[\('A', 'B'\)\] \(list\), and must be a tuple of `facts.Default\("),
+        (
+            "interface_form = '{0.x}{}'",
+            r"interface_form is '\{0.x\}\{\}' \(str\), and must be text with one `\{\}`, and",
+        ),
         ("agreed_variables = 'TOY_ALGO'", r"agreed_variables is 'TOY_ALGO' \(str\), and must be a tuple of texts"),
     ],
 )
@@ -195,6 +206,6 @@ def test_what_a_method_returns_is_held_where_it_is_called(package: Path) -> None
     with pytest.raises(
         DeviceError,
         match=r"^accelerator toy: entry point toy_returns:Wrong of toy_\d 1.0: worker_environment\(\) has returned "
-        r"None \(NoneType\), and must return a mapping of variables to texts; correct it in the package \(CONTR",
+        r"None \(NoneType\), and must return a mapping of variables .* to texts, .*; correct it in the package \(CONTR",
     ):
         made.worker_environment(1)

@@ -28,6 +28,12 @@ def test_what_the_shell_says_of_arithmetic_is_a_line_each() -> None:
     assert "OMP_PROC_BIND=close is set here and can change bits of cpu workers" in done.stdout
 
 
+def test_a_cache_that_takes_nothing_is_told() -> None:
+    done = dougong("check", "examples/quickstart.yaml", "-o", "cache=/proc/x")
+    assert done.returncode == 0 and "\nwarning: /proc/x: the cache cannot be written: /proc" in done.stdout
+    assert "; name another folder: `cache: FOLDER` in the job file" in done.stdout
+
+
 def test_a_good_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_PROC_BIND", "close")
     done = dougong("check", "examples/quickstart.yaml")

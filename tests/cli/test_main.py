@@ -75,6 +75,33 @@ def test_a_wrong_command_line_ends_with_2(arguments: list[str], words: str, caps
     assert words in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.parametrize(
+    ("arguments", "place"),
+    [
+        (["conform", "--accelerator", "cpu", "--model", ""], "what follows --model"),
+        (["conform", "--accelerator=cpu", "--model="], "--model"),
+        (["conform", "--accelerator", "cpu", "--out", ""], "what follows --out"),
+        (["run", "job.yaml", "--run-dir="], "--run-dir"),
+        (["run", "job.yaml", "-o", ""], "what follows -o"),
+        (["resume", ""], "argument 1"),
+        (["logs", "runs/a", ""], "argument 2"),
+    ],
+)
+def test_a_variable_that_is_not_set_is_not_taken_for_nothing(
+    arguments: list[str], place: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_of(arguments) == 2
+    told = capsys.readouterr()
+    assert told.out == "" and told.err == (
+        f"dougong {arguments[0]}: {place} is empty, as a variable of a shell is that is not set; give it a value, or "
+        "leave it out\n"
+    )
+
+
+def test_an_override_may_give_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_of(["check", str(ROOT / "examples" / "quickstart.yaml"), "-o", "data.tokenizer="]) == 0
+
+
 def test_alone_it_shows_its_help(capsys: pytest.CaptureFixture[str]) -> None:
     exit_of([])
     assert "dougong run examples/quickstart.yaml" in " ".join(capsys.readouterr().out.split())

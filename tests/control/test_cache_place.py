@@ -44,3 +44,8 @@ def test_why_nothing_can_be_kept(tmp_path: Path) -> None:
     with read_only(tmp_path / "locked"):
         text = why_unwritable(tmp_path / "locked" / "x")
     assert text is not None and text.endswith(f"{tmp_path / 'locked'} is read-only for this user")
+
+
+def test_a_place_that_takes_no_file_is_none_for_root_either() -> None:
+    text = why_unwritable(Path("/proc/x"))
+    assert text is not None and text.startswith("/proc/x: the cache cannot be written: /proc")

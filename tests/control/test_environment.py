@@ -21,6 +21,40 @@ def test_a_child_can_import_what_we_can(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert str(tmp_path) not in os.environ.get("PYTHONPATH", "")
 
 
+@pytest.mark.parametrize(
+    ("said", "program", "words"),
+    [
+        ("", "c++", None),
+        ("sh", "sh", None),
+        ("env sh", "env", "env sh"),
+        ("/no/cache sh", "/no/cache", "/no/cache sh"),
+    ],
+)
+def test_a_compiler_may_be_several_words(
+    said: str, program: str, words: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """torch's builder calls what CXX says as one program."""
+    monkeypatch.setenv("CXX", said)
+    assert environment.chosen_compiler() == program
+    found = environment.compiling_environment(tmp_path, tmp_path)["CXX"]
+    if words is None:
+        assert found == said
+    else:
+        assert Path(found).read_text() == f'#!/bin/sh\nexec {words} "$@"\n'
+    if program == "env":
+        told = subprocess.run([found, "-c", 'echo "$1"', "x", "a b"], capture_output=True, text=True, check=True)
+        assert told.stdout == "a b\n"
+
+
+def test_a_compiler_whose_name_has_a_space_is_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    compiler = tmp_path / "my c++"
+    compiler.write_text("#!/bin/sh\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    assert environment.chosen_compiler() == str(compiler)
+    assert environment.compiling_environment(tmp_path, tmp_path)["CXX"] == str(compiler)
+
+
 def test_variables_are_put_back_even_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOUGONG_TEST_OLD", "before")
     monkeypatch.delenv("DOUGONG_TEST_NEW", raising=False)

@@ -62,6 +62,30 @@ def test_one_command_goes_on_without_all_that_is_gone_by_the_run_s_own_options(r
     assert [island.accelerator for island in job.islands] == ["cpu", "cpu"] and job.bridge == "auto"
 
 
+def test_workers_that_have_shared_a_device_go_on_without_one(run_dir: RunDir) -> None:
+    """Each command that is told is taken, and none sends anybody to edit the run's record."""
+    shared = [{**GONE[0], "devices": "shared"}, GONE[1]]
+    run_dir.write_job(yaml.safe_dump(toy_job(islands=shared)))
+    with pytest.raises(JobError) as raised:
+        resumed(run_dir)
+    (command,) = re.findall(r"`(dougong [^`]+)`", str(raised.value))
+    words = shlex.split(command)[3:]
+    assert words == ["-o", "islands.east.accelerator=cpu", "-o", "islands.east.devices=own"]
+    job = resumed(run_dir, *words[1::2]).job
+    assert [(island.accelerator, island.devices) for island in job.islands] == [("cpu", "own"), ("cpu", "own")]
+    with pytest.raises(JobError, match=r"no device of its own; add -o islands\.east\.devices=own$"):
+        resumed(run_dir, "islands.east.accelerator=cpu")
+
+
+def test_the_command_that_is_told_has_the_overrides_that_were_typed(
+    run_dir: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir.write_job(yaml.safe_dump(toy_job(islands=GONE)))
+    monkeypatch.setattr("sys.argv", ["dougong", "resume", str(run_dir.path), "-o", "steps=9", "--override=bridge=auto"])
+    with pytest.raises(JobError, match="-o steps=9 --override=bridge=auto -o islands.east.accelerator=cpu`"):
+        resumed(run_dir, "steps=9", "bridge=auto")
+
+
 def test_it_goes_on_with_what_an_override_names(run_dir: RunDir) -> None:
     run_dir.write_job(yaml.safe_dump(toy_job(islands=GONE)))
     job = resumed(run_dir, "islands.east.accelerator=cpu").job

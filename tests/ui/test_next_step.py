@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from dougong.records.events import (
     RunEnded,
     StepSkipped,
 )
-from dougong.ui.next_step import next_step, typed
+from dougong.ui.next_step import after_refusal, next_step, typed
 
 RUN = ("dougong", "run", "job.yaml", "--no-ray")
 COMMITTED = CheckpointCommitted(generation=1, step=5, directory="step-000005", num_bytes=1, seconds=0.1)
@@ -40,6 +41,20 @@ def said(path: Path, state: str, events: Sequence[Event], *on_storage: str) -> s
     for name in on_storage:
         (path / "checkpoints" / name).mkdir()
     return str(next_step(path, state, events)).replace(str(path), "R")
+
+
+@pytest.mark.parametrize(
+    ("words", "again"),
+    [
+        ("resume R --no-ray -o a=1 -ob=2 --override c=3 --override=d=4", "-o a=1 -ob=2 --override c=3 --override=d=4"),
+        ("resume R -o 'a=[1, 2]' --step 5 --take-over", "-o 'a=[1, 2]' --step 5"),
+        ("resume R --step=5 --from-scratch", "--step=5 --from-scratch"),
+        ("start job.yaml --run-dir R -o a=1", ""),  # over another file than the run's own
+    ],
+)
+def test_after_a_refusal_what_was_typed_is_typed_again(path: Path, words: str, again: str) -> None:
+    told = str(after_refusal(path, [created(*RUN)], shlex.split(words))).replace(str(path), "R")
+    assert told == f"mend what it names, then: dougong resume R --no-ray {again}".rstrip()
 
 
 @pytest.mark.parametrize(
