@@ -42,8 +42,6 @@ GENERATION = 0
 MOST_BYTES = 2 << 30
 """Of the state that is held in memory at once."""
 _COPIES = 1 + len(MOMENTS)
-_END_S = 10.0
-"""For a save under way that nobody wants any more."""
 
 
 @dataclass(frozen=True)
@@ -212,7 +210,7 @@ def _save_share(
     except BaseException:
         # Who cleans up must not meet a thread that still writes.
         with contextlib.suppress(DougongError):
-            saver.wait(_END_S)
+            saver.wait(DEADLINES.records_end_s)
         saver.abandon()
         raise
     if refusals or len(parts) != rank + 1:
