@@ -34,7 +34,7 @@ from dougong.checkpoint.disk import digest, opened, storage_error, sync_director
 from dougong.checkpoint.manifest import MODEL_GROUP, FileRecord, Manifest
 from dougong.checkpoint.part import CheckpointPart, StateShape
 from dougong.checkpoint.proof.sense import count_held
-from dougong.checkpoint.proof.signing import SignatureError, SigningKey, Standing
+from dougong.checkpoint.proof.signing import KeyStanding, SignatureError, SigningKey
 from dougong.errors import CheckpointError
 
 
@@ -182,7 +182,7 @@ def sign_anew(directory: Path, key: SigningKey) -> None:
     try:
         Manifest.load(directory, key)
     except SignatureError as error:
-        if error.standing is Standing.WRONG:
+        if error.standing is KeyStanding.WRONG:
             raise
     else:
         return

@@ -19,8 +19,8 @@ from pathlib import Path, PurePosixPath
 from dougong.checkpoint.directories import MANIFEST, MODEL, step_of
 from dougong.checkpoint.disk import digest, digest_range, is_refused, opened, read_into
 from dougong.checkpoint.manifest import Entry, FileRecord, Manifest
-from dougong.checkpoint.proof.header import Claim, PlacedTensor, compare_header
-from dougong.checkpoint.proof.signing import SignatureError, SigningKey, Standing
+from dougong.checkpoint.proof.header import PlacedTensor, TensorClaim, compare_header
+from dougong.checkpoint.proof.signing import KeyStanding, SignatureError, SigningKey
 from dougong.checkpoint.tensorfile import FiniteCount, not_finite_words
 from dougong.errors import CheckpointError, ManifestError
 
@@ -61,7 +61,7 @@ class VerifyResult:
     num_bytes: int
     problems: tuple[Defect, ...]
     signed_by: str = ""
-    standing: Standing | None = None
+    standing: KeyStanding | None = None
     remarks: tuple[str, ...] = ()
 
     @property
@@ -117,7 +117,7 @@ def _verify(directory: Path, check: _Check, threads: int, key: SigningKey | None
         num_bytes=manifest.num_bytes,
         problems=tuple(found),
         signed_by=manifest.signed_by,
-        standing=None if key is None else Standing.SIGNED,
+        standing=None if key is None else KeyStanding.SIGNED,
         remarks=others,
     )
 
@@ -187,9 +187,9 @@ def _check_header(
     return [Defect(name, one.label, one.rule, one.expected, one.actual) for one in found]
 
 
-def _claim(entry: Entry) -> Claim:
+def _claim(entry: Entry) -> TensorClaim:
     place = PlacedTensor(entry.dtype, entry.shape, entry.offset, entry.num_bytes)
-    return Claim(entry.label, entry.name_in_file, entry.row, place)
+    return TensorClaim(entry.label, entry.name_in_file, entry.row, place)
 
 
 def _check_finite(file: str, tensor: str, count: int) -> list[Defect]:

@@ -14,14 +14,14 @@ import typer
 from dougong.checkpoint import export as writing
 from dougong.checkpoint.commit import sign_anew
 from dougong.checkpoint.directories import DAMAGED, SET_ASIDE, list_committed, step_of
-from dougong.checkpoint.proof.signing import SigningKey, Standing
+from dougong.checkpoint.proof.signing import KeyStanding, SigningKey
 from dougong.checkpoint.verify import VerifyResult
 from dougong.checkpoint.verify import verify as verify_checkpoint
-from dougong.cli import after_verify as after
 from dougong.cli.options import JobFile, Overrides, RunPath
 from dougong.errors import SourceError
 from dougong.launcher.signing_key import read_key
 from dougong.records.directory import RunDir
+from dougong.tools import after_verify as after
 from dougong.tools.job_check import load_whole_job
 
 
@@ -86,7 +86,7 @@ def _sign_trusted(directory: Path, paths: Sequence[Path], key: SigningKey) -> No
     doubtful = not is_named and after.is_any_signed(paths, key)
     for path in paths:
         standing = after.standing_of(path, key)
-        if standing is Standing.WRONG or (doubtful and standing is not Standing.SIGNED):
+        if standing is KeyStanding.WRONG or (doubtful and standing is not KeyStanding.SIGNED):
             typer.echo(f"note: {path}: not signed: {after.why_not(standing)}", err=True)
         elif verify_checkpoint(path).ok:
             sign_anew(path, key)

@@ -28,7 +28,7 @@ class PlacedTensor:
 
 
 @dataclass(frozen=True)
-class Claim:
+class TensorClaim:
     """What a manifest says of a tensor, or (`row`) of one row of it. `name`: by which the header
     knows it; `label`: by which messages do."""
 
@@ -39,7 +39,7 @@ class Claim:
 
 
 @dataclass(frozen=True)
-class Difference:
+class HeaderMismatch:
     """Where the two differ. `expected`: by the header; `actual`: by the manifest. `label`: empty
     where the header is none."""
 
@@ -49,12 +49,12 @@ class Difference:
     actual: str
 
 
-def compare_header(data: bytes, claims: Iterable[Claim]) -> list[Difference]:
+def compare_header(data: bytes, claims: Iterable[TensorClaim]) -> list[HeaderMismatch]:
     """Each claim against the header. `data`: all of it, with the 8 bytes before it."""
     try:
         tensors = read_header(data)
     except ValueError as error:
-        return [Difference("", "header", "one of the safetensors format", str(error))]
+        return [HeaderMismatch("", "header", "one of the safetensors format", str(error))]
     found = []
     for claim in claims:
         tensor = tensors.get(claim.name)
@@ -62,7 +62,7 @@ def compare_header(data: bytes, claims: Iterable[Claim]) -> list[Difference]:
         if there != claim.place:
             due = "no such tensor" if there is None else str(there)
             rule = "in the manifest as in the file's own header"
-            found.append(Difference(claim.label, rule, due, str(claim.place)))
+            found.append(HeaderMismatch(claim.label, rule, due, str(claim.place)))
     return found
 
 

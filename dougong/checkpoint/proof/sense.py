@@ -41,11 +41,11 @@ class _Logical(BaseModel):
     experts: dict[str, Annotated[Shape, Field(min_length=1)]] = {}
 
 
-class _Recipe(BaseModel):
+class _WrittenRecipe(BaseModel):
     digest: str
 
 
-class _Kernels(BaseModel):
+class _WrittenKernels(BaseModel):
     """As `fingerprint.judge` records them."""
 
     roles: dict[str, list[str]]
@@ -55,20 +55,20 @@ class _Kernels(BaseModel):
 _Nothing = Annotated[dict[str, Any], Field(max_length=0)]
 
 
-class _Metadata(BaseModel):
+class _WrittenMetadata(BaseModel):
     """What a resume reads of it; the rest is for people."""
 
     ledger: str | None = None
     data: dict[str, Any] = {}
-    recipe: _Recipe | None = None
-    kernels: _Kernels | _Nothing = {}
+    recipe: _WrittenRecipe | None = None
+    kernels: _WrittenKernels | _Nothing = {}
     versions: dict[str, str] = {}
 
 
 class _Body(BaseModel):
     step: Whole
     generation: Whole
-    header: _Metadata
+    header: _WrittenMetadata
     files: dict[str, _File]
     logical: _Logical
     keep_float32: list[str]

@@ -18,7 +18,7 @@ from dougong.errors import ManifestError
 SCHEME = "hmac-sha256"
 
 
-class Standing(Enum):
+class KeyStanding(Enum):
     """How a manifest stands to a key."""
 
     SIGNED = "signed by it"
@@ -30,7 +30,9 @@ class Standing(Enum):
 class SignatureError(ManifestError):
     """A manifest has no good signature by the key that it must be signed with."""
 
-    def __init__(self, text: str, reason: str = "", standing: Standing = Standing.UNSIGNED) -> None:
+    def __init__(
+        self, text: str, reason: str = "", standing: KeyStanding = KeyStanding.UNSIGNED
+    ) -> None:
         super().__init__(text, reason)
         self.standing = standing
 
@@ -59,32 +61,32 @@ class SigningKey:
         """The signature of a manifest's body."""
         return Signature(self.name, self._code(b"dougong: a manifest\n" + text))
 
-    def standing(self, text: bytes, found: Signature | None) -> Standing:
+    def standing(self, text: bytes, found: Signature | None) -> KeyStanding:
         """How a manifest's body stands to this key, by the signature that it carries."""
         if found is None:
-            return Standing.UNSIGNED
+            return KeyStanding.UNSIGNED
         if found.key != self.name:
-            return Standing.OTHER
+            return KeyStanding.OTHER
         is_right = hmac.compare_digest(found.code.encode(), self.sign(text).code.encode())
-        return Standing.SIGNED if is_right else Standing.WRONG
+        return KeyStanding.SIGNED if is_right else KeyStanding.WRONG
 
     def check(self, text: bytes, found: Signature | None, place: Path) -> None:
         """SignatureError where a body has no signature by this key. `place`: the manifest."""
         standing = self.standing(text, found)
-        if standing is Standing.SIGNED:
+        if standing is KeyStanding.SIGNED:
             return
         named = "" if found is None else found.key
         reason, remedy = self._words(standing, named, place.parent)
         raise SignatureError(f"{place}: {reason}; {remedy}", reason, standing)
 
-    def _words(self, standing: Standing, named: str, checkpoint: Path) -> tuple[str, str]:
+    def _words(self, standing: KeyStanding, named: str, checkpoint: Path) -> tuple[str, str]:
         """Why it is refused, and what helps."""
-        if standing is Standing.UNSIGNED:
+        if standing is KeyStanding.UNSIGNED:
             return (
                 f"is not signed, and must be, by the key of {self.path}",
                 f"`dougong verify {checkpoint} --key {self.path}` says when to sign it",
             )
-        if standing is Standing.OTHER:
+        if standing is KeyStanding.OTHER:
             return (
                 f"is signed by key {named}, and {self.path} is key {self.name}",
                 "name the key that it was signed with (checkpoint.sign, --key)",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dougong.checkpoint.directories import list_committed
 from dougong.checkpoint.manifest import Manifest
-from dougong.checkpoint.proof.signing import SignatureError, SigningKey, Standing
+from dougong.checkpoint.proof.signing import KeyStanding, SignatureError, SigningKey
 from dougong.checkpoint.verify import VerifyResult, verify
 from dougong.errors import CheckpointError, DougongError
 from dougong.job.load import load_recorded
@@ -17,7 +17,7 @@ from dougong.launcher.signing_key import key_of_run
 from dougong.records.directory import RunDir
 from dougong.ui.next_step import next_step, program
 
-_SIGNABLE = (Standing.UNSIGNED, Standing.OTHER)
+_SIGNABLE = (KeyStanding.UNSIGNED, KeyStanding.OTHER)
 _MEANS = "--sign puts this key's name under them, by your word that nobody has changed them"
 
 
@@ -34,13 +34,13 @@ def next_words(directory: Path, results: Sequence[VerifyResult], key: SigningKey
         return _after_damage(results, words, key)
     if is_any_signed(_siblings(results[0].directory), key):
         return _after_doubt(unsigned, key)
-    if any(result.standing is Standing.OTHER for result in bad):
+    if any(result.standing is KeyStanding.OTHER for result in bad):
         words = f"{words} --sign"
         return f"name the key that they were signed with; where it is lost, {_MEANS}: {words}"
     return f"they are whole; {_MEANS}: {words} --sign"
 
 
-def standing_of(checkpoint: Path, key: SigningKey) -> Standing | None:
+def standing_of(checkpoint: Path, key: SigningKey) -> KeyStanding | None:
     """How it stands to the key, by its manifest alone; None where that is damaged."""
     try:
         Manifest.load(checkpoint, key)
@@ -48,17 +48,17 @@ def standing_of(checkpoint: Path, key: SigningKey) -> Standing | None:
         return error.standing
     except CheckpointError:
         return None
-    return Standing.SIGNED
+    return KeyStanding.SIGNED
 
 
 def is_any_signed(checkpoints: Iterable[Path], key: SigningKey) -> bool:
     """Whether one of them has a good signature by the key."""
-    return any(standing_of(path, key) is Standing.SIGNED for path in checkpoints)
+    return any(standing_of(path, key) is KeyStanding.SIGNED for path in checkpoints)
 
 
-def why_not(standing: Standing | None) -> str:
+def why_not(standing: KeyStanding | None) -> str:
     """Why one is not signed with the others."""
-    if standing is Standing.WRONG:
+    if standing is KeyStanding.WRONG:
         return "somebody without the key has changed it since it was signed"
     if standing is None:
         return "it is damaged"
