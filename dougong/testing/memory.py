@@ -19,7 +19,6 @@ _FIRST = "1000"
 """Whom the kernel kills first for memory."""
 
 _PARTS = 4
-_LOOK_S = 0.01
 # Each is in the group before it takes memory, too small to be killed in the victim's place, and
 # killed before anybody else of the group. It keeps what it has taken until it is ended.
 _BALLAST = """
@@ -56,7 +55,7 @@ class MemoryGroup(ControlGroup):
                 if time.monotonic() > until:
                     text = f"the kernel has not killed process {victim} for memory within"
                     raise LabError(f"{text} {DEADLINES.kill_s:g} s")
-                time.sleep(_LOOK_S)
+                time.sleep(DEADLINES.exit_look_s)
         finally:
             for process in ballast:
                 process.kill()

@@ -11,7 +11,9 @@ from dougong.checkpoint.disk import (
     CHUNK_BYTES,
     digest,
     digest_range,
+    is_refused,
     opened,
+    read_file,
     read_into,
     storage_error,
     write_at,
@@ -42,6 +44,25 @@ def test_a_file_that_ends_early_is_no_shorter_answer(tmp_path: Path) -> None:
             read_into(fd, memoryview(bytearray(5)), 8)
         with pytest.raises(CheckpointError, match="truncated"):
             digest_range(fd, 0, 11)
+
+
+def test_a_small_file_that_is_a_hole_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"small")
+    assert read_file(path) == b"small"
+    os.truncate(path, 1 << 40)
+    with pytest.raises(CheckpointError, match=f"file: has {1 << 40} bytes, such a file at most {1 << 29}$"):
+        read_file(path)
+
+
+def test_what_is_said_of_a_name_is_no_refusal_of_storage(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for path in (tmp_path / "file" / "x", tmp_path / "loop", tmp_path / ("x" * 300), tmp_path):
+        with pytest.raises(OSError) as error:
+            read_file(path)
+        assert not is_refused(error.value)
+    assert is_refused(OSError(errno.EIO, "ill"))
 
 
 def test_writing_at_a_place_leaves_the_rest(tmp_path: Path) -> None:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+from dougong.checkpoint.export import small_files
 from dougong.checkpoint.manifest import Manifest
+from dougong.checkpoint.repository import newest_valid
 from dougong.checkpoint.verify import verify, verify_sizes
+from dougong.errors import CheckpointError
+from tests.checkpoint.edits import rewrite
 from tests.checkpoint.saving import make_not_finite, save, tiny_model
 
 
@@ -138,6 +144,74 @@ def test_a_tensor_that_is_not_finite_is_named_although_it_is_as_written(
         f"{label}: finite: expected no NaN and no infinity, found 1 value that is not finite (NaN or infinite)"
     )
     assert verify_sizes(directory).ok, "which reads no tensor"
+
+
+def entries_of(body: dict[str, Any]) -> list[list[Any]]:
+    return [entry for file in body["files"].values() for entry in file.get("tensors", ())]
+
+
+@pytest.mark.parametrize(("place", "value"), [(6, [2, 2048]), (5, "I32")])
+def test_a_manifest_that_differs_from_a_files_own_header_is_damaged(directory: Path, place: int, value: object) -> None:
+    """By a tensor that has another name in training: nothing else in the manifest contradicts it."""
+
+    def edit(body: dict[str, Any]) -> None:
+        entry = next(e for e in entries_of(body) if e[0] == "model" and e[5:7] == ["F32", [64, 64]])
+        dense = body["logical"]["dense"]
+        dense["other"] = dense.pop(entry[1])
+        for other in entries_of(body):
+            other[1] = "other" if other[0] != "model" and other[1] == entry[1] else other[1]
+        entry[place] = value
+
+    rewrite(directory, edit)
+    problem = verify(directory).problems[0]
+    assert problem.rule == "in the manifest as in the file's own header"
+    assert problem.expected.startswith("F32 [64, 64] in bytes ")
+    assert str(value) in problem.actual
+    assert newest_valid(directory.parent) is None
+
+
+def test_a_stored_tensor_of_the_same_name_has_the_same_shape(directory: Path) -> None:
+    def edit(body: dict[str, Any]) -> None:
+        shape = next(e for e in entries_of(body) if e[:2] == ["model", "lm_head.weight"])[6]
+        shape[:] = [shape[0] // 2, shape[1] * 2]
+
+    rewrite(directory, edit)
+    assert "lm_head.weight: has shape [" in str(verify(directory))
+
+
+@pytest.mark.parametrize("name", ["model", "model/config.json", "manifest.json", "optimizer"])
+def test_a_link_inside_leads_out_of_what_was_proved(directory: Path, name: str, tmp_path: Path) -> None:
+    (directory / name).rename(tmp_path / "away")
+    (directory / name).symlink_to(tmp_path / "away")
+    for result in (verify(directory), verify_sizes(directory)):
+        assert f"{name}: no link: expected what was written, in its place, found a link to {tmp_path}" in str(result)
+
+
+def test_an_alien_file_is_a_remark(directory: Path) -> None:
+    (directory / "notes.txt").write_text("mine")
+    (directory / "linked").symlink_to(directory)
+    result = verify(directory)
+    assert result.ok
+    assert [remark.partition(",")[0] for remark in result.remarks] == ["holds linked", "holds notes.txt"]
+
+
+@pytest.mark.parametrize(
+    ("name", "rule"), [("manifest.json", "such a file at most"), ("model/config.json", "size in bytes")]
+)
+def test_a_hole_larger_than_memory_is_told(directory: Path, name: str, rule: str) -> None:
+    manifest = Manifest.load(directory)
+    os.truncate(directory / name, 1 << 40)
+    assert rule in str(verify(directory))
+    assert str(1 << 40) in str(verify(directory))
+    if name != "manifest.json":
+        with pytest.raises(CheckpointError, match=str(1 << 40)):
+            small_files(directory, manifest)
+
+
+def test_what_is_wrong_with_a_manifest_names_it_once_and_gives_no_remedy(directory: Path) -> None:
+    (directory / "manifest.json").write_text("{}")
+    (problem,) = verify(directory).problems
+    assert str(problem) == "manifest.json: damaged: 'format'"
 
 
 def test_two_steps_exchanged_are_found(directory: Path) -> None:

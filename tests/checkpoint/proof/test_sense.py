@@ -89,6 +89,17 @@ def wide_offset(body: dict[str, Any]) -> None:
     entry_of(body, "model")[3] = float(entry_of(body, "model")[3])
 
 
+HOSTILE = {
+    "model/\0x": "a file's name holds no control characters",
+    "\x1b[2J": "a file's name holds no control characters",
+    "": "'': is no file's name inside the directory",
+    ".": "is no file's name",
+    "model/": "is no file's name",
+    "model//config.json": "is no file's name",
+    "/etc/passwd": "leads out of the directory",
+    "x" * 300: "a file's name has at most 255 bytes and 16 folders",
+    "a/" * 3000 + "b": "a file's name has at most",
+}
 AT_ODDS: list[tuple[Edit, str]] = [
     (without_a_file("optimizer/"), "its files hold .* tensors and rows, it says"),
     (without_a_file("experts-"), "its files hold .* tensors and rows, it says"),
@@ -108,6 +119,11 @@ AT_ODDS: list[tuple[Edit, str]] = [
     (set_to("keep_float32", [1]), "keep_float32.0: Input should be a valid string"),
     (set_to("files", {"../x": {"bytes": 0, "digest": "00"}}), "../x: leads out of the directory"),
     (wide_offset, "Input should be a valid integer"),
+    (set_to("step", 10**4000), "step: Input should be less than"),
+    (set_to("header", {"recipe": 3}), "header.recipe: Input should be a valid dictionary"),
+    (set_to("header", {"versions": {"torch": 2}}), "header.versions.torch: Input should be a valid string"),
+    (set_to("header", {"kernels": {"roles": 1}}), "header.kernels"),
+    *[(set_to("files", {name: {"bytes": 0, "digest": "00"}}), reason) for name, reason in HOSTILE.items()],
 ]
 
 
