@@ -70,6 +70,7 @@ ORDER = (
     "launcher.agent.here", "launcher.agent",
     "launcher.kept",  # agents that outlive their controller
     "launcher.backends", "launcher.backends.process",  # the second: Ray's calls, made by a process of its own
+    "launcher.signing",  # keys of checkpoints
     "launcher.controller.inbound", "launcher.controller", "launcher",
     "tools", "tools.drill",  # proofs, differences, calibration
     "doctor.facts", "doctor.record", "doctor.majority", "doctor.node", "doctor.ask", "doctor.judge",

@@ -19,7 +19,7 @@ from dougong.checkpoint.verify import VerifyResult
 from dougong.checkpoint.verify import verify as verify_checkpoint
 from dougong.cli.options import JobFile, Overrides, RunPath
 from dougong.errors import SourceError
-from dougong.launcher.signing_key import read_key
+from dougong.launcher.signing.key_file import read_key
 from dougong.records.directory import RunDir
 from dougong.tools import after_verify as after
 from dougong.tools.job_check import load_whole_job

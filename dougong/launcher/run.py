@@ -48,7 +48,8 @@ from dougong.launcher.next_job import next_job, recorded_job
 from dougong.launcher.ports import with_ports
 from dougong.launcher.refused import RunBefore, as_before_words, take_back
 from dougong.launcher.signals import signals_into
-from dougong.launcher.signing_key import key_of_resume, key_of_run, named_key
+from dougong.launcher.signing.key_file import named_key
+from dougong.launcher.signing.key_of_run import key_of_resume, key_of_run
 from dougong.launcher.sources import known_sources
 from dougong.launcher.supervisor import ControllerDeath
 from dougong.launcher.take_over import beginning_words, of_follower, take_over, with_memory

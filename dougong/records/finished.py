@@ -117,17 +117,21 @@ def launch_words(events: Sequence[Event], typed: Sequence[str] = ()) -> tuple[st
     return (f"--address {shlex.quote(found.address)}", *others)
 
 
-def resume_command(path: Path, is_readable: bool = True) -> str:
+def resume_command(path: Path, is_readable: bool = True, changes: str = "") -> str:
     """What goes on with the run in `path`, as it would be typed now. Where its record is damaged,
     or not `is_readable`, by the options of the command that is under way. What that has changed of
-    the run, where it is a resume, is not recorded yet, and so is typed again."""
+    the run, where it is a resume, is not recorded yet, and so is typed again, but for the key that
+    who suggests it `changes`."""
     events: Sequence[Event] = ()
     if is_readable:
         with contextlib.suppress(RecordError, StorageError):
             events = RunDir(path).read_events()
     words = ("dougong", "resume", shlex.quote(str(path)))
     typed = sys.argv[1:]
-    return " ".join((*words, *launch_words(events, typed), *resume_words(typed)))
+    again = (
+        word for word in resume_words(typed) if not changes or f" {changes}=" not in f" {word}"
+    )
+    return " ".join((*words, *launch_words(events, typed), *again))
 
 
 def resume_words(typed: Sequence[str], begins: bool = False) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from dougong.checkpoint.verify import VerifyResult, verify
 from dougong.errors import CheckpointError, DougongError
 from dougong.job.load import load_recorded
 from dougong.launcher.client import read_status
-from dougong.launcher.signing_key import key_of_run
+from dougong.launcher.signing.key_of_run import key_of_run
 from dougong.records.directory import RunDir
 from dougong.ui.next_step import next_step, program
 

@@ -17,6 +17,7 @@ from dougong.job.rule import Breach, Rule, model_config
 from dougong.job.schema import Job
 from dougong.job.tokenizer_choice import BYTES, NUM_BYTES, tokenizer_of
 from dougong.job.tokenizer_rules import number_in
+from dougong.launcher.signing.key_file import named_key
 from dougong.models.folder import CONFIG, check_folder, own_code_words, read_config
 
 
@@ -134,10 +135,6 @@ def _accelerators(job: Job) -> Iterator[Breach]:
 
 
 def _signing_key(job: Job) -> Iterator[Breach]:
-    if job.checkpoint.sign is None:
-        return
-    from dougong.launcher.signing_key import named_key  # checkpoints' files need numpy
-
     try:
         named_key(job.checkpoint.sign)
     except CheckpointError as error:

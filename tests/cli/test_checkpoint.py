@@ -12,7 +12,7 @@ import pytest
 import typer
 from dougong.cli.checkpoint import export, verify
 from dougong.errors import DougongError
-from dougong.launcher.signing_key import make_key
+from dougong.launcher.signing.key_file import make_key
 from dougong.records.directory import RunDir
 from dougong.records.events import RunCreated
 from tests.checkpoint.saving import save, tiny_model

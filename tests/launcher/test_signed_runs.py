@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 from dougong.checkpoint.manifest import Manifest
-from dougong.launcher.signing_key import OWN_KEY, make_key, read_key
+from dougong.launcher.signing.key_file import make_key, read_key
+from dougong.launcher.signing.key_of_run import OWN_KEY
 from tests.checkpoint.edits import rewrite
 from tests.launcher.test_refused import refused
 from tests.launcher.toyrun import ToyRun, toy_job

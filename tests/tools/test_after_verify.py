@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from dougong.checkpoint.manifest import Manifest
 from dougong.checkpoint.proof.signing import KeyStanding, SigningKey
-from dougong.launcher.signing_key import make_key
+from dougong.launcher.signing.key_file import make_key
 from dougong.records.directory import RunDir
 from dougong.records.events import RunCreated
 from dougong.tools.after_verify import standing_of

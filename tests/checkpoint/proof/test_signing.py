@@ -14,7 +14,7 @@ from dougong.checkpoint.proof.signing import SigningKey
 from dougong.checkpoint.repository import Known, newest_valid, prune, valid_one_of
 from dougong.checkpoint.verify import verify, verify_sizes
 from dougong.errors import CheckpointError
-from dougong.launcher.signing_key import make_key
+from dougong.launcher.signing.key_file import make_key
 from tests.checkpoint.corruption import Scene
 from tests.checkpoint.forgery import FORGED
 from tests.checkpoint.saving import names_of, share, state_of, tiny_model, write_parts

@@ -12,7 +12,7 @@ from dougong.checkpoint.manifest import Manifest
 from dougong.checkpoint.proof.signing import SigningKey
 from dougong.launcher.controller.checkpoints import CheckpointManager
 from dougong.launcher.controller.inbound.inbox import Background, Inbox
-from dougong.launcher.signing_key import make_key
+from dougong.launcher.signing.key_file import make_key
 from tests.checkpoint.edits import rewrite
 from tests.launcher.controller.conftest import JOB
 from tests.launcher.controller.test_checkpoints import again, commit, find

@@ -1,4 +1,4 @@
-"""A key lies where its owner alone can read it, and is missed when it is gone."""
+"""A key lies where its owner alone can read it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from dougong.errors import CheckpointError
-from dougong.launcher.signing_key import OWN_KEY, key_of_run, make_key, read_key
+from dougong.launcher.signing.key_file import make_key, read_key
 
 
 def test_a_key_is_its_owners_alone(tmp_path: Path) -> None:
@@ -46,17 +46,3 @@ def test_a_pipe_is_no_key_and_holds_up_nobody(tmp_path: Path) -> None:
         CheckpointError, match="is a pipe, and a key is a file of 32 to 65536 bytes of chance; name its file"
     ):
         read_key(tmp_path / "key")
-
-
-def test_a_run_makes_its_own_key_once_and_misses_it_when_it_is_gone(tmp_path: Path) -> None:
-    assert key_of_run(tmp_path, None, is_new=True) is None
-    made = key_of_run(tmp_path, "run", is_new=True)
-    assert made is not None
-    assert made.path == tmp_path / OWN_KEY
-    assert key_of_run(tmp_path, "run", is_new=True) == key_of_run(tmp_path, "run", is_new=False) == made
-    assert key_of_run(tmp_path, str(made.path), is_new=False) == made
-    made.path.unlink()
-    with pytest.raises(
-        CheckpointError, match=f"is gone; put it back, or .*`dougong resume {tmp_path} -o checkpoint.sign=null`"
-    ):
-        key_of_run(tmp_path, "run", is_new=False)

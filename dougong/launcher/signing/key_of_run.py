@@ -1,87 +1,25 @@
-"""The key by which a run's checkpoints are signed, and the file in which it lies."""
+"""The key by which a run's checkpoints are signed."""
 
 from __future__ import annotations
 
 import contextlib
-import os
-import secrets
 import shlex
-import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from dougong.checkpoint.directories import list_committed
-from dougong.checkpoint.disk import opened, read_file, storage_error, sync_directory, write_at
+from dougong.checkpoint.disk import storage_error
 from dougong.checkpoint.manifest import Manifest
 from dougong.checkpoint.proof.signing import SigningKey
 from dougong.errors import CheckpointError, SourceError
 from dougong.job.schema import OWN_SIGNING_KEY
+from dougong.launcher.signing.key_file import MAKE_KEY, make_key, named_key, read_key
 from dougong.records.directory import RunDir
 from dougong.records.finished import resume_command
 
 OWN_KEY = Path("private", "checkpoints.key")
 """Where a key lies that the run makes for itself, in its directory."""
-_KEY_BYTES = 32
-_MOST_BYTES = 1 << 16
-_MAKE = f"(umask 077; head -c {_KEY_BYTES} /dev/urandom > FILE)"
-"""The command that makes one."""
-
-
-def read_key(path: Path) -> SigningKey:
-    """The key of a file. SourceError where there is none, others may read it, or it is too
-    short or too long for one."""
-    try:
-        status = path.stat()
-        mode = status.st_mode
-        # Before it is opened: a device may do anything then.
-        if not stat.S_ISREG(mode):
-            raise SourceError(
-                f"{path}: is {_kind(mode)}, and a key is a file of {_KEY_BYTES} to {_MOST_BYTES} "
-                f"bytes of chance; name its file, or make one: `{_MAKE}`"
-            )
-        data = read_file(path) if status.st_size <= _MOST_BYTES else b""
-    except OSError as error:
-        raise SourceError(
-            f"{path}: the key cannot be read: {error.strerror}; name its file, or make one: "
-            f"`{_MAKE}`"
-        ) from error
-    if stat.S_IMODE(mode) & 0o077:
-        raise SourceError(
-            f"{path}: others may read or write this key (mode {stat.S_IMODE(mode):04o}): "
-            f"`chmod 600 {path}`, and make a new one if somebody may have"
-        )
-    if len(data) < _KEY_BYTES:
-        raise SourceError(
-            f"{path}: is no key: a key has {_KEY_BYTES} to {_MOST_BYTES} bytes of chance: `{_MAKE}`"
-        )
-    return SigningKey(path, data)
-
-
-def _kind(mode: int) -> str:
-    if stat.S_ISDIR(mode):
-        return "a directory"
-    return "a pipe" if stat.S_ISFIFO(mode) else "a device or a socket"
-
-
-def make_key(path: Path) -> SigningKey:
-    """A new key in a new file that its owner alone may read, durable. OSError where storage
-    refuses."""
-    path.parent.mkdir(mode=0o700, exist_ok=True)
-    secret = secrets.token_bytes(_KEY_BYTES)
-    with opened(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode=0o600) as fd:
-        write_at(fd, secret, 0)
-        os.fsync(fd)
-    sync_directory(path.parent)
-    sync_directory(path.parent.parent)
-    return SigningKey(path, secret)
-
-
-def named_key(sign: str | None) -> SigningKey | None:
-    """The key of the file that a job's `checkpoint.sign` names; None where it names none.
-    SourceError as `read_key`."""
-    if sign is None or sign == OWN_SIGNING_KEY:
-        return None
-    return read_key(Path(sign).expanduser())
+_KEY = "checkpoint.sign"
 
 
 def key_of_run(run: Path, sign: str | None, is_new: bool) -> SigningKey | None:
@@ -102,7 +40,7 @@ def key_of_run(run: Path, sign: str | None, is_new: bool) -> SigningKey | None:
 def _own_key(place: Path) -> SigningKey:
     if place.exists():
         return read_key(place)
-    resume = resume_command(place.parent.parent)
+    resume = resume_command(place.parent.parent, changes=_KEY)
     raise CheckpointError(
         f"{place}: the key that the run's checkpoints are signed with is gone; put it back, or go "
         f"on without: `{resume} -o checkpoint.sign=null`, which checks no signature"
@@ -163,14 +101,17 @@ def _with_theirs(run: Path, before: str | None, signer: str) -> Iterator[str]:
     """How to go on with the key that has signed them."""
     if signer:
         value = _place_of(run, before, signer) or f"FILE (the file of key {signer})"
-        yield f"with their own key: `{resume_command(run)} -o checkpoint.sign={value}`"
+        yield f"with their own key: `{resume_command(run, changes=_KEY)} -o checkpoint.sign={value}`"
 
 
 def _without_theirs(run: Path, key: SigningKey | None) -> Iterator[str]:
     """How to go on with this key, and with none."""
-    resume, file = resume_command(run), "FILE" if key is None else shlex.quote(str(key.path))
+    resume, file = (
+        resume_command(run, changes=_KEY),
+        "FILE" if key is None else shlex.quote(str(key.path)),
+    )
     verify = f"dougong verify {shlex.quote(str(run))} --key {file} --sign"
-    which = "with this key" if key is not None else f"with a new one (`{_MAKE}`)"
+    which = "with this key" if key is not None else f"with a new one (`{MAKE_KEY}`)"
     yield f"{which}, if you trust them: `{verify}`, then `{resume} -o checkpoint.sign={file}`"
     yield f"with none: `{resume} -o checkpoint.sign=null`, which checks no signature"
 
