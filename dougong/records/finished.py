@@ -128,9 +128,9 @@ def resume_command(path: Path, is_readable: bool = True, changes: str = "") -> s
             events = RunDir(path).read_events()
     words = ("dougong", "resume", shlex.quote(str(path)))
     typed = sys.argv[1:]
-    again = (
-        word for word in resume_words(typed) if not changes or f" {changes}=" not in f" {word}"
-    )
+    again = resume_words(typed)
+    if changes:
+        again = tuple(word for word in again if f"{changes}=" not in word)
     return " ".join((*words, *launch_words(events, typed), *again))
 
 

@@ -46,7 +46,8 @@ def test_a_resume_with_another_key_says_that_the_key_is_the_cause_and_leaves_the
     said = refused(run, *longer, "-o", f"checkpoint.sign={other.path}")
     assert f"checkpoint.sign means {other.path}, which is key {other.name}, and no checkpoint is signed by it" in said
     assert f"step-000010 by key {first.name}" in said
-    assert f"with their own key: `dougong resume {run.path} -o checkpoint.sign={first.path}`" in said
+    again = f"dougong resume {run.path} {' '.join(longer)}"
+    assert f"with their own key: `{again} -o checkpoint.sign={first.path}`" in said
     assert f"`dougong verify {run.path} --key {other.path} --sign`, then `" in said
     assert "-o checkpoint.sign=null`, which checks no signature" in said
     assert "mend or mount the storage" not in said and "--from-scratch" not in said

@@ -101,15 +101,14 @@ def _with_theirs(run: Path, before: str | None, signer: str) -> Iterator[str]:
     """How to go on with the key that has signed them."""
     if signer:
         value = _place_of(run, before, signer) or f"FILE (the file of key {signer})"
-        yield f"with their own key: `{resume_command(run, changes=_KEY)} -o checkpoint.sign={value}`"
+        resume = resume_command(run, changes=_KEY)
+        yield f"with their own key: `{resume} -o checkpoint.sign={value}`"
 
 
 def _without_theirs(run: Path, key: SigningKey | None) -> Iterator[str]:
     """How to go on with this key, and with none."""
-    resume, file = (
-        resume_command(run, changes=_KEY),
-        "FILE" if key is None else shlex.quote(str(key.path)),
-    )
+    resume = resume_command(run, changes=_KEY)
+    file = "FILE" if key is None else shlex.quote(str(key.path))
     verify = f"dougong verify {shlex.quote(str(run))} --key {file} --sign"
     which = "with this key" if key is not None else f"with a new one (`{MAKE_KEY}`)"
     yield f"{which}, if you trust them: `{verify}`, then `{resume} -o checkpoint.sign={file}`"
