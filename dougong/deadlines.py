@@ -150,6 +150,7 @@ class Deadlines:
     machine_tried_s: float = 0.9  # who has not answered a try of its machine by then does not
     neighbour_lost_s: float = 0.7  # three of a machine's short messages and a bit have not come
     # What devices tell of themselves. A driver may hang, and whoever asks it hangs with it.
+    compiler_answers_s: float = 10.0  # a compiler has said its version
     telemetry_tool_s: float = 6.0  # a vendor's tool has answered, on a machine that is busy
     telemetry_start_s: float = 60.0  # the first reading, on a machine that is busy with its start
     telemetry_silence_s: float = 10.0  # nothing has come from who reads the devices: it hangs

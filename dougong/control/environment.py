@@ -42,17 +42,11 @@ def refuse_foreign_code() -> None:
     os.environ.update(_NO_FOREIGN_CODE)
 
 
-def chosen_compiler() -> str:
-    """The C++ compiler's name: the user's, else the system's own. Of several words, such as
-    `ccache g++`, the program that is called first."""
-    return next(iter(_compiler_words()), "c++")
-
-
-def _compiler_words() -> list[str]:
-    """What the user calls the C++ compiler by; one word where a program has all of it as its
-    name."""
+def chosen_compiler() -> list[str]:
+    """The words by which the C++ compiler is called: the user's, such as `ccache g++`, else the
+    system's own. One word where a program has all of it as its name."""
     said = os.environ.get("CXX", "")
-    return [said] if shutil.which(said) else said.split()
+    return [said] if shutil.which(said) else said.split() or ["c++"]
 
 
 def compiling_environment(folder: Path, tools: Path) -> dict[str, str]:
@@ -64,7 +58,7 @@ def compiling_environment(folder: Path, tools: Path) -> dict[str, str]:
     """
     path = os.pathsep.join([str(tools), os.environ.get("PATH", os.defpath)])
     changes = {"PATH": path, "DS_ACCELERATOR": "cpu", "TORCH_EXTENSIONS_DIR": str(folder)}
-    words = _compiler_words()
+    words = chosen_compiler()
     if len(words) > 1:
         script = folder / "cxx"
         script.write_text(f'#!/bin/sh\nexec {" ".join(words)} "$@"\n')

@@ -13,6 +13,7 @@ import hashlib
 import importlib.util
 import os
 import platform
+import shlex
 import shutil
 import signal
 import socket
@@ -21,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -29,7 +30,7 @@ from typing import IO, Any
 
 from dougong.accelerators.base import package_version
 from dougong.accelerators.cpu import processor_flags
-from dougong.control.cache_place import cache_place
+from dougong.control.cache_place import cache_place, why_unwritable
 from dougong.control.environment import chosen_compiler, compiling_environment
 from dougong.deadlines import DEADLINES, Deadlines
 from dougong.errors import DeviceError
@@ -151,7 +152,7 @@ def _is_anothers(place: Path, owner: int) -> bool:
 def _why_not(job: Job) -> str | None:
     if not job.optimizer.is_on_host or file_in(_place(job)).is_file():
         return None
-    return _why_not_compiled()
+    return _why_not_compiled() or why_unwritable(_place(job))
 
 
 def _why_not_compiled() -> str | None:
@@ -161,13 +162,25 @@ def _why_not_compiled() -> str | None:
         return f"the package deepspeed is not installed: {_INSTALL}"
     if package_version("ninja") is None and shutil.which("ninja") is None:
         return "ninja, which compiles DeepSpeed's CPU Adam, is not installed: pip install ninja"
-    compiler = chosen_compiler()
-    if shutil.which(compiler) is None:
-        return (
-            f"no C++ compiler `{compiler}` is found, and DeepSpeed's CPU Adam has to be compiled: "
-            "install one (apt-get install g++), or name one by the variable CXX"
-        )
-    return None
+    words = chosen_compiler()
+    trouble = f"no C++ compiler `{words[0]}` is found"
+    if shutil.which(words[0]) is not None:
+        if _says_its_version(words):
+            return None
+        trouble = f"the C++ compiler `{shlex.join(words)}` does not say its version"
+    return (
+        f"{trouble}, and DeepSpeed's CPU Adam has to be compiled: install one (apt-get install "
+        "g++), or name one by the variable CXX"
+    )
+
+
+def _says_its_version(words: Sequence[str]) -> bool:
+    try:
+        asked = [*words, "--version"]
+        ended = subprocess.run(asked, capture_output=True, timeout=DEADLINES.compiler_answers_s)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return ended.returncode == 0
 
 
 @contextmanager

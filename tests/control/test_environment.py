@@ -35,7 +35,7 @@ def test_a_compiler_may_be_several_words(
 ) -> None:
     """torch's builder calls what CXX says as one program."""
     monkeypatch.setenv("CXX", said)
-    assert environment.chosen_compiler() == program
+    assert environment.chosen_compiler()[0] == program
     found = environment.compiling_environment(tmp_path, tmp_path)["CXX"]
     if words is None:
         assert found == said
@@ -51,7 +51,7 @@ def test_a_compiler_whose_name_has_a_space_is_one(monkeypatch: pytest.MonkeyPatc
     compiler.write_text("#!/bin/sh\n")
     compiler.chmod(0o755)
     monkeypatch.setenv("CXX", str(compiler))
-    assert environment.chosen_compiler() == str(compiler)
+    assert environment.chosen_compiler() == [str(compiler)]
     assert environment.compiling_environment(tmp_path, tmp_path)["CXX"] == str(compiler)
 
 

@@ -116,3 +116,14 @@ def test_what_another_user_has_put_into_the_folder_of_temporary_files_is_not_loa
     os.chown(file.parent, 12345, 12345)
     with pytest.raises(DeviceError, match="other users of this machine may have written it"):
         built(tmp_path / "place")
+
+
+def test_a_compiler_that_does_not_answer_is_named(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "/bin/false")
+    assert "the C++ compiler `/bin/false` does not say its version" in refusal(job)
+    assert "/bin/false" in adam_remarks(job).warnings[0]
+
+
+def test_a_place_that_takes_nothing_is_told_before_anything_is_promised(job: Job) -> None:
+    told = adam_remarks(job.model_copy(update={"cache": "/proc/none"}))
+    assert not told.notes and "/proc/none/deepspeed: the cache cannot be written" in told.warnings[0]
