@@ -73,6 +73,7 @@ CUT = LinkCut(Culprit("link", "n1 - n2"), "n1 and n2 do not reach each other", T
         (raised(torch.AcceleratorError("CUDA error: out of memory")), "out_of_memory", "memory"),
         (raised(torch.AcceleratorError("CUDA error: device-side assert triggered")), "exception", "assert"),
         (own("CheckpointError", "torn"), "storage", "torn"),
+        (own("MisfitError", "another shape"), "model", "another shape"),
         (own("DataError", "empty"), "data", "empty"),
         (own("ModelError", "no router"), "model", "no router"),
         (own("NumericsError", "step 7: loss nan"), "numerics", "step 7: loss nan"),

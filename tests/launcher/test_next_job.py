@@ -127,7 +127,9 @@ def test_so_is_the_form_that_transformers_has_chosen(run_dir: RunDir) -> None:
     keep(run_dir, "")
     checkpoint = run_dir.checkpoints / "step-000005"
     checkpoint.mkdir()
-    (checkpoint / "manifest.json").write_bytes(Manifest(5, 1, {"recipe": {"attention": "sdpa"}}, {}).to_bytes())
+    (checkpoint / "manifest.json").write_bytes(
+        Manifest(5, 1, {"recipe": {"digest": "0", "attention": "sdpa"}}, {}).to_bytes()
+    )
     assert resumed(run_dir, "model.attention=sdpa").job.model.attention is None
     for other in ("auto", "eager"):
         with pytest.raises(JobError, match=f"null then, {other} now: .* by sdpa, which transformers chose for the fam"):

@@ -39,7 +39,8 @@ def test_a_resume_with_other_kernels_is_refused_and_the_run_is_as_it_was(tmp_pat
     assert "refused: the resume has trained nothing" in said
     assert "refused, and the run is as it was: toy: finished at step 5/5" in said
     assert "failed at step" not in said and "report:" not in said
-    assert said.splitlines()[-1] == f"next: mend what it names, then: dougong resume {run.path}"
+    again = f"dougong resume {run.path} -o steps=9 -o schedule.decay_steps=5"
+    assert said.splitlines()[-1] == f"next: mend what it names, then: {again}"
 
 
 def test_a_resume_that_is_refused_before_it_has_a_controller_changes_nothing(tmp_path: Path) -> None:

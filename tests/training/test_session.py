@@ -198,7 +198,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     other = trained_job(tmp_path, "qwen3_moe", hidden_size=32).model_copy(update={"steps": 2})
     outcome = run(Order(other, "B", tmp_path / "run", first.committed[1], generation=2))
     kind, message = outcome.errors["east/0"]
-    assert kind == "CheckpointError" and "but the model has" in message and not outcome.rows
+    assert kind == "MisfitError" and "but the model has" in message and not outcome.rows
 
 
 def test_data_that_does_not_fit_the_model_is_refused(tmp_path: Path) -> None:

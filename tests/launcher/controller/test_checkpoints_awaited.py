@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import os
 from pathlib import Path
 
+import pytest
 from dougong.checkpoint.directories import gate_of
+from dougong.checkpoint.disk import read_file
 from dougong.job.schema import Checkpoint
 from dougong.launcher.controller.checkpoints import CheckpointManager
 from dougong.launcher.controller.inbound.inbox import Background, Inbox
@@ -52,18 +56,23 @@ def test_what_dead_controllers_left_goes_before_anything_is_committed(tmp_path: 
     assert inbox.get(0) is None, "once is enough"
 
 
-def test_storage_that_gives_nothing_now_is_told_from_damage(checkpoints: CheckpointManager, inbox: Inbox) -> None:
-    """A link in a circle cannot be read, whoever asks."""
+def test_storage_that_gives_nothing_now_is_told_from_damage(
+    checkpoints: CheckpointManager, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for step in (5, 10):
         commit(checkpoints, inbox, step)
     damage(checkpoints.root, 5)
-    (manifest := checkpoints.root / "step-000010" / "manifest.json").rename(kept := checkpoints.root / "kept")
-    manifest.symlink_to(manifest)
+
+    def ill(path: Path, *limits: int) -> bytes:
+        if path == checkpoints.root / "step-000010" / "manifest.json":
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return read_file(path, *limits)
+
+    monkeypatch.setattr("dougong.checkpoint.manifest.read_file", ill)
     found = find(checkpoints, inbox)
     assert (found.directory, found.is_away, found.rejected) == (None, True, ())
     assert found.refusal is not None and "no checkpoint is valid (step-000010, step-000005" in str(found.refusal)
-    manifest.unlink()
-    kept.rename(manifest)
+    monkeypatch.undo()
     assert find(checkpoints, inbox).directory == checkpoints.root / "step-000010"
     settled(checkpoints)  # it still looks for what controllers before it left
     checkpoints.root.rename(away := checkpoints.root.with_name(f"{checkpoints.root.name}-away"))
