@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from dougong import errors
 from dougong.control.worker_messages import WorkerRaised
 from dougong.deadlines import DEADLINES
 from dougong.errors import CorruptionError, PeerError
@@ -22,7 +23,8 @@ def raised(error: BaseException, worker: str = "east/0") -> Raised:
 
 
 def own(name: str, message: str) -> Raised:
-    bases = (name, "DougongError", "Exception")
+    known = getattr(errors, name, None)
+    bases = tuple(one.__name__ for one in known.__mro__) if known else (name, "DougongError", "Exception")
     return Raised("a/0", WorkerRaised(name, bases, message, "..."))
 
 
