@@ -286,7 +286,11 @@ def main() -> int:
     if given.page or given.drills is not None:
         write_page()
         return 0
-    return 1 if run_all(rows, given) else 0
+    try:
+        return 1 if run_all(rows, given) else 0
+    except KeyboardInterrupt:
+        print("ended; the same command goes on with this row", file=sys.stderr)
+        return 128 + signal.SIGINT
 
 
 if __name__ == "__main__":
