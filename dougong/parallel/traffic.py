@@ -17,6 +17,7 @@ from typing import Protocol
 
 from dougong.parallel.comm.traffic import TrafficKind, ring_share
 from dougong.parallel.dense.buckets import GRADIENT_BYTES, aligned
+from dougong.parallel.dense.halving import Halving
 from dougong.parallel.dispatch.crossing import Combine
 from dougong.parallel.dispatch.table import share_bytes
 from dougong.parallel.plan import Inventory, Plan, Worker
@@ -208,8 +209,9 @@ def flows_of_dense(shape: StepShape, inventory: Inventory, plan: Plan) -> list[F
         ranks = [worker.rank for worker in plan.workers if worker.lanes]
         return [Ring(TrafficKind.SUMS, ranks, sum(gradients)), weights]
     tree = LaneTree(plan.num_lanes)
-    num_nodes = [float(len(tree.held(w.lanes))) if w.lanes else 0.0 for w in plan.workers]
-    return [Product(TrafficKind.SUMS, num_nodes, gradients), weights]
+    halving = Halving(tree, {w.rank: tree.held(w.lanes) for w in plan.workers if w.lanes})
+    parts = {rank: num_bytes for rank, num_bytes in enumerate(gradients) if num_bytes}
+    return [Pairs(TrafficKind.SUMS, halving.crossing(parts)), weights]
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@ messages need no copies."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -93,7 +93,8 @@ def _bucket(
     starts: dict[str, int] = {}
     parts: dict[int, slice] = {}
     end = 0
-    for owner in sorted({owners[name] for name in names}):
+    present = {owners[name] for name in names}
+    for owner in (one for one in in_halves(owners.values()) if one in present):
         first = end
         for name in names:
             if owners[name] == owner:
@@ -102,6 +103,19 @@ def _bucket(
         parts[owner] = slice(first, end)
     shapes = {name: tensors[name].shape for name in starts}
     return Bucket(tensors[names[0]].dtype, shapes, starts, parts, end)
+
+
+def in_halves(owners: Iterable[int]) -> list[int]:
+    """Owners in the order in which their parts lie in a bucket: those at even places first, of
+    these again those at even places, and so on. So what recursive halving sends at a time lies side
+    by side."""
+    known = sorted(set(owners))
+    width = (len(known) - 1).bit_length()
+
+    def backwards(place: int) -> str:
+        return f"{place:0{width}b}"[::-1] if width else ""
+
+    return [known[place] for place in sorted(range(len(known)), key=backwards)]
 
 
 def aligned(numel: int) -> int:

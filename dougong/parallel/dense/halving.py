@@ -1,0 +1,182 @@
+"""Who sends which parts of a sum to whom, from the lanes up to the root of their tree: recursive
+halving (Rabenseifner 2004), with distance 1 first.
+
+At each node of the tree the halves meet: every part of the sum has one worker on each side that
+holds it, and one of the two sends it to the other. Which one follows from the part's owner: the
+way from the root down to what the owner holds itself. So a worker sends half of what it holds, then
+a quarter, and so on, and the sum is the tree's, whoever holds which lanes. Imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from dougong.parallel.tree import LaneTree, TreeNode
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """The halves of a node are added: `source` sends the parts of `owners` of the half `moved` to
+    `target`, which has those of `kept`. The two workers may be one."""
+
+    node: TreeNode
+    kept: TreeNode
+    moved: TreeNode
+    source: int
+    target: int
+    owners: tuple[int, ...]
+
+    @property
+    def level(self) -> int:
+        return self.node[1]
+
+
+class Halving:
+    """The meetings of a tree whose maximal nodes are held by workers."""
+
+    def __init__(self, tree: LaneTree, held: Mapping[int, Sequence[TreeNode]]) -> None:
+        """`held`: by rank, as `LaneTree.held` gives them; together they are all lanes."""
+        self._tree, self._held = tree, held
+        self._holders = {node: rank for rank, nodes in held.items() for node in nodes}
+        self._ranks: dict[TreeNode, tuple[int, ...]] = {}
+        self._places: dict[TreeNode, dict[int, int]] = {}
+        self.levels: tuple[int, ...] = tuple(sorted(set(self._gather(tree.root))))
+        """Sizes of the nodes at which workers meet, lowest first."""
+
+    @property
+    def root(self) -> TreeNode:
+        return self._split(self._tree.root)[0]
+
+    def held_by(self, rank: int) -> Sequence[TreeNode]:
+        return self._held.get(rank, ())
+
+    def _gather(self, node: TreeNode) -> Iterator[int]:
+        """Note who has lanes of this node and of those below, and give the levels."""
+        node, children = self._split(node)
+        ranks: dict[int, None] = {}
+        for child in children:
+            yield from self._gather(child)
+            ranks |= dict.fromkeys(self._ranks[self._split(child)[0]])
+        if children:
+            yield node[1]
+        self._ranks[node] = tuple(ranks) or (self._holders[node],)
+        self._places[node] = {rank: place for place, rank in enumerate(self._ranks[node])}
+
+    def _split(self, node: TreeNode) -> tuple[TreeNode, tuple[TreeNode, ...]]:
+        """The first node from here down that somebody holds or that has two halves, and these."""
+        while node not in self._holders:
+            children = self._tree.children(node)
+            if len(children) == 2:
+                return node, (self._split(children[0])[0], self._split(children[1])[0])
+            (node,) = children
+        return node, ()
+
+    def meetings(self, owners: Iterable[int], rank: int | None = None) -> Iterator[Meeting]:
+        """For the parts of these owners, who hold lanes; those in which a worker of `rank` has a
+        part, and some others. Nodes come before those below them."""
+        yield from self._meetings(self.root, {owner: (owner,) for owner in owners}, rank)
+
+    def _meetings(
+        self, node: TreeNode, wanted: Mapping[int, tuple[int, ...]], rank: int | None
+    ) -> Iterator[Meeting]:
+        """`wanted`: by the worker that is to have a part of this node, the parts' owners."""
+        node, halves = self._split(node)
+        if not halves or (rank is not None and rank not in self._places[node]):
+            return
+        below: dict[TreeNode, dict[int, tuple[int, ...]]] = {half: {} for half in halves}
+        for target, owners in wanted.items():
+            kept, moved, source = self._sides(target, *halves)
+            yield Meeting(node, kept, moved, source, target, owners)
+            for half, worker in ((kept, target), (moved, source)):
+                below[half][worker] = (*below[half].get(worker, ()), *owners)
+        for half in halves:
+            yield from self._meetings(half, below[half], rank)
+
+    def crossing(self, num_bytes: Mapping[int, float]) -> dict[tuple[int, int], float]:
+        """Bytes of a whole sum by (source, target). `num_bytes`: by owner, of its part."""
+        found: dict[tuple[int, int], float] = {}
+        self._add_crossing(self.root, num_bytes, found)
+        return found
+
+    def _add_crossing(
+        self, node: TreeNode, wanted: Mapping[int, float], found: dict[tuple[int, int], float]
+    ) -> None:
+        node, halves = self._split(node)
+        if not halves:
+            return
+        below: dict[TreeNode, dict[int, float]] = {half: {} for half in halves}
+        for target, num_bytes in wanted.items():
+            kept, moved, source = self._sides(target, *halves)
+            if source != target:
+                found[source, target] = found.get((source, target), 0.0) + num_bytes
+            for half, worker in ((kept, target), (moved, source)):
+                below[half][worker] = below[half].get(worker, 0.0) + num_bytes
+        for half in halves:
+            self._add_crossing(half, below[half], found)
+
+    def _sides(
+        self, target: int, first: TreeNode, second: TreeNode
+    ) -> tuple[TreeNode, TreeNode, int]:
+        """(kept, moved, source): the half in which `target` has lanes, the other, and who has there
+        what it adds."""
+        is_first = target in self._places[first]
+        kept, moved = (first, second) if is_first else (second, first)
+        return kept, moved, self._opposite(target, kept, moved)
+
+    def _opposite(self, target: int, kept: TreeNode, moved: TreeNode) -> int:
+        """Who has on the other side what `target` is to add: itself, where it has lanes there,
+        else the one at the same place."""
+        if target in self._places[moved]:
+            return target
+        ranks = self._ranks[moved]
+        return ranks[self._places[kept][target] % len(ranks)]
+
+
+Part = tuple[int, TreeNode]
+"""(owner, held node): an owner's part of the sum that a worker makes where it holds that node."""
+
+
+@dataclass
+class Round:
+    """What one worker does at one level. Parts that go to a peer are in the order in which owners
+    lie in a bucket, the same on both sides.
+
+    sends, receives     by peer; what comes is added
+    adds                (into, from): both are this worker's own
+    """
+
+    sends: dict[int, list[Part]] = field(default_factory=dict)
+    receives: dict[int, list[Part]] = field(default_factory=dict)
+    adds: list[tuple[Part, Part]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Share:
+    """One worker's rounds, lowest level first, and where its own part of the whole sum is then:
+    None for a worker that owns nothing."""
+
+    rounds: tuple[Round, ...]
+    result: TreeNode | None
+
+
+def share_of(halving: Halving, owners: Sequence[int], rank: int) -> Share:
+    """`owners`: all of them, in the order in which their parts lie."""
+    order = {owner: number for number, owner in enumerate(owners)}
+    rounds = {level: Round() for level in halving.levels}
+    # In the memory of which held node this worker has an owner's part of a node.
+    memory = {(node, owner): node for node in halving.held_by(rank) for owner in owners}
+    pairs = [(one, owner) for one in halving.meetings(owners, rank) for owner in one.owners]
+    pairs = [(one, owner) for one, owner in pairs if rank in (one.source, one.target)]
+    for one, owner in sorted(pairs, key=lambda pair: (pair[0].level, order[pair[1]], pair[0].node)):
+        its = rounds[one.level]
+        if one.target != rank:
+            its.sends.setdefault(one.target, []).append((owner, memory[one.moved, owner]))
+            continue
+        kept = memory[one.node, owner] = memory[one.kept, owner]
+        if one.source != rank:
+            its.receives.setdefault(one.source, []).append((owner, kept))
+        else:
+            its.adds.append(((owner, kept), (owner, memory[one.moved, owner])))
+    result = memory[halving.root, rank] if rank in order else None
+    return Share(tuple(rounds.values()), result)
