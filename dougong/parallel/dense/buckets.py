@@ -11,8 +11,9 @@ from torch import Tensor
 
 from dougong.ops.sizes import ALIGNMENT_BYTES, rounded_up
 
-MESSAGE_BYTES = 4 << 20
-"""Smaller messages were measured to cost up to 2.9 times more (docs/design/determinism.md)."""
+BUCKET_BYTES = 32 << 20
+"""Of gradients, on any number of workers: a reduction's scratch memory is less than one bucket.
+A tensor that is larger is a bucket of its own."""
 ALIGNMENT = ALIGNMENT_BYTES // 2
 """Elements: every tensor begins at a multiple, in half precision and in float32, as one that was
 allocated alone would. A bucket is laid out once for tensors and for their gradients."""
@@ -54,32 +55,28 @@ def views_of(buckets: Sequence[Bucket], buffers: Sequence[Tensor]) -> dict[str, 
 
 
 def make_buckets(tensors: Mapping[str, Tensor], owners: Mapping[str, int]) -> list[Bucket]:
-    """Cut tensors, in their order, into buckets of one dtype whose owners' parts have
-    `MESSAGE_BYTES` on average.
-
-    The same on every worker of a plan. The dtype is the tensors' own.
+    """Cut tensors, in their order, into buckets of one dtype with `BUCKET_BYTES` and less than one
+    tensor more. The same on every worker of a plan. The dtype is the tensors' own.
     """
-    # A bucket is cut into one message for each owner, so it is as large as their number asks for.
-    # The cut looks at sizes and owners alone, in the order of names that all workers share: no
-    # worker has to tell another where a bucket ends. It cannot change a bit of a sum either, since
-    # a sum adds one tensor's element of every lane, never elements of several tensors.
-    full_bytes = MESSAGE_BYTES * len(set(owners.values()))
+    # The cut looks at sizes alone, in the order of names that all workers share: no worker has to
+    # tell another where a bucket ends. It cannot change a bit of a sum either, since a sum adds one
+    # tensor's element of every lane, never elements of several tensors.
     buckets: list[Bucket] = []
     for dtype in sorted({tensor.dtype for tensor in tensors.values()}, key=str):
         alike = {name: tensor for name, tensor in tensors.items() if tensor.dtype == dtype}
-        for names in _cut_when_full(alike, full_bytes):
+        for names in _cut_when_full(alike):
             buckets.append(_bucket(names, tensors, owners))
     return buckets
 
 
-def _cut_when_full(tensors: Mapping[str, Tensor], full_bytes: int) -> Iterator[list[str]]:
+def _cut_when_full(tensors: Mapping[str, Tensor]) -> Iterator[list[str]]:
     """The names in their order, cut behind each whose gradients fill a bucket up."""
     names: list[str] = []
     filled = 0
     for name, tensor in tensors.items():
         names.append(name)
         filled += GRADIENT_BYTES * tensor.numel()
-        if filled >= full_bytes:
+        if filled >= BUCKET_BYTES:
             yield names
             names, filled = [], 0
     if names:

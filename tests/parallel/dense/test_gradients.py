@@ -22,7 +22,7 @@ class Bench:
     """One worker with two lanes and three tensors, each in a bucket of its own: third, second, first."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, num_microbatches: int = 2) -> None:
-        monkeypatch.setattr(buckets, "MESSAGE_BYTES", 1)
+        monkeypatch.setattr(buckets, "BUCKET_BYTES", 1)
         plan = plan_of("B", LANES, shapes=SHAPES)
         self.tensors = {n: torch.zeros(4, requires_grad=True) for n in NAMES}
         with torch.no_grad():

@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from dougong.parallel.comm.membership import Membership
 from dougong.parallel.comm.traffic import TrafficKind
-from dougong.parallel.comm.world import World
+from dougong.parallel.comm.world import World, WorldGroups
 from dougong.parallel.dense import buckets
 from dougong.parallel.dense.allreduce import NativeReducer
 from dougong.parallel.dense.buckets import FlatTensors
@@ -29,7 +30,7 @@ MAPS = {
     "uneven": [(6,), (0, 1, 2, 3, 5), (4,)],
     "one without lanes": [(0, 2, 4, 6), (), (1, 3, 5)],
 }
-MANY, ONE = 64, buckets.MESSAGE_BYTES
+MANY, ONE = 192, buckets.BUCKET_BYTES
 
 
 def gradient(lane: int, name: str, step: int = 0) -> Tensor:
@@ -90,9 +91,9 @@ def mapped(kind: str) -> Plan:
 Arrays = dict[str, npt.NDArray[np.float32]]
 
 
-def on_every_map(world: World, plan: Plan, message_bytes: int) -> dict[str, tuple[Arrays, Arrays, int]]:
+def on_every_map(world: World, plan: Plan, bucket_bytes: int) -> dict[str, tuple[Arrays, Arrays, int]]:
     """Per map of lanes: the sums that this worker owns, everything after a spread, bytes sent for the sums."""
-    buckets.MESSAGE_BYTES = message_bytes  # this process ends with the task
+    buckets.BUCKET_BYTES = bucket_bytes  # this process ends with the task
     results = {}
     for kind in MAPS:
         before = world.sent.total(TrafficKind.SUMS)
@@ -104,14 +105,14 @@ def on_every_map(world: World, plan: Plan, message_bytes: int) -> dict[str, tupl
 
 
 @functools.cache
-def three_workers(message_bytes: int) -> list[dict[str, tuple[Arrays, Arrays, int]]]:
-    return run_workers(on_every_map, plan_of("BBB"), message_bytes)
+def three_workers(bucket_bytes: int) -> list[dict[str, tuple[Arrays, Arrays, int]]]:
+    return run_workers(on_every_map, plan_of("BBB"), bucket_bytes)
 
 
-@pytest.mark.parametrize("message_bytes", [MANY, ONE], ids=["many messages", "one message"])
-def test_three_workers_give_one_workers_bits_on_every_map_of_lanes(message_bytes: int) -> None:
+@pytest.mark.parametrize("bucket_bytes", [MANY, ONE], ids=["many buckets", "one bucket"])
+def test_three_workers_give_one_workers_bits_on_every_map_of_lanes(bucket_bytes: int) -> None:
     alone = reduced(World.alone(), plan_of("B", LANES, shapes=SHAPES))
-    results = three_workers(message_bytes)
+    results = three_workers(bucket_bytes)
     for kind in MAPS:
         sums: Arrays = {}
         for rank, result in enumerate(results):
@@ -122,10 +123,10 @@ def test_three_workers_give_one_workers_bits_on_every_map_of_lanes(message_bytes
             assert total.shape == SHAPES[name] and np.array_equal(total, alone[name].numpy()), (kind, name)
 
 
-@pytest.mark.parametrize("message_bytes", [MANY, ONE], ids=["many messages", "one message"])
-def test_everybody_with_lanes_gets_what_owners_updated(message_bytes: int) -> None:
+@pytest.mark.parametrize("bucket_bytes", [MANY, ONE], ids=["many buckets", "one bucket"])
+def test_everybody_with_lanes_gets_what_owners_updated(bucket_bytes: int) -> None:
     for kind in MAPS:
-        for rank, result in enumerate(three_workers(message_bytes)):
+        for rank, result in enumerate(three_workers(bucket_bytes)):
             for name, tensor in result[kind][1].items():
                 held = mapped(kind).workers[rank].lanes  # without lanes there are no dense tensors to fill
                 expected = gradient(99, name) if held else torch.full(SHAPES[name], -1.0 - rank)
@@ -188,3 +189,22 @@ def test_the_librarys_sum_is_right_to_rounding_and_the_same_each_time() -> None:
     for name, total in found.items():
         assert np.allclose(total, alone[name].numpy(), rtol=1e-4, atol=1e-3), name
     assert any(not np.array_equal(total, alone[name].numpy()) for name, total in found.items()), "it has its own order"
+
+
+def on_meta(rank: int, plan: Plan) -> World:
+    """Of a worker that has memory of no device, and sends nothing."""
+    ranks = tuple(range(len(plan.workers)))
+    return World(Membership(rank, len(ranks), 1, "", (), torch.device("meta"), ranks), WorldGroups())
+
+
+@pytest.mark.parametrize("num_workers", [8, 128])
+def test_scratch_memory_is_less_than_a_bucket_with_the_shapes_of_deepseek_v3(num_workers: int) -> None:
+    """Its embedding and one layer; on the meta device, for each worker that owns much or little."""
+    shapes = {"embedding": (129280, 7168), "q_b": (24576, 1536), "o": (7168, 16384), "gate_up": (18432, 7168)}
+    shapes |= {f"norm{number}": (7168,) for number in range(128)}
+    plan = plan_of("B" * num_workers, num_workers, num_experts=num_workers, shapes=shapes)
+    with torch.device("meta"):
+        flat = FlatTensors({name: torch.empty(shape) for name, shape in shapes.items()}, plan.owners)
+    largest = max(4 * bucket.numel for bucket in flat.buckets)
+    for rank in (0, num_workers // 2, num_workers - 1):
+        assert OrderedReducer(on_meta(rank, plan), plan, flat).scratch_bytes < largest
