@@ -352,6 +352,12 @@ class Job(Section):
         "`af_pipe` (DisagMoE, arXiv 2605.11005): for attention and experts apart; `auto`: "
         "colocated if all workers are both, else zebra",
     )
+    recompute: Literal["none", "layers"] = physical(
+        "none",
+        "what the backward computes again, so that it need not be kept: `layers`: of every decoder "
+        "layer its input and its experts' combined answer are kept, and the layer runs again; the "
+        "same bits, in a fraction of the memory of activations, for about a fifth more time",
+    )
     offload: Literal["none", "auto"] | Count = physical(
         "none",
         "experts of every layer that workers of role attention keep beside it: a number of them; "
