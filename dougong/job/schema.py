@@ -307,7 +307,7 @@ class Job(Section):
     router: Router = logical(Router(), "how the load of the experts is kept even")
     steps: Positive = logical(..., "steps to train", resume="no bits depend on how many follow")
     precision: Literal["float32", "bfloat16"] = logical(
-        "float32", "of the computation; master weights and optimizer state stay float32"
+        "float32", "of the computation; master weights stay float32"
     )
     seed: Annotated[StrictInt, Field(ge=0, lt=2**63), WHOLE] = logical(
         0, "of every random stream: weights, data, dropout"

@@ -34,7 +34,7 @@ def audit_bytes(job: Job, inventory: Inventory, plan: Plan) -> list[AuditBytes]:
     if job.fault.audit is None:
         return [AuditBytes(0, 0) for _ in plan.workers]
     owned = owned_parameters(inventory, plan)
-    each = FLOAT32_BYTES + declaration_of(job.optimizer).bytes_per_parameter
+    each = FLOAT32_BYTES + declaration_of(job.optimizer).bytes_per_parameter(job.optimizer)
     found = []
     for worker in plan.workers:
         others = [w for w in plan.workers if w.role_in_step == worker.role_in_step and w != worker]

@@ -40,10 +40,11 @@ def part_sizes(job: Job, inventory: Inventory, plan: Plan) -> list[PartSize]:
     for worker in plan.workers:
         num_bytes = num_tensors = 0
         for num_parameters, is_trained in _owned(inventory, plan, worker):
-            copies = 1 + len(like) if is_trained else 1
+            moments = len(like) if is_trained else 0
             singles = len(numbers) if is_trained else 0
-            num_bytes += copies * aligned(FLOAT32_BYTES * num_parameters) + singles * ALIGNMENT
-            num_tensors += copies + singles
+            num_bytes += aligned(FLOAT32_BYTES * num_parameters) + singles * ALIGNMENT
+            num_bytes += moments * aligned(job.optimizer.state_item_bytes * num_parameters)
+            num_tensors += 1 + moments + singles
         found.append(PartSize(num_bytes, num_tensors))
     return found
 
