@@ -195,14 +195,19 @@ class Takeover:
         moments: dict[StateKey, Tensor] = {}
         for key in itertools.compress(keys, are_there.tolist()):
             kind, name = key
-            shape, dtype = torch.Size(), torch.float32
-            if like[kind]:
-                shape, dtype = masters[name].shape, share.optimizer.state_dtype
-            moments[key] = self._room(shape, dtype)
+            moments[key] = (
+                self._room_for_moment(masters[name].shape) if like[kind] else self._room()
+            )
         sent = [share.replica.masters[name] for name in leaving]
         sent += [known[key] for key in sent_keys if key in known]
         self._swap(sent, [*masters.values(), *moments.values()])
         return masters, moments
+
+    def _room_for_state(self, shape: torch.Size | None) -> Tensor:
+        """For what the optimizer keeps of a tensor of this shape; None: for a number."""
+        if shape is None:
+            return self._room(torch.Size())
+        return self._room(shape, self._parts.share.optimizer.state_dtype)
 
     def _room(self, shape: torch.Size, dtype: torch.dtype = torch.float32) -> Tensor:
         """For a tensor of the state, where masters lie."""

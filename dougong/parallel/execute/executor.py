@@ -38,7 +38,7 @@ from dougong.parallel.schedules.operation import (
 from dougong.parallel.schedules.serial import serial
 from dougong.parallel.segments.cut import Cut
 from dougong.parallel.segments.flight import ExpertsCall, Flight, Forward, GradientSink
-from dougong.parallel.segments.repeats import Repeats
+from dougong.parallel.segments.repeats import LayerRepeats
 from dougong.parallel.trace.tracer import Tracer
 
 AfterForward = Callable[[int, Mapping[int, Flight], Sequence[Mapping[int, Routing]]], None]
@@ -122,7 +122,7 @@ class Executor:
         self._cut, self._dispatcher, self._shard = cut, dispatcher, shard
         self._exchange, self._clock, self._options = exchange, clock, options
         self._emulation = options.emulation or Emulation()
-        self._repeats = Repeats() if cut.recomputes else None
+        self._repeats = LayerRepeats() if cut.recomputes else None
         self._actions = self._by_kind()
         self._forget_all()
 
