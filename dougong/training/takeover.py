@@ -195,9 +195,7 @@ class Takeover:
         moments: dict[StateKey, Tensor] = {}
         for key in itertools.compress(keys, are_there.tolist()):
             kind, name = key
-            moments[key] = (
-                self._room_for_moment(masters[name].shape) if like[kind] else self._room()
-            )
+            moments[key] = self._room_for_state(masters[name].shape if like[kind] else None)
         sent = [share.replica.masters[name] for name in leaving]
         sent += [known[key] for key in sent_keys if key in known]
         self._swap(sent, [*masters.values(), *moments.values()])
