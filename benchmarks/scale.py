@@ -157,9 +157,9 @@ CASES: dict[str, Callable[[Size], object]] = {
     "replica holders": lambda size: replica_holders(size.plan, 1),
     "bytes of snapshots": lambda size: snapshot_bytes(size.job, size.model, size.plan),
     "bytes of a step": lambda size: flows_of_step(size.job, size.model, size.plan),
-    "simulate": lambda size: simulate(
-        programs_of(size.job, size.plan), cost_of(size.job, size.plan, size.model)
-    ).makespan_s,
+    "simulate": lambda size: (
+        simulate(programs_of(size.job, size.plan), cost_of(size.job, size.plan, size.model)).makespan_s
+    ),
     "what `dougong plan` prints": printed,
 }
 OF_SEATS = {"make_plan", "plan_job", "lane_shares, seven speeds"}
