@@ -139,7 +139,7 @@ def _channel(trace: Timeline, direction: Direction) -> ChartRow:
             if message is not None and message.direction == direction:
                 receivers = [team for team in trace.teams if team.first.receives(message)]
                 sent.append((moment, sum(sender.num_channels(team) for team in receivers)))
-    sent.sort(key=lambda entry: entry[0].start_s)
+    sent.sort(key=lambda entry: (entry[0].start_s, entry[0].turn))
     return ChartRow(direction, [moment for moment, _ in sent], [times for _, times in sent])
 
 
