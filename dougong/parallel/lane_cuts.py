@@ -32,10 +32,8 @@ def cut_lanes(tree: LaneTree, sizes: Sequence[range]) -> list[tuple[int, ...]]:
     least, most = (sum(part[end] for part in sizes) for end in (0, -1))
     if not least <= tree.num_lanes <= most or not sizes:
         raise ValueError(f"no shares of the sizes {list(sizes)} make {tree.num_lanes} lanes")
-    if least == most:
-        chosen = [part[0] for part in sizes]
-    else:
-        chosen = _chosen_sizes(tree, sizes)
+    has_choice = least < most
+    chosen = _chosen_sizes(tree, sizes) if has_choice else [part[0] for part in sizes]
     borders = itertools.accumulate(chosen, initial=0)
     return [tuple(range(*pair)) for pair in itertools.pairwise(borders)]
 

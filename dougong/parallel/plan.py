@@ -282,8 +282,9 @@ def _check_counts(num_lanes: int, inventory: Inventory, seats: Sequence[Seat]) -
     )
     _require(
         inventory.num_experts >= num_experts,
-        f"{num_experts} experts workers but the model has {inventory.num_experts} experts; lower "
-        "islands.*.workers",
+        f"{num_experts} experts workers but the model has {inventory.num_experts} experts, and "
+        "each needs one of every layer; lower islands.*.workers of roles experts and both by "
+        f"{num_experts - inventory.num_experts} together, or give workers role attention",
     )
 
 

@@ -40,6 +40,18 @@ def test_a_row_for_each_worker() -> None:
     assert columns["state"] == ["1.0 MiB", "1.0 GiB"]
 
 
+def test_many_workers_with_uneven_shares_are_a_row_for_each_island() -> None:
+    islands = [
+        {"name": "east", "accelerator": "cuda", "workers": 900, "role": "attention"},
+        {"name": "west", "accelerator": "npu", "workers": 3, "role": "experts"},
+    ]
+    job = make_job(islands=islands, batch={"lanes": 1400, "microbatches": 1, "microbatch_size": 1})
+    plan = plan_job(job, inspect_model(job.model, VOCAB), seats_of_job(job.islands))
+    columns = {str(c.header): list(c.cells) for c in plan_table(plan, [1 << 30] * 903).columns}
+    assert columns["worker"] == ["east/0-899", "west/0", "west/1", "west/2"]
+    assert columns["lanes"] == ["1 to 2", "-", "-", "-"]
+
+
 def test_many_workers_alike_share_a_row() -> None:
     islands = [
         {"name": "east", "accelerator": "cuda", "workers": 8, "role": "attention"},

@@ -184,8 +184,8 @@ class _Sent:
 
 @dataclass(frozen=True)
 class _Latest:
-    """When all of a kind of messages have arrived: those of the `team` whose messages come last, and
-    those of all other teams."""
+    """When all of a kind of messages have arrived: those of the `team` whose messages come last,
+    and those of all other teams."""
 
     team: int
     arrived_s: float
