@@ -3,9 +3,9 @@
     python benchmarks/scale.py [--workers 8 64 512 4096 10000] [--rounds N] [--limit S] [--only WORDS ...]
 
 The job has the shapes of DeepSeek-V3 with 512 experts a layer: 61 layers with experts, attention and experts apart,
-seven lanes for four attention workers. Nothing is sent and no device is used. Rounds of all sizes alternate. Of each function:
-seconds (median, lowest to highest), and at the largest size the time of a worker over that at the smallest size: above
-1 it grows faster than the number of workers. A call that takes longer than `--limit` seconds is given up and not
+seven lanes for four attention workers. Nothing is sent, and no device used. Rounds of all sizes alternate. Of each
+function: seconds (median, lowest to highest), and at the largest size the time of a worker over that at the smallest size:
+above 1 it grows faster than the number of workers. A call that takes longer than `--limit` seconds is given up and not
 repeated, nor is it tried at a larger size.
 """
 
@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import io
+import itertools
 import signal
 import statistics
 import sys
@@ -39,7 +41,7 @@ from dougong.parallel.tree import LaneTree
 from dougong.planner.plan_job import plan_job, state_bytes
 from dougong.planner.programs import programs_of, prove
 from dougong.planner.snapshot_bytes import snapshot_bytes
-from dougong.tools.plan_chart import cost_of
+from dougong.tools.plan_chart import alike_in, cost_of
 from dougong.training.traffic import flows_of_step
 
 LAYERS, EXPERTS, CHOICES = 61, 512, 8
@@ -121,6 +123,12 @@ class Size:
         return plan_job(self.job, self.model, self.seats)
 
     @cached_property
+    def on_one_node(self) -> Plan:
+        """As `dougong plan` sees it, whose islands are pinned to no node."""
+        workers = [dataclasses.replace(worker, node="-") for worker in self.plan.workers]
+        return dataclasses.replace(self.plan, workers=tuple(workers))
+
+    @cached_property
     def text(self) -> str:
         return self.plan.to_json()
 
@@ -135,7 +143,7 @@ class Size:
 
 def printed(size: Size) -> str:
     """What `dougong plan` says once it knows the model and the plan."""
-    made, job, model = size.plan, size.job, size.model
+    made, job, model = size.on_one_node, size.job, size.model
     said = io.StringIO()
     with contextlib.redirect_stdout(said):
         print_table(plan_table(made, state_bytes(job, model, made)))
@@ -144,22 +152,27 @@ def printed(size: Size) -> str:
     return said.getvalue()
 
 
+def simulated(size: Size) -> float:
+    """The time of a step."""
+    cost = cost_of(size.job, size.plan, size.model)
+    return simulate(programs_of(size.job, size.plan), cost, alike=alike_in(size.plan)).makespan_s
+
+
 CASES: dict[str, Callable[[Size], object]] = {
     "make_plan": lambda size: make_plan(size.job.batch.lanes, size.model, size.seats),
     "lane_shares, seven speeds": lambda size: lane_shares(size.job.batch.lanes, size.speeds),
     "plan_job": lambda size: plan_job(size.job, size.model, size.seats),
     "Plan.to_json": lambda size: size.plan.to_json(),
     "Plan.from_json": lambda size: Plan.from_json(size.text),
-    "prove": lambda size: prove(size.job, size.plan),
+    "prove, after the first": lambda size: prove(size.job, size.plan),
     "programs, message order": lambda size: message_order(programs_of(size.job, size.plan)),
     "lanes that all hold": lambda size: size.halving(),
     "one worker's part of the sum": lambda size: share_of(size.halving(), sorted(set(size.plan.owners.values())), 0),
     "replica holders": lambda size: replica_holders(size.plan, 1),
+    "replica holders, nodes unknown": lambda size: replica_holders(size.on_one_node, 1),
     "bytes of snapshots": lambda size: snapshot_bytes(size.job, size.model, size.plan),
     "bytes of a step": lambda size: flows_of_step(size.job, size.model, size.plan),
-    "simulate": lambda size: (
-        simulate(programs_of(size.job, size.plan), cost_of(size.job, size.plan, size.model)).makespan_s
-    ),
+    "simulate": simulated,
     "what `dougong plan` prints": printed,
 }
 OF_SEATS = {"make_plan", "plan_job", "lane_shares, seven speeds"}
@@ -190,16 +203,15 @@ def measure(sizes: list[Size], names: list[str], options: argparse.Namespace) ->
         if timed(lambda size: size.text, size, options.limit) is None:
             late |= dict.fromkeys(set(CASES) - OF_SEATS, size.num_workers)
             break
-    for _ in range(options.rounds):
-        for name in names:
-            for size in sizes:
-                if size.num_workers >= late.get(name, sys.maxsize):
-                    continue
-                seconds = timed(CASES[name], size, options.limit)
-                if seconds is None:
-                    late[name] = size.num_workers
-                else:
-                    times.setdefault((name, size.num_workers), []).append(seconds)
+    turns = itertools.product(range(options.rounds), names, sizes)
+    for _, name, size in turns:
+        if size.num_workers >= late.get(name, sys.maxsize):
+            continue
+        seconds = timed(CASES[name], size, options.limit)
+        if seconds is None:
+            late[name] = size.num_workers
+        else:
+            times.setdefault((name, size.num_workers), []).append(seconds)
     for name in names:
         tell(name, sizes, times, late.get(name), options.limit)
 

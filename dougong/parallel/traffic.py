@@ -256,8 +256,8 @@ def bytes_by_link(flows: Iterable[Flow], places: Places) -> dict[Link, ByKind]:
     """What crosses from each place to each other one, and between the workers of one; kinds and
     links without a byte are left out."""
     links: dict[Link, dict[TrafficKind, LinkBytes]] = {}
-    for link in itertools.product(places, repeat=2):
-        links[link] = {}
+    for source, target in itertools.product(places, repeat=2):
+        links[source, target] = {}
     for flow in flows:
         for link, amount in flow.between(places).items():
             if amount > 0:

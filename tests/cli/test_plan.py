@@ -17,6 +17,7 @@ from dougong.cli.plan import (
 )
 from dougong.models.inventory import inspect_model
 from dougong.parallel.island_paths import IslandPath
+from dougong.parallel.plan import Inventory, Role, Seat, make_plan
 from dougong.planner.audit_bytes import AuditBytes
 from dougong.planner.placement import seats_of_job
 from dougong.planner.plan_job import plan_job
@@ -41,15 +42,13 @@ def test_a_row_for_each_worker() -> None:
 
 
 def test_many_workers_with_uneven_shares_are_a_row_for_each_island() -> None:
-    islands = [
-        {"name": "east", "accelerator": "cuda", "workers": 900, "role": "attention"},
-        {"name": "west", "accelerator": "npu", "workers": 3, "role": "experts"},
-    ]
-    job = make_job(islands=islands, batch={"lanes": 1400, "microbatches": 1, "microbatch_size": 1})
-    plan = plan_job(job, inspect_model(job.model, VOCAB), seats_of_job(job.islands))
-    columns = {str(c.header): list(c.cells) for c in plan_table(plan, [1 << 30] * 903).columns}
-    assert columns["worker"] == ["east/0-899", "west/0", "west/1", "west/2"]
-    assert columns["lanes"] == ["1 to 2", "-", "-", "-"]
+    """A remainder of experts goes to other workers from layer to layer, so that hardly two neighbours are alike."""
+    roles: list[Role] = ["attention", *["experts"] * 100]
+    seats = [Seat(f"{role}/{n}", role, role, "-", f"cpu:{n}") for n, role in enumerate(roles)]
+    plan = make_plan(1, Inventory("toy", (), tuple("abcde"), 130, ()), seats)
+    columns = {str(c.header): list(c.cells) for c in plan_table(plan, [1 << 30] * 101).columns}
+    assert columns["worker"] == ["attention/0", "experts/1-100"]
+    assert columns["lanes"] == ["0", "-"] and columns["experts"] == ["-", "1 to 2 each"]
 
 
 def test_many_workers_alike_share_a_row() -> None:

@@ -22,9 +22,9 @@ def written_out(tree: LaneTree, sizes: Sequence[range]) -> list[tuple[int, ...]]
         least, most = sum(of[0] for of in behind), sum(of[-1] for of in behind)
         ways = []
         for nodes, borders in cheapest.values():
-            for end in (borders[-1] + size for size in part):
-                if least <= tree.num_lanes - end <= most:
-                    ways.append((nodes + len(tree.held(range(borders[-1], end))), (*borders, end)))
+            ends = [borders[-1] + size for size in part]
+            for end in (end for end in ends if least <= tree.num_lanes - end <= most):
+                ways.append((nodes + len(tree.held(range(borders[-1], end))), (*borders, end)))
         ways.sort(key=lambda way: way[0], reverse=True)
         cheapest = {borders[-1]: (nodes, borders) for nodes, borders in ways}
     return [tuple(range(*pair)) for pair in itertools.pairwise(cheapest[tree.num_lanes][1])]

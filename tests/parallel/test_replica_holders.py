@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import pytest
 from dougong.parallel.plan import Plan
@@ -57,19 +58,19 @@ def searched(nodes: str, replicas: int) -> list[tuple[int, ...]]:
     ring = sorted(range(len(nodes)), key=lambda rank: (nodes.index(nodes[rank]), rank))
     stride = max(map(nodes.count, nodes))
     kept, holders = [0] * len(nodes), [list[int]() for _ in nodes]
-    for number in range(min(replicas, len(nodes) - 1)):
-        for place, owner in enumerate(ring):
-            known = {nodes[holder] for holder in holders[owner]}
-            best, least = owner, (True, True, len(nodes) + 1)
-            for ahead in range(len(ring)):
-                rank = ring[(place + stride + ahead) % len(ring)]
-                cost = (nodes[rank] == nodes[owner], nodes[rank] in known, kept[rank])
-                if rank != owner and rank not in holders[owner] and cost < least:
-                    best, least = rank, cost
-                if least <= (False, False, number):
-                    break
-            holders[owner].append(best)
-            kept[best] += 1
+    turns = itertools.product(range(min(replicas, len(nodes) - 1)), enumerate(ring))
+    for number, (place, owner) in turns:
+        known = {nodes[holder] for holder in holders[owner]}
+        best, least = owner, (True, True, len(nodes) + 1)
+        for ahead in range(len(ring)):
+            rank = ring[(place + stride + ahead) % len(ring)]
+            cost = (nodes[rank] == nodes[owner], nodes[rank] in known, kept[rank])
+            if rank != owner and rank not in holders[owner] and cost < least:
+                best, least = rank, cost
+            if least <= (False, False, number):
+                break
+        holders[owner].append(best)
+        kept[best] += 1
     return [tuple(found) for found in holders]
 
 

@@ -205,6 +205,10 @@ class _Mail:
 
     def __init__(self, teams: Sequence[Team], cost: Cost, latency_s: float) -> None:
         self._teams, self._cost, self._latency_s = teams, cost, latency_s
+        self._num_receivers: dict[MessageKind, int] = {}
+        for message in MessageKind:
+            receivers = [team for team in teams if team.first.receives(message)]
+            self._num_receivers[message] = sum(len(team.programs) for team in receivers)
         self._free: dict[tuple[int, str], float] = defaultdict(float)
         self._sent: dict[_MessageKey, dict[int, _Sent]] = defaultdict(dict)
         self._latest: dict[_MessageKey, _Latest] = {}
@@ -225,9 +229,7 @@ class _Mail:
         return start, end
 
     def _goes_to_others(self, sender: Team, message: MessageKind) -> bool:
-        return any(
-            sender.num_channels(team) for team in self._teams if team.first.receives(message)
-        )
+        return self._num_receivers[message] > sender.first.receives(message)
 
     def arrival(self, receiver: Team, operation: Operation) -> float:
         """When the last of the messages that a receive waits for has arrived."""

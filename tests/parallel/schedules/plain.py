@@ -18,17 +18,23 @@ def simulate_plainly(
     free: dict[tuple[str, str, str], float] = defaultdict(float)
     arrivals: dict[tuple[str, str, Operation], float] = {}
     computation, messages = list[Span](), list[Span]()
+
+    def send(program: Program, operation: Operation, receiver: Program, now: float) -> None:
+        worker, message = program.worker, operation.kind.sends
+        assert message is not None
+        arrivals[worker, receiver.worker, operation] = now
+        if receiver.worker != worker:
+            channel = worker, receiver.worker, message.direction
+            start = max(now, free[channel])
+            free[channel] = end = start + cost(worker, operation)
+            messages.append(Span(worker, operation, start, end, receiver.worker))
+            arrivals[worker, receiver.worker, operation] = end + latency_s
+
     for program, operation in walk(programs):
         worker, now, message = program.worker, clock[program.worker], operation.kind.sends
         if message is not None:
             for receiver in (other for other in programs if other.receives(message)):
-                arrivals[worker, receiver.worker, operation] = now
-                if receiver.worker != worker:
-                    channel = worker, receiver.worker, message.direction
-                    start = max(now, free[channel])
-                    free[channel] = end = start + cost(worker, operation)
-                    messages.append(Span(worker, operation, start, end, receiver.worker))
-                    arrivals[worker, receiver.worker, operation] = end + latency_s
+                send(program, operation, receiver, now)
         elif operation.kind.computes:
             clock[worker] = now + cost(worker, operation)
             computation.append(Span(worker, operation, now, clock[worker]))
