@@ -27,7 +27,7 @@ from dougong.parallel.tree import LaneTree
 SLOT_BYTES = 4
 """A row's place at its worker, int32."""
 SUM_BYTES = 4
-"""A gradient of a router weight that the experts have summed, float32."""
+"""A gradient of a row's router weight, float32."""
 FLOAT32_BYTES = 4
 
 MOST_PLACES = 16
@@ -66,8 +66,7 @@ class Product:
     is_exact: bool = True
 
     def between(self, places: Places) -> dict[Link, float]:
-        sent = {name: sum(self.of_source[r] for r in ranks) for name, ranks in places.items()}
-        wanted = {name: sum(self.of_target[r] for r in ranks) for name, ranks in places.items()}
+        sent, wanted = _by_place(self.of_source, places), _by_place(self.of_target, places)
         members = {name: set(ranks) for name, ranks in places.items()}
         found = {}
         for source, target in itertools.product(places, repeat=2):
@@ -108,6 +107,11 @@ class Pairs:
         for pair, link in _linked(self.num_bytes, places):
             crossing[link] = crossing.get(link, 0.0) + self.num_bytes[pair]
         return crossing
+
+
+def _by_place(amounts: Sequence[float], places: Places) -> dict[str, float]:
+    """Sums of what is given by rank."""
+    return {name: sum(map(amounts.__getitem__, ranks)) for name, ranks in places.items()}
 
 
 def _linked(
@@ -183,10 +187,10 @@ def _call_bytes(shape: StepShape, inventory: Inventory, plan: Plan, worker: Work
     vector_bytes = inventory.hidden_size * shape.value_bytes
     vectors, by_row = sum(site.num_tokens for site in sites) * vector_bytes, num_rows * vector_bytes
     slots, weights = num_rows * SLOT_BYTES, num_rows * shape.value_bytes
+    sums = num_rows * SUM_BYTES
     if shape.combine == "at_attention":
-        payloads = (vectors + slots, by_row, vectors + weights, by_row)
+        payloads = (vectors + slots, by_row, vectors + weights, by_row + sums)
     else:
-        sums = num_rows * SUM_BYTES
         payloads = (vectors + slots + weights, vectors, vectors, vectors + sums)
     counts = sum(share_bytes(1, number) - share_bytes(0, 0) for number in numbers)
     return _CallBytes(counts, *payloads, is_exact=all(site.is_exact for site in sites))
