@@ -90,7 +90,6 @@ def _one_more(
 ) -> tuple[_Ways, Numbers]:
     """One more share of one of the sizes, that ends at one of `ends` (elsewhere, what is left could
     not be given to the shares that follow), and which size leads to each end."""
-    import numpy as np
 
     num_before = len(before.num_nodes)
     first = max(before.first_end + sizes[0], ends[0])
