@@ -321,13 +321,15 @@ class Actor:
             return
         generation = self._facts.generation_of(number)
         workers = () if generation is None else tuple(generation.workers)
-        self._kill(number, tuple(name for name in workers if name not in leaving))
+        staying = frozenset(leaving)
+        self._kill(number, tuple(name for name in workers if name not in staying))
         self._reach.send_all(LeaveGeneration(number))
 
     def _kill(self, generation: int, workers: tuple[str, ...]) -> None:
         """End these workers alone. To name none to an agent would be to name all."""
+        named = frozenset(workers)
         for handle in self._facts.agents.living:
-            own = tuple(name for name in handle.spec.workers if name in workers)
+            own = tuple(name for name in handle.spec.workers if name in named)
             if own:
                 self._reach.send(handle.spec.name, KillWorkers(generation, own))
 
