@@ -166,8 +166,8 @@ class Deadlines:
     heartbeat_every_s: float = 0.1
     tick_every_s: float = 0.1
     # Between two looks at everybody, of a run so large that each costs much; less than
-    # `agent_mute_s` and `worker_seen_s`, so that nobody seems silent for it.
-    longest_look_s: float = 0.4
+    # `held_up_s`, so that the controller does not take itself for held up.
+    longest_look_s: float = 0.8
     longest_batch_s: float = 0.05  # messages that come together are decided about together
     quiet_s: float = 10.0  # a pause between steps that is shorter is never called unusual
     status_every_s: float = 0.5

@@ -121,7 +121,8 @@ class Controller:
         """As in status.json."""
         facts, checkpoints = self._facts, self._facts.checkpoints
         statuses = facts.generation.workers.values() if facts.generation is not None else ()
-        health = health_words(facts, time.monotonic())
+        # As at the last look, which has read the newest heartbeats.
+        health = health_words(facts, self._looked_at)
         return RunStatus(
             job=self._config.job.job,
             state=self._state.name,
