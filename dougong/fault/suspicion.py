@@ -70,7 +70,7 @@ class Roster:
 
     def bits(self, names: Iterable[str]) -> int:
         """Some of them as bits; others are left out."""
-        if isinstance(names, Peers) and names.roster is self:
+        if isinstance(names, WaitedFor) and names.roster is self:
             return names.ranks
         found = 0
         for name in names:
@@ -79,7 +79,7 @@ class Roster:
         return found
 
 
-class Peers(Sequence[str]):
+class WaitedFor(Sequence[str]):
     """Some of a generation's workers, as bits by rank: names are made of those alone that are asked
     for, as everybody may wait for all others."""
 
@@ -309,7 +309,7 @@ class _Judgement:
     def _closed(self, waiting: Sequence[WorkerView]) -> Sequence[WorkerView]:
         """Of these, in their order, who waits for nobody who is free to do anything, and neither do
         those for whom they wait in turn."""
-        rosters = (view.awaited.roster for view in waiting if isinstance(view.awaited, Peers))
+        rosters = (view.awaited.roster for view in waiting if isinstance(view.awaited, WaitedFor))
         roster = next(rosters, None) or Roster(tuple(self.views))
         awaited = {view.name: roster.bits(view.awaited) for view in waiting}
         # One that has ended sends nothing any more: it is neither free nor waits.

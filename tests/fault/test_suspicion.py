@@ -8,7 +8,7 @@ import pytest
 from dougong.control.progress import WorkerSigns
 from dougong.deadlines import DEADLINES
 from dougong.fault.stillness import WAIT, StillTimes
-from dougong.fault.suspicion import Peers, Roster, Sign, WorkerView, suspicions, waits_for
+from dougong.fault.suspicion import Roster, Sign, WaitedFor, WorkerView, suspicions, waits_for
 
 WORKERS = ("east/0", "east/1", "west/0")
 
@@ -127,14 +127,14 @@ def test_for_whom_a_worker_waits_is_said_shortly() -> None:
 
 def test_whom_a_worker_waits_for_is_named_only_where_somebody_asks() -> None:
     roster = Roster(tuple(f"w/{rank}" for rank in range(10)))
-    peers = Peers(roster, 0b101 << 4 | 1 << 12)
+    peers = WaitedFor(roster, 0b101 << 4 | 1 << 12)
     assert list(peers) == ["w/4", "w/6"] and len(peers) == 2 and bool(peers)
     assert "w/6" in peers and "w/5" not in peers and "somebody" not in peers
-    assert peers[:1] == ("w/4",) and peers[1] == "w/6" and not Peers(roster, 1 << 10)
+    assert peers[:1] == ("w/4",) and peers[1] == "w/6" and not WaitedFor(roster, 1 << 10)
     assert waits_for(replace(view("w/0"), awaited=peers)) == "waits for w/4, w/6"
 
 
-class Counted(Peers):
+class Counted(WaitedFor):
     """Says how often somebody wants the names one by one."""
 
     walks = 0

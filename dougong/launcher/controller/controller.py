@@ -39,13 +39,13 @@ from dougong.launcher.controller.inbound.items import (
     Item,
     is_routine,
 )
+from dougong.launcher.controller.inbound.rhythm import Rhythm
 from dougong.launcher.controller.observe import observe, observe_time
 from dougong.launcher.controller.observe_health import (
     health_words,
     suspect_words,
     tell_own_pause,
 )
-from dougong.launcher.controller.pace import Pace
 from dougong.launcher.controller.reserve import Reserve
 from dougong.launcher.controller.states import (
     Ended,
@@ -100,9 +100,9 @@ class Controller:
         self._state: State = Starting(Stage.BACKEND, time.monotonic())
         deadlines = config.deadlines
         self._looked_at = time.monotonic()
-        self._looks = Pace(deadlines.tick_every_s, deadlines.longest_look_s)
-        self._decisions = Pace(0.0, deadlines.longest_batch_s)
-        self._writes = Pace(deadlines.status_every_s, deadlines.longest_status_s)
+        self._looks = Rhythm(deadlines.tick_every_s, deadlines.longest_look_s)
+        self._decisions = Rhythm(0.0, deadlines.longest_batch_s)
+        self._writes = Rhythm(deadlines.status_every_s, deadlines.longest_status_s)
 
     def run(self) -> Outcome:
         """Train to the end of the job, whatever happens on the way. Leaves no process behind."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from dougong.control.progress import WorkerSigns
 from dougong.control.worker_messages import StateFetched
 from dougong.deadlines import DEADLINES
-from dougong.fault.suspicion import Peers, Roster, WorkerView
+from dougong.fault.suspicion import Roster, WaitedFor, WorkerView
 from dougong.parallel.plan import Worker
 from dougong.records.status import StillWorker, WorkerState
 
@@ -78,7 +78,7 @@ class WorkerStatus:
             self.step,
             self.phase,
             self.operation,
-            Peers(roster, self.awaited),
+            WaitedFor(roster, self.awaited),
             self.signs,
             is_seen=now - self.seen_at <= DEADLINES.worker_seen_s,
         )

@@ -6,7 +6,7 @@ _TIMES = 10
 """Its cost, so often, passes until it is done again: a tenth of a core is spent on it at most."""
 
 
-class Pace:
+class Rhythm:
     """It is done every `every_s` seconds; where that would take more than its part of the time,
     after a longer while, but never after more than `longest_s`. `due_at`: next, monotonic
     seconds."""
