@@ -21,7 +21,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -66,6 +66,8 @@ BEATS_A_SECOND = 10
 STARTED_S = 600.0
 VARIANTS = 7
 """Different beats of one agent, which come again and again."""
+PATIENT = replace(DEADLINES, paths_s=STARTED_S)
+"""All fakes are tried from one process."""
 INVENTORY = Inventory("toy", (), (), 1 << 14, ())
 
 
@@ -179,7 +181,7 @@ class Run:
         job = Job.model_validate(toy_job(islands=islands, batch={"lanes": self.num_workers}))
         self.backend = Fakes(num_nodes, self.inbox, software_here(job, None))
         view = make_view(Console(file=io.StringIO(), width=200), "toy", 20)
-        config = ControllerConfig(job, "secret", "/", entries=EntryPoints(fingerprint=None))
+        config = ControllerConfig(job, "secret", "/", entries=EntryPoints(fingerprint=None), deadlines=PATIENT)
         self.run_dir = RunDir.create(folder)
         self._recorder = Recorder(self.run_dir, view, None)
         self._controller = Controller(config, self.inbox, self.backend, self._recorder)
