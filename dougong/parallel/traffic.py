@@ -26,7 +26,7 @@ from dougong.parallel.tree import LaneTree
 SLOT_BYTES = 4
 """A row's place at its worker, int32."""
 SUM_BYTES = 4
-"""A gradient of a router weight that the experts have summed, float32."""
+"""A gradient of a row's router weight, float32."""
 FLOAT32_BYTES = 4
 
 MOST_PLACES = 16
@@ -159,10 +159,10 @@ def _call_bytes(shape: StepShape, inventory: Inventory, plan: Plan, worker: Work
     vector_bytes = inventory.hidden_size * shape.value_bytes
     vectors, by_row = sum(site.num_tokens for site in sites) * vector_bytes, num_rows * vector_bytes
     slots, weights = num_rows * SLOT_BYTES, num_rows * shape.value_bytes
+    sums = num_rows * SUM_BYTES
     if shape.combine == "at_attention":
-        payloads = (vectors + slots, by_row, vectors + weights, by_row)
+        payloads = (vectors + slots, by_row, vectors + weights, by_row + sums)
     else:
-        sums = num_rows * SUM_BYTES
         payloads = (vectors + slots + weights, vectors, vectors, vectors + sums)
     counts = sum(share_bytes(1, number) - share_bytes(0, 0) for number in numbers)
     return _CallBytes(counts, *payloads, is_exact=all(site.is_exact for site in sites))

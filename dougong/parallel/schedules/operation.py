@@ -12,9 +12,11 @@ workers above, experts workers below:
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 from typing import Literal
 
 from dougong.parallel.plan import Role
@@ -116,6 +118,19 @@ class Program:
     @property
     def has_experts(self) -> bool:
         return self.role != "attention"
+
+    @cached_property
+    def waves_of_a_site(self) -> int:
+        """The most micro-batches whose experts' backward at one site is still to come."""
+        alive: Counter[int] = Counter()
+        most = 0
+        for operation in self.operations:
+            if operation.kind is Kind.EXPERTS_FORWARD:
+                alive[operation.site] += 1
+                most = max(most, alive[operation.site])
+            elif operation.kind is Kind.EXPERTS_BACKWARD:
+                alive[operation.site] -= 1
+        return most
 
     def sends(self, message: MessageKind) -> bool:
         """Whether workers of this role send such messages; the other side receives them, `both`
