@@ -154,3 +154,9 @@ def test_grouped_products_are_compared() -> None:
     assert ended.returncode == 0, ended.stderr
     assert "bits of dougong: equal in a second run, equal for half of the tokens alone" in ended.stdout
     assert "layer: ratio to" in ended.stdout
+
+
+def test_the_controllers_work_is_measured() -> None:
+    ended = run("benchmarks/control_plane.py", "--nodes", "1", "3", "--seconds", "0.5", "--rounds", "2")
+    assert ended.returncode == 0, ended.stderr
+    assert "3 nodes, 24 workers: " in ended.stdout and "% of a core (" in ended.stdout

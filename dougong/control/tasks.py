@@ -9,6 +9,7 @@ from dougong.control.run_sources import RunSources
 from dougong.job.drills.drill import Drill
 from dougong.job.schema import Job
 from dougong.parallel.plan import Plan
+from dougong.parallel.plan_file import PlanFile
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class TrainTask:
 
     entry: str
     job: Job
-    plan: Plan
+    plan: Plan | PlanFile
     run_dir: str
     console: str
     resume: str | None = None
