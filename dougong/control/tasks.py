@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from dougong.control.plan_file import PlanFile
 from dougong.control.run_sources import RunSources
 from dougong.job.drills.drill import Drill
 from dougong.job.schema import Job
 from dougong.parallel.plan import Plan
-from dougong.parallel.plan_file import PlanFile
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,7 @@ def _one_more(
     num_before = len(before.num_nodes)
     first = max(before.first_end + sizes[0], ends[0])
     last = min(before.first_end + num_before - 1 + sizes[-1], ends[-1])
-    found = _Comparison(first, last - first + 1, num_before * len(sizes) + 1)
+    found = _SizeComparison(first, last - first + 1, num_before * len(sizes) + 1)
     for number, size in enumerate(sizes):
         begin = max(first, before.first_end + size)
         end = min(last + 1, before.first_end + num_before + size)
@@ -106,7 +106,7 @@ def _one_more(
     return found.ways(), found.choice
 
 
-class _Comparison:
+class _SizeComparison:
     """Of the ways to each end the best.
 
     A way's key: its nodes, and below them its number, the later one smaller. Of the ways to an end

@@ -23,6 +23,7 @@ from typing import Any, NoReturn
 from dougong.control.channel import Channel
 from dougong.control.fork_messages import ForkRequest
 from dougong.control.messages import JoinGeneration
+from dougong.control.plan_file import ReadPlan, read_plan
 from dougong.control.processes import title_process
 from dougong.control.progress import OrderedFault, ProgressVector
 from dougong.control.run_sources import changed_files
@@ -54,7 +55,6 @@ from dougong.fingerprint.record import JobShapes
 from dougong.job.schema import Job
 from dougong.job.settled import settle
 from dougong.parallel.plan import Plan
-from dougong.parallel.plan_file import ReadPlan, read_plan
 
 _PACKAGE = Path(__file__).resolve().parents[2]
 """The folder of this package's sources."""

@@ -19,6 +19,7 @@ from dougong.control.messages import (
 )
 from dougong.control.network.path_probe import try_paths
 from dougong.control.path_messages import CONTROLLER, PathEnd, TryPaths
+from dougong.control.plan_file import plan_for_workers
 from dougong.control.tasks import FingerprintTask, InspectTask, TrainTask
 from dougong.control.worker_messages import StoreReply
 from dougong.fault.self_inflicted import inflict
@@ -74,7 +75,6 @@ from dougong.launcher.controller.inbound.items import (
     PeerRefused,
 )
 from dougong.launcher.controller.inbound.reserve_calls import begin_reserve, see_reserve
-from dougong.parallel.plan_file import plan_for_workers
 from dougong.planner.placement import AgentSpec, devices_of
 from dougong.records.events import FirstStep
 from dougong.records.kept_sources import keep_sources

@@ -9,9 +9,7 @@ gives the same bits: sums have their own order.
 from __future__ import annotations
 
 import itertools
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -24,6 +22,7 @@ from dougong.parallel.dispatch.dispatcher import Dispatcher
 from dougong.parallel.dispatch.handle import DispatchHandle, ExpertBatch
 from dougong.parallel.exchange.exchange import Exchange
 from dougong.parallel.exchange.expected import Received
+from dougong.parallel.execute.clock import Clock
 from dougong.parallel.execute.emulate import Emulation, lasting
 from dougong.parallel.execute.shard import ExpertShard, Keep
 from dougong.parallel.plan import Role
@@ -46,26 +45,6 @@ attention workers together between a micro-batch's forward and its backward. It 
 `add_loss`."""
 
 _FORWARD_MESSAGES = (MessageKind.ROWS, MessageKind.OUTPUTS)
-
-
-@dataclass
-class Clock:
-    """Seconds that this worker spent waiting for messages, and a note of where it is."""
-
-    note: Callable[[str, int], None] = lambda phase, operation: None
-    exchange_s: float = 0.0
-
-    def restart(self) -> None:
-        """A step begins: nothing has been waited for."""
-        self.exchange_s = 0.0
-
-    @contextmanager
-    def exchanging(self) -> Iterator[None]:
-        begun = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.exchange_s += time.perf_counter() - begun
 
 
 @dataclass

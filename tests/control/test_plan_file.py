@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from dougong.control import plan_file
+from dougong.control.plan_file import PlanFile, digest_of, plan_for_workers, read_plan
 from dougong.deadlines import Deadlines
 from dougong.errors import LaunchError
-from dougong.parallel import plan_file
 from dougong.parallel.plan import Inventory, Plan, Seat, make_plan
-from dougong.parallel.plan_file import PlanFile, digest_of, plan_for_workers, read_plan
 
 QUICK = Deadlines(shared_file_s=0.1, shared_file_every_s=0.01)
 
