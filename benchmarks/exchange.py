@@ -97,7 +97,7 @@ class Bench:
         dispatcher.combine(handle, exchange.receive(MessageKind.OUTPUTS, KEY))
         exchange.send(MessageKind.OUTPUT_GRADIENTS, KEY, dispatcher.output_gradients(handle, handle.combined))
         dispatcher.take_output_gradients(batch, exchange.receive(MessageKind.OUTPUT_GRADIENTS, KEY))
-        batch.drows = batch.doutputs
+        batch.end_backward(batch.weigh_gradients(), batch.outputs)
         exchange.send(MessageKind.ROW_GRADIENTS, KEY, dispatcher.row_gradients(batch))
         dispatcher.input_gradients(handle, exchange.receive(MessageKind.ROW_GRADIENTS, KEY))
         exchange.finish()

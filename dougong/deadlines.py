@@ -156,17 +156,24 @@ class Deadlines:
     telemetry_silence_s: float = 10.0  # nothing has come from who reads the devices: it hangs
     device_blame_s: float = 60.0  # a worker fails so soon after its device: the device did it
     device_word_s: float = 1.5  # a driver says why a worker has just failed, if it knows
+    port_s: float = 2.0  # ports that are all taken are looked at again; some are, for a moment
     held_up_s: float = 1.0  # a controller that has not looked for so long was held up itself
     budget_s: float = 3600.0  # failures before are forgotten: `fault.max_restarts` is by the hour
 
     # Intervals.
     neighbour_every_s: float = 0.2  # machines of a run send each other a short message
     ping_every_s: float = 2.0
+    port_every_s: float = 0.05  # the same
     reset_retry_s: float = 0.05  # who had to go for a stranger comes again
     heartbeat_every_s: float = 0.1
     tick_every_s: float = 0.1
+    # Between two looks at everybody, of a run so large that each costs much; less than
+    # `held_up_s`, so that the controller does not take itself for held up.
+    longest_look_s: float = 0.8
+    longest_batch_s: float = 0.05  # messages that come together are decided about together
     quiet_s: float = 10.0  # a pause between steps that is shorter is never called unusual
     status_every_s: float = 0.5
+    longest_status_s: float = 2.0  # of a run so large that it costs much; below `status_fresh_s`
     ended_every_s: float = 1.0  # agents that were started are asked after, until they are ready
     telemetry_every_s: float = 1.0  # devices are read
     telemetry_retry_s: float = 60.0  # who reads them is begun anew after it has ended

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -289,8 +290,11 @@ class FreeRoom:
             cpus = max(node.cpus, 1.0)
             return (cpus - self._free_cpus(node) + more) / cpus
 
+        loads = sorted((load(node), number) for number, node in enumerate(chosen))  # a heap
         for _ in wish.indices:
-            counts[min(chosen, key=load).id] += 1
+            node = chosen[number := loads[0][1]]
+            counts[node.id] += 1
+            heapq.heapreplace(loads, (load(node), number))
         return [(node, counts[node.id]) for node in chosen if counts[node.id]]
 
     def _fewest(self, nodes: Sequence[Node], wish: _Wish) -> list[Node]:

@@ -23,6 +23,10 @@ ARITHMETIC = 2
 scores alone; the global balance loss normalises softmax scores too; a weight that is used in
 several places of a model gets one sum a micro-batch.
 """
+_ROUTER_GRADIENTS_AT_EXPERTS = 3
+"""Where devices are unlike and outputs are combined at attention: the gradients of the rows'
+weights are products that the experts' devices take. Among like devices that is no other product,
+and no other recipe."""
 
 ENOUGH_ROWS = 128
 """From so many rows on, one product per block costs as much as one for all lanes (measured:
@@ -65,7 +69,7 @@ def make_recipe(job: Job, inventory: Inventory) -> Recipe:
     ordered = job.is_layout_free
     optimizer = declaration_of(job.optimizer)
     return Recipe(
-        arithmetic=ARITHMETIC,
+        arithmetic=_arithmetic_of(job),
         determinism=job.determinism,
         lanes=job.batch.lanes,
         microbatches=job.batch.microbatches,
@@ -75,6 +79,12 @@ def make_recipe(job: Job, inventory: Inventory) -> Recipe:
         optimizer=f"{optimizer.name}, {optimizer.arithmetic_of(job.optimizer)}",
         attention=inventory.attention[0] if len(inventory.attention) == 1 else "",
     )
+
+
+def _arithmetic_of(job: Job) -> int:
+    is_mixed = len({island.accelerator for island in job.islands}) > 1
+    moved = is_mixed and job.combine == "at_attention"
+    return _ROUTER_GRADIENTS_AT_EXPERTS if moved else ARITHMETIC
 
 
 def form_words(recipe: Recipe) -> str:

@@ -23,7 +23,8 @@ from dougong.parallel.comm.transfer import Transfer
 from dougong.parallel.exchange.exchange import Exchange
 from dougong.parallel.exchange.expected import place_in_words
 from dougong.parallel.exchange.recast import RecastWorld
-from dougong.parallel.execute.executor import Clock, Executor, ExecutorOptions
+from dougong.parallel.execute.clock import Clock
+from dougong.parallel.execute.executor import Executor, ExecutorOptions
 from dougong.parallel.execute.shard import ExpertShard
 from dougong.planner.audit_bytes import PIECE_BYTES
 from dougong.planner.programs import programs_of

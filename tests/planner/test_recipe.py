@@ -56,6 +56,17 @@ def test_where_it_runs_is_no_part_of_it() -> None:
     assert make_recipe(elsewhere, INVENTORY) == make_recipe(make_job(), INVENTORY)
 
 
+def test_a_product_that_moved_between_unlike_devices_is_another_recipe() -> None:
+    def arithmetic(kinds: tuple[str, ...], **changes: Any) -> int:
+        islands = [{"name": f"i{n}", "accelerator": kind, "workers": 1} for n, kind in enumerate(kinds)]
+        return make_recipe(make_job(islands=islands, **changes), INVENTORY).arithmetic
+
+    assert arithmetic(("cpu", "cuda")) == arithmetic(("cpu",)) + 1
+    assert arithmetic(("cuda", "cuda")) == arithmetic(("cpu",))
+    at_experts = {"combine": "at_experts", "determinism": "run"}
+    assert arithmetic(("cpu", "cuda"), **at_experts) == arithmetic(("cpu",), **at_experts)
+
+
 def test_it_needs_no_torch() -> None:
     code = "import sys, dougong.planner.recipe; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

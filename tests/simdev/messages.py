@@ -100,7 +100,8 @@ class Step:
                 dispatcher.take_output_gradients(self.batches[key], received)
             case Kind.SEND_ROW_GRADIENTS:
                 batch = self.batches[key]
-                batch.drows = self.times_expert(batch, batch.doutputs)
+                drows = self.times_expert(batch, batch.weigh_gradients())
+                batch.end_backward(drows, self.times_expert(batch, batch.rows))
                 exchange.send(MessageKind.ROW_GRADIENTS, key, dispatcher.row_gradients(batch))
             case Kind.RECEIVE_ROW_GRADIENTS:
                 received = exchange.receive(MessageKind.ROW_GRADIENTS, key)

@@ -25,6 +25,7 @@ from dougong.ops.experts.reference import ByBlock, SwiGLUExpert, TiledSwiGLU
 
 GROUP = "experts"
 HIDDEN, INNER = 64, 48
+AGAIN = "outputs again, in the backward"
 ROUNDINGS = 4
 """An expert's values are rounded so often on their way: two products, a product of each, a sum."""
 
@@ -97,15 +98,15 @@ def _draw() -> ExpertsWave:
 
 def compute(op: ExpertOp, wave: ExpertsWave) -> dict[str, Tensor]:
     """Outputs and all gradients, by name; weights' gradients in float32, or wider."""
-    y_RH, dx_RH = torch.empty_like(wave.x_RH), torch.empty_like(wave.x_RH)
+    y_RH, again_RH, dx_RH = (torch.empty_like(wave.x_RH) for _ in range(3))
     wide = torch.promote_types(wave.x_RH.dtype, torch.float32)
     grads: dict[int, Tensors] = {}
     for expert, tensors in wave.tensors.items():
         zeros = {name: torch.zeros_like(one, dtype=wide) for name, one in tensors.items()}
         grads[expert] = zeros
     saved = op.forward(wave.x_RH, wave.blocks, wave.tensors, y_RH)
-    op.backward(wave.dy_RH, saved, wave.tensors, grads, dx_RH)()
-    found = {"forward": y_RH, "backward to the rows": dx_RH}
+    op.backward(wave.dy_RH, saved, wave.tensors, grads, dx_RH, again_RH)()
+    found = {"forward": y_RH, AGAIN: again_RH, "backward to the rows": dx_RH}
     for expert, tensors in grads.items():
         for name, tensor in tensors.items():
             found[f"backward to {name} of expert {expert}"] = tensor
@@ -122,6 +123,8 @@ def _judge(form: Form, bed: Bed) -> Result:
             placed = given.on(bed.device, dtype)
             found, again = compute(form.op, placed), compute(form.op, placed)
             stable = stable and all(same_bits(one, again[name]) for name, one in found.items())
+            if not same_bits(found["forward"], found[AGAIN]):
+                words["the backward's outputs have other bits than the forward's"] = None
             exact = compute(ByBlock(SwiGLUExpert()), given.on(CPU, torch.float64))
             deviations += _compare(wave, dtype, found, exact, words)
     if not stable:

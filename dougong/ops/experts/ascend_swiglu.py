@@ -114,8 +114,9 @@ class NpuSwiGLU:
         tensors: Mapping[int, Tensors],
         grads: Mapping[int, Tensors],
         dx_RH: Tensor,
+        y_RH: Tensor | None = None,
     ) -> AddWeights:
-        """Write the rows' gradients into `dx_RH`.
+        """Write the rows' gradients into `dx_RH`, and the outputs again where they are asked for.
 
         Returns what adds the weights' gradients to `grads` (float32).
         """
@@ -124,6 +125,8 @@ class NpuSwiGLU:
         dinner_RI = self._run(dy_RH, saved.blocks, down, torch.empty_like(saved.inner_RI))
         dgate_up_R2I = torch.ops.npu.npu_swiglu_backward(dinner_RI, saved.gate_up_R2I, -1)
         self._run(dgate_up_R2I, saved.blocks, gate_up, dx_RH)
+        if y_RH is not None:
+            self._run(saved.inner_RI, saved.blocks, [weight.t() for weight in down], y_RH)
 
         def add_weights() -> None:
             for block in saved.blocks:

@@ -63,8 +63,10 @@ class ExpertOp(Protocol):
         tensors: Mapping[int, Tensors],
         grads: Mapping[int, Tensors],
         dx_RH: Tensor,
+        y_RH: Tensor | None = None,
     ) -> AddWeights:
-        """Write the rows' gradients into `dx_RH`.
+        """Write the rows' gradients into `dx_RH`, and into `y_RH` the forward's outputs again, with
+        the same bits, where they are asked for.
 
         Returns what adds the weights' gradients to `grads` (float32).
         """
@@ -85,8 +87,9 @@ class OneExpert(Protocol):
         tensors: Tensors,
         grads: Tensors,
         dx_NH: Tensor,
+        y_NH: Tensor | None = None,
     ) -> AddWeights:
-        """Write the rows' gradients into `dx_NH`.
+        """Write the rows' gradients into `dx_NH`, and the outputs again where they are asked for.
 
         Returns what adds the weights' gradients to `grads` (float32).
         """

@@ -51,15 +51,14 @@ class ByBlock:
         tensors: Mapping[int, Tensors],
         grads: Mapping[int, Tensors],
         dx_RH: Tensor,
+        y_RH: Tensor | None = None,
     ) -> AddWeights:
         rest = []
         for block, of_block in _taken(saved):
             dy_NH, dx_NH = dy_RH[block.span], dx_RH[block.span]
-            rest.append(
-                self.one.backward(
-                    dy_NH, of_block, tensors[block.expert], grads[block.expert], dx_NH
-                )
-            )
+            y_NH = None if y_RH is None else y_RH[block.span]
+            weights, into = tensors[block.expert], grads[block.expert]
+            rest.append(self.one.backward(dy_NH, of_block, weights, into, dx_NH, y_NH))
         return partial(_add_each, rest)
 
 
@@ -97,15 +96,21 @@ class ByTile:
         tensors: Mapping[int, Tensors],
         grads: Mapping[int, Tensors],
         dx_RH: Tensor,
+        y_RH: Tensor | None = None,
     ) -> AddWeights:
         tiling, kept = saved
         dy_MH = tiling.pad(dy_RH)
         dx_MH = torch.empty_like(dy_MH)
+        y_MH = None if y_RH is None else torch.empty_like(dy_MH)
         rest = []
         for expert, tile, of_tile in _taken(kept):
             dy_NH, dx_NH = dy_MH[tile], dx_MH[tile]
-            rest.append(self.one.backward(dy_NH, of_tile, tensors[expert], grads[expert], dx_NH))
+            y_NH = None if y_MH is None else y_MH[tile]
+            weights, into = tensors[expert], grads[expert]
+            rest.append(self.one.backward(dy_NH, of_tile, weights, into, dx_NH, y_NH))
         tiling.unpad(dx_MH, dx_RH)
+        if y_RH is not None and y_MH is not None:
+            tiling.unpad(y_MH, y_RH)
         return partial(_add_each, rest)
 
 
@@ -195,14 +200,17 @@ class FamilyExpert:
         tensors: Tensors,
         grads: Tensors,
         dx_NH: Tensor,
+        y_NH: Tensor | None = None,
     ) -> AddWeights:
         """Adds the weights' gradients at once: autograd computes both together."""
         x_NH = saved[0].detach().requires_grad_()
         leaves = {name: t.detach().requires_grad_() for name, t in tensors.items()}
         with torch.enable_grad():
-            y_NH = self._run(x_NH, leaves)
+            again_NH = self._run(x_NH, leaves)
+        if y_NH is not None:
+            y_NH.copy_(again_NH.detach())
         inputs = (x_NH, *leaves.values())
-        results = torch.autograd.grad(y_NH, inputs, aligned(dy_NH), allow_unused=True)
+        results = torch.autograd.grad(again_NH, inputs, aligned(dy_NH), allow_unused=True)
         dx_NH.copy_(results[0])
         for name, gradient in zip(leaves, results[1:], strict=True):
             if gradient is not None:
@@ -239,10 +247,13 @@ class SwiGLUExpert:
         tensors: Tensors,
         grads: Tensors,
         dx_NH: Tensor,
+        y_NH: Tensor | None = None,
     ) -> AddWeights:
         x_NH, gate_up_N2I, inner_NI = saved
         dgate_up_N2I = torch.empty_like(gate_up_N2I)
         _swiglu_backward(dy_NH, tensors, gate_up_N2I, dgate_up_N2I, dx_NH)
+        if y_NH is not None:
+            product_into(inner_NI, tensors["down_proj"].t(), y_NH)
 
         def add_weights() -> None:
             add_outer(grads["down_proj"], dy_NH, inner_NI)
@@ -279,6 +290,7 @@ class TiledSwiGLU:
         tensors: Mapping[int, Tensors],
         grads: Mapping[int, Tensors],
         dx_RH: Tensor,
+        y_RH: Tensor | None = None,
     ) -> AddWeights:
         tiling, x_MH, gate_up_M2I, inner_MI = saved
         dy_MH = tiling.pad(dy_RH)
@@ -288,6 +300,11 @@ class TiledSwiGLU:
                 dy_MH[tile], tensors[expert], gate_up_M2I[tile], dgate_up_M2I[tile], dx_MH[tile]
             )
         tiling.unpad(dx_MH, dx_RH)
+        if y_RH is not None:
+            y_MH = torch.empty_like(x_MH)
+            for expert, tile in tiling.tiles():
+                product_into(inner_MI[tile], tensors[expert]["down_proj"].t(), y_MH[tile])
+            tiling.unpad(y_MH, y_RH)
 
         def add_weights() -> None:
             for expert, span in tiling.spans:

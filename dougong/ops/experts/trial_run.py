@@ -37,11 +37,13 @@ class Results:
     """An operator's outputs `y_RH`, the rows' gradients `dx_RH`, the weights' by expert."""
 
     y_RH: Tensor
+    again_RH: Tensor
     dx_RH: Tensor
     grads: Mapping[int, Tensors]
 
     def __iter__(self) -> Iterator[Tensor]:
         yield self.y_RH
+        yield self.again_RH
         yield self.dx_RH
         for of_expert in self.grads.values():
             yield from of_expert.values()
@@ -65,15 +67,20 @@ def is_sound(
     device: torch.device,
     dtype: torch.dtype = torch.float32,
 ) -> bool:
-    """Whether `op` computes SwiGLU experts of this dtype up to rounding, and an expert's bits are
-    the same without another expert's rows."""
+    """Whether `op` computes SwiGLU experts of this dtype up to rounding, its backward's outputs
+    have the bits of the forward's, and an expert's are the same without another expert's rows."""
     wave = draw_wave(TWO_EXPERTS, shapes, device, dtype)
     found = run(op, wave)
     if not _are_close(run(ByBlock(SwiGLUExpert()), wave), found):
         return False
+    if not torch.equal(found.y_RH, found.again_RH):
+        return False
     alone = _without_expert_1(wave)
     expected = Results(
-        _rows_of_expert_0(found.y_RH), _rows_of_expert_0(found.dx_RH), {0: found.grads[0]}
+        _rows_of_expert_0(found.y_RH),
+        _rows_of_expert_0(found.again_RH),
+        _rows_of_expert_0(found.dx_RH),
+        {0: found.grads[0]},
     )
     return all(torch.equal(a, b) for a, b in zip(run(op, alone), expected, strict=True))
 
@@ -102,16 +109,16 @@ def draw_wave(
 def run(op: ExpertOp, wave: SmallWave) -> Results:
     """Forward and backward, the weights' gradients included."""
     y_RH = torch.empty_like(wave.x_RH)
-    dx_RH = torch.empty_like(wave.x_RH)
+    again_RH, dx_RH = torch.empty_like(wave.x_RH), torch.empty_like(wave.x_RH)
     grads: dict[int, Tensors] = {}
     for expert, tensors in wave.tensors.items():
         grads[expert] = {
             name: torch.zeros_like(tensor, dtype=torch.float32) for name, tensor in tensors.items()
         }
     saved = op.forward(wave.x_RH, wave.blocks, wave.tensors, y_RH)
-    add_weights = op.backward(wave.dy_RH, saved, wave.tensors, grads, dx_RH)
+    add_weights = op.backward(wave.dy_RH, saved, wave.tensors, grads, dx_RH, again_RH)
     add_weights()
-    return Results(y_RH, dx_RH, grads)
+    return Results(y_RH, again_RH, dx_RH, grads)
 
 
 def _without_expert_1(wave: SmallWave) -> SmallWave:

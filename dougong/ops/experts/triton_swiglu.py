@@ -40,7 +40,8 @@ class TritonSaved:
 class GroupedSwiGLU:
     """SwiGLU experts, `down(silu(gate) * up)` with `gate_up_proj [2I, H]` and `down_proj [H, I]`.
 
-    Two launches forward, four backward. Shazeer 2020, arXiv 2002.05202, eq. 6.
+    Two launches forward, four backward, and one more where outputs are asked for again. Shazeer
+    2020, arXiv 2002.05202, eq. 6.
 
     A row's output and gradient depend on that row, its expert's weights, their dtype and the tiles'
     sizes alone; an expert's weight gradients on its rows lane by lane, in the order of lanes. Which
@@ -87,8 +88,9 @@ class GroupedSwiGLU:
         tensors: Mapping[int, Tensors],
         grads: Mapping[int, Tensors],
         dx_RH: Tensor,
+        y_RH: Tensor | None = None,
     ) -> AddWeights:
-        """Write the rows' gradients into `dx_RH`.
+        """Write the rows' gradients into `dx_RH`, and the outputs again where they are asked for.
 
         Returns what adds the weights' gradients to `grads` (float32).
         """
@@ -101,6 +103,9 @@ class GroupedSwiGLU:
             wave, tiles.inner_backward, dy_RH, down, saved.gate_up_R2I, dgate_up_R2I
         )
         kernels.linear(wave, tiles.linear, dgate_up_R2I, gate_up, dx_RH, transposed=False)
+        if y_RH is not None:
+            # `inner_backward` rounds silu(gate) * up as the forward does.
+            kernels.linear(wave, tiles.linear, inner_RI, down, y_RH, transposed=True)
 
         def add_weights() -> None:
             dgate_up, ddown = (addresses(wave, grads, name, torch.float32) for name in self.names)

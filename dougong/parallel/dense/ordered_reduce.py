@@ -31,7 +31,7 @@ from dougong.parallel.dense.buckets import (
     views_of,
 )
 from dougong.parallel.dense.halving import Halving, Part, Round, share_of
-from dougong.parallel.dense.ring import Ring
+from dougong.parallel.dense.ring import ScratchRing
 from dougong.parallel.plan import Plan
 from dougong.parallel.tree import LaneTree, TreeNode
 
@@ -60,7 +60,7 @@ class Reducer(Protocol):
 
 
 @dataclass(frozen=True)
-class _Stretch:
+class _ReduceStretch:
     """What of a bucket is added at a time. `parts`: of its elements, by owner."""
 
     bucket: int
@@ -86,7 +86,7 @@ class _Run:
 
 
 @dataclass
-class _Round:
+class _RoundUnderWay:
     """A round of a stretch that has begun: its messages, where they land, and what they send, which
     may have been put together for that."""
 
@@ -111,7 +111,7 @@ class OrderedReducer:
         held = {w.rank: self._tree.held(w.lanes) for w in plan.workers if w.lanes}
         self._held = held.get(world.rank, [])
         self._buckets = flat.buckets
-        self._stretches = [_Stretch(*one) for one in _stretches_of(flat.buckets)]
+        self._stretches = [_ReduceStretch(*one) for one in _stretches_of(flat.buckets)]
         owners = list(dict.fromkeys(itertools.chain(*(b.parts for b in flat.buckets))))
         share = share_of(Halving(self._tree, held), in_halves(owners), world.rank)
         self._rounds, self._result = share.rounds, share.result
@@ -120,7 +120,7 @@ class OrderedReducer:
         self._sums: dict[int, dict[str, Tensor]] = {}
         for lane, leaves in self._leaves.items():
             self._sums[lane] = views_of(self._buckets, leaves)
-        self._scratch = Ring(self._allocate_scratch())
+        self._scratch = ScratchRing(self._allocate_scratch())
         self._start()
 
     def _allocate(self) -> list[Tensor]:
@@ -146,7 +146,7 @@ class OrderedReducer:
     def _start(self) -> None:
         self._order = _in_order(len(self._stretches), len(self._rounds))
         self._next = next(self._order, None)
-        self._under_way: deque[_Round] = deque()
+        self._under_way: deque[_RoundUnderWay] = deque()
         # Of each complete bucket the memory of the nodes that this worker holds.
         self._nodes: dict[int, dict[TreeNode, Tensor]] = {}
         self._results: dict[str, Tensor] = {}
@@ -211,10 +211,10 @@ class OrderedReducer:
         what = f"gradients of bucket {part.bucket}, stretch {stretch}, round {round_}"
         pending = self._world.transfer(TrafficKind.SUMS, sends, receives, what)
         leaving = [one.tensor for one in sends]
-        self._under_way.append(_Round(stretch, its, pending, landings, leaving))
+        self._under_way.append(_RoundUnderWay(stretch, its, pending, landings, leaving))
         return True
 
-    def _land(self, begun: _Round) -> None:
+    def _land(self, begun: _RoundUnderWay) -> None:
         """Wait for a round's messages and add what they bring."""
         begun.pending.wait()
         part = self._stretches[begun.stretch]
@@ -269,7 +269,7 @@ def _size_of(parts: Mapping[int, slice]) -> int:
     return sum(part.stop - part.start for part in parts.values())
 
 
-def _coming(stretch: _Stretch, its: Round) -> list[tuple[_Run, int]]:
+def _coming(stretch: _ReduceStretch, its: Round) -> list[tuple[_Run, int]]:
     """What comes in a round, and from whom."""
     found = []
     for peer, parts in its.receives.items():

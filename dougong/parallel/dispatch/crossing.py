@@ -15,9 +15,9 @@ gets R rows of U tokens (bytes: b of a value, w of a weight, s of its gradient):
        at_experts      weighted sums [U, H]                               U*H*b
     backward           dout [U, H]                         to experts     U*H*b
        at_attention    and the rows' weights [R]                          + R*w
-    gradients
-       at_attention    one for each row [R, H]             to attention   R*H*b
-       at_experts      sums [U, H], of the weights [R]                    U*H*b + R*s
+    gradients          of the rows' weights [R]            to attention   R*s
+       at_attention    and one for each row [R, H]                        + R*H*b
+       at_experts      and sums [U, H]                                    + U*H*b
 
 An identity expert or an index of -1 never leaves. At attention, the forward, the gradients of the
 tokens and those of the weights have the bits of one worker's `ops.permute`, wherever the experts
@@ -27,9 +27,10 @@ They do not depend on which worker that is or how workers are numbered: a token'
 added in the order of the first choice in each. In float32 or wider, a token whose K choices all go
 to different workers, or all to one, so gets the bits of `at_attention`.
 
-What the attention side does with rows that came back, joined worker by worker, is in `ops.permute`:
-`unpermute`, `permute_backward`, and `weights_backward` with `products_of_rows` (at attention) or
-with what arrived (at experts). More of the why: docs/design/dispatch-and-combine.md.
+The gradient of a row's weight, <dout, output>, is a number that the experts' side takes: so neither
+side keeps outputs for the backward (`execute.shard`). What the attention side does with rows that
+came back, joined worker by worker, is in `ops.permute`: `unpermute`, `permute_backward`, and
+`weights_backward`. More of the why: docs/design/dispatch-and-combine.md.
 
 Legend: L lanes; T tokens of a lane, K choices per token, H hidden size, E experts of a worker, D
 experts workers; U tokens that cross to one worker, V = the sum of U over the workers; R rows (slots

@@ -137,11 +137,12 @@ class Dispatcher:
         """What the experts workers send back: expert outputs, or gradients of rows."""
         return self._spec.rooms(kind, handle.sizes)
 
-    def combine(self, handle: DispatchHandle, received: Received) -> None:
-        """The experts' outputs have come: combine them, lane by lane."""
+    def combine(self, handle: DispatchHandle, received: Received, keep: bool = False) -> None:
+        """The experts' outputs have come: combine them, lane by lane. `keep`: somebody wants to see
+        them."""
         at_attention = self._spec.at_attention
         outputs = self._by_lane(handle, received.parts[0], by_row=at_attention)
-        if at_attention:
+        if at_attention and keep:
             handle.outputs |= outputs
         combine = _combine_at_attention if at_attention else _combine_at_experts
         for lane in handle.calls:
@@ -163,17 +164,25 @@ class Dispatcher:
         [T, K]."""
         at_attention = self._spec.at_attention
         handle.drows = self._by_lane(handle, received.parts[0], by_row=at_attention)
-        dweights = {}
-        if not at_attention:
-            dweights = self._by_lane(handle, received.parts[1], by_row=True)
+        dweights = self._by_lane(handle, received.parts[1], by_row=True)
         results = {}
         for lane in handle.calls:
-            if at_attention:
-                results[lane] = _gradients_at_attention(handle, lane)
-            else:
-                results[lane] = _gradients_at_experts(handle, lane, dweights[lane])
+            results[lane] = self._gradients_of(handle, lane, dweights[lane])
             handle.dweights[lane] = results[lane][1]
         return results
+
+    def _gradients_of(
+        self, handle: DispatchHandle, lane: int, dweights_R: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Of one lane's tokens and router weights."""
+        call, crossing, drows = handle.calls[lane], handle.crossings[lane], handle.drows[lane]
+        hidden, weights, dout = call.hidden.detach(), call.weights.detach(), handle.douts[lane]
+        if self._spec.at_attention:
+            dhidden = permute.permute_backward(drows, dout, weights, crossing.routing)
+        else:
+            dhidden = ops.add_partial_sums(drows, dout, weights, crossing)
+        dweights = permute.weights_backward(dweights_R, dout, hidden, weights, crossing.routing)
+        return dhidden, dweights
 
     # The experts side
 
@@ -203,26 +212,21 @@ class Dispatcher:
         return self._checked(MessageKind.OUTPUTS, batch.key, [part], batch.sizes)
 
     def take_output_gradients(self, batch: ExpertBatch, received: Received) -> None:
-        """The gradients of the batch's outputs, from those of its tokens' combined outputs."""
+        """The gradients of its tokens' combined outputs have come."""
         dout, *given = received.parts
-        dout_RH = permute.permute(dout, batch.arrived)
-        weights = batch.weights
-        if weights is None:
-            (weights,) = given
-        else:
-            batch.dweights = permute.products_of_rows(dout_RH, batch.outputs)
-        batch.doutputs = permute.weigh_rows(dout_RH, weights)
+        batch.douts = permute.permute(dout, batch.arrived)
+        if given:
+            (batch.weights,) = given
 
     def row_gradients(self, batch: ExpertBatch) -> Outgoing:
-        """To the attention workers: the gradient of each of their rows, or their tokens' sums and
-        the rows' weights'."""
+        """To the attention workers: the gradient of each of their rows, or their tokens' sums; and
+        of the rows' weights."""
         sizes = batch.sizes
-        if batch.dweights is None:
-            parts = [SplitTensor(batch.drows, sizes.rows)]
+        if self._spec.at_attention:
+            drows = SplitTensor(batch.drows, sizes.rows)
         else:
-            sums = ops.add_gradients(batch.drows, batch.arrived)
-            by_row = SplitTensor(batch.dweights, sizes.rows)
-            parts = [SplitTensor(sums, sizes.tokens), by_row]
+            drows = SplitTensor(ops.add_gradients(batch.drows, batch.arrived), sizes.tokens)
+        parts = [drows, SplitTensor(batch.dweights, sizes.rows)]
         return self._checked(MessageKind.ROW_GRADIENTS, batch.key, parts, sizes)
 
     # Parts of messages
@@ -320,25 +324,3 @@ def _combine_at_experts(handle: DispatchHandle, lane: int, sums_VH: Tensor) -> T
     """One lane's combined outputs [T, H], of the sums that the experts have made for each token."""
     call, crossing = handle.calls[lane], handle.crossings[lane]
     return ops.add_partial_sums(sums_VH, call.hidden.detach(), call.weights.detach(), crossing)
-
-
-def _gradients_at_attention(handle: DispatchHandle, lane: int) -> tuple[Tensor, Tensor]:
-    """Of one lane's tokens and router weights, where this side combines: it has every output and
-    every row's gradient."""
-    call, routing = handle.calls[lane], handle.crossings[lane].routing
-    hidden, weights, dout = call.hidden.detach(), call.weights.detach(), handle.douts[lane]
-    dout_RH = permute.permute(dout, routing)
-    dweights_R = permute.products_of_rows(dout_RH, handle.outputs.pop(lane))
-    dhidden = permute.permute_backward(handle.drows[lane], dout, weights, routing)
-    return dhidden, permute.weights_backward(dweights_R, dout, hidden, weights, routing)
-
-
-def _gradients_at_experts(
-    handle: DispatchHandle, lane: int, dweights_R: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Of one lane's tokens and router weights, where the experts combine: they return sums by
-    token, and the rows' weights' gradients."""
-    call, crossing = handle.calls[lane], handle.crossings[lane]
-    hidden, weights, dout = call.hidden.detach(), call.weights.detach(), handle.douts[lane]
-    dhidden = ops.add_partial_sums(handle.drows[lane], dout, weights, crossing)
-    return dhidden, permute.weights_backward(dweights_R, dout, hidden, weights, crossing.routing)

@@ -55,7 +55,7 @@ class DispatchSpec:
 
         Rows: the tokens' vectors, the rows' slots (and weights). Outputs: one of each row, or a sum
         for each token. Output gradients: of the tokens' combined outputs (and the rows' weights).
-        Row gradients: like outputs, and where the experts combine, the rows' weights' too.
+        Row gradients: like outputs, and those of the rows' weights.
         """
         by_token = PartRoom(sizes.tokens, (self.hidden_size,), self.dtype)
         by_row = PartRoom(sizes.rows, (self.hidden_size,), self.dtype)
@@ -65,11 +65,10 @@ class DispatchSpec:
             return [by_token, slots] if self.at_attention else [by_token, slots, weights]
         if kind is MessageKind.OUTPUT_GRADIENTS:
             return [by_token, weights] if self.at_attention else [by_token]
-        if self.at_attention:
-            return [by_row]
+        vectors = by_row if self.at_attention else by_token
         if kind is MessageKind.OUTPUTS:
-            return [by_token]
-        return [by_token, PartRoom(sizes.rows, (), sum_dtype(self.dtype))]
+            return [vectors]
+        return [vectors, PartRoom(sizes.rows, (), sum_dtype(self.dtype))]
 
     def check(
         self, kind: MessageKind, key: CallKey, parts: Sequence[SplitTensor], sizes: Sizes

@@ -9,9 +9,7 @@ gives the same bits: sums have their own order.
 from __future__ import annotations
 
 import itertools
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -24,8 +22,9 @@ from dougong.parallel.dispatch.dispatcher import Dispatcher
 from dougong.parallel.dispatch.handle import DispatchHandle, ExpertBatch
 from dougong.parallel.exchange.exchange import Exchange
 from dougong.parallel.exchange.expected import Received
+from dougong.parallel.execute.clock import Clock
 from dougong.parallel.execute.emulate import Emulation, lasting
-from dougong.parallel.execute.shard import ExpertShard
+from dougong.parallel.execute.shard import ExpertShard, Keep
 from dougong.parallel.plan import Role
 from dougong.parallel.schedules.message_order import MessageOrder
 from dougong.parallel.schedules.operation import (
@@ -47,26 +46,6 @@ attention workers together between a micro-batch's forward and its backward. It 
 `add_loss`."""
 
 _FORWARD_MESSAGES = (MessageKind.ROWS, MessageKind.OUTPUTS)
-
-
-@dataclass
-class Clock:
-    """Seconds that this worker spent waiting for messages, and a note of where it is."""
-
-    note: Callable[[str, int], None] = lambda phase, operation: None
-    exchange_s: float = 0.0
-
-    def restart(self) -> None:
-        """A step begins: nothing has been waited for."""
-        self.exchange_s = 0.0
-
-    @contextmanager
-    def exchanging(self) -> Iterator[None]:
-        begun = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.exchange_s += time.perf_counter() - begun
 
 
 @dataclass
@@ -129,6 +108,7 @@ class Executor:
     def _forget_all(self) -> None:
         """Neither a step nor an evaluation is under way."""
         self._training: Training | None = None
+        self._keep = Keep.NOTHING
         self._evaluated: Mapping[int, Forward] = {}
         self._microbatches: dict[int, _MicroBatch] = {}
         self._batches: dict[CallKey, ExpertBatch] = {}
@@ -163,6 +143,7 @@ class Executor:
         ModelError where a layer that ran again has come to other bits.
         """
         self._training = training
+        self._keep = self._what_to_keep(program)
         self._losses = {}
         self._run_all(program.operations, order)
         if self._repeats is not None:
@@ -172,7 +153,7 @@ class Executor:
     @torch.no_grad()
     def evaluate(self, role: Role, forwards: Mapping[int, Forward]) -> dict[int, Tensor]:
         """Losses by lane, without gradients. Collective; lanes may be missing from `forwards`."""
-        self._training = None
+        self._training, self._keep = None, Keep.NOTHING
         self._evaluated = forwards
         program = serial(self._cut.num_sites, 1, role)
         places = itertools.product(range(self._cut.num_sites), _FORWARD_MESSAGES)
@@ -186,6 +167,11 @@ class Executor:
             assert flight.loss is not None
             losses[lane] = flight.loss.detach()
         return losses
+
+    def _what_to_keep(self, program: Program) -> Keep:
+        """Of the experts' forwards: their outputs, too, where a site's backward comes before its
+        next forward."""
+        return Keep.OUTPUTS if program.waves_of_a_site <= 1 else Keep.ACTIVATIONS
 
     def _run_all(
         self, operations: Sequence[Operation], order: Sequence[tuple[MessageKind, CallKey]]
@@ -244,6 +230,7 @@ class Executor:
         elif self._options.tracer is not None:
             key = site, microbatch
             self._options.tracer.forward(key, handle.calls, handle.routings, handle.outputs)
+        handle.outputs.clear()
         if self._cut.forgets_hidden:
             for call in handle.calls.values():
                 call.forget_hidden()
@@ -277,7 +264,8 @@ class Executor:
 
     def _receive_outputs(self, site: int, microbatch: int) -> None:
         received = self._receive(MessageKind.OUTPUTS, (site, microbatch))
-        self._dispatcher.combine(self._microbatches[microbatch].handles[site], received)
+        tracer, handle = self._options.tracer, self._microbatches[microbatch].handles[site]
+        self._dispatcher.combine(handle, received, tracer is not None and tracer.active)
 
     def _backward(self, segment: int, microbatch: int) -> None:
         """Walk back every lane's segment: to the experts call before it, or to the beginning."""
@@ -330,14 +318,15 @@ class Executor:
 
     def _experts_forward(self, site: int, microbatch: int) -> None:
         batch = self._batches[site, microbatch]
-        with lasting(self._emulation.experts_s(len(batch.rows))):
+        with lasting(self._emulation.experts_s(batch.num_rows)):
             self._note("forward", site, microbatch)
-            keep = self._training is not None
-            batch.outputs = self._shard.forward(batch.key, batch.rows, batch.blocks, keep)
+            batch.outputs = self._shard.forward(batch.key, batch.rows, batch.blocks, self._keep)
+        del batch.rows
 
     def _send_outputs(self, site: int, microbatch: int) -> None:
         batch = self._batches[site, microbatch]
         self._exchange.send(MessageKind.OUTPUTS, batch.key, self._dispatcher.outputs(batch))
+        del batch.outputs
 
     def _receive_output_gradients(self, site: int, microbatch: int) -> None:
         received = self._receive(MessageKind.OUTPUT_GRADIENTS, (site, microbatch))
@@ -345,11 +334,12 @@ class Executor:
 
     def _experts_backward(self, site: int, microbatch: int) -> None:
         batch = self._batches[site, microbatch]
-        with lasting(self._emulation.experts_s(len(batch.rows))):
+        with lasting(self._emulation.experts_s(batch.num_rows)):
             self._note("backward", site, microbatch)
-            batch.drows = self._shard.backward(batch.key, batch.doutputs)
+            found = self._shard.backward(batch.key, batch.weigh_gradients())
+            batch.end_backward(*found)
         # The batch itself goes with its rows' gradients, which are sent before those of weights.
-        self._rows_to_add[batch.key] = len(batch.rows)
+        self._rows_to_add[batch.key] = batch.num_rows
 
     def _weight_gradients(self, site: int, microbatch: int) -> None:
         num_rows = self._rows_to_add.pop((site, microbatch))

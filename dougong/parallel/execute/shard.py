@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 import torch
@@ -20,6 +22,30 @@ ALIGNMENT = ALIGNMENT_BYTES // 4
 """Float32 numbers at whose multiples gradients begin."""
 
 
+class Keep(Enum):
+    """What stays of a batch's forward until its backward; each has the same bits.
+
+    Rows R of H values with experts of inner size I, in values: nothing (there is no backward);
+    R H, the rows, and the forward runs again; what the operator saves (of SwiGLU R H + 3 R I at
+    most), and the last product runs again for the outputs; the outputs, R H more.
+    """
+
+    NOTHING = 0
+    ROWS = 1
+    ACTIVATIONS = 2
+    OUTPUTS = 3
+
+
+@dataclass
+class _ForBackward:
+    """Of one batch. `saved`: the operator's own; `outputs`, `rows`: where they are kept."""
+
+    blocks: Sequence[Block]
+    saved: Any = None
+    rows_RH: Tensor | None = None
+    outputs_RH: Tensor | None = None
+
+
 class ExpertShard:
     """Owned experts of every site. `tensors[site][expert]` are compute copies; gradients are
     float32.
@@ -32,7 +58,7 @@ class ExpertShard:
     def __init__(self, op: ExpertOp, tensors: Sequence[Expert]) -> None:
         self._op = op
         self._tensors = tensors
-        self._saved: dict[CallKey, Any] = {}
+        self._kept: dict[CallKey, _ForBackward] = {}
         self._rest: dict[CallKey, AddWeights] = {}
         self._flat = [_room_for(site) for site in tensors]
         pairs = zip(self._flat, tensors, strict=True)
@@ -44,29 +70,48 @@ class ExpertShard:
             flat.zero_()
 
     def forward(
-        self, key: CallKey, rows_RH: Tensor, blocks: Sequence[Block], keep: bool = True
+        self,
+        key: CallKey,
+        rows_RH: Tensor,
+        blocks: Sequence[Block],
+        keep: Keep = Keep.ACTIVATIONS,
     ) -> Tensor:
-        """The outputs of a batch's rows, [R, H]. `keep`: a backward will follow."""
+        """The outputs of a batch's rows, [R, H]."""
         outputs_RH = torch.empty_like(rows_RH)
-        saved = None
-        if blocks:
-            saved = self._op.forward(rows_RH, blocks, self._tensors[key[0]], outputs_RH)
-        if keep:
-            self._saved[key] = saved
+        saved = self._run(key[0], rows_RH, blocks, outputs_RH)
+        if keep is Keep.ROWS:
+            self._kept[key] = _ForBackward(blocks, rows_RH=rows_RH)
+        elif keep is Keep.ACTIVATIONS:
+            self._kept[key] = _ForBackward(blocks, saved)
+        elif keep is Keep.OUTPUTS:
+            self._kept[key] = _ForBackward(blocks, saved, outputs_RH=outputs_RH)
         return outputs_RH
 
-    def backward(self, key: CallKey, doutputs_RH: Tensor) -> Tensor:
-        """Gradients [R, H] of the rows of `forward`, from those of its outputs. `add_weights` must
-        follow."""
+    def backward(self, key: CallKey, doutputs_RH: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradients [R, H] of the rows of `forward`, from those of its outputs, and the outputs
+        [R, H] as they were. `add_weights` must follow."""
+        kept, site = self._kept.pop(key), key[0]
         drows_RH = torch.empty_like(doutputs_RH)
-        site, saved = key[0], self._saved.pop(key)
+        outputs_RH, saved, again_RH = kept.outputs_RH, kept.saved, None
+        if outputs_RH is None:
+            outputs_RH = torch.empty_like(doutputs_RH)
+            if kept.rows_RH is not None:
+                saved = self._run(site, kept.rows_RH, kept.blocks, outputs_RH)
+            else:
+                again_RH = outputs_RH
         self._rest[key] = nothing_left
-        if saved is not None:
-            into = self.gradients[site]
+        if kept.blocks:
+            tensors, into = self._tensors[site], self.gradients[site]
             self._rest[key] = self._op.backward(
-                doutputs_RH, saved, self._tensors[site], into, drows_RH
+                doutputs_RH, saved, tensors, into, drows_RH, again_RH
             )
-        return drows_RH
+        return drows_RH, outputs_RH
+
+    def _run(self, site: int, rows_RH: Tensor, blocks: Sequence[Block], outputs_RH: Tensor) -> Any:
+        """The operator's forward; what its backward needs."""
+        if not blocks:
+            return None
+        return self._op.forward(rows_RH, blocks, self._tensors[site], outputs_RH)
 
     def add_weights(self, key: CallKey) -> None:
         """Add the gradients of the weights of a batch, after its `backward`."""

@@ -12,9 +12,11 @@ workers above, experts workers below:
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 from typing import Literal
 
 from dougong.parallel.plan import Role
@@ -34,6 +36,9 @@ class MessageKind(Enum):
     OUTPUTS = "expert outputs"
     OUTPUT_GRADIENTS = "output gradients"
     ROW_GRADIENTS = "row gradients"
+
+    # Members are themselves alone; enum's own hash is of the name, in Python, and slow.
+    __hash__ = object.__hash__
 
     @property
     def direction(self) -> Direction:
@@ -66,6 +71,8 @@ class Kind(Enum):
     SEND_OUTPUTS = "send", MessageKind.OUTPUTS
     RECEIVE_OUTPUT_GRADIENTS = "receive", MessageKind.OUTPUT_GRADIENTS
     SEND_ROW_GRADIENTS = "send", MessageKind.ROW_GRADIENTS
+
+    __hash__ = object.__hash__  # as of a message's kind
 
     def __init__(self, verb: Verb, what: MessageKind | str) -> None:
         self.verb: Verb = verb
@@ -116,6 +123,25 @@ class Program:
     @property
     def has_experts(self) -> bool:
         return self.role != "attention"
+
+    @property
+    def shared(self) -> tuple[Role, int]:
+        """Equal for workers of one role that run one and the same list, as `make_programs` gives
+        it to them. A list is as long as a step, so its place in memory stands for it."""
+        return self.role, id(self.operations)
+
+    @cached_property
+    def waves_of_a_site(self) -> int:
+        """The most micro-batches whose experts' backward at one site is still to come."""
+        alive: Counter[int] = Counter()
+        most = 0
+        for operation in self.operations:
+            if operation.kind is Kind.EXPERTS_FORWARD:
+                alive[operation.site] += 1
+                most = max(most, alive[operation.site])
+            elif operation.kind is Kind.EXPERTS_BACKWARD:
+                alive[operation.site] -= 1
+        return most
 
     def sends(self, message: MessageKind) -> bool:
         """Whether workers of this role send such messages; the other side receives them, `both`

@@ -19,8 +19,10 @@ from torch import Tensor
 class Leaking(ByBlock):
     """Its backward lets a number that is none into all rows."""
 
-    def backward(self, dy_RH: Tensor, saved: Any, tensors: Any, grads: Any, dx_RH: Tensor) -> AddWeights:
-        add = super().backward(dy_RH, saved, tensors, grads, dx_RH)
+    def backward(
+        self, dy_RH: Tensor, saved: Any, tensors: Any, grads: Any, dx_RH: Tensor, y_RH: Any = None
+    ) -> AddWeights:
+        add = super().backward(dy_RH, saved, tensors, grads, dx_RH, y_RH)
         if dx_RH.isnan().any():
             dx_RH.fill_(torch.nan)
         return add

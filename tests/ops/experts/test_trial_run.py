@@ -13,8 +13,8 @@ CPU = torch.device("cpu")
 class LostGradient(ByBlock):
     """Right answers and right gradients of rows, but nobody adds the weights'."""
 
-    def backward(self, dy_RH, saved, tensors, grads, dx_RH):  # type: ignore[no-untyped-def]
-        super().backward(dy_RH, saved, tensors, grads, dx_RH)
+    def backward(self, dy_RH, saved, tensors, grads, dx_RH, y_RH=None):  # type: ignore[no-untyped-def]
+        super().backward(dy_RH, saved, tensors, grads, dx_RH, y_RH)
         return lambda: None
 
 
@@ -25,6 +25,15 @@ class BitsOfNeighbours(ByBlock):
         saved = super().forward(x_RH, blocks, tensors, out_RH)
         out_RH.mul_(1 + len(x_RH) * 2**-20)
         return saved
+
+
+class OtherOutputsAgain(ByBlock):
+    """Right, but the outputs of its backward are not its forward's to the last bit."""
+
+    def backward(self, dy_RH, saved, tensors, grads, dx_RH, y_RH=None):  # type: ignore[no-untyped-def]
+        rest = super().backward(dy_RH, saved, tensors, grads, dx_RH, y_RH)
+        y_RH.mul_(1 + 2**-20)
+        return rest
 
 
 def test_a_wave_is_the_same_every_time() -> None:
@@ -49,4 +58,5 @@ def test_weight_gradients_are_compared_too() -> None:
 def test_bits_must_not_follow_from_another_experts_rows() -> None:
     assert is_sound(plain(), SHAPES, CPU)
     assert not is_sound(BitsOfNeighbours(SwiGLUExpert()), SHAPES, CPU)
+    assert not is_sound(OtherOutputsAgain(SwiGLUExpert()), SHAPES, CPU)
     assert agree(plain(), BitsOfNeighbours(SwiGLUExpert()), SHAPES, CPU, TWO_EXPERTS)

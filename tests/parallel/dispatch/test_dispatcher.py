@@ -130,7 +130,7 @@ class WorkerEnd:
             elif operation.kind is Kind.EXPERTS_BACKWARD:
                 dispatcher.take_output_gradients(batch, exchange.receive(MessageKind.OUTPUT_GRADIENTS, KEY))
                 factors = torch.cat([torch.full((b.count, 1), b.expert + 1.0) for b in batch.blocks] or [batch.rows])
-                batch.drows = batch.doutputs * factors
+                batch.end_backward(batch.weigh_gradients() * factors, batch.outputs)
                 exchange.send(MessageKind.ROW_GRADIENTS, KEY, dispatcher.row_gradients(batch))
             elif operation.kind is Kind.RECEIVE_ROW_GRADIENTS:
                 gradients = dispatcher.input_gradients(handle, exchange.receive(MessageKind.ROW_GRADIENTS, KEY))

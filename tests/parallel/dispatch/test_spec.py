@@ -13,7 +13,7 @@ SIZES = Sizes([2, 3], [3, 4], torch.float64)
 def test_the_weights_of_rows_travel_once() -> None:
     at_attention = DispatchSpec(4, torch.float32, CPU)
     at_experts = DispatchSpec(4, torch.float32, CPU, "at_experts")
-    for spec, counts in ((at_attention, (2, 1, 2, 1)), (at_experts, (3, 1, 1, 2))):
+    for spec, counts in ((at_attention, (2, 1, 2, 2)), (at_experts, (3, 1, 1, 2))):
         assert tuple(spec.num_parts(kind) for kind in MessageKind) == counts
         assert tuple(len(spec.rooms(kind, SIZES)) for kind in MessageKind) == counts
 

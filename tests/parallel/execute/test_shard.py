@@ -7,15 +7,16 @@ from collections.abc import Sequence
 import pytest
 import torch
 from dougong.ops.experts.base import Block, ExpertOp
-from dougong.ops.experts.reference import ByBlock, SwiGLUExpert, TiledSwiGLU
-from dougong.parallel.execute.shard import ExpertShard
+from dougong.ops.experts.reference import ByBlock, ByTile, SwiGLUExpert, TiledSwiGLU
+from dougong.parallel.execute.shard import ExpertShard, Keep
+from tests.alive import AliveBytes
 from tests.parallel.workers import blocks_of
 from torch import Tensor
 
 HIDDEN, INNER = 8, 16
 OWNED = (2, 3, 4)
 COUNTS = {0: (3, 0, 5), 2: (1, 9, 2), 3: (2, 4, 6)}
-FORMS: list[ExpertOp] = [ByBlock(SwiGLUExpert()), TiledSwiGLU(8)]
+FORMS: list[ExpertOp] = [ByBlock(SwiGLUExpert()), ByTile(SwiGLUExpert(), 8), TiledSwiGLU(8)]
 
 
 def tensors(expert: int, site: int) -> dict[str, Tensor]:
@@ -41,7 +42,7 @@ def rows(seed: int, lanes: Sequence[int] = (0, 2, 3)) -> Tensor:
 
 def back(shard: ExpertShard, key: tuple[int, int], danswers: Tensor) -> Tensor:
     """The whole backward."""
-    drows = shard.backward(key, danswers)
+    drows, _ = shard.backward(key, danswers)
     shard.add_weights(key)
     return drows
 
@@ -118,7 +119,7 @@ def test_a_wave_without_rows_is_served(op: ExpertOp) -> None:
 def test_a_backward_needs_a_forward_that_kept_and_comes_once(op: ExpertOp) -> None:
     shard = make_shard(op)
     kept = shard.forward((0, 0), rows(0), wave())
-    assert torch.equal(kept, shard.forward((0, 1), rows(0), wave(), keep=False))
+    assert torch.equal(kept, shard.forward((0, 1), rows(0), wave(), Keep.NOTHING))
     with pytest.raises(KeyError):
         back(shard, (0, 1), rows(50))
     back(shard, (0, 0), rows(50))
@@ -137,7 +138,7 @@ def test_weights_wait_until_they_are_asked_for(op: ExpertOp) -> None:
     assert not any(g.any() for of in shard.gradients[0].values() for g in of.values())
     for microbatch in range(2):
         shard.add_weights((0, microbatch))
-        assert torch.equal(early[microbatch], back(at_once, (0, microbatch), rows(50 + microbatch)))
+        assert torch.equal(early[microbatch][0], back(at_once, (0, microbatch), rows(50 + microbatch)))
     for expert in OWNED:
         assert all(torch.equal(g, at_once.gradients[0][expert][n]) for n, g in shard.gradients[0][expert].items())
     with pytest.raises(KeyError):
@@ -151,3 +152,37 @@ def test_gradients_are_float32_whatever_the_weights_are(op: ExpertOp) -> None:
     assert shard.forward((0, 0), rows(0).bfloat16(), wave()).dtype == torch.bfloat16
     assert back(shard, (0, 0), rows(50).bfloat16()).dtype == torch.bfloat16
     assert {g.dtype for of in shard.gradients[0].values() for g in of.values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("op", FORMS)
+def test_whatever_is_kept_the_outputs_come_again_and_all_bits_are_the_same(op: ExpertOp, dtype: torch.dtype) -> None:
+    found = {}
+    for keep in (Keep.OUTPUTS, Keep.ACTIVATIONS, Keep.ROWS):
+        shard = ExpertShard(op, [{e: {n: t.to(dtype) for n, t in tensors(e, 0).items()} for e in OWNED}])
+        forward = shard.forward((0, 0), rows(0).to(dtype), wave(), keep)
+        drows, outputs = shard.backward((0, 0), rows(50).to(dtype))
+        shard.add_weights((0, 0))
+        assert torch.equal(outputs, forward) and (outputs is forward) == (keep is Keep.OUTPUTS)
+        weights = [g for of in shard.gradients[0].values() for g in of.values()]
+        found[keep] = [forward, drows, *weights]
+    first, *others = found.values()
+    for other in others:
+        assert all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+def test_rows_alone_are_kept_where_the_forward_runs_again() -> None:
+    """By what lies in memory between forward and backward: no activation."""
+    sizes = {}
+    for keep in Keep:
+        alive = AliveBytes()
+        shard, x = make_shard(), rows(0)
+        with alive:
+            shard.forward((0, 0), x, wave(), keep)
+        sizes[keep] = alive.count() // (4 * len(x))
+    assert sizes == {
+        Keep.NOTHING: 0,
+        Keep.ROWS: 0,
+        Keep.ACTIVATIONS: 3 * INNER,
+        Keep.OUTPUTS: 3 * INNER + HIDDEN,
+    }, sizes

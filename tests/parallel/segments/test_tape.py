@@ -174,7 +174,8 @@ class Pilot:
         call, dout = self._flight.backward_to_call(self)
         routing, answers = self._routings.pop()
         danswers, dweights = combine_backward(dout, answers, call.hidden, call.weights, routing)
-        drows = self.shard.backward((site, self._microbatch), danswers)
+        drows, again = self.shard.backward((site, self._microbatch), danswers)
+        assert torch.equal(again, answers)
         self.shard.add_weights((site, self._microbatch))
         self._flight.add_input_gradients(call, ops.permute_backward(drows, dout, call.weights, routing), dweights)
 

@@ -20,6 +20,7 @@ import secrets
 import socket
 import struct
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ import psutil
 
 from dougong.addresses import Ports
 from dougong.control.ports import NoPortError, no_port_text
+from dougong.deadlines import DEADLINES
 
 LIBRARIES = ("libtorch", "libnccl", "libhccl")
 """How the files of libraries begin that listen on behalf of workers."""
@@ -45,6 +47,7 @@ _FUNCTION_ENTRIES = {"x86_64": (6, 7), "aarch64": (1025, 1026)}
 
 _BIND = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, use_errno=True)
 _FAMILIES = (socket.AF_INET, socket.AF_INET6)
+_TAKEN = (errno.EADDRINUSE, errno.EACCES)
 _PORT_AT = 2  # of a sockaddr_in and a sockaddr_in6 alike, in the network's order
 
 
@@ -128,17 +131,30 @@ class PortKeeper:
         return family in _FAMILIES and _is_stream(fd)
 
     def _bind_in_range(self, fd: int, wish: bytes) -> int:
-        assert self._ports is not None
+        """0, or -1 with the error's number. A library tries an address out before it listens there,
+        and holds a port for that moment: where all are taken, they are looked at again."""
         _refuse_sharing(fd)
+        until = time.monotonic() + DEADLINES.port_s
+        while not self._bind_one(fd, wish):
+            if ctypes.get_errno() not in _TAKEN:
+                return -1
+            if time.monotonic() >= until:
+                self._found_none = True
+                return -1
+            time.sleep(DEADLINES.port_every_s)
+        return 0
+
+    def _bind_one(self, fd: int, wish: bytes) -> bool:
+        """Whether there is a port of the range that nobody holds; the error's number stays."""
+        assert self._ports is not None
         for port in self._ports.beginning_at(secrets.randbelow(len(self._ports))):
             chosen = wish[:_PORT_AT] + struct.pack("!H", port) + wish[_PORT_AT + 2 :]
             if self._bind_really(fd, chosen) == 0:
-                return 0
-            if ctypes.get_errno() not in (errno.EADDRINUSE, errno.EACCES):
-                return -1
-        self._found_none = True
+                return True
+            if ctypes.get_errno() not in _TAKEN:
+                return False
         ctypes.set_errno(errno.EADDRINUSE)
-        return -1
+        return False
 
     def _bind_really(self, fd: int, address: bytes) -> int:
         return int(self._libc.bind(fd, address, len(address)))

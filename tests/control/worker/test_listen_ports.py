@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import socket
+import threading
 from typing import Any
 
 import pytest
 import torch.distributed as dist
 from dougong.addresses import Ports
-from dougong.control.listen_ports import LIBRARIES, PortKeeper, entries_of, own_ports
 from dougong.control.ports import NoPortError, listen
+from dougong.control.worker.listen_ports import LIBRARIES, PortKeeper, entries_of, own_ports
 from tests.control.test_ports import free_range
 
 
@@ -44,6 +45,20 @@ def test_ports_that_others_hold_are_passed_over_and_a_full_range_is_told() -> No
         assert device is not None
         with pytest.raises(NoPortError, match=f"all 3 ports of {ports} are taken on "), PortKeeper(ports):
             make_device("127.0.0.1")
+
+
+def test_a_port_that_is_held_for_a_moment_is_waited_for() -> None:
+    """As another worker that tries an address out, where a range is as long as what listens there."""
+    ports = free_range(1)
+    with socket.socket() as tried:
+        tried.bind(("127.0.0.1", next(iter(ports.beginning_at(0)))))
+        timer = threading.Timer(0.3, tried.close)
+        timer.start()
+        with PortKeeper(ports) as keeper:
+            device = make_device("127.0.0.1")
+            keeper.check()
+        timer.join(5)
+    assert device is not None
 
 
 def test_another_error_stays_what_it_is() -> None:
