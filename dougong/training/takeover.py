@@ -196,15 +196,21 @@ class Takeover:
         moments: dict[StateKey, Tensor] = {}
         for key in itertools.compress(keys, are_there.tolist()):
             kind, name = key
-            moments[key] = self._room(masters[name].shape if like[kind] else torch.Size())
+            moments[key] = self._room_for_state(masters[name].shape if like[kind] else None)
         sent = [share.replica.masters[name] for name in leaving]
         sent += [known[key] for key in sent_keys if key in known]
         self._swap(sent, [*masters.values(), *moments.values()])
         return masters, moments
 
-    def _room(self, shape: torch.Size) -> Tensor:
+    def _room_for_state(self, shape: torch.Size | None) -> Tensor:
+        """For what the optimizer keeps of a tensor of this shape; None: for a number."""
+        if shape is None:
+            return self._room(torch.Size())
+        return self._room(shape, self._parts.share.optimizer.state_dtype)
+
+    def _room(self, shape: torch.Size, dtype: torch.dtype = torch.float32) -> Tensor:
         """For a tensor of the state, where masters lie."""
-        return torch.empty(shape, device=self._parts.share.blueprint.master_device)
+        return torch.empty(shape, dtype=dtype, device=self._parts.share.blueprint.master_device)
 
     def _swap(self, leaving: Sequence[Tensor], rooms: Sequence[Tensor]) -> None:
         """Send own tensors to the auditor, and fill the rooms with those of the other part.
