@@ -20,10 +20,11 @@ class LiveBytes(TorchDispatchMode):
         self._alive: dict[int, int] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = {id(tensor.untyped_storage()) for tensor in _with_memory((args, kwargs))}
         made = func(*args, **(kwargs or {}))
-        for value in tree_leaves(made):
-            if isinstance(value, Tensor) and not value.is_meta:
-                self._note(value)
+        for tensor in _with_memory(made):
+            if id(tensor.untyped_storage()) not in given:  # a view, or written in place: not made here
+                self._note(tensor)
         return made
 
     def _note(self, tensor: Tensor) -> None:
@@ -39,3 +40,7 @@ class LiveBytes(TorchDispatchMode):
 
     def _gone(self, place: int) -> None:
         self.now -= self._alive.pop(place)
+
+
+def _with_memory(values: Any) -> list[Tensor]:
+    return [value for value in tree_leaves(values) if isinstance(value, Tensor) and not value.is_meta]

@@ -167,10 +167,3 @@ def test_recomputation_is_compared_with_keeping() -> None:
     ended = run("benchmarks/recompute.py", "--layers", "3", "--hidden", "64", "--tokens", "32", "--steps", "2")
     assert ended.returncode == 0, ended.stderr
     assert "time of layers over none: median" in ended.stdout and "peak of an attention worker" in ended.stdout
-
-
-@pytest.mark.slow
-def test_recomputation_is_compared_with_keeping() -> None:
-    ended = run("benchmarks/recompute.py", "--layers", "3", "--hidden", "64", "--tokens", "32", "--steps", "2")
-    assert ended.returncode == 0, ended.stderr
-    assert "time of layers over none: median" in ended.stdout and "peak of an attention worker" in ended.stdout
