@@ -35,12 +35,12 @@ class Flip:
         dispatcher: Any = parts.share.dispatcher
         honest, gone = dispatcher.combine, []
 
-        def combine(sent: Any, received: Received) -> None:
+        def combine(sent: Any, received: Received, keep: bool = False) -> None:
             here = (parts.exchange.step, *sent.key) == (self.step, self.site, self.microbatch)
             if here and self.lane in sent.calls and not gone:
                 gone.append(sent)
                 self._spoil(sent, received)
-            honest(sent, received)
+            honest(sent, received, keep)
 
         dispatcher.combine = combine
 

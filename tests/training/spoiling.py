@@ -31,12 +31,12 @@ class SpoiledOutputs:
         dispatcher: Any = parts.share.dispatcher
         honest = dispatcher.combine
 
-        def combine(sent: Any, received: Received) -> None:
+        def combine(sent: Any, received: Received, keep: bool = False) -> None:
             here = parts.exchange.step in self.steps and sent.key == (self.site, self.microbatch)
             if here and self.lane in sent.calls and self._count < self.times:
                 self._count += 1
                 self._spoil(sent, received)
-            honest(sent, received)
+            honest(sent, received, keep)
 
         dispatcher.combine = combine
 

@@ -160,17 +160,15 @@ class Site:
             drows_RH = serve(doutputs_RH, self.blocks(worker), self.problem.matrices.mT)
             dweights.append(products_of_rows(dout_RH, self.outputs[worker]))
             gradients.append(drows_RH if self.combine == "at_attention" else ops.add_gradients(drows_RH, arrived))
-        if self.combine == "at_attention":
-            came = self.wire.to_lanes("gradients", gradients, self.sizes_R)
-            return [self.end_at_attention(lane, drows_RH) for lane, drows_RH in enumerate(came)]
-        sums = self.wire.to_lanes("gradients", gradients, self.sizes_U)
+        at_attention = self.combine == "at_attention"
+        came = self.wire.to_lanes("gradients", gradients, self.sizes_R if at_attention else self.sizes_U)
         weights = self.wire.to_lanes("gradients", dweights, self.sizes_R)
-        return [self.end_at_experts(lane, *of) for lane, of in enumerate(zip(sums, weights, strict=True))]
+        end = self.end_at_attention if at_attention else self.end_at_experts
+        return [end(lane, *of) for lane, of in enumerate(zip(came, weights, strict=True))]
 
-    def end_at_attention(self, lane: int, drows_RH: Tensor) -> tuple[Tensor, Tensor]:
+    def end_at_attention(self, lane: int, drows_RH: Tensor, dweights_R: Tensor) -> tuple[Tensor, Tensor]:
         _, hidden_TH, weights_TK, dout_TH = self.problem.lanes[lane]
         routing = self.plans[lane].routing
-        dweights_R = products_of_rows(permute(dout_TH, routing), self.came[lane])
         dweights_TK = weights_backward(dweights_R, dout_TH, hidden_TH, weights_TK, routing)
         return permute_backward(drows_RH, dout_TH, weights_TK, routing), dweights_TK
 

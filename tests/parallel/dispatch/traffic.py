@@ -53,7 +53,7 @@ def bytes_of(num_tokens: int, counts: Sequence[int], widths: Widths, combine: Co
     rows = num_rows * widths.hidden_size * widths.dtype.itemsize
     weights = num_rows * widths.weight_dtype.itemsize
     ahead, slots = 8 * (1 + len(counts)), num_rows * torch.int32.itemsize
-    if combine == "at_attention":
-        return Traffic(ahead, vectors + slots, rows, vectors + weights, rows)
     sums = num_rows * sum_dtype(widths.dtype).itemsize
+    if combine == "at_attention":
+        return Traffic(ahead, vectors + slots, rows, vectors + weights, rows + sums)
     return Traffic(ahead, vectors + slots + weights, vectors, vectors, vectors + sums)
