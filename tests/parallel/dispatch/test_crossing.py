@@ -229,7 +229,7 @@ def test_any_routing_has_the_bytes_of_the_formula(problem: Problem, dtype: torch
 def test_the_formula_in_numbers() -> None:
     """U = 3 tokens, R = 5 rows, H = 10, bfloat16 vectors of 20 bytes, float32 weights; two experts."""
     widths = Widths(10, torch.bfloat16, torch.float32)
-    assert bytes_of(3, (1, 4), widths, "at_attention") == Traffic(24, 60 + 20, 100, 60 + 20, 100)
+    assert bytes_of(3, (1, 4), widths, "at_attention") == Traffic(24, 60 + 20, 100, 60 + 20, 100 + 20)
     assert bytes_of(3, (1, 4), widths, "at_experts") == Traffic(24, 60 + 20 + 20, 60, 60, 60 + 20)
 
 
