@@ -151,7 +151,8 @@ def of_command(status: int, output: str) -> tuple[str, str]:
 
 
 def last_line(output: str) -> str:
-    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    """Files of the checkout by their names in it."""
+    lines = [line.strip() for line in output.replace(f"{ROOT}/", "").splitlines() if line.strip()]
     return lines[-1][-_TAIL:].strip("= ") if lines else "nothing was printed"
 
 
