@@ -20,11 +20,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 from dougong.job.schema import Job
-from dougong.parallel.comm.world import World
-from dougong.parallel.plan import Plan
 from tests.families import config_values
 from tests.jobs import make_job, make_rig, plan_for
-from tests.live_bytes import LiveBytes
+from tests.live_bytes import peaks_of_steps
 from tests.processes import run_workers
 
 WAYS = ("none", "layers")
@@ -63,19 +61,6 @@ def times(options: argparse.Namespace) -> dict[str, list[float]]:
     return seconds
 
 
-def peak(world: World, plan: Plan, jobs: list[Job]) -> list[int]:
-    """Of a second step, by job."""
-    found = []
-    for job in jobs:
-        rig = make_rig(job, plan, world)
-        rig.stepper.gradients(1, rig.forwards(1))
-        with LiveBytes() as alive:
-            rig.stepper.forward_backward(2, rig.forwards(2))
-        found.append(alive.peak)
-        rig.stepper.close()
-    return found
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--layers", type=int, default=24)
@@ -95,7 +80,7 @@ def main() -> None:
     low, _, high = statistics.quantiles(ratios, n=4)
     print(f"time of layers over none: median {statistics.median(ratios):.3f}, quartiles {low:.3f} to {high:.3f}")
     jobs = [job_of(options, way, 64) for way in WAYS]
-    none, layers = run_workers(peak, plan_for(jobs[0], "AE"), jobs)[0]
+    none, layers = run_workers(peaks_of_steps, plan_for(jobs[0], "AE"), jobs)[0]
     print(f"peak of an attention worker, hidden 64: {none / 1e6:.1f} and {layers / 1e6:.1f} MB, {layers / none:.3f}")
 
 

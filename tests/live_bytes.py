@@ -5,6 +5,10 @@ from __future__ import annotations
 import weakref
 from typing import Any
 
+from dougong.job.schema import Job
+from dougong.parallel.comm.world import World
+from dougong.parallel.plan import Plan
+from tests.jobs import make_rig
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -44,3 +48,16 @@ class LiveBytes(TorchDispatchMode):
 
 def _with_memory(values: Any) -> list[Tensor]:
     return [value for value in tree_leaves(values) if isinstance(value, Tensor) and not value.is_meta]
+
+
+def peaks_of_steps(world: World, plan: Plan, jobs: list[Job]) -> list[int]:
+    """Of tensors that a step made while it ran, of each job, beside those of the step before."""
+    found = []
+    for job in jobs:
+        rig = make_rig(job, plan, world)
+        rig.stepper.gradients(1, rig.forwards(1))
+        with LiveBytes() as alive:
+            rig.stepper.forward_backward(2, rig.forwards(2))
+        found.append(alive.peak)
+        rig.stepper.close()
+    return found

@@ -21,7 +21,7 @@ from dougong.training.audit import make_audit
 from dougong.training.build import StepOptions
 from tests.families import FAMILIES, config_values
 from tests.jobs import Rig, RigForwards, make_job, make_rig, plan_for
-from tests.live_bytes import LiveBytes
+from tests.live_bytes import peaks_of_steps
 from tests.processes import run_workers
 
 PIPELINES, PRECISIONS = ("zebra", "af_pipe"), ("float32", "bfloat16")
@@ -105,19 +105,6 @@ def test_every_case_has_the_same_bits(family: str, pipeline: str) -> None:
 # What it keeps
 
 
-def peak_bytes(world: World, plan: Plan, jobs: list[Job]) -> list[int]:
-    """Of tensors that a step made while it ran, of each job, beside those of the step before."""
-    found = []
-    for job in jobs:
-        rig = make_rig(job, plan, world)
-        rig.stepper.gradients(1, rig.forwards(1))
-        with LiveBytes() as alive:
-            rig.stepper.forward_backward(2, rig.forwards(2))
-        found.append(alive.peak)
-        rig.stepper.close()
-    return found
-
-
 @pytest.mark.parametrize("pipeline", PIPELINES)
 def test_at_24_layers_the_peak_of_activations_is_less_than_two_fifths(pipeline: str) -> None:
     config = config_values("qwen3_moe", num_hidden_layers=24)
@@ -131,7 +118,7 @@ def test_at_24_layers_the_peak_of_activations_is_less_than_two_fifths(pipeline: 
         )
         for recompute in ("none", "layers")
     ]
-    (none, layers), _ = run_workers(peak_bytes, plan_for(jobs[0], "AE"), jobs)
+    (none, layers), _ = run_workers(peaks_of_steps, plan_for(jobs[0], "AE"), jobs)
     assert none > 80e6 and layers <= 0.4 * none, f"{layers} of {none} bytes"
 
 
