@@ -76,10 +76,12 @@ Attempt = Callable[[], int]
 class _WatchedProcess:
     """The present child. `stopped_s`: for how long it has stood stopped, as far as we have looked,
     and `is_given_up`: we have killed it for that; `unwatched_s`: for so long nobody had looked
-    before the last look; `oom_kills`: of our control group before it began."""
+    before the last look; `looked_at`: when that was, at first when it began; `oom_kills`: of our
+    control group before it began."""
 
     pid: int
     oom_kills: int | None
+    looked_at: float
     is_stopped: bool = False
     stopped_s: float = 0.0
     is_given_up: bool = False
@@ -122,10 +124,10 @@ class Supervisor:
     def _fork(self, attempt: Attempt, mask: set[int | signal.Signals]) -> _WatchedProcess:
         sys.stdout.flush()
         sys.stderr.flush()
-        parent, oom_kills = os.getpid(), count_oom_kills()
+        parent, oom_kills, begun_at = os.getpid(), count_oom_kills(), time.monotonic()
         pid = os.fork()
         if pid:
-            return _WatchedProcess(pid, oom_kills)
+            return _WatchedProcess(pid, oom_kills, begun_at)
         die_with_parent(parent)
         os.setpgid(0, 0)
         read_nothing()
@@ -138,9 +140,9 @@ class Supervisor:
     def _attend(self, child: _WatchedProcess, keeping: Keeping) -> int:
         """Until the child has ended; its status as the system has it."""
         while True:
-            looked_at = time.monotonic()
             asked = self._hear({*asking(), signal.SIGCHLD}, self._deadlines.poll_every_s)
-            looked_s = time.monotonic() - looked_at
+            now = time.monotonic()
+            child.looked_at, looked_s = now, now - child.looked_at
             if asked is not None:
                 pass_on(child.pid, asked)
             status = _look(child)
