@@ -68,8 +68,15 @@ def test_the_update_on_the_host_is_compared_with_torchs() -> None:
     assert "host over torch: median" in ended.stdout and "3 tensors of 100 numbers" in ended.stdout
 
 
+def test_planning_is_measured_by_the_number_of_workers() -> None:
+    ended = run("benchmarks/scale.py", "--workers", "8", "64", "--rounds", "2")
+    assert ended.returncode == 0, ended.stderr
+    assert "make_plan: 8: " in ended.stdout and "simulate: 8: " in ended.stdout
+    assert ended.stdout.count("a worker's time") == len(ended.stdout.splitlines())
+
+
 def test_a_benchmark_that_prints_a_spread_refuses_one_round() -> None:
-    for name in ("optimizer", "bridge"):
+    for name in ("optimizer", "bridge", "scale"):
         ended = run(f"benchmarks/{name}.py", "--rounds", "1")
         assert ended.returncode == 2 and "--rounds: at least 2" in ended.stderr, ended.stderr
 

@@ -40,6 +40,8 @@ from dougong.ui.formatting import plural, ranges, site_experts, size, worker_lis
 MOST_COLUMNS = 120
 LEAST_FOLDED = 5
 """So many workers alike are one row of the table."""
+MOST_ROWS = 48
+"""Where neighbours that have as much each would be more rows, an island is one."""
 
 
 def plan(file: JobFile, override: Overrides = None) -> None:
@@ -112,19 +114,26 @@ def attention_words(forms: Sequence[str]) -> str:
 
 def plan_table(made: Plan, state_bytes: Sequence[int]) -> Table:
     """One row for each worker: lanes, experts, how many dense tensors it owns, and its
-    `state_bytes`; one for many neighbours of an island that have as much each."""
+    `state_bytes`; one for many neighbours of an island that have as much each, or for all of it."""
     num_owned = Counter(made.owners.values())
     table = plain_table(
         "worker", "role", "device", "lanes", "experts", "dense tensors owned", "state"
     )
-    for _, alike in itertools.groupby(made.workers, key=_amounts):
-        workers = list(alike)
+    groups = _neighbours(made, _amounts)
+    if len(groups) > MOST_ROWS and len(made.workers) > MOST_ROWS:
+        groups = _neighbours(made, lambda worker: (worker.island, worker.role))
+    for workers in groups:
         if len(workers) < LEAST_FOLDED:
             for worker in workers:
                 table.add_row(*_worker_row(worker, num_owned[worker.rank], state_bytes))
         else:
             table.add_row(*_folded_row(workers, num_owned, state_bytes))
     return table
+
+
+def _neighbours(made: Plan, kind: Callable[[Worker], object]) -> list[list[Worker]]:
+    """Workers one after the other that are of one kind."""
+    return [list(alike) for _, alike in itertools.groupby(made.workers, key=kind)]
 
 
 def _amounts(worker: Worker) -> tuple[object, ...]:
@@ -150,17 +159,22 @@ def _folded_row(
 ) -> tuple[str, ...]:
     """Many workers with as much each: `east/0-31`."""
     first = workers[0]
-    num_experts = sorted({len(experts) for experts in first.experts})
-    per_layer = " to ".join(str(number) for number in num_experts[:: max(len(num_experts) - 1, 1)])
+    num_experts = [len(experts) for worker in workers for experts in worker.experts]
     return (
         worker_list(worker.name for worker in workers),
         first.role,
         first.device.partition(":")[0],
-        f"{len(first.lanes)} each" if first.lanes else "-",
-        f"{per_layer} each" if first.num_experts else "-",
+        _between([len(worker.lanes) for worker in workers], str) if first.lanes else "-",
+        _range(num_experts) if any(num_experts) else "-",
         _between([num_owned[worker.rank] for worker in workers], str),
         _between([state_bytes[worker.rank] for worker in workers], size),
     )
+
+
+def _range(numbers: Sequence[int]) -> str:
+    """`4 each`, or `1 to 3 each`."""
+    low, high = min(numbers), max(numbers)
+    return f"{low} each" if low == high else f"{low} to {high} each"
 
 
 def _between(numbers: Sequence[int], words: Callable[[int], str]) -> str:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from dougong.errors import PlanError
+from dougong.parallel.lane_cuts import cut_lanes
 from dougong.parallel.tree import LaneTree
 
 
@@ -99,7 +100,7 @@ def lane_shares(num_lanes: int, speeds: Sequence[float]) -> list[tuple[int, ...]
     for count, speed in zip(fair, speeds, strict=True):
         exact = num_lanes * Fraction(speed) / together
         sizes.append(_sizes_near(count, exact, speed, latest))
-    return LaneTree(num_lanes).split(sizes)
+    return cut_lanes(LaneTree(num_lanes), sizes)
 
 
 def _sizes_near(count: int, exact: Fraction, speed: float, latest: float) -> range:

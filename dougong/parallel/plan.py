@@ -6,8 +6,7 @@ workers. Imports no torch.
 
 from __future__ import annotations
 
-import dataclasses
-import json
+import heapq
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -171,9 +170,11 @@ class Plan:
                 f"{worker.name}: has experts of {len(worker.experts)} sites, but the model has "
                 f"{num_sites}",
             )
+        # Most workers of a large plan have no experts.
+        holders = [worker for worker in self.workers if any(worker.experts)]
         for site in range(num_sites):
             owned: list[int] = []
-            for worker in self.workers:
+            for worker in holders:
                 owned += worker.experts[site]
             owned.sort()
             if owned != list(range(self.num_experts)):
@@ -184,7 +185,7 @@ class Plan:
 
     def to_json(self) -> str:
         """As written to `plan.json`. A worker's `experts`: by site, the list of their numbers."""
-        return json.dumps(dataclasses.asdict(self), indent=1)
+        return _PLANS.dump_json(self, indent=1, ensure_ascii=True).decode()
 
     @staticmethod
     def from_json(text: str) -> Plan:
@@ -193,7 +194,7 @@ class Plan:
         pydantic.ValidationError where a field is missing, unknown or of another type; PlanError
         where experts, lanes or owners do not fit together.
         """
-        plan = TypeAdapter(Plan).validate_json(text, strict=True)
+        plan = _PLANS.validate_json(text, strict=True)
         _check_ranks(plan)
         return plan
 
@@ -204,6 +205,9 @@ class Plan:
         raise PlanError(
             f"no worker named {name!r}; this plan has {', '.join(w.name for w in self.workers)}"
         )
+
+
+_PLANS: TypeAdapter[Plan] = TypeAdapter(Plan)
 
 
 def make_plan(
@@ -246,10 +250,10 @@ def _worker_at(
     seat: Seat,
     rank: int,
     lanes: Mapping[int, tuple[int, ...]],
-    by_site: Sequence[Sequence[tuple[int, ...]]],
+    by_site: Sequence[Mapping[int, tuple[int, ...]]],
 ) -> Worker:
-    """The worker that runs at a seat: the seat's place and role, and its share of the lanes (by
-    rank) and of every site's experts (for all ranks)."""
+    """The worker that runs at a seat: the seat's place and role, and its share by rank of the lanes
+    and of every site's experts."""
     return Worker(
         seat.name,
         rank,
@@ -258,7 +262,7 @@ def _worker_at(
         seat.node,
         seat.device,
         lanes=lanes.get(rank, ()),
-        experts=tuple(site[rank] for site in by_site),
+        experts=tuple(site.get(rank, ()) for site in by_site),
     )
 
 
@@ -278,29 +282,32 @@ def _check_counts(num_lanes: int, inventory: Inventory, seats: Sequence[Seat]) -
     )
     _require(
         inventory.num_experts >= num_experts,
-        f"{num_experts} experts workers but the model has {inventory.num_experts} experts; lower "
-        "islands.*.workers",
+        f"{num_experts} experts workers but the model has {inventory.num_experts} experts, and "
+        "each needs one of every layer; lower islands.*.workers of roles experts and both by "
+        f"{num_experts - inventory.num_experts} together, or give workers role attention",
     )
 
 
 def _site_experts(
     inventory: Inventory, seats: Sequence[Seat], offload: Sequence[int]
-) -> list[list[tuple[int, ...]]]:
-    """Every seat's experts, by site. Each worker that has them as its role gets one at least."""
+) -> list[dict[int, tuple[int, ...]]]:
+    """The experts of everybody who has some, by rank, for every site. Each worker that has them as
+    its role gets one at least."""
     owners, keepers = _ranks_of(seats, _HAVE_EXPERTS), _ranks_of(seats, ("attention",))
     _check_offload(inventory.num_experts, len(owners), len(keepers), offload)
     remaining = [inventory.num_experts - kept for kept in offload]
     owned = _counts_by_rank(remaining, seats, owners, least=1)
-    kept = _counts_by_rank(offload, seats, keepers, least=0)
+    kept = _counts_by_rank(offload, seats, keepers if any(offload) else [], least=0)
     by_site = []
     for owned_here, kept_here in zip(owned, kept, strict=True):
         by_site.append(_in_order_of_rank(owned_here | kept_here))
     return by_site
 
 
-def _in_order_of_rank(counts: dict[int, int]) -> list[tuple[int, ...]]:
-    """So many experts of one site for every worker."""
-    return contiguous([counts[rank] for rank in sorted(counts)])
+def _in_order_of_rank(counts: dict[int, int]) -> dict[int, tuple[int, ...]]:
+    """So many experts of one site for each of these workers."""
+    ranks = sorted(counts)
+    return dict(zip(ranks, contiguous([counts[rank] for rank in ranks]), strict=True))
 
 
 def _counts_by_rank(
@@ -367,12 +374,13 @@ def _check_ranks(plan: Plan) -> None:
 
 
 def _assign_owners(tensors: Sequence[TensorSpec], ranks: Sequence[int]) -> dict[str, int]:
-    load = dict.fromkeys(ranks, 0)
+    """Large tensors first, each to the worker that has least so far; of equals the first."""
+    loads = [(0, rank) for rank in ranks]  # a heap: ranks ascend
     owners: dict[str, int] = {}
     for tensor in sorted(tensors, key=lambda t: (-t.num_parameters, t.name)):
-        rank = min(load, key=lambda r: (load[r], r))
+        load, rank = loads[0]
         owners[tensor.name] = rank
-        load[rank] += tensor.num_parameters
+        heapq.heapreplace(loads, (load + tensor.num_parameters, rank))
     return dict(sorted(owners.items()))
 
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -34,6 +35,12 @@ MOST_PLACES = 16
 hear of each from every other one."""
 
 
+Places = Mapping[str, Collection[int]]
+"""Ranks by name."""
+Link = tuple[str, str]
+"""(from, to): names of places."""
+
+
 class Flow(Protocol):
     """What the workers of a plan send each other of one kind in a step. `is_exact`: no routing and
     no library decides about it."""
@@ -43,8 +50,9 @@ class Flow(Protocol):
     @property
     def is_exact(self) -> bool: ...
 
-    def between(self, sources: Collection[int], targets: Collection[int]) -> float:
-        """Bytes from the workers of ranks `sources` to those of `targets`, to themselves none."""
+    def between(self, places: Places) -> Mapping[Link, float]:
+        """Bytes from the workers of each place to those of each, to themselves none; a link that is
+        left out has none."""
         ...
 
 
@@ -57,12 +65,16 @@ class Product:
     of_target: Sequence[float]
     is_exact: bool = True
 
-    def between(self, sources: Collection[int], targets: Collection[int]) -> float:
-        sent = sum(self.of_source[rank] for rank in sources)
-        wanted = sum(self.of_target[rank] for rank in targets)
-        both = set(sources) & set(targets)
-        to_oneself = sum(self.of_source[rank] * self.of_target[rank] for rank in both)
-        return sent * wanted - to_oneself
+    def between(self, places: Places) -> dict[Link, float]:
+        sent = {name: sum(self.of_source[r] for r in ranks) for name, ranks in places.items()}
+        wanted = {name: sum(self.of_target[r] for r in ranks) for name, ranks in places.items()}
+        members = {name: set(ranks) for name, ranks in places.items()}
+        found = {}
+        for source, target in itertools.product(places, repeat=2):
+            both = members[source] & members[target]
+            to_oneself = sum(self.of_source[rank] * self.of_target[rank] for rank in both)
+            found[source, target] = sent[source] * wanted[target] - to_oneself
+        return found
 
 
 @dataclass(frozen=True)
@@ -75,12 +87,12 @@ class Ring:
     num_bytes: float
     is_exact: bool = False
 
-    def between(self, sources: Collection[int], targets: Collection[int]) -> float:
+    def between(self, places: Places) -> dict[Link, float]:
         share = ring_share(len(self.ranks), self.num_bytes)
         following = [*self.ranks[1:], *self.ranks[:1]]
         pairs = zip(self.ranks, following, strict=True)
-        senders, receivers = set(sources), set(targets)
-        return share * sum(one in senders and next_ in receivers for one, next_ in pairs)
+        num_pairs = Counter(link for _, link in _linked(pairs, places))
+        return {link: share * number for link, number in num_pairs.items()}
 
 
 @dataclass(frozen=True)
@@ -91,13 +103,24 @@ class Pairs:
     num_bytes: Mapping[tuple[int, int], float]
     is_exact: bool = True
 
-    def between(self, sources: Collection[int], targets: Collection[int]) -> float:
-        senders, receivers = set(sources), set(targets)
-        crossing = 0.0
-        for (source, target), num_bytes in self.num_bytes.items():
-            if source in senders and target in receivers:
-                crossing += num_bytes
+    def between(self, places: Places) -> dict[Link, float]:
+        crossing: dict[Link, float] = {}
+        for pair, link in _linked(self.num_bytes, places):
+            crossing[link] = crossing.get(link, 0.0) + self.num_bytes[pair]
         return crossing
+
+
+def _linked(
+    pairs: Iterable[tuple[int, int]], places: Places
+) -> Iterator[tuple[tuple[int, int], Link]]:
+    """Each (source, target) with the links that it is part of."""
+    names: dict[int, list[str]] = {}
+    for name, ranks in places.items():
+        for rank in set(ranks):
+            names.setdefault(rank, []).append(name)
+    for source, target in pairs:
+        for link in itertools.product(names.get(source, ()), names.get(target, ())):
+            yield (source, target), link
 
 
 @dataclass(frozen=True)
@@ -154,7 +177,8 @@ def _call_bytes(shape: StepShape, inventory: Inventory, plan: Plan, worker: Work
     if not worker.num_experts:
         return _CallBytes(0, 0, 0, 0, 0, is_exact=True)
     numbers = [len(experts) for experts in worker.experts]
-    sites = [crossing_of(shape.num_tokens, inventory, number) for number in numbers]
+    crossing = {n: crossing_of(shape.num_tokens, inventory, n) for n in set(numbers)}
+    sites = [crossing[number] for number in numbers]
     num_rows = sum(site.num_rows for site in sites)
     vector_bytes = inventory.hidden_size * shape.value_bytes
     vectors, by_row = sum(site.num_tokens for site in sites) * vector_bytes, num_rows * vector_bytes
@@ -225,34 +249,21 @@ class LinkBytes:
         return LinkBytes(self.num_bytes + other.num_bytes, self.is_exact and other.is_exact)
 
 
-Link = tuple[str, str]
-"""(from, to): names of places."""
 ByKind = Mapping[TrafficKind, LinkBytes]
 
 
-def bytes_by_link(
-    flows: Iterable[Flow], places: Mapping[str, Collection[int]]
-) -> dict[Link, ByKind]:
+def bytes_by_link(flows: Iterable[Flow], places: Places) -> dict[Link, ByKind]:
     """What crosses from each place to each other one, and between the workers of one; kinds and
-    links without a byte are left out. `places`: ranks by name."""
-    flows = list(flows)
-    links: dict[Link, ByKind] = {}
+    links without a byte are left out."""
+    links: dict[Link, dict[TrafficKind, LinkBytes]] = {}
     for source, target in itertools.product(places, repeat=2):
-        found = _bytes_by_kind(flows, places[source], places[target])
-        if found:
-            links[source, target] = found
-    return links
-
-
-def _bytes_by_kind(
-    flows: Iterable[Flow], sources: Collection[int], targets: Collection[int]
-) -> dict[TrafficKind, LinkBytes]:
-    found: dict[TrafficKind, LinkBytes] = {}
+        links[source, target] = {}
     for flow in flows:
-        amount = flow.between(sources, targets)
-        if amount > 0:
-            found[flow.kind] = found.get(flow.kind, LinkBytes(0)) + LinkBytes(amount, flow.is_exact)
-    return found
+        for link, amount in flow.between(places).items():
+            if amount > 0:
+                more = LinkBytes(amount, flow.is_exact)
+                links[link][flow.kind] = links[link].get(flow.kind, LinkBytes(0)) + more
+    return {link: by_kind for link, by_kind in links.items() if by_kind}
 
 
 def islands_of(plan: Plan) -> dict[str, list[int]]:

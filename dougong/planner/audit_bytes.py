@@ -3,12 +3,13 @@ so, and what is sent for it. Formulas of the job and the plan; imports no torch.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dougong.job.optimizers.declaration import FLOAT32_BYTES
 from dougong.job.optimizers.registry import declaration_of
 from dougong.job.schema import Job
-from dougong.parallel.plan import Inventory, Plan, Worker
+from dougong.parallel.plan import Inventory, Plan, Role, Worker
 from dougong.planner.plan_job import GRADIENT_BYTES, copy_bytes, owned_parameters
 
 PIECE_BYTES = 64 << 20
@@ -35,30 +36,53 @@ def audit_bytes(job: Job, inventory: Inventory, plan: Plan) -> list[AuditBytes]:
         return [AuditBytes(0, 0) for _ in plan.workers]
     owned = owned_parameters(inventory, plan)
     each = FLOAT32_BYTES + declaration_of(job.optimizer).bytes_per_parameter
-    found = []
-    for worker in plan.workers:
-        others = [w for w in plan.workers if w.role_in_step == worker.role_in_step and w != worker]
-        parts = others or [worker]
-        experts = max(_expert_parameters(inventory, part) for part in parts) if others else 0
-        gradients = max(_gradient_parameters(inventory, part) for part in parts)
-        state = max(_piece_bytes(inventory, each, owned[part.rank]) for part in parts)
-        memory = experts * copy_bytes(job) + gradients * GRADIENT_BYTES + state
-        mine = _expert_parameters(inventory, worker) * copy_bytes(job) + owned[worker.rank] * each
-        found.append(AuditBytes(memory, mine if others else 0))
+    experts = [_expert_parameters(inventory, worker) for worker in plan.workers]
+    gradients = _gradient_parameters(inventory, plan)
+    pieces = _piece_bytes(inventory, each, owned)
+    found = [AuditBytes(0, 0)] * len(plan.workers)
+    for ranks in _alike(plan):
+        # A worker that is alone takes its own part a second time; its experts are there.
+        most_experts = _most_of_others(experts, ranks) if len(ranks) > 1 else [0]
+        most_gradients = _most_of_others(gradients, ranks)
+        most_state = _most_of_others(pieces, ranks)
+        for place, rank in enumerate(ranks):
+            memory = most_experts[place] * copy_bytes(job)
+            memory += most_gradients[place] * GRADIENT_BYTES + most_state[place]
+            sent = experts[rank] * copy_bytes(job) + owned[rank] * each if len(ranks) > 1 else 0
+            found[rank] = AuditBytes(memory, sent)
     return found
+
+
+def _alike(plan: Plan) -> list[list[int]]:
+    """Ranks of the workers that can take each other's part over."""
+    ranks: dict[Role, list[int]] = {}
+    for worker in plan.workers:
+        ranks.setdefault(worker.role_in_step, []).append(worker.rank)
+    return list(ranks.values())
+
+
+def _most_of_others(amounts: Sequence[int], ranks: Sequence[int]) -> list[int]:
+    """For each of these workers, by place, the largest amount of the others; its own where it is
+    alone."""
+    ordered = sorted(ranks, key=lambda rank: -amounts[rank])
+    first, second = ordered[0], ordered[min(1, len(ordered) - 1)]
+    return [amounts[second if rank == first else first] for rank in ranks]
 
 
 def _expert_parameters(inventory: Inventory, worker: Worker) -> int:
     return worker.num_experts * inventory.expert_parameters
 
 
-def _gradient_parameters(inventory: Inventory, worker: Worker) -> int:
+def _gradient_parameters(inventory: Inventory, plan: Plan) -> list[int]:
     dense = sum(tensor.num_parameters for tensor in inventory.tensors)
-    return _expert_parameters(inventory, worker) + (dense if worker.lanes else 0)
+    found = []
+    for worker in plan.workers:
+        found.append(_expert_parameters(inventory, worker) + (dense if worker.lanes else 0))
+    return found
 
 
-def _piece_bytes(inventory: Inventory, each: int, owned: int) -> int:
+def _piece_bytes(inventory: Inventory, each: int, owned: Sequence[int]) -> list[int]:
     """Of the largest piece, twice: where it lands, and where it is updated."""
     largest = max(inventory.sizes_of_an_expert, default=0)
     largest = max(largest, *(tensor.num_parameters for tensor in inventory.tensors))
-    return 2 * min(owned * each, PIECE_BYTES + largest * each)
+    return [2 * min(number * each, PIECE_BYTES + largest * each) for number in owned]

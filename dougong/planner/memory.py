@@ -10,7 +10,7 @@ from dougong.accelerators.registry import get_accelerator
 from dougong.control.handshake import AgentFacts
 from dougong.errors import PlanError
 from dougong.job.schema import Job
-from dougong.parallel.plan import Inventory, Plan
+from dougong.parallel.plan import Inventory, Plan, Worker
 from dougong.planner.audit_bytes import audit_bytes
 from dougong.planner.placement import AgentSpec, make_seats
 from dougong.planner.plan_job import BYTES_PER_GB, by_worker, host_bytes, plan_job, state_bytes
@@ -122,8 +122,12 @@ def check_hosts(job: Job, inventory: Inventory, plan: Plan, machines: Mapping[st
     """PlanError where what `optimizer.device: host` keeps beside the devices of a machine is more
     than it has. `machines`: bytes of memory by node."""
     kept = host_bytes(job, inventory, plan)
+    by_node: dict[str, list[Worker]] = {}
+    for worker in plan.workers:
+        if kept[worker.rank]:
+            by_node.setdefault(worker.node, []).append(worker)
     for node, num_bytes in machines.items():
-        there = [worker for worker in plan.workers if worker.node == node and kept[worker.rank]]
+        there = by_node.get(node, [])
         total = sum(kept[worker.rank] for worker in there)
         if total > num_bytes:
             raise PlanError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -289,8 +290,12 @@ class FreeRoom:
             cpus = max(node.cpus, 1.0)
             return (cpus - self._free_cpus(node) + more) / cpus
 
+        loads = [(load(node), number) for number, node in enumerate(chosen)]
+        heapq.heapify(loads)
         for _ in wish.indices:
-            counts[min(chosen, key=load).id] += 1
+            _, number = loads[0]
+            counts[chosen[number].id] += 1
+            heapq.heapreplace(loads, (load(chosen[number]), number))
         return [(node, counts[node.id]) for node in chosen if counts[node.id]]
 
     def _fewest(self, nodes: Sequence[Node], wish: _Wish) -> list[Node]:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
 
+from dougong.errors import PlanError
 from dougong.job.schema import Job
 from dougong.parallel.plan import Plan, Role
 from dougong.parallel.schedules.check import Alive, check
@@ -43,10 +47,38 @@ def prove(job: Job, plan: Plan) -> dict[Role, Alive]:
     """
     # Workers of a role run the same program, so that more of them prove nothing more.
     num_chosen: Counter[Role] = Counter()
-    chosen = []
-    for program in programs_of(job, plan):
-        if num_chosen[program.role] < ALIKE:
-            num_chosen[program.role] += 1
-            chosen.append(program)
-    alive = check(chosen, num_sites(plan), job.batch.microbatches)
-    return {program.role: alive[program.worker] for program in chosen}
+    chosen: dict[str, Role] = {}
+    for worker in plan.workers:
+        role = worker.role_in_step
+        if num_chosen[role] < ALIKE:
+            num_chosen[role] += 1
+            chosen[worker.name] = role
+    step = _Step(pipeline_of(job, plan), num_sites(plan), job.batch.microbatches)
+    try:
+        return dict(_prove(step, tuple(chosen.values())))
+    except PlanError:
+        check(make_programs(*step.words, chosen), *step.words[1:])  # by the workers' names
+        raise
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What programs follow from, beside the roles."""
+
+    pipeline: str
+    num_sites: int
+    num_microbatches: int
+
+    @property
+    def words(self) -> tuple[str, int, int]:
+        return self.pipeline, self.num_sites, self.num_microbatches
+
+
+@functools.lru_cache(maxsize=64)
+def _prove(step: _Step, roles: tuple[Role, ...]) -> Mapping[Role, Alive]:
+    """The same of workers without names, so that a plan of the same kinds of workers, such as that
+    of most recoveries, is proved by the one before."""
+    workers = {f"worker {number}": role for number, role in enumerate(roles)}
+    programs = make_programs(*step.words, workers)
+    alive = check(programs, step.num_sites, step.num_microbatches)
+    return {program.role: alive[program.worker] for program in programs}

@@ -3,7 +3,6 @@ replicas. Formulas of the job and the plan; imports no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from dougong.job.fault.snapshots import Snapshots
@@ -11,8 +10,8 @@ from dougong.job.optimizers.declaration import FLOAT32_BYTES
 from dougong.job.optimizers.registry import declaration_of
 from dougong.job.schema import Job
 from dougong.ops.sizes import rounded_up
-from dougong.parallel.plan import Inventory, Plan, Worker
-from dougong.parallel.replica_holders import replica_holders, wards_of
+from dougong.parallel.plan import Inventory, Plan
+from dougong.parallel.replica_holders import replica_holders
 
 NUM_SLOTS = 2
 """Snapshots that are kept of one worker: the newest whole one, and the next (why two are enough:
@@ -28,6 +27,12 @@ class PartSize:
     num_bytes: int
     num_tensors: int
 
+    def __add__(self, other: PartSize) -> PartSize:
+        return PartSize(self.num_bytes + other.num_bytes, self.num_tensors + other.num_tensors)
+
+    def __mul__(self, times: int) -> PartSize:
+        return PartSize(self.num_bytes * times, self.num_tensors * times)
+
 
 def part_sizes(job: Job, inventory: Inventory, plan: Plan) -> list[PartSize]:
     """By rank. Every tensor counts as updated."""
@@ -36,31 +41,24 @@ def part_sizes(job: Job, inventory: Inventory, plan: Plan) -> list[PartSize]:
         [k for k in kinds if k.like_parameter],
         [k for k in kinds if not k.like_parameter],
     )
-    found = []
-    for worker in plan.workers:
-        num_bytes = num_tensors = 0
-        for num_parameters, is_trained in _owned(inventory, plan, worker):
-            copies = 1 + len(like) if is_trained else 1
-            singles = len(numbers) if is_trained else 0
-            num_bytes += copies * aligned(FLOAT32_BYTES * num_parameters) + singles * ALIGNMENT
-            num_tensors += copies + singles
-        found.append(PartSize(num_bytes, num_tensors))
+
+    def size_of(num_parameters: int, is_trained: bool = True) -> PartSize:
+        copies = 1 + len(like) if is_trained else 1
+        singles = len(numbers) if is_trained else 0
+        num_bytes = copies * aligned(FLOAT32_BYTES * num_parameters) + singles * ALIGNMENT
+        return PartSize(num_bytes, copies + singles)
+
+    expert = sum(map(size_of, inventory.sizes_of_an_expert), PartSize(0, 0))
+    found = [expert * worker.num_experts for worker in plan.workers]
+    for tensor in inventory.tensors:
+        owner = plan.owners[tensor.name]
+        found[owner] += size_of(tensor.num_parameters, tensor.trainable)
     return found
 
 
 def aligned(num_bytes: int) -> int:
     """Room of a tensor in a snapshot."""
     return rounded_up(num_bytes, ALIGNMENT)
-
-
-def _owned(inventory: Inventory, plan: Plan, worker: Worker) -> Iterator[tuple[int, bool]]:
-    """(number of parameters, whether it is trained) of every tensor that a worker owns."""
-    for tensor in inventory.tensors:
-        if plan.owners[tensor.name] == worker.rank:
-            yield tensor.num_parameters, tensor.trainable
-    sizes = inventory.sizes_of_an_expert
-    for _ in range(worker.num_experts):
-        yield from ((size, True) for size in sizes)
 
 
 @dataclass(frozen=True)
@@ -84,11 +82,12 @@ def snapshot_bytes(job: Job, inventory: Inventory, plan: Plan) -> list[SnapshotB
     holders = replica_holders(plan, job.fault.snapshots.num_replicas)
     # What is being written to a node's disk is kept apart when its slot is taken.
     num_own = NUM_SLOTS + (1 if job.fault.snapshots.local is not None else 0)
-    found = []
-    for rank, own in enumerate(sizes):
-        kept = sum(sizes[ward] for ward in wards_of(holders, rank))
-        found.append(SnapshotBytes(num_own * own, NUM_SLOTS * kept))
-    return found
+    kept = [0] * len(sizes)
+    for own, of_owner in zip(sizes, holders, strict=True):
+        for holder in of_owner:
+            kept[holder] += own
+    pairs = zip(sizes, kept, strict=True)
+    return [SnapshotBytes(num_own * own, NUM_SLOTS * others) for own, others in pairs]
 
 
 def keeps_snapshots(settings: Snapshots, plan: Plan) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from dougong.accelerators.registry import get_accelerator
 from dougong.job.schema import Job
-from dougong.parallel.plan import Inventory, Plan
+from dougong.parallel.plan import Inventory, Plan, Worker
 from dougong.planner.plan_job import host_bytes, state_bytes
 from dougong.planner.snapshot_bytes import snapshot_bytes
 
@@ -59,8 +59,11 @@ def _demands(
     states, kept = state_bytes(job, inventory, plan), snapshot_bytes(job, inventory, plan)
     on_host = host_bytes(job, inventory, plan)
     kinds = {island.name: get_accelerator(island.accelerator) for island in job.islands}
+    by_node: dict[str, list[Worker]] = {}
+    for worker in plan.workers:
+        by_node.setdefault(worker.node, []).append(worker)
     for node, num_bytes in machines.items():
-        there = [worker for worker in plan.workers if worker.node == node]
+        there = by_node.get(node, [])
         on_machine = [worker for worker in there if kinds[worker.island].shares_machine]
         state = sum(states[worker.rank] for worker in on_machine)
         state += sum(on_host[worker.rank] for worker in there)

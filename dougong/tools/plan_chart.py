@@ -3,11 +3,14 @@ meanwhile."""
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Hashable
+
 from dougong.job.schema import Island, Job
 from dougong.parallel.plan import Inventory, Plan
 from dougong.parallel.schedules.gantt import draw
 from dougong.parallel.schedules.operation import Kind, Operation
-from dougong.parallel.schedules.simulate import Cost, simulate
+from dougong.parallel.schedules.simulate import Alike, Cost, simulate
 from dougong.planner.plan_job import speed_of
 from dougong.planner.programs import num_sites, pipeline_of, programs_of, prove
 
@@ -23,7 +26,8 @@ def chart_lines(job: Job, plan: Plan, inventory: Inventory, width: int) -> list[
     where the job says how fast its islands are, else in parts of the step."""
     in_seconds = knows_seconds(job)
     head = f"pipeline {pipeline_of(job, plan)}, {job.batch.microbatches} micro-batches"
-    trace = simulate(programs_of(job, plan), cost_of(job, plan, inventory))
+    cost, alike = cost_of(job, plan, inventory), alike_in(plan)
+    trace = simulate(programs_of(job, plan), cost, alike=alike)
     first = f"{head}: {_kept_alive(job, plan)} alive at most"
     return [first, _times_words(job), draw(trace, width, in_seconds)]
 
@@ -78,11 +82,23 @@ def cost_of(job: Job, plan: Plan, inventory: Inventory) -> Cost:
     return cost
 
 
+def alike_in(plan: Plan) -> Alike:
+    """Who of a plan's workers costs the same as whom: those of an island with as many lanes, and as
+    many experts of each site."""
+    kinds: dict[str, Hashable] = {}
+    for worker in plan.workers:
+        num_experts = tuple(map(len, worker.experts))
+        kinds[worker.name] = worker.island, len(worker.lanes), num_experts
+    return kinds.__getitem__
+
+
 def _latency_s(island: Island) -> float:
     return island.emulate.link.latency_ms / 1e3 if island.emulate else 0.0
 
 
 def fits(plan: Plan, job: Job) -> bool:
-    """Whether a chart of the plan can be read: not more operations than a screen has room for."""
-    num_operations = len(plan.workers) * num_sites(plan) * job.batch.microbatches
-    return num_operations <= MOST_OPERATIONS
+    """Whether a chart of the plan can be read: not more operations than a screen has room for,
+    where neighbours that are alike share a line."""
+    alike = alike_in(plan)
+    num_lines = sum(1 for _ in itertools.groupby(plan.workers, lambda worker: alike(worker.name)))
+    return num_lines * num_sites(plan) * job.batch.microbatches <= MOST_OPERATIONS

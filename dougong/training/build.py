@@ -12,7 +12,7 @@ and other workers, without touching the first.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -222,17 +222,22 @@ def rebuild(
 def report_forms(job: Job, plan: Plan, replica: Replica) -> tuple[ReportForm, ...]:
     """What every worker's report of a step holds, by rank. Any worker's replica knows it of all."""
     forms = []
+    all_dense = tuple(sorted(replica.trainable))
+    owned: dict[int, list[str]] = {}
+    for name, owner in plan.owners.items():
+        if name in replica.trainable:
+            owned.setdefault(owner, []).append(name)
     for worker in plan.workers:
         losses = loss_keys(worker.lanes, job.batch.microbatches)
-        dense = tuple(sorted(replica.trainable)) if worker.lanes else ()
-        forms.append(ReportForm(tuple(losses), _trained_names(replica, plan, worker), dense))
+        trained = _trained_names(replica, worker, owned.get(worker.rank, []))
+        forms.append(ReportForm(tuple(losses), trained, all_dense if worker.lanes else ()))
     return tuple(forms)
 
 
-def _trained_names(replica: Replica, plan: Plan, worker: Worker) -> tuple[str, ...]:
-    """The tensors that a worker updates, in the order of names."""
-    owned = [name for name, owner in plan.owners.items() if owner == worker.rank]
-    names = [name for name in owned if name in replica.trainable]
+def _trained_names(replica: Replica, worker: Worker, dense: Sequence[str]) -> tuple[str, ...]:
+    """The tensors that a worker updates, in the order of names. `dense`: those outside of the
+    experts."""
+    names = list(dense)
     for site, experts in zip(replica.sites, worker.experts, strict=True):
         for expert in experts:
             names += [name for _, name in site.tensors_of(expert)]

@@ -17,6 +17,7 @@ from dougong.cli.plan import (
 )
 from dougong.models.inventory import inspect_model
 from dougong.parallel.island_paths import IslandPath
+from dougong.parallel.plan import Inventory, Role, Seat, make_plan
 from dougong.planner.audit_bytes import AuditBytes
 from dougong.planner.placement import seats_of_job
 from dougong.planner.plan_job import plan_job
@@ -38,6 +39,16 @@ def test_a_row_for_each_worker() -> None:
     assert columns["experts"][0].startswith("0")
     assert sum(map(int, columns["dense tensors owned"])) == len(plan.owners)
     assert columns["state"] == ["1.0 MiB", "1.0 GiB"]
+
+
+def test_many_workers_with_uneven_shares_are_a_row_for_each_island() -> None:
+    """A remainder of experts goes to other workers from layer to layer, so that hardly two neighbours are alike."""
+    roles: list[Role] = ["attention", *["experts"] * 100]
+    seats = [Seat(f"{role}/{n}", role, role, "-", f"cpu:{n}") for n, role in enumerate(roles)]
+    plan = make_plan(1, Inventory("toy", (), tuple("abcde"), 130, ()), seats)
+    columns = {str(c.header): list(c.cells) for c in plan_table(plan, [1 << 30] * 101).columns}
+    assert columns["worker"] == ["attention/0", "experts/1-100"]
+    assert columns["lanes"] == ["0", "-"] and columns["experts"] == ["-", "1 to 2 each"]
 
 
 def test_many_workers_alike_share_a_row() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from dougong.errors import PlanError
 from dougong.parallel.assign import Speed
+from dougong.parallel.island_paths import IslandPath
 from dougong.parallel.plan import Inventory, Plan, Seat, TensorSpec, Worker, make_plan, read_experts
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -89,12 +90,35 @@ def test_a_plan_survives_its_file_and_does_not_depend_on_the_order_of_tensors(
         (4, 8, "A", "no experts worker: give one island `role: experts` or `role: both`"),
         (4, 8, "", "no attention worker"),
         (2, 8, "BBA", "3 attention workers but batch.lanes is 2: each needs a lane; raise batch.lanes"),
-        (2, 2, "BEE", "3 experts workers but the model has 2 experts; lower islands"),
+        (
+            2,
+            2,
+            "BEE",
+            r"3 experts workers but the model has 2 experts, and each needs one of every layer; lower "
+            r"islands\.\*\.workers of roles experts and both by 1 together, or give workers role attention",
+        ),
     ],
 )
 def test_what_cannot_be_laid_out_is_refused_with_the_knob(lanes: int, experts: int, letters: str, message: str) -> None:
     with pytest.raises(PlanError, match=message):
         make_plan(lanes, inventory(experts), seats(letters))
+
+
+def test_a_plans_file_is_what_python_would_write() -> None:
+    plan = make_plan(6, inventory(), seats("AAE"), (2, 0))
+    named = dataclasses.replace(plan.workers[0], island='\u6771 "east"\n', name="\U0001f600")
+    plan = dataclasses.replace(plan, workers=(named, *plan.workers[1:]), paths=(IslandPath("a", "b", "bridge", "x"),))
+    assert plan.to_json() == json.dumps(dataclasses.asdict(plan), indent=1)
+
+
+@given(st.lists(st.integers(0, 9), max_size=30), st.integers(1, 5))
+def test_the_least_loaded_worker_owns_the_next_largest_tensor(sizes: list[int], workers: int) -> None:
+    model = inventory(sizes=tuple(sizes))
+    load, owners = [0] * workers, {}
+    for tensor in sorted(model.tensors, key=lambda t: (-t.num_parameters, t.name)):
+        owners[tensor.name] = load.index(min(load))
+        load[owners[tensor.name]] += tensor.num_parameters
+    assert make_plan(workers, model, seats("B" * workers)).owners == owners
 
 
 def test_workers_are_found_by_name() -> None:

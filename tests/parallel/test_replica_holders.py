@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import pytest
 from dougong.parallel.plan import Plan
@@ -50,3 +51,29 @@ def test_any_nodes(nodes: str, replicas: int) -> None:
     assert sum(kept) == sum(map(len, holders))
     if 2 * max(map(nodes.count, nodes)) <= len(nodes) and replicas == 1:
         assert set(kept) == {1}
+
+
+def searched(nodes: str, replicas: int) -> list[tuple[int, ...]]:
+    """The same by a look at everybody for everybody."""
+    ring = sorted(range(len(nodes)), key=lambda rank: (nodes.index(nodes[rank]), rank))
+    stride = max(map(nodes.count, nodes))
+    kept, holders = [0] * len(nodes), [list[int]() for _ in nodes]
+    turns = itertools.product(range(min(replicas, len(nodes) - 1)), enumerate(ring))
+    for number, (place, owner) in turns:
+        known = {nodes[holder] for holder in holders[owner]}
+        best, least = owner, (True, True, len(nodes) + 1)
+        for ahead in range(len(ring)):
+            rank = ring[(place + stride + ahead) % len(ring)]
+            cost = (nodes[rank] == nodes[owner], nodes[rank] in known, kept[rank])
+            if rank != owner and rank not in holders[owner] and cost < least:
+                best, least = rank, cost
+            if least <= (False, False, number):
+                break
+        holders[owner].append(best)
+        kept[best] += 1
+    return [tuple(found) for found in holders]
+
+
+@given(st.text("aaaaabcd", min_size=1, max_size=25), st.integers(0, 4))
+def test_looks_at_stretches_find_whom_a_search_finds(nodes: str, replicas: int) -> None:
+    assert list(replica_holders(on_nodes(nodes), replicas)) == searched(nodes, replicas)

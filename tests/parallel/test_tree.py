@@ -81,6 +81,28 @@ def test_shipped_nodes_cover_the_lanes_once_and_no_fewer_would_do(lane_map: list
         assert len(nodes) == fewest(tree, tree.root, set(lanes))
 
 
+def held_by_descent(tree: LaneTree, node: TreeNode, lanes: set[int]) -> list[TreeNode]:
+    """From the root down, a node that is there whole, else what is held below it."""
+    if set(lanes_of(tree, node)) <= lanes:
+        return [node]
+    return [found for child in tree.children(node) for found in held_by_descent(tree, child, lanes)]
+
+
+@given(lane_maps())
+@settings(max_examples=200, deadline=None)
+def test_held_nodes_are_those_of_a_descent_from_the_root(lane_map: list[list[int]]) -> None:
+    tree = LaneTree(sum(map(len, lane_map)))
+    for lanes in lane_map:
+        assert tree.held(lanes) == held_by_descent(tree, tree.root, set(lanes))
+
+
+@pytest.mark.parametrize("num_lanes", range(1, 35))
+def test_so_are_those_of_every_run(num_lanes: int) -> None:
+    tree = LaneTree(num_lanes)
+    for first, end in itertools.combinations(range(num_lanes + 1), 2):
+        assert tree.held(range(first, end)) == held_by_descent(tree, tree.root, set(range(first, end)))
+
+
 def fewest(tree: LaneTree, node: TreeNode, lanes: set[int]) -> int:
     """Least number of nodes under `node` that cover exactly those of `lanes` below it, by trying."""
     here = set(lanes_of(tree, node))

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from dougong.errors import PlanError
-from dougong.parallel.plan import Plan
+from dougong.parallel.plan import Plan, Role
+from dougong.parallel.schedules.check import Alive, check
+from dougong.parallel.schedules.operation import Operation, Program
+from dougong.parallel.schedules.registry import SCHEDULES
+from dougong.parallel.schedules.serial import serial
 from dougong.planner.programs import pipeline_of, programs_of, prove
 from tests.jobs import make_job, plan_for
 
@@ -53,6 +59,39 @@ def test_a_schedule_that_is_not_made_for_these_roles_is_refused() -> None:
     job, plan = laid_out("AE", pipeline="colocated")
     with pytest.raises(PlanError, match="colocated"):
         prove(job, plan)
+
+
+def test_a_plan_of_the_same_kinds_of_workers_is_not_proved_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    proved: list[list[str]] = []
+
+    def counted(programs: Sequence[Program], *numbers: int) -> dict[str, Alive]:
+        proved.append([program.worker for program in programs])
+        return check(programs, *numbers)
+
+    monkeypatch.setattr("dougong.planner.programs.check", counted)
+    job, plan = laid_out("AAEE", pipeline="af_pipe")
+    job = job.model_copy(update={"batch": job.batch.model_copy(update={"microbatches": 7})})
+    alive = prove(job, plan)
+    renamed = dataclasses.replace(plan, workers=tuple(dataclasses.replace(w, name=f"b/{w.rank}") for w in plan.workers))
+    assert prove(job, renamed) == alive and len(proved) == 1
+    assert prove(job, laid_out("AAAAEEEE")[1]) == alive and len(proved) == 1
+    prove(job, laid_out("AE")[1])
+    prove(job.model_copy(update={"pipeline": "serial"}), plan)
+    assert len(proved) == 3
+
+
+def test_what_is_refused_is_named_by_its_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    def late(num_sites: int, num_microbatches: int, role: Role) -> list[Operation]:
+        return serial(num_sites, num_microbatches, role)[::-1]
+
+    job, plan = laid_out("AE", pipeline="serial")
+    job = job.model_copy(update={"batch": job.batch.model_copy(update={"microbatches": 6})})
+    monkeypatch.setitem(SCHEDULES, "serial", late)
+    for _ in range(2):  # a refusal is not kept
+        with pytest.raises(PlanError, match=r"worker east/0 \(attention\) cannot run operation 0"):
+            prove(job, plan)
+    monkeypatch.undo()
+    assert prove(job, plan)
 
 
 def test_it_needs_no_torch() -> None:

@@ -21,6 +21,7 @@ from dougong.training.state import state_of
 from dougong.training.traffic import TrafficMeter, flows_of_step
 from tests.families import config_values
 from tests.jobs import VOCAB, Rig, make_job, make_rig, plan_for
+from tests.parallel.test_traffic import amount
 from tests.processes import run_workers
 
 CASES: dict[str, dict[str, Any]] = {
@@ -74,7 +75,7 @@ def step_of(world: World, plan: Plan, roles: str, jobs: list[Job], folder: Path)
 
 
 def planned(flows: list[Flow], kind: TrafficKind, source: int, target: int) -> float:
-    return sum(flow.between([source], [target]) for flow in flows if flow.kind is kind)
+    return sum(amount(flow, [source], [target]) for flow in flows if flow.kind is kind)
 
 
 @pytest.mark.parametrize("roles", ["BB", pytest.param("AABE", marks=pytest.mark.slow)])
@@ -100,7 +101,7 @@ def test_even_routing_is_expected(tmp_path: Path) -> None:
     for kind in TrafficKind:
         sent = sum(sum(of[0][0][kind.number]) for of in results)
         everybody = range(len(roles))
-        due = sum(flow.between(everybody, everybody) for flow in flows if flow.kind is kind)
+        due = sum(amount(flow, everybody, everybody) for flow in flows if flow.kind is kind)
         about = kind in (TrafficKind.ROWS, TrafficKind.OUTPUT_GRADIENTS)
         assert sent == pytest.approx(due, rel=0.25 if about else 1e-3), kind
 

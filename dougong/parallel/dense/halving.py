@@ -57,7 +57,7 @@ class Halving:
         ranks: dict[int, None] = {}
         for child in children:
             yield from self._gather(child)
-            ranks |= dict.fromkeys(self._ranks[self._split(child)[0]])
+            ranks |= dict.fromkeys(self._ranks[child])
         if children:
             yield node[1]
         self._ranks[node] = tuple(ranks) or (self._holders[node],)
@@ -65,12 +65,17 @@ class Halving:
 
     def _split(self, node: TreeNode) -> tuple[TreeNode, tuple[TreeNode, ...]]:
         """The first node from here down that somebody holds or that has two halves, and these."""
+        node, halves = self._first(node)
+        return node, tuple(self._first(half)[0] for half in halves)
+
+    def _first(self, node: TreeNode) -> tuple[TreeNode, list[TreeNode]]:
+        """The same, the halves as the tree has them."""
         while node not in self._holders:
             children = self._tree.children(node)
             if len(children) == 2:
-                return node, (self._split(children[0])[0], self._split(children[1])[0])
+                return node, children
             (node,) = children
-        return node, ()
+        return node, []
 
     def meetings(self, owners: Iterable[int], rank: int | None = None) -> Iterator[Meeting]:
         """For the parts of these owners, who hold lanes; those in which a worker of `rank` has a

@@ -7,20 +7,31 @@ most of it, if there is any.
 
 from __future__ import annotations
 
+import itertools
 import math
 import string
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from dougong.parallel.schedules.operation import Kind, MessageKind
-from dougong.parallel.schedules.simulate import Span, Timeline
+from dougong.parallel.schedules.operation import Direction, Kind, Operation
+from dougong.parallel.schedules.simulate import Moment, Timeline
 
 _IDLE = "·"
 _FORWARD = {Kind.FORWARD, Kind.EXPERTS_FORWARD, Kind.SEND_ROWS, Kind.SEND_OUTPUTS}
 _LEAST_COLUMNS = 10
 
-ChartRow = tuple[str, list[Span]]
-"""A label and what happens on its line, by start."""
+
+@dataclass(frozen=True)
+class ChartRow:
+    """A label and what happens on its line, by start; each of it as often as `times` says (once,
+    where it says nothing)."""
+
+    label: str
+    moments: Sequence[Moment]
+    times: Sequence[int] = ()
+
+    def counted(self) -> Iterable[tuple[Moment, int]]:
+        return zip(self.moments, self.times or itertools.repeat(1))
 
 
 def draw(trace: Timeline, width: int = 100, in_seconds: bool = True) -> str:
@@ -30,7 +41,7 @@ def draw(trace: Timeline, width: int = 100, in_seconds: bool = True) -> str:
     of the step. Workers in the order of the programs; neighbours that look the same share a line.
     At the right, the part of the step that a worker computes, or that a channel carries something.
     """
-    workers, channels = _merged(_workers(trace)), _channels(trace)
+    workers, channels = _workers(trace), _channels(trace)
     layout = _line_layout([*workers, *channels], trace.makespan_s, width)
     end = _seconds(trace.makespan_s) if in_seconds else " the whole step"
     lines = [layout.heading(end)]
@@ -54,23 +65,22 @@ class _LineLayout:
 
     def line(self, row: ChartRow, idle: bool) -> str:
         """A row of the chart. `idle`: it shows where nothing happens."""
-        label, spans = row
         step_s = self.makespan_s or 1.0
-        cells = "".join(_cells(spans, self.columns / step_s, self.columns, idle))
-        return f"{label:{self.margin}} {cells} {_covered(spans) / step_s:4.0%}"
+        cells = "".join(_cells(row, self.columns / step_s, self.columns, idle))
+        return f"{row.label:{self.margin}} {cells} {_covered(row.moments) / step_s:4.0%}"
 
 
 def _line_layout(rows: Sequence[ChartRow], makespan_s: float, width: int) -> _LineLayout:
     """As many columns as `width` leaves beside the labels and the percentages."""
-    margin = max((len(label) for label, _ in rows), default=0)
+    margin = max((len(row.label) for row in rows), default=0)
     columns = max(_LEAST_COLUMNS, width - margin - len(" ") - len(" 100%"))
     return _LineLayout(margin, columns, makespan_s)
 
 
-def glyph(span: Span) -> str:
+def glyph(operation: Operation) -> str:
     """The character of an operation: micro-batch 0 is 0 forward, a backward, A its experts'
     weights; 10 begins anew."""
-    kind, number = span.operation.kind, span.operation.microbatch % 10
+    kind, number = operation.kind, operation.microbatch % 10
     if kind in _FORWARD:
         return string.digits[number]
     letters = string.ascii_uppercase if kind is Kind.WEIGHT_GRADIENTS else string.ascii_lowercase
@@ -79,7 +89,8 @@ def glyph(span: Span) -> str:
 
 def _legend(trace: Timeline) -> list[str]:
     apart = any(
-        s.operation.kind is Kind.WEIGHT_GRADIENTS and s.end_s > s.start_s for s in trace.computation
+        moment.operation.kind is Kind.WEIGHT_GRADIENTS and moment.end_s > moment.start_s
+        for moment in itertools.chain.from_iterable(trace.moments)
     )
     weights = ["A B C .. its experts' weights"] if apart else []
     return [
@@ -91,78 +102,73 @@ def _legend(trace: Timeline) -> list[str]:
 
 
 def _workers(trace: Timeline) -> list[ChartRow]:
-    rows: list[ChartRow] = []
-    for program in trace.programs:
-        spans = [span for span in trace.computation if span.worker == program.worker]
-        rows.append((program.worker, spans))
+    """Neighbours that do the same at the same time are one row, `first .. last`."""
+    done = [[m for m in moments if m.operation.kind.computes] for moments in trace.moments]
+    groups: list[tuple[Sequence[Moment], list[str]]] = []
+    for program, team in trace.in_order():
+        if groups and _same(groups[-1][0], done[team.number]):
+            groups[-1][1].append(program.worker)
+        else:
+            groups.append((done[team.number], [program.worker]))
+    rows = []
+    for moments, workers in groups:
+        first, last = workers[0], workers[-1]
+        rows.append(ChartRow(first if len(workers) == 1 else f"{first} .. {last}", moments))
     return rows
+
+
+def _same(left: Sequence[Moment], right: Sequence[Moment]) -> bool:
+    if left is right:
+        return True
+    return [(m.operation, m.start_s, m.end_s) for m in left] == [
+        (m.operation, m.start_s, m.end_s) for m in right
+    ]
 
 
 def _channels(trace: Timeline) -> list[ChartRow]:
     """All channels of one direction together."""
-    rows: list[ChartRow] = []
-    for channel in ("dispatch", "combine"):
-        spans = [span for span in trace.messages if _channel(span) == channel]
-        rows += [(channel, sorted(spans, key=lambda span: span.start_s))] if spans else []
-    return rows
+    directions: tuple[Direction, ...] = ("dispatch", "combine")
+    return [row for row in (_channel(trace, direction) for direction in directions) if row.moments]
 
 
-def _channel(span: Span) -> str:
-    message = span.operation.kind.sends
-    assert isinstance(message, MessageKind)
-    return message.direction
+def _channel(trace: Timeline, direction: Direction) -> ChartRow:
+    sent: list[tuple[Moment, int]] = []
+    for sender, moments in zip(trace.teams, trace.moments, strict=True):
+        for moment in moments:
+            message = moment.operation.kind.sends
+            if message is not None and message.direction == direction:
+                receivers = [team for team in trace.teams if team.first.receives(message)]
+                sent.append((moment, sum(sender.num_channels(team) for team in receivers)))
+    sent.sort(key=lambda entry: (entry[0].start_s, entry[0].turn))
+    return ChartRow(direction, [moment for moment, _ in sent], [times for _, times in sent])
 
 
-def _merged(rows: Sequence[ChartRow]) -> list[ChartRow]:
-    """Neighbours that do the same at the same time become one row, `first .. last`."""
-    groups: list[list[ChartRow]] = []
-    for row in rows:
-        if groups and _same(groups[-1][-1][1], row[1]):
-            groups[-1].append(row)
-        else:
-            groups.append([row])
-    return [_one_row(group) for group in groups]
-
-
-def _one_row(group: Sequence[ChartRow]) -> ChartRow:
-    (first, spans), (last, _) = group[0], group[-1]
-    return (first if len(group) == 1 else f"{first} .. {last}"), spans
-
-
-def _same(left: Sequence[Span], right: Sequence[Span]) -> bool:
-    return [(s.operation, s.start_s, s.end_s) for s in left] == [
-        (s.operation, s.start_s, s.end_s) for s in right
-    ]
-
-
-def _cells(spans: Sequence[Span], columns_per_s: float, columns: int, idle: bool) -> Iterable[str]:
+def _cells(row: ChartRow, columns_per_s: float, columns: int, idle: bool) -> Iterable[str]:
     """The character of every column. `idle`: where nothing is for most of it, that is what it
     shows."""
-    for share_of in _shares_of_columns(spans, columns_per_s, columns):
+    for share_of in _shares_of_columns(row, columns_per_s, columns):
         share_of[_IDLE] = 1.0 - sum(share_of.values()) if idle else 0.0
         yield max(share_of, key=share_of.__getitem__)
 
 
-def _shares_of_columns(
-    spans: Sequence[Span], columns_per_s: float, columns: int
-) -> list[dict[str, float]]:
-    """For every column, the part of its time that each character's spans fill."""
+def _shares_of_columns(row: ChartRow, columns_per_s: float, columns: int) -> list[dict[str, float]]:
+    """For every column, the part of its time that each character fills."""
     shares: list[dict[str, float]] = [{} for _ in range(columns)]
-    for span in spans:
-        start, end = span.start_s * columns_per_s, span.end_s * columns_per_s
+    for moment, times in row.counted():
+        start, end = moment.start_s * columns_per_s, moment.end_s * columns_per_s
         for column in range(int(start), min(columns, math.ceil(end))):
-            share_of, character = shares[column], glyph(span)
+            share_of, character = shares[column], glyph(moment.operation)
             share = min(end, column + 1) - max(start, column)
-            share_of[character] = share_of.get(character, 0.0) + share
+            share_of[character] = share_of.get(character, 0.0) + times * share
     return shares
 
 
-def _covered(spans: Iterable[Span]) -> float:
-    """Seconds in which at least one of the spans, sorted by start, goes on."""
+def _covered(moments: Iterable[Moment]) -> float:
+    """Seconds in which at least one of them, sorted by start, goes on."""
     covered = until = 0.0
-    for span in spans:
-        covered += max(0.0, span.end_s - max(span.start_s, until))
-        until = max(until, span.end_s)
+    for moment in moments:
+        covered += max(0.0, moment.end_s - max(moment.start_s, until))
+        until = max(until, moment.end_s)
     return covered
 
 

@@ -37,6 +37,9 @@ class MessageKind(Enum):
     OUTPUT_GRADIENTS = "output gradients"
     ROW_GRADIENTS = "row gradients"
 
+    # Members are themselves alone; enum's own hash is of the name, in Python, and slow.
+    __hash__ = object.__hash__
+
     @property
     def direction(self) -> Direction:
         """`dispatch` leads from attention to experts, `combine` back. A worker sends in both
@@ -68,6 +71,8 @@ class Kind(Enum):
     SEND_OUTPUTS = "send", MessageKind.OUTPUTS
     RECEIVE_OUTPUT_GRADIENTS = "receive", MessageKind.OUTPUT_GRADIENTS
     SEND_ROW_GRADIENTS = "send", MessageKind.ROW_GRADIENTS
+
+    __hash__ = object.__hash__  # as of a message's kind
 
     def __init__(self, verb: Verb, what: MessageKind | str) -> None:
         self.verb: Verb = verb
@@ -131,6 +136,12 @@ class Program:
             elif operation.kind is Kind.EXPERTS_BACKWARD:
                 alive[operation.site] -= 1
         return most
+
+    @property
+    def shared(self) -> tuple[Role, int]:
+        """Equal for workers of one role that run one and the same list, as `make_programs` gives
+        it to them. A list is as long as a step, so its place in memory stands for it."""
+        return self.role, id(self.operations)
 
     def sends(self, message: MessageKind) -> bool:
         """Whether workers of this role send such messages; the other side receives them, `both`

@@ -31,6 +31,6 @@ def make_programs(
         raise PlanError(f"schedule: {name!r} is not one of {', '.join(SCHEDULES)}")
     by_role = {
         role: tuple(SCHEDULES[name](num_sites, num_microbatches, role))
-        for role in set(roles.values())
+        for role in dict.fromkeys(roles.values())
     }
     return [Program(worker, role, by_role[role]) for worker, role in roles.items()]

@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 from dougong.parallel.plan import Role
 from dougong.parallel.schedules.operation import Kind, Operation, Program
-from dougong.parallel.schedules.registry import make_programs
+from dougong.parallel.schedules.registry import SCHEDULES, make_programs
 from dougong.parallel.schedules.simulate import Cost, Timeline, simulate
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tests.parallel.schedules.brute_force import Ratio, least_makespan
 from tests.parallel.schedules.orders import SPLIT, TEAMS
+from tests.parallel.schedules.plain import simulate_plainly
 from tests.parallel.schedules.timing import Durations, bound_s, busy_s, efficiency
 
 # HeterMoE's table 3: T_A : T_E : T_comm of a layer, and the speed-up over DistEP (our `serial`) that it reaches.
@@ -196,3 +197,52 @@ def test_colocated_and_disaggregated_are_equal_where_all_divides(num_attention: 
 def test_a_program_without_work_takes_no_time() -> None:
     trace = simulate([Program("a", "attention", ())], Durations(1, 1, 1, 1, 1))
     assert (trace.makespan_s, efficiency(trace), busy_s(trace, "a")) == (0.0, 1.0, 0.0)
+
+
+KINDS = {"a": 1.0, "b": 1.3, "c": 0.7}
+
+
+def by_kind(worker: str, operation: Operation) -> float:
+    """Another time on each kind of workers (the letter behind the role's), site and micro-batch: sums are rounded."""
+    part = 0.1 + 0.37 * operation.site + 0.011 * operation.microbatch + list(Kind).index(operation.kind) / 7
+    return KINDS[worker[1]] * part
+
+
+@given(
+    st.sampled_from(sorted(SCHEDULES)),
+    st.lists(st.tuples(st.sampled_from("aeb"), st.sampled_from("abc")), min_size=1, max_size=7),
+    st.integers(1, 3),
+    st.integers(1, 4),
+    st.sampled_from([0.0, 0.3]),
+)
+@settings(max_examples=150, deadline=None)
+def test_workers_that_are_alike_are_simulated_once_to_the_same_bits(
+    name: str, kinds: list[tuple[str, str]], num_sites: int, num_microbatches: int, latency_s: float
+) -> None:
+    words: dict[str, Role] = {"a": "attention", "e": "experts", "b": "both"}
+    roles = {f"{role}{kind}{n}": words[role] for n, (role, kind) in enumerate(kinds)}
+    given_roles = set(roles.values())
+    assume("both" in given_roles or given_roles == {"attention", "experts"})
+    assume(name != "colocated" or given_roles == {"both"})
+    programs = make_programs(name, num_sites, num_microbatches, roles)
+    computation, messages, makespan_s = simulate_plainly(programs, by_kind, latency_s)
+    for alike in (None, lambda worker: worker[1]):
+        trace = simulate(programs, by_kind, latency_s, alike)
+        assert (trace.makespan_s, list(trace.computation)) == (makespan_s, computation)
+        assert list(trace.messages) == messages
+
+
+def test_a_thousand_workers_cost_no_more_than_eight() -> None:
+    def num_costs(num_each: int) -> tuple[int, float]:
+        asked: list[str] = []
+
+        def cost(worker: str, operation: Operation) -> float:
+            asked.append(worker)
+            return by_kind(worker, operation)
+
+        roles: dict[str, Role] = {f"{'ab'[n % 2]}{'ab'[n % 2]}{n}": "attention" for n in range(num_each)}
+        roles |= {f"ec{n}": "experts" for n in range(num_each)}
+        trace = simulate(make_programs("zebra", 3, 4, roles), cost, alike=lambda worker: worker[:2])
+        return len(asked), trace.makespan_s
+
+    assert num_costs(500) == num_costs(4)
