@@ -154,3 +154,10 @@ def test_grouped_products_are_compared() -> None:
     assert ended.returncode == 0, ended.stderr
     assert "bits of dougong: equal in a second run, equal for half of the tokens alone" in ended.stdout
     assert "layer: ratio to" in ended.stdout
+
+
+@pytest.mark.slow
+def test_recomputation_is_compared_with_keeping() -> None:
+    ended = run("benchmarks/recompute.py", "--layers", "3", "--hidden", "64", "--tokens", "32", "--steps", "2")
+    assert ended.returncode == 0, ended.stderr
+    assert "time of layers over none: median" in ended.stdout and "peak of an attention worker" in ended.stdout

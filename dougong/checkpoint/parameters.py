@@ -40,6 +40,11 @@ def stored_dtype(dtype: torch.dtype) -> str:
     return "F32" if dtype.is_floating_point else _SAFETENSORS_DTYPES[dtype]
 
 
+def kept_dtype(dtype: torch.dtype) -> str:
+    """What an optimizer keeps, and a snapshot holds, is stored as it is."""
+    return _SAFETENSORS_DTYPES[dtype]
+
+
 @dataclass(frozen=True)
 class Piece:
     """A place on disk.

@@ -32,7 +32,7 @@ from dougong.checkpoint.disk import (
 )
 from dougong.checkpoint.huggingface import Names
 from dougong.checkpoint.manifest import MODEL_GROUP, Entry, FileRecord, name_in_file
-from dougong.checkpoint.parameters import Piece, stored_dtype
+from dougong.checkpoint.parameters import Piece, kept_dtype
 from dougong.checkpoint.part import CheckpointPart, ModelDescription, PartWriter, StateShape
 from dougong.checkpoint.tensorfile import (
     FileLayout,
@@ -162,8 +162,9 @@ class Saver:
 
         Waits first for the save before, so long at most (None: `stage_checkpoint_s`, and not at all
         for one that has been waited for in vain). Where that is not over, this save is left out,
-        which `on_failed` is told: False. Floating tensors are float32 (master weights); anything
-        else raises `CheckpointError`, a wrong shape `ModelError`; else as `wait`.
+        which `on_failed` is told: False. Floating tensors are float32 (master weights), an
+        optimizer's may be bfloat16; anything else raises `CheckpointError`, a wrong shape
+        `ModelError`; else as `wait`.
         """
         if not self.wait(patience_s):
             self._is_late = True
@@ -242,12 +243,14 @@ class Saver:
         start_beside(partial(self._run, job), f"checkpoint-{job.step}")
 
     def _copy(self, item: StateTensor, take: Take) -> list[_Staged]:
-        if item.tensor.is_floating_point() and item.tensor.dtype != torch.float32:
+        is_model = item.group == MODEL_GROUP
+        allowed = (torch.float32,) if is_model else (torch.float32, torch.bfloat16)
+        if item.tensor.is_floating_point() and item.tensor.dtype not in allowed:
             raise CheckpointError(
-                f"{item.group} {item.name}: {item.tensor.dtype}, but the state is kept in float32; "
-                "give master weights"
+                f"{item.group} {item.name}: {item.tensor.dtype}, but the state is kept in float32 "
+                "(an optimizer's in bfloat16, too); give master weights"
             )
-        if item.group != MODEL_GROUP:
+        if not is_model:
             return [self._copy_optimizer_tensor(item, take)]
         pieces = self._names.to_disk(item.name, item.tensor)
         return [self._copy_piece(piece, value, take) for piece, value in pieces]
@@ -255,7 +258,7 @@ class Saver:
     def _copy_optimizer_tensor(self, item: StateTensor, take: Take) -> _Staged:
         file = f"optimizer/rank{self._writer.rank:05d}.safetensors"
         key = name_in_file(item.group, item.name)
-        shape = TensorShape(key, stored_dtype(item.tensor.dtype), tuple(item.tensor.shape))
+        shape = TensorShape(key, kept_dtype(item.tensor.dtype), tuple(item.tensor.shape))
         memory = take((file, key, None), item.tensor)
         return _Staged(file, item.group, item.name, key, None, shape, memory)
 

@@ -16,6 +16,7 @@ from dougong.errors import DeviceError
 from dougong.job.fault_rules import FAULT_RULES
 from dougong.job.file_rules import FILE_RULES
 from dougong.job.layout_rules import LAYOUT_RULES
+from dougong.job.optimizers.adamw import AdamW
 from dougong.job.rule import EXPERT_COUNT_KEYS, SOURCES, Breach, Rule, counts, model_config
 from dougong.job.schema import EXPERTS_PER_TOKEN_KEYS, Job
 from dougong.job.tokenizer_rules import TOKENIZER_RULES
@@ -26,6 +27,8 @@ NOT_ON_PROCESSORS = {
     "flash": "flash_attn has no kernels for processors",
 }
 _FAST_ENOUGH = "take sdpa, or auto"
+_LARGEST_HALF_BETA = 1 - 2**-8
+"""Of a moment in bfloat16: half of its last place is between 2**-9 and 2**-8 of it."""
 
 
 def breaches(sections: Mapping[str, Any], more: Sequence[Rule] = ()) -> list[Breach]:
@@ -146,7 +149,26 @@ def _attention_precision(job: Job) -> Iterator[Breach]:
         yield Breach(_ATTENTION, f"flash_attn computes in half precision alone; {advice}")
 
 
+def _half_state(job: Job) -> Iterator[Breach]:
+    """Moments in bfloat16, which has eight binary places."""
+    optimizer = job.optimizer
+    if not isinstance(optimizer, AdamW) or not optimizer.has_half_state:
+        return
+    if optimizer.is_on_host:
+        text = "CPU Adam, by which optimizer.device: host updates, keeps float32 alone"
+        yield Breach(("optimizer", "state"), f"{text}; remove it, or set optimizer.device: worker")
+    for beta in optimizer.betas:
+        if beta > _LARGEST_HALF_BETA:
+            text = (
+                f"{beta:g}: a moment in bfloat16 (optimizer.state) that decays by less than 1/256 "
+                f"a step is rounded back to what it was; at most {_LARGEST_HALF_BETA:.4f}, or set "
+                "optimizer.state: float32"
+            )
+            yield Breach(("optimizer", "betas"), text)
+
+
 _RULES = (
+    Rule(("optimizer",), _half_state),
     Rule(("model",), _one_model),
     Rule(("data",), _one_source),
     Rule(("model",), _experts_per_token),

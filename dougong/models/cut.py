@@ -11,25 +11,32 @@ from typing import Any
 from torch import Tensor, nn
 
 from dougong.errors import ModelError
+from dougong.models.layers import find_layers
 from dougong.models.sites import Site
 from dougong.models.ties import break_ties_by_index
 from dougong.ops.topk import TiesByIndex
 from dougong.parallel.segments.cut import Cut
 from dougong.parallel.segments.flight import pause_at_experts
+from dougong.parallel.segments.recompute import Layers
 
 
-def cut(model: nn.Module, sites: list[Site]) -> Cut:
+def cut(model: nn.Module, sites: list[Site], recompute: bool = False) -> Cut:
     """Replace every site's forward by a pause, and describe the cut to the executor.
 
     The model is changed in place. What chooses the experts does so by the lower index among equals,
-    see `break_ties_by_index`.
+    see `break_ties_by_index`. `recompute`: its layers keep nothing of a flight's forward, and run
+    again in its backward; its tensors must have their memory by then. Raises ModelError where no
+    layers are found.
     """
     ties = break_ties_by_index(model, sites)
     for number, site in enumerate(sites):
         site.module.forward = _pausing(number, site, ties)
     identity = any(site.has_identity_experts for site in sites)
     names = tuple(site.name for site in sites)
-    return Cut(names, sites[0].num_experts, identity)
+    layers = find_layers(model, sites) if recompute else {}
+    if layers:
+        Layers(model, layers)
+    return Cut(names, sites[0].num_experts, identity, tuple(layers))
 
 
 def _pausing(number: int, site: Site, ties: TiesByIndex) -> Callable[..., Tensor]:

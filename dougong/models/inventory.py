@@ -11,6 +11,7 @@ from torch import nn
 from dougong.job.parts.router import Router
 from dougong.job.schema import EXPERTS_PER_TOKEN_KEYS, Model
 from dougong.models.build import build_on_meta, load_config
+from dougong.models.layers import find_layers
 from dougong.models.library.attention_forms import forms_to_try
 from dougong.models.library.fast_paths import refuse_fast_paths
 from dougong.models.library.transformers_internals import strict_float32_names
@@ -24,12 +25,14 @@ def inspect_model(
     vocab_size: int | None,
     router: Router | None = None,
     is_layout_free: bool = False,
+    recompute: bool = False,
 ) -> Inventory:
     """Build the model on the meta device and list its tensors.
 
     `vocab_size` is the tokenizer's; it is used when the job file does not set the model's own.
-    `is_layout_free`: the job promises its bits on any layout. Raises `ModelError` when the model
-    cannot be cut, or not balanced as `router` asks, or would break that promise.
+    `is_layout_free`: the job promises its bits on any layout. `recompute`: its layers are to run
+    again in the backward. Raises `ModelError` when the model cannot be cut, or not balanced as
+    `router` asks, or would break that promise, or has no layers.
     """
     config = load_config(model, vocab_size)
     network = build_on_meta(config)
@@ -37,6 +40,8 @@ def inspect_model(
     find_choosers(network, sites, router or Router())
     if is_layout_free:
         refuse_fast_paths(network)
+    if recompute:
+        find_layers(network, sites)
     inventory = inventory_of(config, network, sites)
     return dataclasses.replace(inventory, attention=forms_to_try(network, model.attention))
 

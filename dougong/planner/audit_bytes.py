@@ -35,7 +35,7 @@ def audit_bytes(job: Job, inventory: Inventory, plan: Plan) -> list[AuditBytes]:
     if job.fault.audit is None:
         return [AuditBytes(0, 0) for _ in plan.workers]
     owned = owned_parameters(inventory, plan)
-    each = FLOAT32_BYTES + declaration_of(job.optimizer).bytes_per_parameter
+    each = FLOAT32_BYTES + declaration_of(job.optimizer).bytes_per_parameter(job.optimizer)
     experts = [_expert_parameters(inventory, worker) for worker in plan.workers]
     gradients = _gradient_parameters(inventory, plan)
     pieces = _piece_bytes(inventory, each, owned)

@@ -95,7 +95,7 @@ def state_bytes(job: Job, inventory: Inventory, plan: Plan) -> list[int]:
 def host_bytes(job: Job, inventory: Inventory, plan: Plan) -> list[int]:
     """Memory of the machine, beside its devices, that every worker's masters and optimizer state
     take, and what travels there, by rank; 0 where they lie on the device, or the two are one."""
-    each = MASTER_BYTES + declaration_of(job.optimizer).bytes_per_parameter
+    each = MASTER_BYTES + declaration_of(job.optimizer).bytes_per_parameter(job.optimizer)
     found = []
     for worker, owned in zip(plan.workers, owned_parameters(inventory, plan), strict=True):
         on_host = _owns_on_host(job, worker.island)
@@ -106,7 +106,7 @@ def host_bytes(job: Job, inventory: Inventory, plan: Plan) -> list[int]:
 def checkpoint_bytes(job: Job, inventory: Inventory) -> int:
     """What a checkpoint takes on storage: masters, which are the model's own file, and optimizer
     state, whatever the precision."""
-    each = MASTER_BYTES + declaration_of(job.optimizer).bytes_per_parameter
+    each = MASTER_BYTES + declaration_of(job.optimizer).bytes_per_parameter(job.optimizer)
     return inventory.num_parameters * each
 
 
@@ -146,7 +146,7 @@ def _owning_bytes(job: Job, island: str) -> int:
     if _owns_on_host(job, island):
         return 0
     master = 0 if job.precision == "float32" else MASTER_BYTES
-    return declaration_of(job.optimizer).bytes_per_parameter + master
+    return declaration_of(job.optimizer).bytes_per_parameter(job.optimizer) + master
 
 
 def _experts_kept(job: Job, inventory: Inventory, seats: Sequence[Seat]) -> list[int]:

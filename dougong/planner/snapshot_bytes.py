@@ -43,10 +43,11 @@ def part_sizes(job: Job, inventory: Inventory, plan: Plan) -> list[PartSize]:
     )
 
     def size_of(num_parameters: int, is_trained: bool = True) -> PartSize:
-        copies = 1 + len(like) if is_trained else 1
+        moments = len(like) if is_trained else 0
         singles = len(numbers) if is_trained else 0
-        num_bytes = copies * aligned(FLOAT32_BYTES * num_parameters) + singles * ALIGNMENT
-        return PartSize(num_bytes, copies + singles)
+        num_bytes = aligned(FLOAT32_BYTES * num_parameters) + singles * ALIGNMENT
+        num_bytes += moments * aligned(job.optimizer.state_item_bytes * num_parameters)
+        return PartSize(num_bytes, 1 + moments + singles)
 
     expert = sum(map(size_of, inventory.sizes_of_an_expert), PartSize(0, 0))
     found = [expert * worker.num_experts for worker in plan.workers]

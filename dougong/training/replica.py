@@ -150,7 +150,7 @@ def build_replica(
     flat = FlatTensors(trained, plan.owners)
     masters = _dense_masters(source, blueprint, plan.owners, rank, shared=model is source)
     experts = _Experts(blueprint, source, read).build(sites, worker.experts, masters)
-    described = cut(model, sites)
+    described = cut(model, sites, blueprint.job.recompute == "layers")
     dense = {n: _without_graph(t) for n, t in _named(model).items()}
     return Replica(
         model=model,

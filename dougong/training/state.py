@@ -121,7 +121,8 @@ def state_of(replica: Replica, optimizer: Optimizer) -> Iterator[StateTensor]:
     for name in optimizer.names:
         for kind in optimizer.declaration.kinds_like_parameters:
             if (kind, name) not in updated:
-                yield StateTensor(kind, name, torch.zeros_like(replica.masters[name]))
+                zeros = torch.zeros_like(replica.masters[name], dtype=optimizer.state_dtype)
+                yield StateTensor(kind, name, zeros)
 
 
 def wanted_state(blueprint: ModelBlueprint, plan: Plan) -> list[list[StateKey]]:

@@ -195,15 +195,18 @@ class Takeover:
         moments: dict[StateKey, Tensor] = {}
         for key in itertools.compress(keys, are_there.tolist()):
             kind, name = key
-            moments[key] = self._room(masters[name].shape if like[kind] else torch.Size())
+            shape, dtype = torch.Size(), torch.float32
+            if like[kind]:
+                shape, dtype = masters[name].shape, share.optimizer.state_dtype
+            moments[key] = self._room(shape, dtype)
         sent = [share.replica.masters[name] for name in leaving]
         sent += [known[key] for key in sent_keys if key in known]
         self._swap(sent, [*masters.values(), *moments.values()])
         return masters, moments
 
-    def _room(self, shape: torch.Size) -> Tensor:
+    def _room(self, shape: torch.Size, dtype: torch.dtype = torch.float32) -> Tensor:
         """For a tensor of the state, where masters lie."""
-        return torch.empty(shape, device=self._parts.share.blueprint.master_device)
+        return torch.empty(shape, dtype=dtype, device=self._parts.share.blueprint.master_device)
 
     def _swap(self, leaving: Sequence[Tensor], rooms: Sequence[Tensor]) -> None:
         """Send own tensors to the auditor, and fill the rooms with those of the other part.

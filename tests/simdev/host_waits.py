@@ -1,6 +1,6 @@
 """Where the host waits for the device in one step of training, by place and count, as JSON.
 
-SIMDEV_VENDOR=sima python -m tests.simdev.host_waits FAMILY
+SIMDEV_VENDOR=sima python -m tests.simdev.host_waits FAMILY [RECOMPUTE]
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from tests.simdev import plugin
 DEVICE = torch.device(plugin.VENDOR, 0)
 
 
-def main(family: str) -> None:
+def main(family: str, recompute: str = "none") -> None:
     torch.accelerator.set_device_index(0)
-    job = make_job(family)
+    job = make_job(family, recompute=recompute)
     plan, world = plan_for(job), World.alone(DEVICE)
     blueprint = build_model(job, VOCAB, DEVICE, iter(()))
     with open_start(job, blueprint.names, None) as start:
@@ -34,4 +34,4 @@ def main(family: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -19,10 +19,10 @@ LANES, MICROBATCHES = 2, 2
 SITES = {"qwen3_moe": 3, "deepseek_v3": 2, "gpt_oss": 3}
 
 
-def waits_of(family: str) -> dict[str, int]:
+def waits_of(family: str, recompute: str = "none") -> dict[str, int]:
     build.built()
     environment = {**os.environ, "SIMDEV_VENDOR": "sima", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    words = [sys.executable, "-m", "tests.simdev.host_waits", family]
+    words = [sys.executable, "-m", "tests.simdev.host_waits", family, recompute]
     ended = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 0, ended.stderr
     found: dict[str, int] = json.loads(ended.stdout.splitlines()[-1])
@@ -49,6 +49,13 @@ PACKED = "elsewhere, transformers/masking_utils.py:find_packed_sequence_indices 
 @pytest.mark.parametrize("family", ["qwen3_moe", pytest.param("deepseek_v3", marks=pytest.mark.slow)])
 def test_the_host_waits_in_these_places_alone(family: str) -> None:
     assert waits_of(family) == of_every_family(family) | {PACKED: LANES * MICROBATCHES}
+
+
+def test_layers_that_run_again_wait_once_a_step() -> None:
+    """For whether they came out the same."""
+    found = waits_of("qwen3_moe", "layers")
+    assert found.pop("parallel/segments/repeats.py:refuse_others copy to host") == 1
+    assert found == of_every_family("qwen3_moe") | {PACKED: LANES * MICROBATCHES}
 
 
 @pytest.mark.slow

@@ -32,9 +32,19 @@ class AdamW(OptimizerConfig):
         "(other bits; needs `pip install dougong[deepspeed]` and a C++ compiler)",
     )
 
+    state: Literal["float32", "bfloat16"] = logical(
+        "float32",
+        "what both moments are kept in; `bfloat16`: half of their memory, computed in float32 and "
+        "rounded to nearest after each update (other bits; betas of at most 0.996, device: worker)",
+    )
+
     @property
     def is_on_host(self) -> bool:
         return self.device == "host"
+
+    @property
+    def has_half_state(self) -> bool:
+        return self.state == "bfloat16"
 
 
 ADAMW = OptimizerDeclaration(
@@ -47,4 +57,5 @@ ADAMW = OptimizerDeclaration(
     ),
     arithmetic="fused, whole tensors",
     arithmetic_on_host="DeepSpeed's CPU Adam, whole tensors",
+    arithmetic_of_half_state="fused, whole tensors, moments rounded to bfloat16",
 )

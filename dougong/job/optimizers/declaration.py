@@ -31,14 +31,25 @@ class OptimizerConfig(Section):
         there, wherever the worker computes."""
         return False
 
+    @property
+    def has_half_state(self) -> bool:
+        """Whether what it keeps of a tensor's own shape is bfloat16, and not float32."""
+        return False
+
+    @property
+    def state_item_bytes(self) -> int:
+        """Of one number of it."""
+        return FLOAT32_BYTES // 2 if self.has_half_state else FLOAT32_BYTES
+
 
 @dataclass(frozen=True)
 class StateKind:
-    """One float32 tensor that the optimizer keeps for each trained tensor, by the name that it has
+    """One tensor that the optimizer keeps for each trained tensor, by the name that it has
     in a checkpoint.
 
-    `like_parameter` True: of the trained tensor's shape, zero until its first update. False: one
-    number, which exists from the first update on.
+    `like_parameter` True: of the trained tensor's shape, zero until its first update; float32, or
+    bfloat16 where the job says so. False: one float32 number, which exists from the first update
+    on.
     """
 
     name: str
@@ -52,7 +63,7 @@ class OptimizerDeclaration:
     name: what the job file says, `optimizer: {name: adamw}`; config: its section; state_kinds: what
     it keeps, in the order in which a checkpoint holds it; arithmetic: how its update computes, for
     the recipe, by which another release's bits are recognised; arithmetic_on_host: the same where
-    it is done in the machine's memory.
+    it is done in the machine's memory; arithmetic_of_half_state: where the state is bfloat16.
     """
 
     name: str
@@ -60,9 +71,12 @@ class OptimizerDeclaration:
     state_kinds: tuple[StateKind, ...]
     arithmetic: str
     arithmetic_on_host: str = ""
+    arithmetic_of_half_state: str = ""
 
     def arithmetic_of(self, config: OptimizerConfig) -> str:
         """How the update of a job with this section computes."""
+        if config.has_half_state:
+            return self.arithmetic_of_half_state
         return self.arithmetic_on_host if config.is_on_host else self.arithmetic
 
     @property
@@ -71,7 +85,6 @@ class OptimizerDeclaration:
         trained tensor."""
         return tuple(kind.name for kind in self.state_kinds if kind.like_parameter)
 
-    @property
-    def bytes_per_parameter(self) -> int:
-        """Memory of the state, beside weights and gradients."""
-        return FLOAT32_BYTES * len(self.kinds_like_parameters)
+    def bytes_per_parameter(self, config: OptimizerConfig) -> int:
+        """Memory of the state of a job with this section, beside weights and gradients."""
+        return config.state_item_bytes * len(self.kinds_like_parameters)

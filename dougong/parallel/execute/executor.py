@@ -38,6 +38,7 @@ from dougong.parallel.schedules.operation import (
 from dougong.parallel.schedules.serial import serial
 from dougong.parallel.segments.cut import Cut
 from dougong.parallel.segments.flight import ExpertsCall, Flight, Forward, GradientSink
+from dougong.parallel.segments.repeats import Repeats
 from dougong.parallel.trace.tracer import Tracer
 
 AfterForward = Callable[[int, Mapping[int, Flight], Sequence[Mapping[int, Routing]]], None]
@@ -121,6 +122,7 @@ class Executor:
         self._cut, self._dispatcher, self._shard = cut, dispatcher, shard
         self._exchange, self._clock, self._options = exchange, clock, options
         self._emulation = options.emulation or Emulation()
+        self._repeats = Repeats() if cut.recomputes else None
         self._actions = self._by_kind()
         self._forget_all()
 
@@ -158,12 +160,15 @@ class Executor:
     ) -> dict[tuple[int, int], Tensor]:
         """A step's forwards and backwards; returns the losses by (lane, micro-batch). Collective.
 
-        `order`: of all workers' messages. The experts' gradients are added in the shard.
+        `order`: of all workers' messages. The experts' gradients are added in the shard. Raises
+        ModelError where a layer that ran again has come to other bits.
         """
         self._training = training
         self._keep = self._what_to_keep(program)
         self._losses = {}
         self._run_all(program.operations, order)
+        if self._repeats is not None:
+            self._repeats.refuse_others()
         return self._losses
 
     @torch.no_grad()
@@ -231,7 +236,7 @@ class Executor:
         forwards = self._evaluated if training is None else training.forwards(microbatch)
         flights, sinks = {}, {}
         for lane, forward in forwards.items():
-            flights[lane] = Flight(forward, training is not None)
+            flights[lane] = Flight(forward, training is not None, self._repeats)
             if training is not None:
                 sinks[lane] = training.sink(lane, microbatch)
         self._microbatches[microbatch] = _MicroBatch(flights, sinks)
@@ -247,6 +252,9 @@ class Executor:
             key = site, microbatch
             self._options.tracer.forward(key, handle.calls, handle.routings, handle.outputs)
         handle.outputs.clear()
+        if self._cut.forgets_hidden:
+            for call in handle.calls.values():
+                call.forget_hidden()
         for lane, flight in state.flights.items():
             flight.resume(handle.combined.pop(lane))
 

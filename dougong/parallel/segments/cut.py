@@ -14,12 +14,26 @@ class Cut:
     """A model's sites (experts calls) in the order of their calls; between them lie its segments.
 
     `names`: what the model calls its experts modules, by site. `has_identity`: some experts return
-    the token itself.
+    the token itself. `layers`: the names of those that keep nothing and run again in the backward,
+    on both sides of an experts call (`recompute: layers`); none with `recompute: none`.
     """
 
     names: tuple[str, ...]
     num_experts: int
     has_identity: bool
+    layers: tuple[str, ...] = ()
+
+    @property
+    def recomputes(self) -> bool:
+        """Whether the backward computes again what the forward did not keep. Executor and flights
+        know it from here alone."""
+        return bool(self.layers)
+
+    @property
+    def forgets_hidden(self) -> bool:
+        """Whether what was handed to the experts need not be kept once they have answered. Experts
+        that return the token itself need it in the backward, too."""
+        return self.recomputes and not self.has_identity
 
     @property
     def num_sites(self) -> int:

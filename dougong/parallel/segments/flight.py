@@ -14,11 +14,15 @@ from typing import Any, Protocol
 import torch
 from greenlet import getcurrent, greenlet
 from torch import Tensor
+from torch.autograd.graph import GradientEdge
 from torch.overrides import TorchFunctionMode
 
 from dougong.errors import ModelError
+from dougong.parallel.segments.layer_hooks import LayerHooks
+from dougong.parallel.segments.layer_values import INSTEAD
 from dougong.parallel.segments.refusals import refuse_in_forward
-from dougong.parallel.segments.tape import GraphNode, TapeWalk, leaf_node, sequence_now
+from dougong.parallel.segments.repeats import Repeats
+from dougong.parallel.segments.tape import GraphNode, TapeWalk, edge_of, leaf_node, sequence_now
 
 USED_ELSEWHERE = (
     "the model uses its experts' weights outside of the experts call, where they cannot be "
@@ -68,18 +72,41 @@ class ExpertsCall:
     sequence: int
     output: Tensor | None = None
 
+    def __post_init__(self) -> None:
+        self._edges = _edge(self.hidden), _edge(self.weights)
+
     @property
-    def inputs_with_gradient(self) -> list[Tensor]:
-        """Those of hidden and weights that were computed from trained tensors."""
-        return [tensor for tensor in (self.hidden, self.weights) if tensor.requires_grad]
+    def edges(self) -> tuple[GradientEdge | None, GradientEdge | None]:
+        """Where the gradients of hidden and of weights come in; None for one that was not computed
+        from trained tensors."""
+        return self._edges
+
+    def forget_hidden(self) -> None:
+        """Let the values of `hidden` go, once the rows have been sent: the backward needs its place
+        on the tape alone. It keeps its shape; who computes with it gets an error."""
+        self.hidden = torch.empty_like(self.hidden, device="meta")
+
+
+def _edge(tensor: Tensor) -> GradientEdge | None:
+    return edge_of(tensor) if tensor.requires_grad else None
 
 
 def pause_at_experts(site: int, hidden: Tensor, index: Tensor, weights: Tensor) -> Tensor:
     """Called by the model in place of its experts: hands the call to the flight's owner and returns
     the experts' output."""
     call = ExpertsCall(site, hidden, index, weights, sequence_now())
-    owner = getcurrent().parent
-    output: Tensor = owner.switch(call)
+    owner, hooks = getcurrent().parent, LayerHooks.here()
+    if hooks is None:
+        output: Tensor = owner.switch(call)
+        return output
+    if not hooks.is_open:
+        raise ModelError(
+            f"experts call {site} comes from outside of the layers that run again (recompute: "
+            f"layers); {INSTEAD}"
+        )
+    with hooks.aside():
+        output = owner.switch(call)
+    hooks.answered(call)
     return output
 
 
@@ -94,7 +121,11 @@ def note_on_flight(value: Any) -> None:
 class Flight:
     """One lane's micro-batch: resume it forward with outputs, then backward with gradients."""
 
-    def __init__(self, forward: Forward, with_gradients: bool) -> None:
+    def __init__(
+        self, forward: Forward, with_gradients: bool, repeats: Repeats | None = None
+    ) -> None:
+        """`repeats`: is told of layers that run again. Those that were made to (`Layers`) then keep
+        nothing of their forward; None: they keep it."""
         self._forward = forward
         self._greenlet = greenlet(forward.run)
         self.notes: list[Any] = []
@@ -104,6 +135,8 @@ class Flight:
         self.calls: list[ExpertsCall] = []
         self.loss: Tensor | None = None
         self._added_losses: list[Tensor] = []
+        if repeats is not None and with_gradients:
+            LayerHooks(repeats).belongs_to(self._greenlet)
 
     def start(self) -> None:
         """Run to the first experts call (or to the end)."""
@@ -163,14 +196,14 @@ class Flight:
         self.notes.clear()
         return value
 
-    def _starts(self) -> Iterator[Tensor]:
+    def _starts(self) -> Iterator[Tensor | GradientEdge]:
         """Where gradients come in from outside of the graph: at the losses, and at the inputs of
         every experts call."""
         assert self.loss is not None
         yield self.loss
         yield from self._added_losses
         for call in self.calls:
-            yield from call.inputs_with_gradient
+            yield from (edge for edge in call.edges if edge is not None)
 
     def backward_to_call(self, sink: GradientSink) -> tuple[ExpertsCall, Tensor]:
         """Walk back to the newest experts call; returns it with the gradient [T, H] of its
@@ -193,9 +226,10 @@ class Flight:
     def add_input_gradients(self, call: ExpertsCall, dhidden: Tensor, dweights: Tensor) -> None:
         """The experts' gradients of a call's inputs have come: they join the walk."""
         assert self._walk is not None
-        for tensor, gradient in ((call.hidden, dhidden), (call.weights, dweights)):
-            if tensor.requires_grad:
-                self._walk.add(tensor, gradient.to(tensor.dtype))
+        given = (call.hidden.dtype, dhidden), (call.weights.dtype, dweights)
+        for edge, (dtype, gradient) in zip(call.edges, given, strict=True):
+            if edge is not None:
+                self._walk.add(edge, gradient.to(dtype))
 
     def end_backward(self, sink: GradientSink) -> None:
         """Walk what is left, before the first experts call."""

@@ -38,7 +38,7 @@ class TapeWalk:
     that is used twice gets the sum, added in the order in which the engine adds it.
     """
 
-    def __init__(self, starts: Iterable[Tensor]) -> None:
+    def __init__(self, starts: Iterable[Tensor | GradientEdge]) -> None:
         """`starts`: all tensors that `add` will be told of. Each is looked at now, with everything
         that it was computed from, so that it is known how often every leaf was used."""
         self._inputs: dict[GraphNode, dict[int, tuple[Tensor, bool]]] = {}
@@ -54,10 +54,10 @@ class TapeWalk:
         """The leaves that the graph reaches: no other one gets a gradient."""
         return self._uses.keys()
 
-    def add(self, tensor: Tensor, gradient: Tensor) -> None:
-        """Say that `tensor` (an output of the graph, or an input of an experts call) received this
-        gradient."""
-        edge = get_gradient_edge(tensor)
+    def add(self, tensor: Tensor | GradientEdge, gradient: Tensor) -> None:
+        """Say that `tensor` (an output of the graph, or an input of an experts call; or its place
+        on the tape) received this gradient."""
+        edge = edge_of(tensor)
         self._receive(edge.node, edge.output_nr, gradient)
 
     def until(self, bound: int) -> Iterator[tuple[GraphNode, Tensor]]:
@@ -95,11 +95,11 @@ class TapeWalk:
         inputs = self._inputs.pop(leaf, None)
         return None if inputs is None else inputs[0][0]
 
-    def _look_through(self, starts: Iterable[Tensor]) -> None:
+    def _look_through(self, starts: Iterable[Tensor | GradientEdge]) -> None:
         """Find all nodes that may be run, what follows each, and the uses of every leaf."""
         waiting: list[GraphNode] = []
         for start in starts:
-            self._reach(get_gradient_edge(start).node, waiting)
+            self._reach(edge_of(start).node, waiting)
         while waiting:
             node = waiting.pop()
             following = self._following[node] = node.next_functions
@@ -166,6 +166,11 @@ def leaf_node(tensor: Tensor) -> GraphNode:
     """The graph node that stands for a leaf tensor; the walk yields it with the leaf's gradient."""
     edge: GradientEdge = get_gradient_edge(tensor)
     return edge.node
+
+
+def edge_of(start: Tensor | GradientEdge) -> GradientEdge:
+    """The place on the tape at which a tensor's gradient comes in."""
+    return get_gradient_edge(start) if isinstance(start, Tensor) else start
 
 
 def _is_leaf(node: GraphNode) -> bool:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dougong.accelerators.staging import HostLink
 from dougong.checkpoint.disk import digest
-from dougong.checkpoint.parameters import TORCH_DTYPES, stored_dtype
+from dougong.checkpoint.parameters import TORCH_DTYPES, kept_dtype
 from dougong.checkpoint.snapshot import StateTensor
 from dougong.checkpoint.tensorfile import TensorShape
 from dougong.ops.bit_sum import WRAP, bit_sums
@@ -51,10 +51,10 @@ def lay_out(tensors: Iterable[tuple[str, TensorShape]]) -> Layout:
 
 
 def layout_of(state: Iterable[StateTensor]) -> Layout:
-    """Places for a worker's state, whose floating tensors are float32."""
+    """Places for a worker's state, each tensor in its own dtype."""
     shapes = []
     for item in state:
-        shape = TensorShape(item.name, stored_dtype(item.tensor.dtype), tuple(item.tensor.shape))
+        shape = TensorShape(item.name, kept_dtype(item.tensor.dtype), tuple(item.tensor.shape))
         shapes.append((item.group, shape))
     return lay_out(shapes)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from dougong.job.optimizers.declaration import OptimizerDeclaration
@@ -25,6 +26,11 @@ class Optimizer(Protocol):
     @property
     def names(self) -> tuple[str, ...]:
         """The tensors that this worker trains, in the order of names."""
+        ...
+
+    @property
+    def state_dtype(self) -> torch.dtype:
+        """Of what it keeps of a tensor's own shape."""
         ...
 
     def step(self, gradients: Mapping[str, Tensor], rate: float) -> None:

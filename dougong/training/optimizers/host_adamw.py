@@ -36,6 +36,10 @@ class HostAdamW:
         """The tensors that this worker trains."""
         return tuple(self._masters)
 
+    @property
+    def state_dtype(self) -> torch.dtype:
+        return torch.float32
+
     def step(self, gradients: Mapping[str, Tensor], rate: float) -> None:
         """Update the masters in place from their float32 gradients, on whatever device."""
         if not gradients:

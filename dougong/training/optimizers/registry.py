@@ -11,6 +11,7 @@ from dougong.deepspeed.adam_build import load_adam
 from dougong.job.schema import Job
 from dougong.training.optimizers.adamw import OwnedAdamW
 from dougong.training.optimizers.base import Optimizer
+from dougong.training.optimizers.half_adamw import HalfAdamW
 from dougong.training.optimizers.host_adamw import HostAdamW
 
 Rule = Callable[[Any, Mapping[str, Tensor]], Optimizer]
@@ -18,6 +19,9 @@ Rule = Callable[[Any, Mapping[str, Tensor]], Optimizer]
 
 RULES: dict[str, Rule] = {OwnedAdamW.declaration.name: OwnedAdamW}
 """By the name in the job file."""
+
+HALF_RULES: dict[str, Rule] = {HalfAdamW.declaration.name: HalfAdamW}
+"""Those that `optimizer.state: bfloat16` means."""
 
 HostRule = Callable[[Any, Mapping[str, Tensor], Any], Optimizer]
 """rule(section, float32 tensors on the CPU by name, DeepSpeed's compiled library)."""
@@ -32,4 +36,6 @@ def make_optimizer(job: Job, masters: Mapping[str, Tensor]) -> Optimizer:
     settings = job.optimizer
     if settings.is_on_host:
         return HOST_RULES[settings.name](settings, masters, load_adam(job))
+    if settings.has_half_state:
+        return HALF_RULES[settings.name](settings, masters)
     return RULES[settings.name](settings, masters)

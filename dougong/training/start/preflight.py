@@ -109,7 +109,13 @@ def inspect_only(job: Job) -> Inventory:
         # Seconds, and it may spare the minutes that the data takes.
         check_folder(Path(job.model.path))
     refuse_longer_sequences(job)
-    return inspect_model(job.model, vocabulary_of(job), job.router, job.is_layout_free)
+    return inspect_model(
+        job.model,
+        vocabulary_of(job),
+        job.router,
+        job.is_layout_free,
+        job.recompute == "layers",
+    )
 
 
 def refuse_longer_sequences(job: Job) -> None:
