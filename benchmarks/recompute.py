@@ -20,11 +20,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 from dougong.job.schema import Job
+from dougong.models.live_bytes import LiveBytes
 from dougong.parallel.comm.world import World
 from dougong.parallel.plan import Plan
 from tests.families import config_values
 from tests.jobs import make_job, make_rig, plan_for
-from tests.live_bytes import LiveBytes
 from tests.processes import run_workers
 
 WAYS = ("none", "layers")

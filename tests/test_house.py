@@ -57,6 +57,7 @@ ORDER = (
     "checkpoint.proof",  # what a manifest must be, and who has signed it
     "checkpoint",
     "records.event", "records",  # what a run leaves behind
+    "planner.needs",  # memory and programs of a plan's workers
     "planner",  # from a job and a cluster to a plan
     "ui.goodput", "ui", "ui.report",
     "data",

@@ -13,6 +13,7 @@ import pytest
 import torch
 from dougong.errors import ModelError
 from dougong.job.schema import Job
+from dougong.models.live_bytes import LiveBytes
 from dougong.parallel.comm.world import World
 from dougong.parallel.plan import Plan
 from dougong.parallel.segments.flight import Forward
@@ -21,7 +22,6 @@ from dougong.training.audit import make_audit
 from dougong.training.build import StepOptions
 from tests.families import FAMILIES, config_values
 from tests.jobs import Rig, RigForwards, make_job, make_rig, plan_for
-from tests.live_bytes import LiveBytes
 from tests.processes import run_workers
 
 PIPELINES, PRECISIONS = ("zebra", "af_pipe"), ("float32", "bfloat16")

@@ -58,11 +58,36 @@ class TensorSpec:
 
 
 @dataclass(frozen=True)
+class SegmentBytes:
+    """Memory of one lane's micro-batch while one segment runs, beside what the model itself holds.
+
+    forward, backward: the most that is there at a time, beyond what was there before; kept, given
+    back: how much more, or less, is there behind it.
+    """
+
+    forward: int
+    kept: int
+    backward: int
+    given_back: int
+
+
+@dataclass(frozen=True)
+class Activations:
+    """Of a job's micro-batch on one kind of accelerator, segment by segment. `missing`: why nothing
+    is known of them, else empty."""
+
+    accelerator: str
+    segments: tuple[SegmentBytes, ...]
+    missing: str = ""
+
+
+@dataclass(frozen=True)
 class Inventory:
     """What a model consists of, as the planner sees it. `sites` are its `experts` modules in call
     order; `hidden_size`: values of a token's vector there; `num_idle_experts`: those beside
     `num_experts` that compute nothing. `attention`: the forms by which it may be computed, where
-    there are several the fastest first."""
+    there are several the fastest first. `is_swiglu`: its experts are the usual ones. `activations`:
+    of the job's micro-batch, by accelerator; empty where nobody has asked."""
 
     family: str
     tensors: tuple[TensorSpec, ...]
@@ -73,6 +98,8 @@ class Inventory:
     hidden_size: int = 0
     num_idle_experts: int = 0
     attention: tuple[str, ...] = ()
+    is_swiglu: bool = True
+    activations: tuple[Activations, ...] = ()
 
     @property
     def num_parameters(self) -> int:

@@ -18,10 +18,10 @@ from dougong.cli.plan import (
 from dougong.models.inventory import inspect_model
 from dougong.parallel.island_paths import IslandPath
 from dougong.parallel.plan import Inventory, Role, Seat, make_plan
-from dougong.planner.audit_bytes import AuditBytes
+from dougong.planner.needs.audit_bytes import AuditBytes
+from dougong.planner.needs.snapshot_bytes import SnapshotBytes
 from dougong.planner.placement import seats_of_job
 from dougong.planner.plan_job import plan_job
-from dougong.planner.snapshot_bytes import SnapshotBytes
 from dougong.remarks import Remarks
 from tests.jobs import VOCAB, make_job, plan_for
 
@@ -131,7 +131,7 @@ def test_the_memory_of_a_device_is_held_against_all_that_share_it(monkeypatch: p
     plan = plan_job(job, inspect_model(job.model, VOCAB), seats_of_job(job.islands))
     assert list(memory_lines(job, plan, [40, 40, 20, 100], [0, 0, 0, 0])) == []
     (line,) = memory_lines(job, plan, [40, 40, 21, 100], [0, 0, 0, 0])
-    assert line.startswith("warning: east: all workers on its device together need 101 B of state")
+    assert line.startswith("warning: east: all workers on its device together need 101 B, a machine")
 
 
 def test_what_is_known_of_the_memory_is_said() -> None:
@@ -145,7 +145,7 @@ def test_what_is_known_of_the_memory_is_said() -> None:
     (not_checked,) = memory_lines(job, plan, [1, 1, 1, 1], [1, 1, 1, 1])
     assert not_checked.startswith("memory of west is not checked: this machine knows no npu device's size")
     too_large, _ = memory_lines(job, plan, [1 << 50, 1 << 50, 1, 1], [0, 0, 0, 0])
-    assert too_large.startswith("warning: east: its workers together need 2048.0 TiB of state, a machine like this")
+    assert too_large.startswith("warning: east: its workers together need 2048.0 TiB, a machine like this")
     with_snapshots, _ = memory_lines(job, plan, [1, 1, 1, 1], [1 << 50, 0, 0, 0])
     assert "1024.0 TiB of state and snapshots (fault.snapshots)" in with_snapshots
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 from dougong.parallel.plan import Inventory
-from dougong.planner.recipe import make_recipe, product_rows
+from dougong.planner.needs.tiles import product_rows
+from dougong.planner.recipe import make_recipe
 from tests.jobs import make_job
 
 INVENTORY = Inventory("tiny", (), ("experts",), 8, (), 2)

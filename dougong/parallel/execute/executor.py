@@ -190,8 +190,10 @@ class Executor:
         return losses
 
     def _what_to_keep(self, program: Program) -> Keep:
-        """Of the experts' forwards: their outputs, too, where a site's backward comes before its
-        next forward."""
+        """Of the experts' forwards: their rows alone, where layers run again; their outputs, too,
+        where a site's backward comes before its next forward."""
+        if self._cut.recomputes:
+            return Keep.ROWS
         return Keep.OUTPUTS if program.waves_of_a_site <= 1 else Keep.ACTIVATIONS
 
     def _run_all(

@@ -11,7 +11,7 @@ from dougong.errors import JobError
 from dougong.job.optimizers.adamw import AdamW
 from dougong.job.rules import breaches
 from dougong.models.inventory import inspect_model
-from dougong.planner.plan_job import state_bytes
+from dougong.planner.needs.holdings import state_bytes
 from dougong.planner.resume import check_resume
 from dougong.training.audit import make_audit
 from dougong.training.optimizers import half_adamw

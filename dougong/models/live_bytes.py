@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor
@@ -11,20 +12,31 @@ from torch.utils._pytree import tree_leaves
 
 
 class LiveBytes(TorchDispatchMode):
-    """While entered: `now`, the bytes of what operators of this thread have made and is still there, whoever holds it
-    (a graph, too), and their `peak`."""
+    """While entered: `now`, the bytes of what operators of this thread have made and is still
+    there, whoever holds it (a graph, too), and their `peak`."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_meta: bool = False) -> None:
+        """`on_meta`: tensors without memory count, and others do not."""
         super().__init__()
         self.now, self.peak = 0, 0
+        self._on_meta = on_meta
         self._alive: dict[int, int] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = func(*args, **(kwargs or {}))
         for value in tree_leaves(made):
-            if isinstance(value, Tensor) and not value.is_meta:
+            if isinstance(value, Tensor) and value.is_meta == self._on_meta:
                 self._note(value)
         return made
+
+    def leave_out(self, tensors: Iterable[Tensor]) -> None:
+        """These do not count, nor views of them, such as a model's weights. They must stay."""
+        for tensor in tensors:
+            self._alive[tensor.untyped_storage()._cdata] = 0
+
+    def begin(self) -> None:
+        """The peak is what is alive now."""
+        self.peak = self.now
 
     def _note(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
