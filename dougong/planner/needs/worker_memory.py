@@ -31,8 +31,8 @@ STEP, UPDATE, CHECKS = "forward and backward", "update", "checks of the state"
 SMALL_BYTES = 8 << 13
 """Of tensors whose bits are added up together (`ops.bit_sum`, on devices)."""
 SMALL_COPIES = 3
-CHECKSUM_BYTES = 8 << 24
-"""Of the products of a checksum, at most (`parallel.trace.checksum`, on devices)."""
+CHECKSUM_BYTES = 12 << 24
+"""Of the words of a checksum and their products, at most (`parallel.trace.checksum`, there)."""
 
 
 def needed_memory(job: Job, inventory: Inventory, plan: Plan) -> list[WorkerMemory]:
@@ -99,11 +99,11 @@ class _Account:
 
     def checks(self, plan: Plan, worker: Worker, held: Holding) -> Terms:
         """What sums of all bits take on a device for a moment: small tensors are joined and added
-        up in running sums, thrice their bytes; the ledger's have products of twice theirs, up to a
-        limit. A processor takes them in its cache."""
+        up in running sums, thrice their bytes; the ledger's joins tensors, too, and makes products
+        of twice their bytes, up to a limit. A processor takes them in its cache."""
         if not self.job.is_deterministic or self._is_near[worker.island]:
             return {}
-        products = min(2 * FLOAT32_BYTES * held.num_trained, CHECKSUM_BYTES)
+        products = min(3 * FLOAT32_BYTES * held.num_trained, CHECKSUM_BYTES)
         return {Term.CHECKS: max(products, SMALL_COPIES * self._small_bytes(plan, worker))}
 
     def _small_bytes(self, plan: Plan, worker: Worker) -> int:
