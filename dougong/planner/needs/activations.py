@@ -121,13 +121,13 @@ class _Shapes:
         return (NO_SEGMENT,) * (num_sites(self.plan) + 1)
 
     def padded_rows(self, num_experts: int) -> int:
-        """M: rows after tiles were filled up; as many where a block is a product."""
+        """M: rows after tiles were filled up, each expert's last one by half as a rule; as many as
+        come where a block is a product."""
         height = product_rows(self.job, self.plan.num_experts, self.choices)
         rows = self.rows(num_experts)
         if not isinstance(height, int) or not num_experts:
             return rows
-        of_one = rows / num_experts
-        return num_experts * height * math.ceil(of_one / height)
+        return rows + num_experts * height // 2
 
     @cached_property
     def is_tiled(self) -> bool:
@@ -202,6 +202,17 @@ class _Walk:
             Kind.SEND_ROW_GRADIENTS: self._send_row_gradients,
         }
 
+    def _send(self, kind: Kind, operation: Operation, num_bytes: int) -> None:
+        """A worker that is alone has it until it takes it itself; else it goes with the next one of
+        its kind at the latest."""
+        place = (operation.site, operation.microbatch) if self._is_alone else ()
+        self._alive.add(("sent", kind, *place), Term.MESSAGES, num_bytes)
+
+    def _arrive(self, kind: Kind, operation: Operation) -> None:
+        """What a worker has sent itself is taken."""
+        if self._is_alone:
+            self._alive.drop(("sent", kind, operation.site, operation.microbatch))
+
     # The attention side
 
     def _forward(self, operation: Operation) -> None:
@@ -234,7 +245,7 @@ class _Walk:
         passing = slots // max(1, self._lanes) * (shapes.choices * (1 + INDEX_BYTES) + 64)
         self._alive.look(Term.MESSAGES, passing)
         vectors = self._vectors(operation.site)
-        self._alive.add(("sent", Kind.SEND_ROWS), Term.MESSAGES, vectors)
+        self._send(Kind.SEND_ROWS, operation, vectors)
         self._alive.look(Term.MESSAGES, vectors if self._lanes > 1 else 0)
         if not self._is_alone:
             self._alive.add(("room", "outputs", *place), Term.MESSAGES, self._returned(operation))
@@ -254,7 +265,7 @@ class _Walk:
         shapes, place = self._shapes, (operation.site, operation.microbatch)
         received = self._returned(operation)
         self._alive.drop(("room", "outputs", *place))
-        self._alive.drop(("sent", Kind.SEND_OUTPUTS) if self._is_alone else ("none",))
+        self._arrive(Kind.SEND_OUTPUTS, operation)
         by_lane = received if self._lanes > 1 else 0
         wide = shapes.tokens * shapes.inventory.hidden_size * FLOAT32_BYTES
         self._alive.add(("received",), Term.MESSAGES, received + by_lane)
@@ -267,13 +278,13 @@ class _Walk:
     def _send_output_gradients(self, operation: Operation) -> None:
         vectors = self._vectors(operation.site)
         self._alive.look(Term.MESSAGES, vectors if self._lanes > 1 else 0)
-        self._alive.add(("sent", Kind.SEND_OUTPUT_GRADIENTS), Term.MESSAGES, vectors)
+        self._send(Kind.SEND_OUTPUT_GRADIENTS, operation, vectors)
 
     def _receive_row_gradients(self, operation: Operation) -> None:
         """The gradients of all lanes' tokens are made before the first walk goes on."""
         shapes, place = self._shapes, (operation.site, operation.microbatch)
         received = self._returned(operation)
-        self._alive.drop(("sent", Kind.SEND_ROW_GRADIENTS) if self._is_alone else ("none",))
+        self._arrive(Kind.SEND_ROW_GRADIENTS, operation)
         by_lane = received if self._lanes > 1 else 0
         wide = shapes.tokens * shapes.inventory.hidden_size * FLOAT32_BYTES
         came = 0 if not self._is_alone else received  # else it lies in the room that waits for it
@@ -304,9 +315,8 @@ class _Walk:
         self._alive.look(Term.MESSAGES, (0 if self._is_alone else arriving) + rows * 16)
         self._alive.add(("rows", *place), Term.ROWS, rows * shapes.vector)
         self._alive.look(Term.MESSAGES, 0 if self._is_alone else arriving)
-        if self._is_alone:
-            self._alive.drop(("sent", Kind.SEND_ROWS))
-        else:
+        self._arrive(Kind.SEND_ROWS, operation)
+        if not self._is_alone:
             self._alive.add(("room", "output gradients"), Term.MESSAGES, arriving)
 
     def _experts_forward(self, operation: Operation) -> None:
@@ -358,7 +368,7 @@ class _Walk:
             num_bytes = self._arriving(operation)
         if not self._keeps_outputs():
             self._alive.drop(("outputs", *place))
-            self._alive.add(("sent", Kind.SEND_OUTPUTS), Term.MESSAGES, num_bytes)
+            self._send(Kind.SEND_OUTPUTS, operation, num_bytes)
 
     def _keeps_outputs(self) -> bool:
         return not self._recomputes and self._program.waves_of_a_site <= 1
@@ -366,8 +376,7 @@ class _Walk:
     def _receive_output_gradients(self, operation: Operation) -> None:
         place, rows = (operation.site, operation.microbatch), self._rows(operation)
         self._alive.add(("douts", *place), Term.ROWS, rows * self._shapes.vector)
-        if self._is_alone:
-            self._alive.drop(("sent", Kind.SEND_OUTPUT_GRADIENTS))
+        self._arrive(Kind.SEND_OUTPUT_GRADIENTS, operation)
 
     def _experts_backward(self, operation: Operation) -> None:
         """Gradients of outputs weighed, those of rows, the outputs again, and inside of experts."""
@@ -420,7 +429,7 @@ class _Walk:
         num_bytes = self._rows(operation) * self._shapes.vector
         self._alive.drop(("drows", *place))
         self._alive.drop(("arrived", *place))
-        self._alive.add(("sent", Kind.SEND_ROW_GRADIENTS), Term.MESSAGES, num_bytes)
+        self._send(Kind.SEND_ROW_GRADIENTS, operation, num_bytes)
 
 
 def unknown_activations(inventory: Inventory) -> Iterator[str]:
