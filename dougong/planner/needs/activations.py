@@ -403,7 +403,9 @@ class _Walk:
             return shapes.inventory.expert_parameters * copy_bytes(shapes.job)
         inner = rows * 2 * shapes.inner
         saved = rows * (3 * shapes.inner + shapes.vector) if self._recomputes else 0
-        return inner + saved + (3 * rows * shapes.vector if shapes.is_tiled else 0)
+        # Outputs are written again where they were not kept and nothing else has brought them.
+        copies = 2 if self._recomputes or self._keeps_outputs() else 3
+        return inner + saved + (copies * rows * shapes.vector if shapes.is_tiled else 0)
 
     def _inside_kept(self, operation: Operation) -> int:
         """What the gradients of weights still need."""
