@@ -4,7 +4,7 @@
 
 The job has the shapes of DeepSeek-V3 with 512 experts a layer: 61 layers with experts, attention and experts apart,
 seven lanes for four attention workers. Nothing is sent, and no device used. Rounds of all sizes alternate. Of each
-function: seconds (median, lowest to highest), and at the largest size the time of a worker over that at the smallest size:
+function: seconds (median, lowest to highest), and at the largest size the time of a worker over that at the smallest:
 above 1 it grows faster than the number of workers. A call that takes longer than `--limit` seconds is given up and not
 repeated, nor is it tried at a larger size.
 """

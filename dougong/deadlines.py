@@ -167,8 +167,13 @@ class Deadlines:
     reset_retry_s: float = 0.05  # who had to go for a stranger comes again
     heartbeat_every_s: float = 0.1
     tick_every_s: float = 0.1
+    # Between two looks at everybody, of a run so large that each costs much; less than
+    # `held_up_s`, so that the controller does not take itself for held up.
+    longest_look_s: float = 0.8
+    longest_batch_s: float = 0.05  # messages that come together are decided about together
     quiet_s: float = 10.0  # a pause between steps that is shorter is never called unusual
     status_every_s: float = 0.5
+    longest_status_s: float = 2.0  # of a run so large that it costs much; below `status_fresh_s`
     ended_every_s: float = 1.0  # agents that were started are asked after, until they are ready
     telemetry_every_s: float = 1.0  # devices are read
     telemetry_retry_s: float = 60.0  # who reads them is begun anew after it has ended

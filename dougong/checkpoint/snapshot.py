@@ -162,9 +162,8 @@ class Saver:
 
         Waits first for the save before, so long at most (None: `stage_checkpoint_s`, and not at all
         for one that has been waited for in vain). Where that is not over, this save is left out,
-        which `on_failed` is told: False. Floating tensors are float32 (master weights), an
-        optimizer's may be bfloat16; anything else raises `CheckpointError`, a wrong shape
-        `ModelError`; else as `wait`.
+        which `on_failed` is told: False. Floating tensors are float32, an optimizer's may be
+        bfloat16; else raises `CheckpointError`, for a wrong shape `ModelError`; else as `wait`.
         """
         if not self.wait(patience_s):
             self._is_late = True
@@ -243,14 +242,13 @@ class Saver:
         start_beside(partial(self._run, job), f"checkpoint-{job.step}")
 
     def _copy(self, item: StateTensor, take: Take) -> list[_Staged]:
-        is_model = item.group == MODEL_GROUP
-        allowed = (torch.float32,) if is_model else (torch.float32, torch.bfloat16)
-        if item.tensor.is_floating_point() and item.tensor.dtype not in allowed:
+        is_half = item.group != MODEL_GROUP and item.tensor.dtype == torch.bfloat16
+        if item.tensor.is_floating_point() and item.tensor.dtype != torch.float32 and not is_half:
             raise CheckpointError(
-                f"{item.group} {item.name}: {item.tensor.dtype}, but the state is kept in float32 "
-                "(an optimizer's in bfloat16, too); give master weights"
+                f"{item.group} {item.name}: {item.tensor.dtype}, but the state is kept in float32; "
+                "give master weights"
             )
-        if not is_model:
+        if item.group != MODEL_GROUP:
             return [self._copy_optimizer_tensor(item, take)]
         pieces = self._names.to_disk(item.name, item.tensor)
         return [self._copy_piece(piece, value, take) for piece, value in pieces]

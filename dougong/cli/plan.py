@@ -169,7 +169,8 @@ def _folded_row(
 ) -> tuple[str, ...]:
     """Many workers with as much each: `east/0-31`."""
     first = workers[0]
-    num_experts = [len(experts) for worker in workers for experts in worker.experts]
+    of_each = itertools.chain.from_iterable(worker.experts for worker in workers)
+    num_experts = list(map(len, of_each))
     return (
         worker_list(worker.name for worker in workers),
         first.role,

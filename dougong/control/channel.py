@@ -20,7 +20,7 @@ from typing import TypeVar
 
 from dougong.addresses import show_address
 from dougong.control.handshake import AgentFacts, Challenge, Hello, Welcome
-from dougong.control.messages import Message, ProtocolError, decode, encode
+from dougong.control.messages import Message, ProtocolError, decode, encode, is_beat
 from dougong.deadlines import Deadlines
 from dougong.errors import LaunchError
 
@@ -188,6 +188,19 @@ class Channel:
                 raise TimeoutError(f"{self.peer} has sent no message within {words}")
             self._read()
 
+    def receive_or_beat(self) -> Message | bytes:
+        """The next message, however long it takes; a heartbeat as it came, for `decode`. Errors as
+        of `receive`."""
+        while not self._ready:
+            frame = self._next_frame()
+            if frame is not None:
+                return frame if is_beat(frame) else decode(frame, self.peer)
+            if self._at_end:
+                raise self._closed()
+            self._readable(None)
+            self._read()
+        return self._ready.pop(0)
+
     def close(self) -> None:
         """Close at once; a reader in another thread wakes with EOFError."""
         with contextlib.suppress(OSError):  # the peer was first
@@ -206,11 +219,14 @@ class Channel:
         self._frames.feed(data)
 
     def _next_message(self) -> Message | None:
+        frame = self._next_frame()
+        return None if frame is None else decode(frame, self.peer)
+
+    def _next_frame(self) -> bytes | None:
         try:
-            frame = self._frames.next_frame()
+            return self._frames.next_frame()
         except ProtocolError as error:
             raise ProtocolError(f"{self.peer}: {error}") from None
-        return None if frame is None else decode(frame, self.peer)
 
     def _closed(self) -> EOFError:
         return EOFError(f"{self.peer} closed the connection")

@@ -350,6 +350,15 @@ def encode(message: Message) -> bytes:
     return _adapter().dump_json(message) + b"\n"
 
 
+_BEAT_END = b'"kind":"heartbeat"}'
+
+
+def is_beat(frame: bytes) -> bool:
+    """Whether a frame is a heartbeat, by its end. Whoever does not need each of them reads the
+    newest alone."""
+    return frame.endswith(_BEAT_END)
+
+
 def decode(frame: bytes, sender: str = "the peer") -> Message:
     """The message in one frame. ProtocolError names the sender, the field, its value and the
     rule."""

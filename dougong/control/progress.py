@@ -15,17 +15,55 @@ import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, PlainSerializer
 
 from dougong.job.drills.vocabulary import FAULTS
 
 PHASES = ("start", "forward", "backward", "exchange", "update", "validate", "checkpoint", "idle")
 _NUMBERS = {phase: number for number, phase in enumerate(PHASES)}
-_SEQUENCE, _STEP, _PHASE, _OPERATION, _STOP, _FAULT, _FAULT_MS, _PULSE, _AWAITED = range(9)
-_WORDS, _BITS = 64, 62  # of the set of ranks; a number's sign is left alone
-_FULL = (1 << _BITS) - 1
+_SEQUENCE, _STEP, _PHASE, _OPERATION, _STOP, _FAULT, _FAULT_MS, _PULSE, _USED, _AWAITED = range(10)
+_WORDS, _BITS = 1024, 62  # of the set of ranks; a number's sign is left alone
+MOST_RANKS = _WORDS * _BITS
+"""Workers of a run that a vector can tell apart."""
 _TO_STOP, _TO_REST = 1, 2
 _SIZE_BYTES = 8 * (_AWAITED + _WORDS)
 _MS_OF_A_SECOND = 1000
+
+
+def runs_of(ranks: int) -> list[tuple[int, int]]:
+    """A set of ranks, given as bits, as its runs: first and last of each, in order."""
+    runs, at = [], 0
+    while ranks:
+        gap = (ranks & -ranks).bit_length() - 1
+        ranks >>= gap
+        length = (~ranks & (ranks + 1)).bit_length() - 1
+        ranks >>= length
+        runs.append((at + gap, at + gap + length - 1))
+        at += gap + length
+    return runs
+
+
+def ranks_of(runs: Any) -> int:
+    """The reverse of `runs_of`. ValueError for what is no such list."""
+    ranks, end = 0, -1
+    try:
+        for first, last in runs:
+            if not end < first <= last < MOST_RANKS:
+                raise ValueError(f"{first} to {last} is no run of ranks behind {end}")
+            ranks |= ((1 << (last - first + 1)) - 1) << first
+            end = last
+    except TypeError as error:
+        raise ValueError("a set of ranks is a list of runs, first and last rank of each") from error
+    return ranks
+
+
+Ranks = Annotated[
+    int, BeforeValidator(ranks_of), PlainSerializer(runs_of, list[tuple[int, int]], "json")
+]
+"""A set of ranks, as bits. It travels as its runs: whoever waits for all others of ten thousand
+would send three thousand digits ten times a second."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +80,7 @@ class WorkerProgress:
     phase: str
     operation: int
     pulse: int = 0
-    awaited: int = 0
+    awaited: Ranks = 0
 
 
 @dataclass(frozen=True)
@@ -91,7 +129,6 @@ class ProgressVector:
         self.fd = fd
         self._map = mmap.mmap(fd, _SIZE_BYTES)
         self._view = memoryview(self._map).cast("q")
-        self._num_words = 1  # of the set of ranks, that may hold something
 
     @classmethod
     def create(cls) -> ProgressVector:
@@ -109,12 +146,18 @@ class ProgressVector:
 
     def wait_for(self, ranks: Iterable[int]) -> None:
         """Say for whom this worker waits from now on; nobody where there are none."""
-        awaited = 0
+        words = [0]
         for rank in ranks:
-            awaited |= 1 << rank
-        self._num_words = max(self._num_words, min(awaited.bit_length() // _BITS + 1, _WORDS))
-        for word in range(self._num_words):
-            self._view[_AWAITED + word] = (awaited >> word * _BITS) & _FULL
+            word, bit = divmod(rank, _BITS)
+            if word >= len(words):
+                words += [0] * (word + 1 - len(words))
+            words[word] |= 1 << bit
+        view = self._view
+        for word in range(len(words), view[_USED]):
+            view[_AWAITED + word] = 0
+        for word, ranks_of_word in enumerate(words):
+            view[_AWAITED + word] = ranks_of_word
+        view[_USED] = len(words)
 
     def beat(self, every_s: float) -> None:
         """Count for as long as this process lives, in a thread of its own: it stands still where
@@ -130,7 +173,7 @@ class ProgressVector:
     def read(self) -> WorkerProgress:
         view = self._view
         awaited = 0
-        for word in range(_WORDS):
+        for word in range(view[_USED]):
             awaited |= view[_AWAITED + word] << word * _BITS
         return WorkerProgress(
             view[_SEQUENCE],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from dougong.control.plan_file import PlanFile
 from dougong.control.run_sources import RunSources
 from dougong.job.drills.drill import Drill
 from dougong.job.schema import Job
@@ -24,7 +25,7 @@ class TrainTask:
 
     entry: str
     job: Job
-    plan: Plan
+    plan: Plan | PlanFile
     run_dir: str
     console: str
     resume: str | None = None

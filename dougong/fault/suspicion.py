@@ -12,9 +12,12 @@ says how long it has to last before anything is done.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
+from functools import cached_property
+from itertools import islice
+from typing import Any
 
 from dougong.control.progress import ForkServerSigns, WorkerSigns
 from dougong.deadlines import DEADLINES, Deadlines
@@ -28,6 +31,9 @@ _CIRCLE_TIMES = 3.0
 """Where all wait for each other their bytes may yet be on the way, on a link that has become slow.
 Nothing else tells, and nothing is lost by some patience."""
 _NAMED = 6
+_EXPLAINED = 100
+"""Of so many suspicions at a time, the surest, it is said who waits for the worker: where thousands
+stand still at once, everybody would be looked at for each of them."""
 
 
 class Sign(IntEnum):
@@ -47,6 +53,64 @@ class Sign(IntEnum):
 
 
 @dataclass(frozen=True)
+class Roster:
+    """All workers of a generation, by rank."""
+
+    names: tuple[str, ...]
+
+    @cached_property
+    def ranks(self) -> Mapping[str, int]:
+        """By name."""
+        return {name: rank for rank, name in enumerate(self.names)}
+
+    @cached_property
+    def all(self) -> int:
+        """As bits."""
+        return (1 << len(self.names)) - 1
+
+    def bits(self, names: Iterable[str]) -> int:
+        """Some of them as bits; others are left out."""
+        if isinstance(names, WaitedFor) and names.roster is self:
+            return names.ranks
+        found = 0
+        for name in names:
+            if name in self.ranks:
+                found |= 1 << self.ranks[name]
+        return found
+
+
+class WaitedFor(Sequence[str]):
+    """Some of a generation's workers, as bits by rank: names are made of those alone that are asked
+    for, as everybody may wait for all others."""
+
+    def __init__(self, roster: Roster, ranks: int) -> None:
+        """`ranks`: those that no worker of the roster has are left out."""
+        self.roster, self.ranks = roster, ranks & roster.all
+
+    def __bool__(self) -> bool:
+        return self.ranks != 0
+
+    def __len__(self) -> int:
+        return self.ranks.bit_count()
+
+    def __iter__(self) -> Iterator[str]:
+        left = self.ranks
+        while left:
+            lowest = left & -left
+            yield self.roster.names[lowest.bit_length() - 1]
+            left ^= lowest
+
+    def __contains__(self, name: object) -> bool:
+        rank = self.roster.ranks.get(str(name))
+        return rank is not None and bool(self.ranks >> rank & 1)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice) and index.start is None and (index.stop or 0) >= 0:
+            return tuple(islice(self, index.stop))[:: index.step]
+        return tuple(self)[index]
+
+
+@dataclass(frozen=True)
 class WorkerView:
     """What is known of one living worker at this moment. `awaited`: the workers that it waits for;
     `is_seen`: its agent is heard, so that this is how it is now."""
@@ -55,7 +119,7 @@ class WorkerView:
     step: int = 0
     phase: str = "start"
     operation: int = 0
-    awaited: tuple[str, ...] = ()
+    awaited: Sequence[str] = ()
     signs: WorkerSigns = field(default_factory=WorkerSigns)
     is_seen: bool = True
 
@@ -141,10 +205,12 @@ class _Judgement:
             suspicion = self._of_worker(view) if view.is_seen else None
             if suspicion is not None:
                 found.append(suspicion)
+        found.sort(key=lambda one: (one.sign, -one.since_s))
+        found[:_EXPLAINED] = map(self._explained, found[:_EXPLAINED])
         circle = self._circle()
         if circle is not None:
-            found.append(circle)
-        return tuple(sorted(found, key=lambda one: (one.sign, -one.since_s)))
+            found.append(circle)  # behind the others: its sign is the last
+        return tuple(found)
 
     def _of_worker(self, view: WorkerView) -> Suspicion | None:
         signs, least_s = view.signs, self.deadlines.suspect_s
@@ -196,16 +262,26 @@ class _Judgement:
         if signs.silent_s > self.deadlines.suspect_s:
             facts.append(f"no pulse of its interpreter for {signs.silent_s:.1f} s")
         facts.append(f"at {view.place}, not moved for {signs.still_s:.1f} s")
-        waiting = [other.name for other in self.views.values() if view.name in other.awaited]
-        if waiting:
-            facts.append(f"{_listed(waiting)} {'waits' if len(waiting) == 1 else 'wait'} for it")
         return tuple(facts)
+
+    def _explained(self, one: Suspicion) -> Suspicion:
+        """With those who wait for it."""
+        name = one.culprit.name
+        waiting = [other.name for other in self.views.values() if name in other.awaited]
+        if not waiting:
+            return one
+        words = f"{_listed(waiting)} {'waits' if len(waiting) == 1 else 'wait'} for it"
+        return replace(one, evidence=(*one.evidence, words))
 
     # All wait
 
     def _circle(self) -> Suspicion | None:
         """Where everybody whom a worker waits for waits too, without end."""
-        closed = [view for view in self.views.values() if self._is_closed(view)]
+        waiting = [view for view in self.views.values() if self._may_be_closed(view)]
+        # All of a circle have stood still for so long: as a rule nobody needs to be looked for.
+        if all(view.signs.still_s <= self.deadlines.suspect_s for view in waiting):
+            return None
+        closed = self._closed(waiting)
         if not closed:
             return None
         first = max(closed, key=lambda view: view.signs.still_s)
@@ -227,19 +303,23 @@ class _Judgement:
             tuple(facts),
         )
 
-    def _is_closed(self, view: WorkerView) -> bool:
-        """Whether none of those whom it waits for, or they in turn, is free to do anything."""
-        seen, ahead = {view.name}, [view]
-        while ahead:
-            now = ahead.pop()
-            if not now.is_seen or not self._waits(now) or now.phase == "start":
-                return False
-            for name in now.awaited:
-                # One that has ended sends nothing any more.
-                if name not in seen and name in self.views:
-                    seen.add(name)
-                    ahead.append(self.views[name])
-        return True
+    def _may_be_closed(self, view: WorkerView) -> bool:
+        return view.is_seen and self._waits(view) and view.phase != "start"
+
+    def _closed(self, waiting: Sequence[WorkerView]) -> Sequence[WorkerView]:
+        """Of these, in their order, who waits for nobody who is free to do anything, and neither do
+        those for whom they wait in turn."""
+        rosters = (view.awaited.roster for view in waiting if isinstance(view.awaited, WaitedFor))
+        roster = next(rosters, None) or Roster(tuple(self.views))
+        awaited = {view.name: roster.bits(view.awaited) for view in waiting}
+        # One that has ended sends nothing any more: it is neither free nor waits.
+        free = roster.bits(name for name in self.views if name not in awaited)
+        while free:
+            freed = [name for name, ranks in awaited.items() if ranks & free]
+            for name in freed:
+                del awaited[name]
+            free = roster.bits(freed)
+        return [view for view in waiting if view.name in awaited]
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -87,9 +87,9 @@ class HealthWatch:
 
     def health(self, view: WorkerView) -> str:
         """How a worker is, in a few words."""
-        for culprit, one in self._present.items():
-            if culprit.worker == view.name:
-                return f"suspect: {one.why} for {one.since_s:.1f} s"
+        one = self._present.get(Culprit("worker", view.name))
+        if one is not None:
+            return f"suspect: {one.why} for {one.since_s:.1f} s"
         if not view.is_seen:
             return "not seen: its agent is not heard"
         return waits_for(view) or "running"

@@ -26,6 +26,7 @@ from dougong.errors import (
 from dougong.job.fault_rules import doubts
 from dougong.job.load import ResolvedJob, placed
 from dougong.job.schema import Job
+from dougong.launcher.agent.here.open_files import raise_open_files
 from dougong.launcher.alive import become_controller, refuse_if_alive
 from dougong.launcher.backends.base import Backend
 from dougong.launcher.backends.local import Local
@@ -258,6 +259,7 @@ def _run(launch: Launch, options: Options) -> int:
     job, run_dir = launch.job, launch.run_dir
     config = _config(launch, options)
     deadlines = config.deadlines
+    raise_open_files()
     inbox = Inbox()
     screen = Screen(sys.stdout, deadlines)
     view = make_view(Console(file=cast("IO[str]", screen)), job.job, job.steps, deadlines=deadlines)

@@ -40,13 +40,13 @@ class LiveBytes(TorchDispatchMode):
 
     def _note(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
-        place = storage._cdata
+        place = id(storage)
         if place in self._alive:
             return
         self._alive[place] = storage.nbytes()
         self.now += storage.nbytes()
         self.peak = max(self.peak, self.now)
-        # torch keeps a storage's Python object as long as the storage itself.
+        # torch keeps a storage's Python object, and with it this number, as long as the storage itself.
         weakref.finalize(storage, self._gone, place)
 
     def _gone(self, place: int) -> None:

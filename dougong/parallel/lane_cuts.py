@@ -29,7 +29,7 @@ def cut_lanes(tree: LaneTree, sizes: Sequence[range]) -> list[tuple[int, ...]]:
 
     Raises ValueError when no choice of sizes gives the number of lanes.
     """
-    least, most = (sum(part[end] for part in sizes) for end in (0, -1))
+    least, most = sum(part[0] for part in sizes), sum(part[-1] for part in sizes)
     if not least <= tree.num_lanes <= most or not sizes:
         raise ValueError(f"no shares of the sizes {list(sizes)} make {tree.num_lanes} lanes")
     has_choice = least < most
@@ -90,33 +90,54 @@ def _one_more(
 ) -> tuple[_Ways, Numbers]:
     """One more share of one of the sizes, that ends at one of `ends` (elsewhere, what is left could
     not be given to the shares that follow), and which size leads to each end."""
-    import numpy as np
 
     num_before = len(before.num_nodes)
     first = max(before.first_end + sizes[0], ends[0])
     last = min(before.first_end + num_before - 1 + sizes[-1], ends[-1])
-    num_ends = last - first + 1
-    # A way's key: its nodes, and below them its number, the later one smaller. Of the ways to an
-    # end the smallest key is taken; ends stand in the order of their largest ones, costly first.
-    unit = num_before * len(sizes) + 1
-    none = np.iinfo(np.int64).max
-    best, worst = np.full(num_ends, none), np.full(num_ends, -1)
-    choice = np.zeros(num_ends, np.int64)
+    found = _SizeComparison(first, last - first + 1, num_before * len(sizes) + 1)
     for number, size in enumerate(sizes):
         begin = max(first, before.first_end + size)
         end = min(last + 1, before.first_end + num_before + size)
         if begin >= end:
             continue
-        here = slice(begin - first, end - first)
         there = slice(begin - size - before.first_end, end - size - before.first_end)
         cost = before.num_nodes[there] + nodes.of_size(size)[begin - size : end - size]
-        key = cost * unit + (unit - 1 - (before.place[there] * len(sizes) + number))
-        choice[here] = np.where(key < best[here], number, choice[here])
-        best[here] = np.minimum(best[here], key)
-        worst[here] = np.maximum(worst[here], key)
-    place = np.empty(num_ends, np.int64)
-    place[np.argsort(-worst)] = np.arange(num_ends)
-    return _Ways(first, best // unit, place), choice
+        found.add(number, begin, cost, before.place[there] * len(sizes) + number)
+    return found.ways(), found.choice
+
+
+class _SizeComparison:
+    """Of the ways to each end the best.
+
+    A way's key: its nodes, and below them its number, the later one smaller. Of the ways to an end
+    the smallest key is taken; ends stand in the order of their largest ones, costly first.
+    """
+
+    def __init__(self, first_end: int, num_ends: int, num_ways: int) -> None:
+        """`num_ways`: above the number of any."""
+        import numpy as np
+
+        self._first_end, self._num_ways = first_end, num_ways
+        self._best = np.full(num_ends, np.iinfo(np.int64).max)
+        self._worst = np.full(num_ends, -1)
+        self.choice: Numbers = np.zeros(num_ends, np.int64)
+
+    def add(self, choice: int, begin: int, cost: Numbers, number: Numbers) -> None:
+        """Ways to the ends from `begin` on, by a choice of size."""
+        import numpy as np
+
+        here = slice(begin - self._first_end, begin - self._first_end + len(cost))
+        key = cost * self._num_ways + (self._num_ways - 1 - number)
+        self.choice[here] = np.where(key < self._best[here], choice, self.choice[here])
+        self._best[here] = np.minimum(self._best[here], key)
+        self._worst[here] = np.maximum(self._worst[here], key)
+
+    def ways(self) -> _Ways:
+        import numpy as np
+
+        place = np.empty(len(self._best), np.int64)
+        place[np.argsort(-self._worst)] = np.arange(len(place))
+        return _Ways(self._first_end, self._best // self._num_ways, place)
 
 
 class _NodesOfRuns:

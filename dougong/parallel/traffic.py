@@ -66,8 +66,7 @@ class Product:
     is_exact: bool = True
 
     def between(self, places: Places) -> dict[Link, float]:
-        sent = {name: sum(self.of_source[r] for r in ranks) for name, ranks in places.items()}
-        wanted = {name: sum(self.of_target[r] for r in ranks) for name, ranks in places.items()}
+        sent, wanted = _by_place(self.of_source, places), _by_place(self.of_target, places)
         members = {name: set(ranks) for name, ranks in places.items()}
         found = {}
         for source, target in itertools.product(places, repeat=2):
@@ -108,6 +107,11 @@ class Pairs:
         for pair, link in _linked(self.num_bytes, places):
             crossing[link] = crossing.get(link, 0.0) + self.num_bytes[pair]
         return crossing
+
+
+def _by_place(amounts: Sequence[float], places: Places) -> dict[str, float]:
+    """Sums of what is given by rank."""
+    return {name: sum(map(amounts.__getitem__, ranks)) for name, ranks in places.items()}
 
 
 def _linked(

@@ -24,7 +24,7 @@ def check_ports(
     it needs. `host`: the controller's address; None of `ports`: the system chooses."""
     if ports is None:
         return
-    short = list(_short_nodes(ports, specs, nodes, host))
+    short = sorted(_short_nodes(ports, specs, nodes, host), reverse=True)
     if not short:
         return
     most = max(number for number, _ in short)

@@ -290,12 +290,11 @@ class FreeRoom:
             cpus = max(node.cpus, 1.0)
             return (cpus - self._free_cpus(node) + more) / cpus
 
-        loads = [(load(node), number) for number, node in enumerate(chosen)]
-        heapq.heapify(loads)
+        loads = sorted((load(node), number) for number, node in enumerate(chosen))  # a heap
         for _ in wish.indices:
-            _, number = loads[0]
-            counts[chosen[number].id] += 1
-            heapq.heapreplace(loads, (load(chosen[number]), number))
+            node = chosen[number := loads[0][1]]
+            counts[node.id] += 1
+            heapq.heapreplace(loads, (load(node), number))
         return [(node, counts[node.id]) for node in chosen if counts[node.id]]
 
     def _fewest(self, nodes: Sequence[Node], wish: _Wish) -> list[Node]:

@@ -36,8 +36,9 @@ from dougong.parallel.dispatch.dispatcher import Dispatcher
 from dougong.parallel.dispatch.spec import DispatchSpec
 from dougong.parallel.exchange.channel import EmulatedLink
 from dougong.parallel.exchange.exchange import Exchange
+from dougong.parallel.execute.clock import Clock
 from dougong.parallel.execute.emulate import Emulation
-from dougong.parallel.execute.executor import Clock, Executor, ExecutorOptions
+from dougong.parallel.execute.executor import Executor, ExecutorOptions
 from dougong.parallel.execute.shard import ExpertShard
 from dougong.parallel.plan import Plan, Worker
 from dougong.parallel.schedules.message_order import message_order

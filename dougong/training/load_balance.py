@@ -23,7 +23,7 @@ from dougong.models.routers import find_choosers, watch
 from dougong.ops.permute import Routing
 from dougong.ops.topk import topk_by_index
 from dougong.parallel.comm.world import World
-from dougong.parallel.execute.executor import Clock
+from dougong.parallel.execute.clock import Clock
 from dougong.parallel.plan import Plan
 from dougong.parallel.segments.flight import Flight
 from dougong.training.hooks import StepHook

@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from dougong.accelerators.registry import get_accelerator
 from dougong.addresses import read_ports
-from dougong.control.listen_ports import PortKeeper
+from dougong.control.worker.listen_ports import PortKeeper
 from dougong.control.worker_api import WorkerContext
 from dougong.control.worker_messages import WorkerWarning
 from dougong.errors import RestError

@@ -18,7 +18,8 @@ from dougong.parallel.dense.gradients import DenseGradients
 from dougong.parallel.dense.ordered_reduce import all_gather_parameters
 from dougong.parallel.dispatch.dispatcher import Dispatcher
 from dougong.parallel.exchange.exchange import Exchange
-from dougong.parallel.execute.executor import Clock, Executor, Training
+from dougong.parallel.execute.clock import Clock
+from dougong.parallel.execute.executor import Executor, Training
 from dougong.parallel.execute.shard import ExpertShard
 from dougong.parallel.plan import Plan
 from dougong.parallel.schedules.message_order import MessageOrder

@@ -23,7 +23,8 @@ from dougong.parallel.comm.transfer import Transfer
 from dougong.parallel.exchange.exchange import Exchange
 from dougong.parallel.exchange.expected import place_in_words
 from dougong.parallel.exchange.recast import RecastWorld
-from dougong.parallel.execute.executor import Clock, Executor, ExecutorOptions
+from dougong.parallel.execute.clock import Clock
+from dougong.parallel.execute.executor import Executor, ExecutorOptions
 from dougong.parallel.execute.shard import ExpertShard
 from dougong.planner.needs.audit_bytes import PIECE_BYTES
 from dougong.planner.needs.programs import programs_of
@@ -195,14 +196,17 @@ class Takeover:
         moments: dict[StateKey, Tensor] = {}
         for key in itertools.compress(keys, are_there.tolist()):
             kind, name = key
-            shape, dtype = torch.Size(), torch.float32
-            if like[kind]:
-                shape, dtype = masters[name].shape, share.optimizer.state_dtype
-            moments[key] = self._room(shape, dtype)
+            moments[key] = self._room_for_state(masters[name].shape if like[kind] else None)
         sent = [share.replica.masters[name] for name in leaving]
         sent += [known[key] for key in sent_keys if key in known]
         self._swap(sent, [*masters.values(), *moments.values()])
         return masters, moments
+
+    def _room_for_state(self, shape: torch.Size | None) -> Tensor:
+        """For what the optimizer keeps of a tensor of this shape; None: for a number."""
+        if shape is None:
+            return self._room(torch.Size())
+        return self._room(shape, self._parts.share.optimizer.state_dtype)
 
     def _room(self, shape: torch.Size, dtype: torch.dtype = torch.float32) -> Tensor:
         """For a tensor of the state, where masters lie."""

@@ -41,11 +41,12 @@ def test_a_row_for_each_worker() -> None:
     assert columns["state"] == ["1.0 MiB", "1.0 GiB"]
 
 
-def test_many_workers_with_uneven_shares_are_a_row_for_each_island() -> None:
+def test_many_workers_with_uneven_shares_are_a_row_for_each_island(monkeypatch: pytest.MonkeyPatch) -> None:
     """A remainder of experts goes to other workers from layer to layer, so that hardly two neighbours are alike."""
     roles: list[Role] = ["attention", *["experts"] * 100]
     seats = [Seat(f"{role}/{n}", role, role, "-", f"cpu:{n}") for n, role in enumerate(roles)]
     plan = make_plan(1, Inventory("toy", (), tuple("abcde"), 130, ()), seats)
+    monkeypatch.setattr("dougong.cli.plan.MOST_ROWS", 4)
     columns = {str(c.header): list(c.cells) for c in plan_table(plan, [1 << 30] * 101).columns}
     assert columns["worker"] == ["attention/0", "experts/1-100"]
     assert columns["lanes"] == ["0", "-"] and columns["experts"] == ["-", "1 to 2 each"]

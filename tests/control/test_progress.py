@@ -7,7 +7,8 @@ import signal
 import time
 
 import pytest
-from dougong.control.progress import PHASES, OrderedFault, ProgressVector, WorkerProgress
+from dougong.control.messages import Heartbeat, ProtocolError, decode, encode
+from dougong.control.progress import MOST_RANKS, PHASES, OrderedFault, ProgressVector, WorkerProgress, ranks_of, runs_of
 from tests.launcher.toyrun import wait_for
 
 
@@ -65,7 +66,7 @@ def test_an_unknown_phase_is_our_mistake() -> None:
     vector.close()
 
 
-@pytest.mark.parametrize("ranks", [[], [0], [1, 61], [62, 2], [3, 700, 3967]])
+@pytest.mark.parametrize("ranks", [[], [0], [1, 61], [62, 2], [3, 700, 3967], [9999]])
 def test_whom_a_worker_waits_for_is_a_set_of_ranks(ranks: list[int]) -> None:
     vector = ProgressVector.create()
     vector.wait_for([5, 1000])
@@ -74,6 +75,33 @@ def test_whom_a_worker_waits_for_is_a_set_of_ranks(ranks: list[int]) -> None:
     vector.wait_for(())
     assert vector.read().awaited == 0
     vector.close()
+
+
+def test_a_rank_beyond_the_vector_is_our_mistake() -> None:
+    """It was left out without a word: who waited for rank 4000 alone seemed to wait for nobody, and was suspected."""
+    vector = ProgressVector.create()
+    vector.wait_for([MOST_RANKS - 1])
+    assert vector.read().awaited == 1 << (MOST_RANKS - 1)
+    with pytest.raises(IndexError):
+        vector.wait_for([MOST_RANKS])
+    vector.close()
+
+
+@pytest.mark.parametrize("ranks", [[], [0], [0, 1, 2], [5], [0, 2, 3, 4, 9], [*range(700), *range(701, 10_000)]])
+def test_a_set_of_ranks_travels_as_its_runs(ranks: list[int]) -> None:
+    awaited = sum(1 << rank for rank in ranks)
+    assert ranks_of(runs_of(awaited)) == awaited
+    beat = Heartbeat(1, 1, {"east/700": WorkerProgress(1, 1, "forward", 0, 1, awaited)})
+    frame = encode(beat)
+    assert decode(frame) == beat and len(frame) < 400
+
+
+@pytest.mark.parametrize("runs", ["7", '"all"', "[[2,1]]", "[[0,3],[3,4]]", "[[-1,2]]", f"[[0,{MOST_RANKS}]]", "[[1]]"])
+def test_what_is_no_set_of_ranks_is_refused(runs: str) -> None:
+    frame = encode(Heartbeat(1, 1, {"east/0": WorkerProgress(1, 1, "forward", 0, 1, 1)}))
+    assert b'"awaited":[[0,0]]' in frame
+    with pytest.raises(ProtocolError, match="awaited"):
+        decode(frame.replace(b'"awaited":[[0,0]]', f'"awaited":{runs}'.encode()))
 
 
 def test_the_pulse_of_a_living_process_goes_on_and_that_of_a_stopped_one_does_not() -> None:

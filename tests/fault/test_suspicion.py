@@ -8,7 +8,7 @@ import pytest
 from dougong.control.progress import WorkerSigns
 from dougong.deadlines import DEADLINES
 from dougong.fault.stillness import WAIT, StillTimes
-from dougong.fault.suspicion import Sign, WorkerView, suspicions, waits_for
+from dougong.fault.suspicion import Roster, Sign, WaitedFor, WorkerView, suspicions, waits_for
 
 WORKERS = ("east/0", "east/1", "west/0")
 
@@ -123,3 +123,38 @@ def test_the_evidence_says_what_was_seen() -> None:
 def test_for_whom_a_worker_waits_is_said_shortly() -> None:
     assert waits_for(view("east/0")) == ""
     assert waits_for(view("east/0", 1.0, *(f"w/{i}" for i in range(8)))).endswith("w/5 and 2 more")
+
+
+def test_whom_a_worker_waits_for_is_named_only_where_somebody_asks() -> None:
+    roster = Roster(tuple(f"w/{rank}" for rank in range(10)))
+    peers = WaitedFor(roster, 0b101 << 4 | 1 << 12)
+    assert list(peers) == ["w/4", "w/6"] and len(peers) == 2 and bool(peers)
+    assert "w/6" in peers and "w/5" not in peers and "somebody" not in peers
+    assert peers[:1] == ("w/4",) and peers[1] == "w/6" and not WaitedFor(roster, 1 << 10)
+    assert waits_for(replace(view("w/0"), awaited=peers)) == "waits for w/4, w/6"
+
+
+class Counted(WaitedFor):
+    """Says how often somebody wants the names one by one."""
+
+    walks = 0
+
+    def __iter__(self):  # type: ignore[no-untyped-def]
+        type(self).walks += 1
+        return super().__iter__()
+
+
+@pytest.mark.parametrize("still_s", [0.2, 2.0])
+@pytest.mark.parametrize("works", [True, False])
+def test_thousands_who_wait_for_all_others_are_looked_at_once_each(still_s: float, works: bool) -> None:
+    """It was everybody's list of everybody, and a walk through all of them for each: W^2 and more."""
+    num_workers = 2000
+    roster = Roster(tuple(f"w/{rank}" for rank in range(num_workers)))
+    views = []
+    for rank, name in enumerate(roster.names):
+        awaited = Counted(roster, 0 if works and rank == 7 else roster.all ^ 1 << rank)
+        views.append(replace(view(name, 0.1 if works and rank == 7 else still_s), awaited=awaited))
+    Counted.walks = 0
+    found = suspicions(views, learned(), DEADLINES)
+    assert [one.sign for one in found] == ([] if works or still_s < DEADLINES.suspect_s else [Sign.CIRCLE])
+    assert Counted.walks <= 10, "the names of a few for the evidence, and of nobody else"

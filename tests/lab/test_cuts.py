@@ -63,9 +63,11 @@ def test_a_cut_is_suspected_in_a_second_and_named(cluster: Cluster, case: str) -
         cluster.await_step(name, 8, process)
         at = time.monotonic()
         trouble(cluster)
-        found = wait_for(lambda: cluster.events(name, "suspect"), f"a suspicion: {process.output}", 30)
+        wait_for(lambda: cluster.events(name, "suspect"), f"a suspicion: {process.output}", 30)
         diagnosed = wait_for(lambda: cluster.events(name, "diagnosis"), f"a diagnosis: {process.output}", 60)
-        named = [event for event in found if event["culprit"]["kind"] != "worker"]
+        # On a busy machine a worker may be suspected before what it waits for is.
+        suspected = cluster.events(name, "suspect")
+        named = [event for event in suspected if event["culprit"]["kind"] != "worker"]
         print(case, "suspected", named[0]["monotonic_s"] - at, "named", diagnosed[0]["monotonic_s"] - at)
         assert (diagnosed[0]["culprit"]["kind"], diagnosed[0]["culprit"]["name"]) == culprit, diagnosed
         assert diagnosed[0]["class"] == failure

@@ -66,7 +66,7 @@ def begin(cluster: Cluster, name: str, host: int = 0, **changes: Any) -> tuple[H
 def ends_alike(cluster: Cluster, process: HostProcess, name: str, undisturbed: str) -> None:
     """The run finishes, with one recovery and the bits of the undisturbed one."""
     assert process.wait(150) == 0, process.output
-    assert len(cluster.events(name, "diagnosis")) == 1, process.output
+    assert len(cluster.events(name, "recovered")) == 1, process.output
     said = cluster.hosts[0].check(["dougong", "diff", undisturbed, str(cluster.run_dir(name))], timeout_s=60)
     assert "equal, bit by bit" in said, said
 

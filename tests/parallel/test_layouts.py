@@ -7,6 +7,7 @@ import hashlib
 from typing import Any
 
 import pytest
+import torch
 from dougong.job.schema import Job
 from dougong.parallel.comm.world import World
 from dougong.parallel.plan import Plan
@@ -21,7 +22,10 @@ def state_digests(world: World, plan: Plan, job: Job, steps: int) -> tuple[list[
     losses = rig.run(steps)
     tensors: dict[str, Any] = dict(rig.replica.masters)
     tensors |= {f"{kind}/{name}": value for kind, name, value in rig.stepper.optimizer.state()}
-    return losses, {n: hashlib.sha256(t.contiguous().numpy().tobytes()).hexdigest() for n, t in tensors.items()}
+    return losses, {
+        n: hashlib.sha256(t.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
+        for n, t in tensors.items()
+    }
 
 
 def run_layout(job: Job, layout: str | Plan, steps: int = 3) -> tuple[list[float], dict[str, str]]:

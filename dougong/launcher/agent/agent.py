@@ -60,6 +60,7 @@ from dougong.launcher.agent.facts import (
 )
 from dougong.launcher.agent.fork_client import ForkServer
 from dougong.launcher.agent.fork_servers import AdoptedProcesses, ForkServers
+from dougong.launcher.agent.here.open_files import raise_open_files
 from dougong.launcher.agent.paths import AgentPaths, reach_controller
 from dougong.launcher.agent.rehearsal import inflict_on
 from dougong.launcher.agent.settings import AgentSettings
@@ -81,6 +82,7 @@ def serve_run(settings: AgentSettings, heritage: Heritage | None = None) -> bool
     Returns whether the controller ended this agent, rather than being gone. Raises a DougongError
     when the controller cannot be reached or the fork server not started.
     """
+    raise_open_files()
     accelerator = get_accelerator(settings.accelerator)
     variables = worker_variables(accelerator, settings.threads, settings.deterministic)
     heritage = heritage or Heritage()

@@ -23,6 +23,7 @@ from typing import Any, NoReturn
 from dougong.control.channel import Channel
 from dougong.control.fork_messages import ForkRequest
 from dougong.control.messages import JoinGeneration
+from dougong.control.plan_file import ReadPlan, read_plan
 from dougong.control.processes import title_process
 from dougong.control.progress import OrderedFault, ProgressVector
 from dougong.control.run_sources import changed_files
@@ -53,6 +54,7 @@ from dougong.fingerprint.cache import Probing
 from dougong.fingerprint.record import JobShapes
 from dougong.job.schema import Job
 from dougong.job.settled import settle
+from dougong.parallel.plan import Plan
 
 _PACKAGE = Path(__file__).resolve().parents[2]
 """The folder of this package's sources."""
@@ -129,7 +131,7 @@ def run_child(request: ForkRequest, fds: list[int], deadlines: Deadlines) -> NoR
     line = WorkerLine(Channel(socket.socket(fileno=sock), "agent", deadlines), deadlines)
     progress = ProgressVector(vector)
     progress.beat(deadlines.heartbeat_every_s)
-    code = _Life(line, progress).live(request)
+    code = _Life(line, progress, deadlines).live(request)
     # A full log disk must not turn a finished worker into a failed one.
     with contextlib.suppress(OSError):
         sys.stdout.flush()
@@ -157,8 +159,8 @@ class _End(Enum):
 class _Life:
     """A worker process from one generation to the next."""
 
-    def __init__(self, line: WorkerLine, vector: ProgressVector) -> None:
-        self._line, self._vector = line, vector
+    def __init__(self, line: WorkerLine, vector: ProgressVector, deadlines: Deadlines) -> None:
+        self._line, self._vector, self._deadlines = line, vector, deadlines
         self._kept = Kept()
 
     def live(self, request: ForkRequest) -> int:
@@ -181,7 +183,7 @@ class _Life:
         """Do the task, and say how that ended before anything else is done: to leave a generation
         may take long, and the controller acts on what it knows."""
         try:
-            control.send(_run_task(request, control, self._kept))
+            control.send(_run_task(request, control, self._kept, self._deadlines))
             return _End.DONE
         except RestError:
             control.send(WorkerRests())
@@ -266,22 +268,31 @@ def _no_state() -> int:
     return 0
 
 
-def _run_task(request: ForkRequest, control: AgentControl, kept: Kept) -> WorkerMessage:
+def _run_task(
+    request: ForkRequest, control: AgentControl, kept: Kept, deadlines: Deadlines
+) -> WorkerMessage:
     """Do what the process was forked for; what the controller waits for in the end."""
     match request.task:
         case TrainTask() as task:
-            return _train(task, request, control, kept)
+            return _train(task, request, control, kept, deadlines)
         case InspectTask() as task:
             return _inspect(task)
         case FingerprintTask() as task:
             return _fingerprint(task, request.worker)
 
 
-def _train(task: TrainTask, request: ForkRequest, control: AgentControl, kept: Kept) -> WorkerDone:
+def _train(
+    task: TrainTask,
+    request: ForkRequest,
+    control: AgentControl,
+    kept: Kept,
+    deadlines: Deadlines,
+) -> WorkerDone:
+    plan = _plan_of(task, kept, deadlines)
     context = WorkerContext(
         job=_settled(task),
-        plan=task.plan,
-        worker=task.plan.worker(request.worker),
+        plan=plan,
+        worker=plan.worker(request.worker),
         generation=request.generation,
         run_dir=Path(task.run_dir),
         resume=Path(task.resume) if task.resume is not None else None,
@@ -298,6 +309,17 @@ def _train(task: TrainTask, request: ForkRequest, control: AgentControl, kept: K
     )
     resolve(task.entry)(context)
     return WorkerDone()
+
+
+def _plan_of(task: TrainTask, kept: Kept, deadlines: Deadlines) -> Plan:
+    """What a worker has read once it does not read again for the next generation."""
+    if isinstance(task.plan, Plan):
+        return task.plan
+    known = kept.get(ReadPlan)
+    if known is None or known.digest != task.plan.digest:
+        known = read_plan(task.plan, deadlines)
+        kept.keep(known)
+    return known.plan
 
 
 def _inspect(task: InspectTask) -> ModelFound:

@@ -19,9 +19,11 @@ from dougong.control.messages import (
 )
 from dougong.control.network.path_probe import try_paths
 from dougong.control.path_messages import CONTROLLER, PathEnd, TryPaths
+from dougong.control.plan_file import plan_for_workers
 from dougong.control.tasks import FingerprintTask, InspectTask, TrainTask
 from dougong.control.worker_messages import StoreReply
 from dougong.fault.self_inflicted import inflict
+from dougong.launcher.agent.here.open_files import open_files_here, refuse_agents
 from dougong.launcher.agent.settings import AgentSettings
 from dougong.launcher.backends.base import Backend
 from dougong.launcher.controller.actions import (
@@ -239,8 +241,7 @@ class Actor:
 
     def _ask_for_paths(self, number: int, wanted: dict[str, tuple[str, ...]]) -> None:
         """Have agents try, and try from here; all at the same time."""
-        own = self._reach.path_end
-        ends = {**self._facts.agents.path_ends, CONTROLLER: own}
+        ends = {**self._facts.agents.path_ends, CONTROLLER: (own := self._reach.path_end)}
         self._reach.know(end for name, end in ends.items() if name != CONTROLLER)
         for name, others in wanted.items():
             known = tuple(ends[other] for other in others if other in ends)
@@ -257,6 +258,7 @@ class Actor:
     # listens before the nodes are listed.
 
     def _place(self, specs: tuple[AgentSpec, ...]) -> AgentsPlaced:
+        refuse_agents(len(specs), open_files_here())
         self._ask_for_proof(specs)
         self._backend.start(specs, self._settings_of, self._tell_awaited)
         return AgentsPlaced()
@@ -321,13 +323,15 @@ class Actor:
             return
         generation = self._facts.generation_of(number)
         workers = () if generation is None else tuple(generation.workers)
-        self._kill(number, tuple(name for name in workers if name not in leaving))
+        staying = frozenset(leaving)
+        self._kill(number, tuple(name for name in workers if name not in staying))
         self._reach.send_all(LeaveGeneration(number))
 
     def _kill(self, generation: int, workers: tuple[str, ...]) -> None:
         """End these workers alone. To name none to an agent would be to name all."""
+        named = frozenset(workers)
         for handle in self._facts.agents.living:
-            own = tuple(name for name in handle.spec.workers if name in workers)
+            own = tuple(name for name in handle.spec.workers if name in named)
             if own:
                 self._reach.send(handle.spec.name, KillWorkers(generation, own))
 
@@ -353,7 +357,7 @@ class Actor:
         task = TrainTask(
             entry=self._config.entries.train,
             job=self._config.job,
-            plan=action.plan,
+            plan=plan_for_workers(action.plan, self._run_dir.plan_file),
             run_dir=str(self._run_dir.path),
             console=action.plan.workers[0].name,
             resume=str(action.resume) if action.resume is not None else None,

@@ -32,10 +32,14 @@ from dougong.launcher.controller.decide import next_actions
 from dougong.launcher.controller.facts import RunFacts
 from dougong.launcher.controller.inbound.inbox import Inbox
 from dougong.launcher.controller.inbound.items import (
+    AgentBeat,
     CheckpointsPruned,
     CommitFailed,
     Committed,
+    Item,
+    is_routine,
 )
+from dougong.launcher.controller.inbound.rhythm import Rhythm
 from dougong.launcher.controller.observe import observe, observe_time
 from dougong.launcher.controller.observe_health import (
     health_words,
@@ -94,8 +98,11 @@ class Controller:
         self._myself = Culprit("controller", str(config.fence), socket.gethostname())
         self._phases = StartPhases(backend.phase, config.takes_fingerprints)
         self._state: State = Starting(Stage.BACKEND, time.monotonic())
-        self._ticked_at = time.monotonic()
-        self._status_at = 0.0
+        deadlines = config.deadlines
+        self._looked_at = time.monotonic()
+        self._looks = Rhythm(deadlines.tick_every_s, deadlines.longest_look_s)
+        self._decisions = Rhythm(0.0, deadlines.longest_batch_s)
+        self._writes = Rhythm(deadlines.status_every_s, deadlines.longest_status_s)
 
     def run(self) -> Outcome:
         """Train to the end of the job, whatever happens on the way. Leaves no process behind."""
@@ -114,7 +121,8 @@ class Controller:
         """As in status.json."""
         facts, checkpoints = self._facts, self._facts.checkpoints
         statuses = facts.generation.workers.values() if facts.generation is not None else ()
-        health = health_words(facts, time.monotonic())
+        # As at the last look, which has read the newest heartbeats.
+        health = health_words(facts, self._looked_at)
         return RunStatus(
             job=self._config.job.job,
             state=self._state.name,
@@ -150,6 +158,7 @@ class Controller:
             now = time.monotonic()
             due = next_actions(self._facts, self._state, self._policy, now)
             if not due:
+                self._decisions.note(now, time.monotonic())
                 return None
             # All of one decision is done before the next look at the facts: its actions belong
             # together, such as an event and the state that it announces.
@@ -159,23 +168,48 @@ class Controller:
                 self._act(action)
 
     def _observe(self) -> None:
-        """Wait for the next item, but not beyond the next tick."""
-        deadlines = self._config.deadlines
-        item = self._inbox.get(deadlines.tick_every_s)
-        now = time.monotonic()
-        if item is not None:
-            news = observe(self._facts, item, now)
-            self._tell_phase()  # before the first step is told
-            self._act_on(news)
-        # Heartbeats come by the hundred; what depends on time is looked at once in a tick.
-        if now - self._ticked_at >= deadlines.tick_every_s:
-            paused_s, self._ticked_at = now - self._ticked_at, now
-            if paused_s > deadlines.hang_s:
-                self._act_on(tell_own_pause(self._myself, self._facts.number, paused_s, deadlines))
-            self._act_on(observe_time(self._facts, now, deadlines))
-            self.recorder.tick()
-        if now - self._status_at >= deadlines.status_every_s:
+        """Wait for something to decide about, but not beyond the next look at everybody. What has
+        come together is taken in together, as far as that does not hold up a decision for long."""
+        is_due = False
+        while (left_s := self._looks.due_at - time.monotonic()) > 0:
+            item = self._inbox.get(0.0 if is_due else left_s)
+            if item is None and is_due:
+                break
+            if item is not None:
+                is_due = self._take(item) or is_due
+            if is_due and time.monotonic() >= self._decisions.due_at:
+                break
+        if time.monotonic() >= self._looks.due_at:
+            self._look()
+        if time.monotonic() >= self._writes.due_at:
             self._write_status()
+
+    def _take(self, item: Item) -> bool:
+        """Take in what has come; whether there may be something to decide at once."""
+        said = item.read() if isinstance(item, AgentBeat) else item
+        if said is None:
+            return False
+        at = item.heard_at if isinstance(item, AgentBeat) else time.monotonic()
+        news = observe(self._facts, said, at)
+        is_due = bool(news) or not is_routine(said)
+        if is_due:
+            self._tell_phase()  # before the first step is told
+        self._act_on(news)
+        return is_due
+
+    def _look(self) -> None:
+        """What depends on time, and on heartbeats, which come by the hundred: at everybody at
+        once, the less often the more that costs."""
+        now, deadlines = time.monotonic(), self._config.deadlines
+        for beat in self._inbox.take_beats():
+            self._take(beat)
+        self._tell_phase()
+        paused_s, self._looked_at = now - self._looked_at, now
+        if paused_s > deadlines.hang_s:
+            self._act_on(tell_own_pause(self._myself, self._facts.number, paused_s, deadlines))
+        self._act_on(observe_time(self._facts, time.monotonic(), deadlines))
+        self._looks.note(now, time.monotonic())
+        self.recorder.tick()
 
     def _act_on(self, news: tuple[News, ...]) -> None:
         for action in news:
@@ -217,8 +251,9 @@ class Controller:
         self._write_status()
 
     def _write_status(self) -> None:
-        self._status_at = time.monotonic()
+        begun_at = time.monotonic()
         self.recorder.set_status(self.status())
+        self._writes.note(begun_at, time.monotonic())
 
     # The end
 

@@ -23,8 +23,9 @@ from dougong.launcher.controller.actions import (
 )
 from dougong.launcher.controller.config import RunPolicy
 from dougong.launcher.controller.facts import RunFacts
-from dougong.launcher.controller.inbound.generation import Generation, WorkerStatus
+from dougong.launcher.controller.inbound.generation import Generation
 from dougong.launcher.controller.inbound.items import FoundCheckpoint
+from dougong.launcher.controller.inbound.worker_status import WorkerStatus
 from dougong.launcher.controller.looks import warning
 from dougong.launcher.controller.states import Recovering, Starting, State
 from dougong.records.events import DeviceQuarantined, SurvivorLost, Waiting

@@ -16,6 +16,7 @@ from dougong.fault.diagnosis import Diagnosis
 from dougong.fingerprint.record import Fingerprint
 from dougong.job.schema import Job
 from dougong.launcher.agent.answers import forms_of
+from dougong.launcher.agent.here.open_files import refuse_workers
 from dougong.launcher.agent.remarks import remarks_on_machines, remarks_on_memory
 from dougong.launcher.controller.actions import Record, UseModel
 from dougong.launcher.controller.config import RunPolicy
@@ -39,6 +40,9 @@ def look_at_agents(
     """
     known = serving_facts(facts)
     check_agents(known, policy.software)
+    num_workers = sum(handle.spec.num_workers for handle in facts.agents.serving)
+    for said in known.values():
+        refuse_workers(said.node, num_workers, said.limits.open_files)
     described = []
     for name, said in known.items():
         fields = dataclasses.asdict(said)

@@ -38,7 +38,9 @@ class Halving:
     def __init__(self, tree: LaneTree, held: Mapping[int, Sequence[TreeNode]]) -> None:
         """`held`: by rank, as `LaneTree.held` gives them; together they are all lanes."""
         self._tree, self._held = tree, held
-        self._holders = {node: rank for rank, nodes in held.items() for node in nodes}
+        self._holders: dict[TreeNode, int] = {}
+        for rank, nodes in held.items():
+            self._holders |= dict.fromkeys(nodes, rank)
         self._ranks: dict[TreeNode, tuple[int, ...]] = {}
         self._places: dict[TreeNode, dict[int, int]] = {}
         self.levels: tuple[int, ...] = tuple(sorted(set(self._gather(tree.root))))
@@ -167,21 +169,38 @@ class Share:
 
 def share_of(halving: Halving, owners: Sequence[int], rank: int) -> Share:
     """`owners`: all of them, in the order in which their parts lie."""
+    made = _ShareInTheMaking(halving, owners, rank)
     order = {owner: number for number, owner in enumerate(owners)}
-    rounds = {level: Round() for level in halving.levels}
-    # In the memory of which held node this worker has an owner's part of a node.
-    memory = {(node, owner): node for node in halving.held_by(rank) for owner in owners}
-    pairs = [(one, owner) for one in halving.meetings(owners, rank) for owner in one.owners]
-    pairs = [(one, owner) for one, owner in pairs if rank in (one.source, one.target)]
-    for one, owner in sorted(pairs, key=lambda pair: (pair[0].level, order[pair[1]], pair[0].node)):
-        its = rounds[one.level]
-        if one.target != rank:
-            its.sends.setdefault(one.target, []).append((owner, memory[one.moved, owner]))
-            continue
-        kept = memory[one.node, owner] = memory[one.kept, owner]
-        if one.source != rank:
-            its.receives.setdefault(one.source, []).append((owner, kept))
+    mine: list[tuple[Meeting, int]] = []
+    for meeting in halving.meetings(owners, rank):
+        if rank in (meeting.source, meeting.target):
+            mine += [(meeting, owner) for owner in meeting.owners]
+    for meeting, owner in sorted(mine, key=lambda one: (one[0].level, order[one[1]], one[0].node)):
+        made.add(meeting, owner)
+    result = made.memory[halving.root, rank] if rank in order else None
+    return Share(tuple(made.rounds.values()), result)
+
+
+class _ShareInTheMaking:
+    """A worker's rounds by level, and in the memory of which held node it has an owner's part of a
+    node."""
+
+    def __init__(self, halving: Halving, owners: Sequence[int], rank: int) -> None:
+        self._rank = rank
+        self.rounds = {level: Round() for level in halving.levels}
+        self.memory: dict[tuple[TreeNode, int], TreeNode] = {}
+        for node in halving.held_by(rank):
+            self.memory |= dict.fromkeys(((node, owner) for owner in owners), node)
+
+    def add(self, meeting: Meeting, owner: int) -> None:
+        """An owner's part of a meeting in which this worker takes part."""
+        its = self.rounds[meeting.level]
+        if meeting.target != self._rank:
+            moved = owner, self.memory[meeting.moved, owner]
+            its.sends.setdefault(meeting.target, []).append(moved)
+            return
+        kept = self.memory[meeting.node, owner] = self.memory[meeting.kept, owner]
+        if meeting.source != self._rank:
+            its.receives.setdefault(meeting.source, []).append((owner, kept))
         else:
-            its.adds.append(((owner, kept), (owner, memory[one.moved, owner])))
-    result = memory[halving.root, rank] if rank in order else None
-    return Share(tuple(rounds.values()), result)
+            its.adds.append(((owner, kept), (owner, self.memory[meeting.moved, owner])))

@@ -25,9 +25,9 @@ from dougong.parallel.comm.transfer import Transfer
 from dougong.parallel.comm.world import World
 from dougong.parallel.dense.buckets import Bucket, FlatTensors, in_halves, views_of
 from dougong.parallel.dense.halving import Halving, Round, share_of
-from dougong.parallel.dense.ring import Ring
+from dougong.parallel.dense.ring import ScratchRing
 from dougong.parallel.dense.stretches import (
-    Run,
+    ReduceRun,
     coming,
     in_order,
     runs,
@@ -59,14 +59,14 @@ class Reducer(Protocol):
 
 
 @dataclass
-class _Round:
+class _RoundUnderWay:
     """A round of a stretch that has begun: its messages, where they land, and what they send, which
     may have been put together for that."""
 
     stretch: int
     its: Round
     pending: Pending
-    landings: Sequence[tuple[Run, Tensor]]
+    landings: Sequence[tuple[ReduceRun, Tensor]]
     leaving: Sequence[Tensor]
 
 
@@ -93,7 +93,7 @@ class OrderedReducer:
         self._sums: dict[int, dict[str, Tensor]] = {}
         for lane, leaves in self._leaves.items():
             self._sums[lane] = views_of(self._buckets, leaves)
-        self._scratch = Ring(self._allocate_scratch())
+        self._scratch = ScratchRing(self._allocate_scratch())
         self._start()
 
     def _allocate(self) -> list[Tensor]:
@@ -114,7 +114,7 @@ class OrderedReducer:
     def _start(self) -> None:
         self._order = in_order(len(self._stretches), len(self._rounds))
         self._next = next(self._order, None)
-        self._under_way: deque[_Round] = deque()
+        self._under_way: deque[_RoundUnderWay] = deque()
         # Of each complete bucket the memory of the nodes that this worker holds.
         self._nodes: dict[int, dict[TreeNode, Tensor]] = {}
         self._results: dict[str, Tensor] = {}
@@ -179,10 +179,10 @@ class OrderedReducer:
         what = f"gradients of bucket {part.bucket}, stretch {stretch}, round {round_}"
         pending = self._world.transfer(TrafficKind.SUMS, sends, receives, what)
         leaving = [one.tensor for one in sends]
-        self._under_way.append(_Round(stretch, its, pending, landings, leaving))
+        self._under_way.append(_RoundUnderWay(stretch, its, pending, landings, leaving))
         return True
 
-    def _land(self, begun: _Round) -> None:
+    def _land(self, begun: _RoundUnderWay) -> None:
         """Wait for a round's messages and add what they bring."""
         begun.pending.wait()
         part = self._stretches[begun.stretch]
@@ -204,7 +204,7 @@ class OrderedReducer:
         return _tensors_of_part(bucket, part, nodes[self._result][part])
 
 
-def _joined(run: Run, nodes: Mapping[TreeNode, Tensor]) -> Tensor:
+def _joined(run: ReduceRun, nodes: Mapping[TreeNode, Tensor]) -> Tensor:
     """What a run sends: as it lies, where all of it lies in one node's memory."""
     pieces = [nodes[node][begin:end] for begin, end, node in run.parts]
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces)

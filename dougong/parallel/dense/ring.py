@@ -7,7 +7,7 @@ from collections import deque
 from torch import Tensor
 
 
-class Ring:
+class ScratchRing:
     """Parts of `memory`, each in one piece. The oldest is given back first."""
 
     def __init__(self, memory: Tensor) -> None:

@@ -15,7 +15,7 @@ PIECES = 4
 
 
 @dataclass(frozen=True)
-class Stretch:
+class ReduceStretch:
     """What of a bucket is added at a time. `parts`: of its elements, by owner."""
 
     bucket: int
@@ -27,7 +27,7 @@ Piece = tuple[int, int, TreeNode]
 
 
 @dataclass(frozen=True)
-class Run:
+class ReduceRun:
     """Parts of a bucket that lie side by side and travel as one message. `begin`, `end`: of the
     bucket's elements."""
 
@@ -40,7 +40,7 @@ class Run:
         return self.end - self.begin
 
 
-def scratch_numel(stretches: Sequence[Stretch], rounds: Sequence[Round]) -> int:
+def scratch_numel(stretches: Sequence[ReduceStretch], rounds: Sequence[Round]) -> int:
     """Room for what comes in all of a worker's rounds, at most as much as the largest stretch has;
     float32 numbers."""
     most = [0] * len(rounds)
@@ -60,7 +60,7 @@ def in_order(num_stretches: int, num_rounds: int) -> Iterator[tuple[int, int]]:
             yield number, time - number
 
 
-def stretches_of(buckets: Sequence[Bucket]) -> Iterator[Stretch]:
+def stretches_of(buckets: Sequence[Bucket]) -> Iterator[ReduceStretch]:
     """A bucket that holds a large tensor in pieces, so that not all of it is under way at once;
     others whole."""
     for number, bucket in enumerate(buckets):
@@ -68,7 +68,7 @@ def stretches_of(buckets: Sequence[Bucket]) -> Iterator[Stretch]:
         if GRADIENT_BYTES * numel > 2 * BUCKET_BYTES:
             numel = BUCKET_BYTES // PIECES // GRADIENT_BYTES
         for begin in range(0, bucket.numel, max(1, numel)):
-            yield Stretch(number, _clipped(bucket.parts, begin, begin + numel))
+            yield ReduceStretch(number, _clipped(bucket.parts, begin, begin + numel))
 
 
 def _clipped(parts: Mapping[int, slice], begin: int, end: int) -> dict[int, slice]:
@@ -84,7 +84,7 @@ def size_of(parts: Mapping[int, slice]) -> int:
     return sum(part.stop - part.start for part in parts.values())
 
 
-def coming(stretch: Stretch, its: Round) -> list[tuple[Run, int]]:
+def coming(stretch: ReduceStretch, its: Round) -> list[tuple[ReduceRun, int]]:
     """What comes in a round, and from whom."""
     found = []
     for peer, parts in its.receives.items():
@@ -92,19 +92,19 @@ def coming(stretch: Stretch, its: Round) -> list[tuple[Run, int]]:
     return found
 
 
-def runs(places: Mapping[int, slice], parts: Sequence[Part]) -> list[Run]:
+def runs(places: Mapping[int, slice], parts: Sequence[Part]) -> list[ReduceRun]:
     """The parts that have a place there, those that lie side by side in one."""
-    found: list[Run] = []
+    found: list[ReduceRun] = []
     for owner, node in parts:
         place = places.get(owner)
         if place is None:
             continue
         own = (place.start, place.stop, node)
         if found and found[-1].end == place.start:
-            found[-1] = Run(found[-1].begin, place.stop, (*found[-1].parts, own))
+            found[-1] = ReduceRun(found[-1].begin, place.stop, (*found[-1].parts, own))
         else:
-            found.append(Run(place.start, place.stop, (own,)))
-    return [Run(run.begin, run.end, _joined_parts(run.parts)) for run in found]
+            found.append(ReduceRun(place.start, place.stop, (own,)))
+    return [ReduceRun(run.begin, run.end, _joined_parts(run.parts)) for run in found]
 
 
 def _joined_parts(parts: Sequence[Piece]) -> tuple[Piece, ...]:

@@ -9,9 +9,7 @@ gives the same bits: sums have their own order.
 from __future__ import annotations
 
 import itertools
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -24,6 +22,7 @@ from dougong.parallel.dispatch.dispatcher import Dispatcher
 from dougong.parallel.dispatch.handle import DispatchHandle, ExpertBatch
 from dougong.parallel.exchange.exchange import Exchange
 from dougong.parallel.exchange.expected import Received
+from dougong.parallel.execute.clock import Clock
 from dougong.parallel.execute.emulate import Emulation, lasting
 from dougong.parallel.execute.shard import ExpertShard, Keep
 from dougong.parallel.plan import Role
@@ -38,7 +37,7 @@ from dougong.parallel.schedules.operation import (
 from dougong.parallel.schedules.serial import serial
 from dougong.parallel.segments.cut import Cut
 from dougong.parallel.segments.flight import ExpertsCall, Flight, Forward, GradientSink
-from dougong.parallel.segments.repeats import Repeats
+from dougong.parallel.segments.repeats import LayerRepeats
 from dougong.parallel.trace.tracer import Tracer
 
 AfterForward = Callable[[int, Mapping[int, Flight], Sequence[Mapping[int, Routing]]], None]
@@ -47,26 +46,6 @@ attention workers together between a micro-batch's forward and its backward. It 
 `add_loss`."""
 
 _FORWARD_MESSAGES = (MessageKind.ROWS, MessageKind.OUTPUTS)
-
-
-@dataclass
-class Clock:
-    """Seconds that this worker spent waiting for messages, and a note of where it is."""
-
-    note: Callable[[str, int], None] = lambda phase, operation: None
-    exchange_s: float = 0.0
-
-    def restart(self) -> None:
-        """A step begins: nothing has been waited for."""
-        self.exchange_s = 0.0
-
-    @contextmanager
-    def exchanging(self) -> Iterator[None]:
-        begun = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.exchange_s += time.perf_counter() - begun
 
 
 @dataclass
@@ -122,7 +101,7 @@ class Executor:
         self._cut, self._dispatcher, self._shard = cut, dispatcher, shard
         self._exchange, self._clock, self._options = exchange, clock, options
         self._emulation = options.emulation or Emulation()
-        self._repeats = Repeats() if cut.recomputes else None
+        self._repeats = LayerRepeats() if cut.recomputes else None
         self._actions = self._by_kind()
         self._forget_all()
 
@@ -190,8 +169,8 @@ class Executor:
         return losses
 
     def _what_to_keep(self, program: Program) -> Keep:
-        """Of the experts' forwards: their rows alone, where layers run again; their outputs, too,
-        where a site's backward comes before its next forward."""
+        """Of the experts' forwards: rows alone where layers run again; outputs, too, where a site's
+        backward comes before its next forward."""
         if self._cut.recomputes:
             return Keep.ROWS
         return Keep.OUTPUTS if program.waves_of_a_site <= 1 else Keep.ACTIVATIONS

@@ -37,7 +37,7 @@ class Keep(Enum):
 
 
 @dataclass
-class _Kept:
+class _ForBackward:
     """Of one batch. `saved`: the operator's own; `outputs`, `rows`: where they are kept."""
 
     blocks: Sequence[Block]
@@ -58,7 +58,7 @@ class ExpertShard:
     def __init__(self, op: ExpertOp, tensors: Sequence[Expert]) -> None:
         self._op = op
         self._tensors = tensors
-        self._kept: dict[CallKey, _Kept] = {}
+        self._kept: dict[CallKey, _ForBackward] = {}
         self._rest: dict[CallKey, AddWeights] = {}
         self._flat = [_room_for(site) for site in tensors]
         pairs = zip(self._flat, tensors, strict=True)
@@ -80,11 +80,11 @@ class ExpertShard:
         outputs_RH = torch.empty_like(rows_RH)
         saved = self._run(key[0], rows_RH, blocks, outputs_RH)
         if keep is Keep.ROWS:
-            self._kept[key] = _Kept(blocks, rows_RH=rows_RH)
+            self._kept[key] = _ForBackward(blocks, rows_RH=rows_RH)
         elif keep is Keep.ACTIVATIONS:
-            self._kept[key] = _Kept(blocks, saved)
+            self._kept[key] = _ForBackward(blocks, saved)
         elif keep is Keep.OUTPUTS:
-            self._kept[key] = _Kept(blocks, saved, outputs_RH=outputs_RH)
+            self._kept[key] = _ForBackward(blocks, saved, outputs_RH=outputs_RH)
         return outputs_RH
 
     def backward(self, key: CallKey, doutputs_RH: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from dougong.parallel.schedules.operation import Direction, Kind, Operation
-from dougong.parallel.schedules.simulate import Moment, Timeline
+from dougong.parallel.schedules.simulate import TeamSpan, Timeline
 
 _IDLE = "·"
 _FORWARD = {Kind.FORWARD, Kind.EXPERTS_FORWARD, Kind.SEND_ROWS, Kind.SEND_OUTPUTS}
@@ -27,10 +27,10 @@ class ChartRow:
     where it says nothing)."""
 
     label: str
-    moments: Sequence[Moment]
+    moments: Sequence[TeamSpan]
     times: Sequence[int] = ()
 
-    def counted(self) -> Iterable[tuple[Moment, int]]:
+    def counted(self) -> Iterable[tuple[TeamSpan, int]]:
         return zip(self.moments, self.times or itertools.repeat(1))
 
 
@@ -103,8 +103,8 @@ def _legend(trace: Timeline) -> list[str]:
 
 def _workers(trace: Timeline) -> list[ChartRow]:
     """Neighbours that do the same at the same time are one row, `first .. last`."""
-    done = [[m for m in moments if m.operation.kind.computes] for moments in trace.moments]
-    groups: list[tuple[Sequence[Moment], list[str]]] = []
+    done = [_computations(moments) for moments in trace.moments]
+    groups: list[tuple[Sequence[TeamSpan], list[str]]] = []
     for program, team in trace.in_order():
         if groups and _same(groups[-1][0], done[team.number]):
             groups[-1][1].append(program.worker)
@@ -117,7 +117,11 @@ def _workers(trace: Timeline) -> list[ChartRow]:
     return rows
 
 
-def _same(left: Sequence[Moment], right: Sequence[Moment]) -> bool:
+def _computations(moments: Sequence[TeamSpan]) -> list[TeamSpan]:
+    return [moment for moment in moments if moment.operation.kind.computes]
+
+
+def _same(left: Sequence[TeamSpan], right: Sequence[TeamSpan]) -> bool:
     if left is right:
         return True
     return [(m.operation, m.start_s, m.end_s) for m in left] == [
@@ -128,11 +132,12 @@ def _same(left: Sequence[Moment], right: Sequence[Moment]) -> bool:
 def _channels(trace: Timeline) -> list[ChartRow]:
     """All channels of one direction together."""
     directions: tuple[Direction, ...] = ("dispatch", "combine")
-    return [row for row in (_channel(trace, direction) for direction in directions) if row.moments]
+    rows = [_channel(trace, direction) for direction in directions]
+    return [row for row in rows if row.moments]
 
 
 def _channel(trace: Timeline, direction: Direction) -> ChartRow:
-    sent: list[tuple[Moment, int]] = []
+    sent: list[tuple[TeamSpan, int]] = []
     for sender, moments in zip(trace.teams, trace.moments, strict=True):
         for moment in moments:
             message = moment.operation.kind.sends
@@ -163,7 +168,7 @@ def _shares_of_columns(row: ChartRow, columns_per_s: float, columns: int) -> lis
     return shares
 
 
-def _covered(moments: Iterable[Moment]) -> float:
+def _covered(moments: Iterable[TeamSpan]) -> float:
     """Seconds in which at least one of them, sorted by start, goes on."""
     covered = until = 0.0
     for moment in moments:

@@ -124,6 +124,12 @@ class Program:
     def has_experts(self) -> bool:
         return self.role != "attention"
 
+    @property
+    def shared(self) -> tuple[Role, int]:
+        """Equal for workers of one role that run one and the same list, as `make_programs` gives
+        it to them. A list is as long as a step, so its place in memory stands for it."""
+        return self.role, id(self.operations)
+
     @cached_property
     def waves_of_a_site(self) -> int:
         """The most micro-batches whose experts' backward at one site is still to come."""
@@ -136,12 +142,6 @@ class Program:
             elif operation.kind is Kind.EXPERTS_BACKWARD:
                 alive[operation.site] -= 1
         return most
-
-    @property
-    def shared(self) -> tuple[Role, int]:
-        """Equal for workers of one role that run one and the same list, as `make_programs` gives
-        it to them. A list is as long as a step, so its place in memory stands for it."""
-        return self.role, id(self.operations)
 
     def sends(self, message: MessageKind) -> bool:
         """Whether workers of this role send such messages; the other side receives them, `both`

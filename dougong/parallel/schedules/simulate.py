@@ -49,6 +49,10 @@ class Team:
         return self.programs[0]
 
     @property
+    def workers(self) -> list[str]:
+        return [program.worker for program in self.programs]
+
+    @property
     def has_mates(self) -> bool:
         return len(self.programs) > 1
 
@@ -59,7 +63,7 @@ class Team:
 
 
 @dataclass(frozen=True)
-class Moment:
+class TeamSpan:
     """An operation of every worker of a team, from `start_s` to `end_s`: of a computation, or of a
     send's messages to others; a receive has none. `turn`: those of one happen side by side."""
 
@@ -76,13 +80,15 @@ class Timeline:
 
     programs: tuple[Program, ...]
     teams: tuple[Team, ...]
-    moments: tuple[tuple[Moment, ...], ...]
+    moments: tuple[tuple[TeamSpan, ...], ...]
     """By team, computations and sends in the order of the program."""
     makespan_s: float
 
     def in_order(self) -> list[tuple[Program, Team]]:
         """Every program and its worker's team."""
-        team_of = {p.worker: team for team in self.teams for p in team.programs}
+        team_of: dict[str, Team] = {}
+        for team in self.teams:
+            team_of |= dict.fromkeys(team.workers, team)
         return [(program, team_of[program.worker]) for program in self.programs]
 
     @cached_property
@@ -110,10 +116,10 @@ class Timeline:
                     times = moment.start_s, moment.end_s
                     yield Span(program.worker, moment.operation, *times, receiver.worker)
 
-    def _in_turns(self) -> Iterator[tuple[Program, Moment]]:
+    def _in_turns(self) -> Iterator[tuple[Program, TeamSpan]]:
         """What each worker does, as a walk through all programs meets it."""
         places = {program.worker: place for place, program in enumerate(self.programs)}
-        by_turn: dict[int, list[tuple[int, Program, Moment]]] = {}
+        by_turn: dict[int, list[tuple[int, Program, TeamSpan]]] = {}
         for team, moments in zip(self.teams, self.moments, strict=True):
             for moment in moments:
                 of_turn = by_turn.setdefault(moment.turn, [])
@@ -167,11 +173,11 @@ class _TeamRun:
 
     team: Team
     clock_s: float = 0.0
-    moments: list[Moment] = field(default_factory=list)
+    moments: list[TeamSpan] = field(default_factory=list)
 
     def note(self, turn: int, operation: Operation, times: tuple[float, float] | None) -> None:
         if times is not None:
-            self.moments.append(Moment(turn, operation, *times))
+            self.moments.append(TeamSpan(turn, operation, *times))
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from dougong.errors import ModelError
 from dougong.parallel.segments.layer_hooks import LayerHooks
 from dougong.parallel.segments.layer_values import INSTEAD
 from dougong.parallel.segments.refusals import refuse_in_forward
-from dougong.parallel.segments.repeats import Repeats
+from dougong.parallel.segments.repeats import LayerRepeats
 from dougong.parallel.segments.tape import GraphNode, TapeWalk, edge_of, leaf_node, sequence_now
 
 USED_ELSEWHERE = (
@@ -122,7 +122,7 @@ class Flight:
     """One lane's micro-batch: resume it forward with outputs, then backward with gradients."""
 
     def __init__(
-        self, forward: Forward, with_gradients: bool, repeats: Repeats | None = None
+        self, forward: Forward, with_gradients: bool, repeats: LayerRepeats | None = None
     ) -> None:
         """`repeats`: is told of layers that run again. Those that were made to (`Layers`) then keep
         nothing of their forward; None: they keep it."""

@@ -10,7 +10,7 @@ from greenlet import getcurrent, greenlet
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from dougong.parallel.segments.repeats import Repeats
+from dougong.parallel.segments.repeats import LayerRepeats
 
 
 class AskedExperts(Protocol):
@@ -47,7 +47,7 @@ class LayerHooks:
     that pauses takes its own off (`aside`) and puts them back when it goes on.
     """
 
-    def __init__(self, repeats: Repeats | None) -> None:
+    def __init__(self, repeats: LayerRepeats | None) -> None:
         self._open: tuple[Hooks, saved_tensors_hooks] | None = None
         self.repeats = repeats
 

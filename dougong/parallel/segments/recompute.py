@@ -33,7 +33,7 @@ from dougong.parallel.segments.layer_values import (
     bits_differ,
     tensors_in,
 )
-from dougong.parallel.segments.repeats import Repeats, other_forward
+from dougong.parallel.segments.repeats import LayerRepeats, other_forward
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class LayerRun:
         name: str,
         forward: Callable[..., Any],
         given: LayerArguments,
-        repeats: Repeats,
+        repeats: LayerRepeats,
     ) -> None:
         self._layers, self._name, self._forward = layers, name, forward
         self._given, self._repeats = given, repeats

@@ -11,7 +11,7 @@ from dougong.errors import ModelError
 from dougong.parallel.segments.layer_values import INSTEAD
 
 
-class Repeats:
+class LayerRepeats:
     """What has come of the layers that ran again. One for all flights of a worker."""
 
     def __init__(self) -> None:

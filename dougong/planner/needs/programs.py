@@ -53,7 +53,7 @@ def prove(job: Job, plan: Plan) -> dict[Role, Alive]:
         if num_chosen[role] < ALIKE:
             num_chosen[role] += 1
             chosen[worker.name] = role
-    step = _Step(pipeline_of(job, plan), num_sites(plan), job.batch.microbatches)
+    step = _ScheduleShape(pipeline_of(job, plan), num_sites(plan), job.batch.microbatches)
     try:
         return dict(_prove(step, tuple(chosen.values())))
     except PlanError:
@@ -62,7 +62,7 @@ def prove(job: Job, plan: Plan) -> dict[Role, Alive]:
 
 
 @dataclass(frozen=True)
-class _Step:
+class _ScheduleShape:
     """What programs follow from, beside the roles."""
 
     pipeline: str
@@ -75,7 +75,7 @@ class _Step:
 
 
 @functools.lru_cache(maxsize=64)
-def _prove(step: _Step, roles: tuple[Role, ...]) -> Mapping[Role, Alive]:
+def _prove(step: _ScheduleShape, roles: tuple[Role, ...]) -> Mapping[Role, Alive]:
     """The same of workers without names, so that a plan of the same kinds of workers, such as that
     of most recoveries, is proved by the one before."""
     workers = {f"worker {number}": role for number, role in enumerate(roles)}

@@ -65,14 +65,16 @@ class HalfAdamW:
     ) -> None:
         """Of some tensors that are few, or small, together."""
         states = [self._state_of(name) for name in names]
-        halves = {kind: [s[kind] for s in states] for kind in ("exp_avg", "exp_avg_sq")}
-        wide = {kind: [half.float() for half in found] for kind, found in halves.items()}
+        first = [state["exp_avg"] for state in states]
+        second = [state["exp_avg_sq"] for state in states]
+        wide_first = [half.float() for half in first]
+        wide_second = [half.float() for half in second]
         settings = self._settings
         adamw(
             [self._masters[name] for name in names],
             [gradients[name] for name in names],
-            wide["exp_avg"],
-            wide["exp_avg_sq"],
+            wide_first,
+            wide_second,
             [],
             [state["step"] for state in states],
             fused=True,
@@ -84,8 +86,7 @@ class HalfAdamW:
             eps=settings.eps,
             maximize=False,
         )
-        for kind, found in halves.items():
-            torch._foreach_copy_(found, wide[kind])
+        torch._foreach_copy_([*first, *second], [*wide_first, *wide_second])
 
     def _state_of(self, name: str) -> dict[str, Tensor]:
         if name not in self._state:

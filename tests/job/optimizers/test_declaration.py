@@ -11,4 +11,4 @@ THRIFTY = OptimizerDeclaration(
 
 def test_only_what_has_a_parameter_s_shape_costs_memory() -> None:
     assert THRIFTY.kinds_like_parameters == ("momentum",)
-    assert THRIFTY.bytes_per_parameter == 4
+    assert THRIFTY.bytes_per_parameter(THRIFTY.config(name="thrifty")) == 4

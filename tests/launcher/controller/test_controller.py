@@ -6,9 +6,10 @@ import io
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
-from dougong.control.messages import Ping
+from dougong.control.messages import Heartbeat, Ping
 from dougong.deadlines import Deadlines
 from dougong.errors import PlanError
 from dougong.fault.culprit import Culprit
@@ -18,8 +19,10 @@ from dougong.job.schema import Job
 from dougong.launcher.backends.base import SettingsOf, Tell
 from dougong.launcher.controller.config import ControllerConfig, ResumePoint
 from dougong.launcher.controller.controller import Controller
+from dougong.launcher.controller.decide import next_actions
 from dougong.launcher.controller.inbound.inbox import Inbox
-from dougong.launcher.controller.inbound.items import ClientRequest, Committed, SignalReceived
+from dougong.launcher.controller.inbound.items import AgentMessage, ClientRequest, Committed, SignalReceived
+from dougong.launcher.controller.observe import observe_time
 from dougong.launcher.controller.states import Ended, Outcome, Recovering, Running, Stage, State, Stop, Stopping
 from dougong.planner.nodes import Node
 from dougong.planner.placement import AgentSpec
@@ -195,3 +198,31 @@ def test_what_is_committed_while_the_run_ends_is_in_its_record(run_dir: RunDir) 
     assert ran(made).state == "STOPPED"
     kinds = [event.kind for event in run_dir.read_events()]
     assert kinds[-3:] == ["checkpoint_committed", "stopped", "state"]
+
+
+def test_what_comes_by_the_thousand_is_not_decided_about_one_by_one(
+    run_dir: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After each heartbeat of each agent everybody was looked at: from 100 nodes on nothing else was done."""
+    inbox, decisions, looks = Inbox(), 0, 0
+
+    def decide(*given: Any) -> Any:
+        nonlocal decisions
+        decisions += 1
+        return next_actions(*given)
+
+    def look(*given: Any) -> Any:
+        nonlocal looks
+        looks += 1
+        return observe_time(*given)
+
+    monkeypatch.setattr("dougong.launcher.controller.controller.next_actions", decide)
+    monkeypatch.setattr("dougong.launcher.controller.controller.observe_time", look)
+    for number in range(5000):
+        inbox.put(AgentMessage("east", None, Heartbeat(1, number, {})))  # type: ignore[arg-type]
+    begun = time.monotonic()
+    made = controller(run_dir, NoNodes(opens_in_s=0.3), inbox)
+    assert ran(made).state == "FAILED"
+    num_ticks = (time.monotonic() - begun) / 0.1 + 2
+    assert looks <= num_ticks, "one look a tick"
+    assert decisions <= 2 * num_ticks + 20, "and not one a message"

@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 import torch.distributed as dist
 from dougong.addresses import PER_WORKER
-from dougong.control.listen_ports import own_ports
+from dougong.control.worker.listen_ports import own_ports
 from dougong.parallel.comm import gloo
 from dougong.parallel.comm.world import World
 from dougong.parallel.plan import Plan

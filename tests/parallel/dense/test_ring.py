@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import deque
 
 import torch
-from dougong.parallel.dense.ring import Ring
+from dougong.parallel.dense.ring import ScratchRing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 
 def test_what_does_not_fit_waits_for_the_oldest() -> None:
-    ring = Ring(torch.zeros(10))
+    ring = ScratchRing(torch.zeros(10))
     assert ring.take(6) is not None and ring.take(6) is None
     assert ring.take(4) is not None and ring.take(1) is None
     ring.give_back()
@@ -22,7 +22,7 @@ def test_what_does_not_fit_waits_for_the_oldest() -> None:
 @given(st.lists(st.one_of(st.none(), st.integers(0, 12)), max_size=60), st.integers(1, 20))
 @settings(max_examples=200, deadline=None)
 def test_parts_never_meet_and_an_empty_ring_takes_all(orders: list[int | None], size: int) -> None:
-    ring, taken = Ring(torch.zeros(size)), deque[tuple[Tensor, float]]()
+    ring, taken = ScratchRing(torch.zeros(size)), deque[tuple[Tensor, float]]()
     for number, numel in enumerate(orders, 1):
         if numel is None and taken:
             part, value = taken.popleft()

@@ -12,7 +12,8 @@ from dougong.parallel.comm.world import World
 from dougong.parallel.dispatch.dispatcher import Dispatcher
 from dougong.parallel.dispatch.spec import DispatchSpec
 from dougong.parallel.exchange.exchange import Exchange
-from dougong.parallel.execute.executor import Clock, Executor, Training
+from dougong.parallel.execute.clock import Clock
+from dougong.parallel.execute.executor import Executor, Training
 from dougong.parallel.execute.shard import ExpertShard
 from dougong.parallel.schedules.colocated import colocated
 from dougong.parallel.schedules.message_order import message_order

@@ -9,7 +9,7 @@ import torch
 from dougong.ops.experts.base import Block, ExpertOp
 from dougong.ops.experts.reference import ByBlock, ByTile, SwiGLUExpert, TiledSwiGLU
 from dougong.parallel.execute.shard import ExpertShard, Keep
-from tests.alive import AliveBytes
+from tests.live_bytes import LiveBytes
 from tests.parallel.workers import blocks_of
 from torch import Tensor
 
@@ -175,11 +175,11 @@ def test_rows_alone_are_kept_where_the_forward_runs_again() -> None:
     """By what lies in memory between forward and backward: no activation."""
     sizes = {}
     for keep in Keep:
-        alive = AliveBytes()
+        alive = LiveBytes()
         shard, x = make_shard(), rows(0)
         with alive:
             shard.forward((0, 0), x, wave(), keep)
-        sizes[keep] = alive.count() // (4 * len(x))
+        sizes[keep] = alive.now // (4 * len(x))
     assert sizes == {
         Keep.NOTHING: 0,
         Keep.ROWS: 0,

@@ -61,21 +61,23 @@ def test_they_are_of_a_greenlet_and_of_its_open_layer_alone() -> None:
 
 
 def test_nothing_stays_on_the_stack_after_an_error_or_when_a_greenlet_is_given_up() -> None:
-    hooks = LayerHooks(None)
+    hooks, counting = LayerHooks(None), Counting()
 
     def run(fails: bool) -> None:
-        with hooks.opened(Counting()), hooks.aside():
+        with hooks.opened(counting), hooks.aside():
             if fails:
                 raise ValueError
             greenlet.getcurrent().parent.switch()  # type: ignore[attr-defined]
 
     with pytest.raises(ValueError):
         greenlet(run).switch(True)
-    assert num_hooks_off() and not hooks.is_open
+    save_one()
+    assert counting.packed == 0 and not hooks.is_open
     paused = greenlet(run)
     paused.switch(False)
     paused.throw()
-    assert num_hooks_off() and not hooks.is_open
+    save_one()
+    assert counting.packed == 0 and not hooks.is_open
 
 
 def test_aside_with_no_open_layer_does_nothing() -> None:

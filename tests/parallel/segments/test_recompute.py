@@ -14,13 +14,13 @@ from dougong.errors import ModelError
 from dougong.parallel.segments.chance import RandomState
 from dougong.parallel.segments.flight import Flight, Forward, pause_at_experts
 from dougong.parallel.segments.recompute import LayerRun
-from dougong.parallel.segments.repeats import Repeats
+from dougong.parallel.segments.repeats import LayerRepeats
 from tests.parallel.segments.layered import TOKENS, WIDTH, Layer, Layered, Pilot, differing, num_hooks_off, plain
 from torch import Tensor
 
 
 def test_each_layer_runs_again_once_and_every_bit_is_the_same() -> None:
-    repeats = Repeats()
+    repeats = LayerRepeats()
     ours = Pilot(Layered().recompute(), repeats).fly()
     repeats.refuse_others()
     assert torch.equal(ours.loss, plain().loss) and differing(ours, plain()) == []
@@ -32,7 +32,7 @@ def test_each_layer_runs_again_once_and_every_bit_is_the_same() -> None:
 def test_without_its_random_state_a_layer_comes_out_otherwise_and_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """The negative control: gradients differ, and it is not silent."""
     monkeypatch.setattr(RandomState, "put_back", lambda self: None)
-    repeats = Repeats()
+    repeats = LayerRepeats()
     ours = Pilot(Layered().recompute(), repeats).fly()
     assert len(differing(ours, plain())) > 10
     with pytest.raises(
@@ -43,7 +43,7 @@ def test_without_its_random_state_a_layer_comes_out_otherwise_and_is_named(monke
 
 
 def test_a_repetition_draws_nothing_from_what_others_draw() -> None:
-    pilot = Pilot(Layered().recompute(), Repeats())
+    pilot = Pilot(Layered().recompute(), LayerRepeats())
     with torch.no_grad():
         for piece in pilot.pieces()[:4]:
             piece()
@@ -59,7 +59,7 @@ def test_a_repetition_draws_nothing_from_what_others_draw() -> None:
 def test_flights_that_take_turns_keep_their_hooks_apart(order: int) -> None:
     """In one thread, paused inside of layers, one of them without recomputation."""
     model, other = Layered().recompute(), Layered()
-    repeats = Repeats()
+    repeats = LayerRepeats()
     pilots = [Pilot(model, repeats, 0), Pilot(other, None, 1), Pilot(model, repeats, 2)]
     queues = [pilot.pieces() for pilot in pilots]
     choose = random.Random(order)
@@ -96,7 +96,7 @@ def test_what_is_kept_goes_with_the_flight_also_of_one_that_is_given_up(
 
 @torch.no_grad()
 def fly_a_part(num_pieces: int) -> None:
-    pilot = Pilot(Layered().recompute(), Repeats())
+    pilot = Pilot(Layered().recompute(), LayerRepeats())
     for piece in pilot.pieces()[:num_pieces]:
         piece()
     assert num_hooks_off()
@@ -104,7 +104,7 @@ def fly_a_part(num_pieces: int) -> None:
 
 def test_a_value_that_is_no_number_is_equal_to_itself() -> None:
     """A step that is not finite is no reason to call a layer another one."""
-    repeats = Repeats()
+    repeats = LayerRepeats()
     ours = Pilot(Layered().recompute(), repeats, value=float("nan")).fly()
     repeats.refuse_others()
     assert ours.loss.isnan()
@@ -153,7 +153,7 @@ def gradient_inside(layer: Layer, inner: Tensor) -> Tensor:
 def test_a_layer_with_another_forward_the_second_time_is_refused_at_once(
     twist: Callable[[Layer, Tensor], Tensor], words: str, number: int
 ) -> None:
-    pilot = Pilot(Layered({number: twist}).recompute(), Repeats())
+    pilot = Pilot(Layered({number: twist}).recompute(), LayerRepeats())
     with pytest.raises(
         ModelError, match=rf"^layers\.{number} is another one when it runs again.*({words}).*recompute: none$"
     ):
@@ -163,7 +163,7 @@ def test_a_layer_with_another_forward_the_second_time_is_refused_at_once(
 
 @pytest.mark.parametrize("number", [0, 1, 2])
 def test_a_layer_with_other_values_the_second_time_is_named_when_the_step_has_ended(number: int) -> None:
-    repeats = Repeats()
+    repeats = LayerRepeats()
     Pilot(Layered({number: counting}).recompute(), repeats).fly()
     with pytest.raises(ModelError, match=rf"^layers\.{number} is another one .*other bits"):
         repeats.refuse_others()
@@ -191,7 +191,7 @@ def changes_a_weight(layer: Layer, inner: Tensor) -> Tensor:
 def test_a_layer_that_changes_its_own_state_is_refused_before_it_does_so_twice(
     twist: Callable[[Layer, Tensor], Tensor], what: str
 ) -> None:
-    pilot = Pilot(Layered({1: twist}).recompute(), Repeats())
+    pilot = Pilot(Layered({1: twist}).recompute(), LayerRepeats())
     with pytest.raises(ModelError, match=rf"^layers\.1 changes its {what} in its forward.*set recompute: none"):
         pilot.fly()
     assert pilot.model.layers[1].runs == 1 and num_hooks_off()
@@ -207,7 +207,7 @@ def test_an_input_that_is_changed_in_place_is_refused() -> None:
             return hidden.mean()
 
     with pytest.raises(ModelError, match=r"an input of layers\.2, of shape \[5, 8\], is changed in place"):
-        Pilot(Changing().recompute(), Repeats()).fly()
+        Pilot(Changing().recompute(), LayerRepeats()).fly()
 
 
 def test_a_saved_tensor_that_is_changed_in_place_is_refused_as_torch_does() -> None:
@@ -221,12 +221,12 @@ def test_a_saved_tensor_that_is_changed_in_place_is_refused_as_torch_does() -> N
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         Pilot(Layered({1: spoil}), None).fly()
     with pytest.raises(ModelError, match=r"layers\.1 changes in place a tensor \[5, 8\] that it saved"):
-        Pilot(Layered({1: spoil}).recompute(), Repeats()).fly()
+        Pilot(Layered({1: spoil}).recompute(), LayerRepeats()).fly()
 
 
 def test_an_experts_call_outside_of_all_layers_is_refused() -> None:
     index, weights = torch.zeros(2, 1, dtype=torch.int64), torch.ones(2, 1)
-    flight = Flight(Forward(lambda: pause_at_experts(3, torch.ones(2, 3), index, weights)), True, Repeats())
+    flight = Flight(Forward(lambda: pause_at_experts(3, torch.ones(2, 3), index, weights)), True, LayerRepeats())
     with pytest.raises(ModelError, match="experts call 3 comes from outside of the layers"):
         flight.start()
 
@@ -237,7 +237,7 @@ def test_a_layer_inside_of_another_one_runs_again_with_it() -> None:
             self.layers[2].twist = lambda layer, inner: inner + self.layers[0](inner, self.scale)
             return self.layers[2](self.layers[1](hidden, self.scale), self.scale).mean()
 
-    repeats = Repeats()
+    repeats = LayerRepeats()
     ours = Pilot(Nested().recompute(), repeats).fly()
     repeats.refuse_others()
     assert differing(ours, Pilot(Nested(), None).fly()) == []
@@ -246,7 +246,7 @@ def test_a_layer_inside_of_another_one_runs_again_with_it() -> None:
 
 def test_without_gradients_and_outside_of_a_flight_nothing_is_recomputed() -> None:
     model = Layered().recompute()
-    flight = Flight(Forward(lambda: model.layers[0](torch.ones(TOKENS, WIDTH), model.scale)), False, Repeats())
+    flight = Flight(Forward(lambda: model.layers[0](torch.ones(TOKENS, WIDTH), model.scale)), False, LayerRepeats())
     flight.start()
     assert flight.loss is not None and not flight.loss.requires_grad
     loss = model.layers[0](torch.ones(TOKENS, WIDTH), model.scale).sum()
@@ -256,7 +256,7 @@ def test_without_gradients_and_outside_of_a_flight_nothing_is_recomputed() -> No
 
 def test_layers_whose_graph_is_never_walked_do_not_run_again() -> None:
     model = Layered().recompute()
-    pilot = Pilot(model, Repeats())
+    pilot = Pilot(model, LayerRepeats())
     with torch.no_grad():
         for piece in itertools.islice(pilot.pieces(), 4):
             piece()

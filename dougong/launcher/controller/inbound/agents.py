@@ -79,6 +79,8 @@ class AgentTable:
     looked_at: float = -math.inf
     judged_from: float = -math.inf
     hearing: Hearing = field(default_factory=Hearing)
+    _owners: dict[str, str] = field(default_factory=dict)  # by worker, as far as it was asked for
+    _machines: frozenset[str] | None = None  # of all who have joined, as far as it was asked for
 
     def __getitem__(self, agent: str) -> AgentHandle:
         return self.handles[agent]
@@ -158,7 +160,13 @@ class AgentTable:
 
     def of_worker(self, worker: str) -> AgentHandle | None:
         """The agent whose worker this is."""
-        return next((h for h in self.handles.values() if worker in h.spec.workers), None)
+        handle = self.handles.get(self._owners.get(worker, ""))
+        if handle is None or worker not in handle.spec.workers:  # it has moved, or was not known
+            for name, known in self.handles.items():
+                self._owners |= dict.fromkeys(known.spec.workers, name)
+            handle = self.handles.get(self._owners.get(worker, ""))
+        is_its = handle is not None and worker in handle.spec.workers
+        return handle if is_its else None
 
     def node_of(self, worker: str, here: str) -> str:
         """The node of a worker; empty where the whole run is on one machine, and that is `here`
@@ -167,7 +175,9 @@ class AgentTable:
 
     def node_of_agent(self, handle: AgentHandle | None, here: str) -> str:
         """The same of an agent's."""
-        nodes = {facts.node for facts in self.facts.values()}
+        nodes = self._machines
+        if nodes is None:
+            nodes = self._machines = frozenset(facts.node for facts in self.facts.values())
         if handle is None or handle.facts is None or (len(nodes) == 1 and here in ("", *nodes)):
             return ""
         return handle.facts.node
@@ -202,6 +212,7 @@ class AgentTable:
         begun = {spec.name: AgentHandle(spec, begun_at=now) for spec in specs}
         handles = {**self.handles, **begun}
         self.handles = {spec.name: handles[spec.name] for spec in layout}
+        self._owners, self._machines = {}, None
         for spec in layout:
             self.handles[spec.name].spec = spec
 
@@ -213,6 +224,7 @@ class AgentTable:
         if _is_elsewhere(handle.spec, facts):
             return False  # an earlier life of that name, on a node that was cut off and is back
         handle.facts, handle.channel, handle.clock_ahead_s = facts, channel, clock_ahead_s
+        self._machines = None
         return True
 
     def is_current(self, agent: str, channel: Channel) -> bool:

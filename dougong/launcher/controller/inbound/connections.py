@@ -23,6 +23,7 @@ from dougong.errors import LaunchError
 from dougong.launcher.agent.paths import describe_end
 from dougong.launcher.controller.inbound.inbox import Inbox
 from dougong.launcher.controller.inbound.items import (
+    AgentBeat,
     AgentJoined,
     AgentLeft,
     AgentMessage,
@@ -183,12 +184,16 @@ class Connections:
 
     def _note_end(self, agent: str, channel: Channel, words: str) -> None:
         how = self._known.how_ended(agent)
-        self._inbox.put(AgentLeft(agent, channel, f"{words}: {how}" if how else words))
+        self._inbox.put_said(AgentLeft(agent, channel, f"{words}: {how}" if how else words))
 
     def _receive(self, agent: str, channel: Channel) -> None:
         try:
-            message = channel.receive(None)
+            said = channel.receive_or_beat()
         except ProtocolError as error:  # one message is lost, the connection is not
             self._not_understood(f"agent {agent}", error)
+            return
+        if isinstance(said, bytes):
+            at, unclear = channel.heard_at, self._not_understood
+            self._inbox.put_beat(AgentBeat(agent, channel, said, at, unclear))
         else:
-            self._inbox.put(AgentMessage(agent, channel, message))
+            self._inbox.put_said(AgentMessage(agent, channel, said))

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from dougong.control.messages import Heartbeat, WorkerExited
-from dougong.control.progress import WorkerSigns
-from dougong.control.worker_messages import StateFetched, WorkerRaised
-from dougong.deadlines import DEADLINES, Deadlines
+from dougong.control.worker_messages import WorkerRaised
+from dougong.deadlines import Deadlines
 from dougong.fault.diagnosis import Diagnosis, settled
 from dougong.fault.liveness import (
     arrival_words,
@@ -30,101 +29,12 @@ from dougong.fault.observation import (
     Raised,
 )
 from dougong.fault.self_inflicted import ENDS_ITS_PROCESS
-from dougong.fault.suspicion import Suspicion, WorkerView
+from dougong.fault.suspicion import Roster, Suspicion, WorkerView
 from dougong.launcher.controller.inbound.meeting_store import MeetingStore
-from dougong.parallel.plan import Plan, Worker
+from dougong.launcher.controller.inbound.worker_status import Everybody, WorkerStatus
+from dougong.parallel.plan import Plan
 from dougong.records.event.recovery_times import Restarted
 from dougong.records.events import StateRestored
-from dougong.records.status import StillWorker, WorkerState
-
-
-@dataclass
-class WorkerStatus:
-    """One worker of the generation. `step`, `phase`, `operation`: what its progress vector said
-    last, `moved_at` when that changed; `awaited`: the ranks that it waits for, as bits; `signs`: of
-    life, `seen_at` when its agent told them.
-
-    `is_there`: its process is known to be in this generation; `is_kept`: it was in the one before.
-    `rests`: it has done its last step of a generation that ends by order.
-    When the generation is broken: `is_leaving`: it is asked to leave, and `held_step` is what it
-    holds in memory once it has; `killed_at`: it was killed for that (monotonic seconds).
-    """
-
-    worker: Worker
-    moved_at: float
-    pid: int | None = None
-    has_exited: bool = False
-    is_done: bool = False
-    in_drill: bool = False
-    has_failed: bool = False
-    is_stalled: bool = False
-    is_there: bool = False
-    is_kept: bool = False
-    stays: bool = False
-    rests: bool = False
-    is_leaving: bool = False
-    held_step: int | None = None
-    killed_at: float | None = None
-    fetched: StateFetched | None = None
-    drill_at: float | None = None
-    sequence: int = 0
-    step: int = 0
-    phase: str = "start"
-    operation: int = 0
-    awaited: int = 0
-    signs: WorkerSigns = field(default_factory=WorkerSigns)
-    seen_at: float = -math.inf
-
-    @property
-    def has_left(self) -> bool:
-        """Whether its process lives, outside of its generation."""
-        return self.held_step is not None and not self.has_exited
-
-    @property
-    def is_gone(self) -> bool:
-        """Whether it is in its generation no more."""
-        return self.has_exited or self.held_step is not None
-
-    @property
-    def may_survive(self) -> bool:
-        """Whether its process can go on although its generation is broken."""
-        return not self.has_exited and (self.stays or not self.has_failed)
-
-    def still(self) -> StillWorker:
-        """What it was at last, for the record."""
-        worker = self.worker
-        return StillWorker(name=worker.name, host=worker.node, step=self.step, phase=self.phase)
-
-    def view(self, names: Sequence[str], now: float) -> WorkerView:
-        """How it is now. `names`: of all workers, by rank."""
-        awaited = [name for rank, name in enumerate(names) if self.awaited >> rank & 1]
-        return WorkerView(
-            self.worker.name,
-            self.step,
-            self.phase,
-            self.operation,
-            tuple(awaited),
-            self.signs,
-            is_seen=now - self.seen_at <= DEADLINES.worker_seen_s,
-        )
-
-    def describe(self, health: str = "") -> WorkerState:
-        """As in status.json. `health`: how it is, in a few words."""
-        worker = self.worker
-        return WorkerState(
-            name=worker.name,
-            host=worker.node,
-            pid=self.pid,
-            device=worker.device,
-            role=worker.role,
-            lanes=worker.lanes,
-            experts=worker.experts,
-            alive=self.pid is not None and not self.has_exited,
-            step=self.step,
-            phase=self.phase,
-            health=health,
-            ordered=self.signs.ordered,
-        )
 
 
 @dataclass
@@ -185,22 +95,50 @@ class Generation:
     def restarted(self) -> Restarted:
         """What its first step tells of a recovery."""
         kept = [name for name, status in self.workers.items() if status.is_kept]
-        forked = [name for name in self.workers if name not in kept]
+        forked = [name for name, status in self.workers.items() if not status.is_kept]
         tiers = {} if self.fetched is None else self.fetched.tiers
         return Restarted(self.number, self.first_step, kept, forked, tiers)
+
+    @cached_property
+    def roster(self) -> Roster:
+        """All workers, by rank."""
+        return Roster(tuple(self.workers))
+
+    def _everybody(self, is_so: Callable[[WorkerStatus], bool]) -> Everybody:
+        return Everybody(self.workers.values(), is_so)
+
+    @cached_property
+    def _are_there(self) -> Everybody:
+        return self._everybody(lambda status: status.is_there)
+
+    @cached_property
+    def _have_fetched(self) -> Everybody:
+        return self._everybody(lambda status: status.fetched is not None)
+
+    @cached_property
+    def _have_built(self) -> Everybody:
+        return self._everybody(lambda status: status.phase != "start")
+
+    @cached_property
+    def _have_rested(self) -> Everybody:
+        return self._everybody(lambda status: status.rests)
+
+    @cached_property
+    def _are_done(self) -> Everybody:
+        return self._everybody(lambda status: status.is_done and status.has_exited)
 
     @property
     def is_formed(self) -> bool:
         """Whether every worker's process is known to be there."""
-        return all(status.is_there for status in self.workers.values())
+        return bool(self._are_there)
 
     @property
     def fetched(self) -> StateRestored | None:
         """What all workers have said of their parts of the state; None while one has not."""
+        if not self._have_fetched:
+            return None
         told = [status.fetched for status in self.workers.values()]
         parts = [part for part in told if part is not None]
-        if len(parts) < len(told):
-            return None
         tiers: Counter[str] = Counter()
         for part in parts:
             tiers.update(part.tiers)
@@ -211,7 +149,7 @@ class Generation:
     @property
     def is_built(self) -> bool:
         """Whether every worker has built its part of the model: its first step has begun."""
-        return self.has_stepped or all(s.phase != "start" for s in self.workers.values())
+        return self.has_stepped or bool(self._have_built)
 
     @property
     def living(self) -> tuple[WorkerStatus, ...]:
@@ -221,7 +159,7 @@ class Generation:
     @property
     def all_rest(self) -> bool:
         """Whether every worker has done its last step of a generation that is to end by order."""
-        return all(status.rests and not status.has_exited for status in self.workers.values())
+        return bool(self._have_rested) and len(self.living) == len(self.workers)
 
     @property
     def all_exited(self) -> bool:
@@ -229,7 +167,8 @@ class Generation:
 
     @property
     def all_done(self) -> bool:
-        return all(status.is_done and status.has_exited for status in self.workers.values())
+        """Whether every worker has said that it is done, and its process has ended."""
+        return bool(self._are_done)
 
     def is_settled(self, now: float, deadlines: Deadlines) -> bool:
         """Whether somebody failed and it is known who was first."""
@@ -250,9 +189,9 @@ class Generation:
 
     def note_end(self, leaving: Collection[str], now: float) -> None:
         """The generation is broken: these workers are asked to leave, all others killed."""
-        self.has_ended = True
+        self.has_ended, named = True, frozenset(leaving)
         for name, status in self.workers.items():
-            status.is_leaving = name in leaving
+            status.is_leaving = name in named
             if not status.is_leaving:
                 status.killed_at = now
 
@@ -281,9 +220,8 @@ class Generation:
 
     def views(self, now: float) -> tuple[WorkerView, ...]:
         """How all workers are now that are still at work."""
-        names = tuple(self.workers)
         at_work = (status for status in self.living if not status.is_done)
-        return tuple(status.view(names, now) for status in at_work)
+        return tuple(status.view(self.roster, now) for status in at_work)
 
     def note_hung(self, suspicion: Suspicion, now: float) -> None:
         """A worker is given up: what is suspected of it has lasted too long."""
@@ -331,7 +269,8 @@ class Generation:
 
     def note_lost(self, failure: AgentLost | LinkCut, now: float) -> None:
         """An agent is gone, and those of its workers that had not ended with it: one failure."""
-        living = [status for status in self.living if status.worker.name in failure.workers]
+        named = [self.workers[name] for name in failure.workers if name in self.workers]
+        living = [status for status in named if not status.has_exited]
         if not living:
             return
         for status in living:

@@ -4,20 +4,54 @@ over it."""
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 
-from dougong.launcher.controller.inbound.items import Item, TaskFailed
+from dougong.control.channel import Channel
+from dougong.launcher.controller.inbound.items import (
+    AgentBeat,
+    AgentLeft,
+    AgentMessage,
+    Item,
+    TaskFailed,
+)
 
 
 class Inbox:
-    """The queue. `put` may be called from any thread and from a signal handler."""
+    """The queue. `put` may be called from any thread and from a signal handler.
+
+    Heartbeats stand beside it until somebody looks: a newer one of the same connection takes the
+    place of the last, and none is read before it is wanted.
+    """
 
     def __init__(self) -> None:
         self._items: SimpleQueue[Item] = SimpleQueue()
+        self._beats: dict[Channel, AgentBeat] = {}
+        self._lock = threading.Lock()  # of the beats; never taken by `put`
 
     def put(self, item: Item) -> None:
         self._items.put(item)
+
+    def put_said(self, said: AgentMessage | AgentLeft) -> None:
+        """What came over an agent's connection, behind the heartbeat before it. To be called from
+        that connection's thread."""
+        with self._lock:
+            beat = self._beats.pop(said.channel, None)
+        if beat is not None:
+            self._items.put(beat)
+        self._items.put(said)
+
+    def put_beat(self, beat: AgentBeat) -> None:
+        """A heartbeat: the same."""
+        with self._lock:
+            self._beats[beat.channel] = beat
+
+    def take_beats(self) -> Sequence[AgentBeat]:
+        """The newest heartbeat of everybody who has sent one since the last look, as far as `get`
+        does not give it."""
+        with self._lock:
+            beats, self._beats = self._beats, {}
+        return tuple(beats.values())
 
     def get(self, timeout_s: float) -> Item | None:
         """The next item, or None when none came in time."""

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from dougong.checkpoint.repository import RejectedCheckpoint
 from dougong.control.channel import Channel
 from dougong.control.handshake import AgentFacts
-from dougong.control.messages import Message, OrderDrill
+from dougong.control.messages import (
+    DevicesRead,
+    FromWorker,
+    Heartbeat,
+    Message,
+    OrderDrill,
+    OutputLine,
+    ProtocolError,
+    decode,
+)
 from dougong.control.path_messages import Hearing, PathEnd, PathResult
+from dougong.control.worker_messages import StateFetched, StoreRequest
 from dougong.errors import DougongError
 from dougong.launcher.backends.base import RayNews
 from dougong.planner.nodes import Node
@@ -36,6 +46,26 @@ class AgentMessage:
     agent: str
     channel: Channel
     message: Message
+
+
+@dataclass(frozen=True)
+class AgentBeat:
+    """An agent's heartbeat as it came off its line, at `heard_at` (monotonic seconds).
+    `not_understood`: is told of one that is none."""
+
+    agent: str
+    channel: Channel
+    frame: bytes
+    heard_at: float
+    not_understood: Callable[[str, Exception], None]
+
+    def read(self) -> AgentMessage | None:
+        """What it says; None where that is nothing."""
+        try:
+            return AgentMessage(self.agent, self.channel, decode(self.frame, self.channel.peer))
+        except ProtocolError as error:  # one message is lost, the connection is not
+            self.not_understood(f"agent {self.agent}", error)
+            return None
 
 
 @dataclass(frozen=True)
@@ -229,6 +259,7 @@ class TaskFailed:
 Item = (
     AgentJoined
     | AgentMessage
+    | AgentBeat
     | AgentLeft
     | Heard
     | MachineTried
@@ -252,3 +283,15 @@ Item = (
     | CommitFailed
     | TaskFailed
 )
+
+
+def is_routine(item: Item) -> bool:
+    """Whether this comes so often, from everybody, that nobody decides anything because of it
+    before the next look at everybody."""
+    match item:
+        case AgentMessage(message=Heartbeat() | DevicesRead() | OutputLine()):
+            return True
+        case AgentMessage(message=FromWorker(message=StoreRequest() | StateFetched())):
+            return True
+        case _:
+            return isinstance(item, Heard)

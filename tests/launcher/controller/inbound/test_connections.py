@@ -10,11 +10,12 @@ from dataclasses import replace
 import pytest
 from dougong.control.channel import Channel, connect
 from dougong.control.handshake import AgentFacts, FolderTrouble
-from dougong.control.messages import AgentReady, EndAgent, KillWorkers, Message, Ping, StopRun
+from dougong.control.messages import AgentReady, EndAgent, Heartbeat, KillWorkers, Message, Ping, StopRun
 from dougong.deadlines import Deadlines
 from dougong.launcher.controller.inbound.connections import Connections, KnownElsewhere
 from dougong.launcher.controller.inbound.inbox import Inbox
 from dougong.launcher.controller.inbound.items import (
+    AgentBeat,
     AgentJoined,
     AgentLeft,
     AgentMessage,
@@ -99,6 +100,20 @@ def test_an_agent_speaks_and_is_spoken_to(connections: Connections, inbox: Inbox
     assert agent.receive(20) == Ping()
     connections.close()
     assert next_but_pings(agent) == EndAgent()
+
+
+def test_heartbeats_wait_beside_the_queue_and_the_newest_counts(connections: Connections, inbox: Inbox) -> None:
+    agent = join(connections, inbox)
+    for number in range(1, 8):
+        agent.send(Heartbeat(1, number, {}))
+    agent.send(AgentReady(7))
+    beat, said = take(inbox), take(inbox)
+    assert isinstance(beat, AgentBeat) and isinstance(said, AgentMessage) and said.message == AgentReady(7)
+    read = beat.read()
+    assert read is not None and read.message == Heartbeat(1, 7, {})
+    agent.send(Heartbeat(1, 8, {}))
+    (later,) = wait_for(inbox.take_beats, "it has come")
+    assert later.heard_at >= beat.heard_at and inbox.get(0) is None
 
 
 def test_an_agent_that_goes_is_an_item(connections: Connections, inbox: Inbox) -> None:

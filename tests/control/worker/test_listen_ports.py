@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch.distributed as dist
 from dougong.addresses import Ports
-from dougong.control.listen_ports import LIBRARIES, PortKeeper, entries_of, own_ports
 from dougong.control.ports import NoPortError, listen
+from dougong.control.worker.listen_ports import LIBRARIES, PortKeeper, entries_of, own_ports
 from tests.control.test_ports import free_range
 
 
