@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Iterable
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, UntypedStorage
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -21,6 +21,7 @@ class LiveBytes(TorchDispatchMode):
         self.now, self.peak = 0, 0
         self._on_meta = on_meta
         self._alive: dict[int, int] = {}
+        self._left_out: list[UntypedStorage] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = func(*args, **(kwargs or {}))
@@ -30,9 +31,11 @@ class LiveBytes(TorchDispatchMode):
         return made
 
     def leave_out(self, tensors: Iterable[Tensor]) -> None:
-        """These do not count, nor views of them, such as a model's weights. They must stay."""
+        """These do not count, nor views of them, such as a model's weights."""
         for tensor in tensors:
-            self._alive[tensor.untyped_storage()._cdata] = 0
+            storage = tensor.untyped_storage()
+            self._left_out.append(storage)
+            self._alive[id(storage)] = 0
 
     def begin(self) -> None:
         """The peak is what is alive now."""
@@ -46,7 +49,7 @@ class LiveBytes(TorchDispatchMode):
         self._alive[place] = storage.nbytes()
         self.now += storage.nbytes()
         self.peak = max(self.peak, self.now)
-        # torch keeps a storage's Python object, and with it this number, as long as the storage itself.
+        # torch keeps a storage's Python object, and so its number, as long as the storage itself.
         weakref.finalize(storage, self._gone, place)
 
     def _gone(self, place: int) -> None:
