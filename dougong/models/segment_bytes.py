@@ -25,7 +25,7 @@ from dougong.models.live_bytes import LiveBytes
 from dougong.models.sites import find_sites
 from dougong.parallel.plan import Activations, SegmentBytes
 from dougong.parallel.segments.flight import ExpertsCall, Flight, Forward
-from dougong.parallel.segments.repeats import Repeats
+from dougong.parallel.segments.repeats import LayerRepeats
 from dougong.parallel.segments.tape import GraphNode
 
 _AS_WITHOUT_PADDING = True
@@ -86,7 +86,7 @@ class _Measurement:
             value: Tensor = model(input_ids=ids, labels=ids, use_cache=False).loss
             return value
 
-        repeats = Repeats() if self._cut.recomputes else None
+        repeats = LayerRepeats() if self._cut.recomputes else None
         flight = _FlightWithoutMemory(Forward(loss), True, repeats)
         flight.start()
         found.append(self._end())
