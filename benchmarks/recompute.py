@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 from dougong.job.schema import Job
-from dougong.models.live_bytes import LiveBytes
+from dougong.models.memory.live_bytes import LiveBytes
 from dougong.parallel.comm.world import World
 from dougong.parallel.plan import Plan
 from tests.families import config_values

@@ -13,7 +13,7 @@ import pytest
 import torch
 from dougong.errors import ModelError
 from dougong.job.schema import Job
-from dougong.models.live_bytes import LiveBytes
+from dougong.models.memory.live_bytes import LiveBytes
 from dougong.parallel.comm.world import World
 from dougong.parallel.plan import Plan
 from dougong.parallel.segments.flight import Forward

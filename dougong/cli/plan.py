@@ -13,7 +13,6 @@ from rich.table import Table
 
 from dougong.accelerators.registry import get_accelerator
 from dougong.cli.options import JobFile, Overrides
-from dougong.cli.plan_memory import kind_lines, total_line
 from dougong.cli.tables import plain_table, print_table
 from dougong.control.processes import memory_bytes
 from dougong.job.fault_rules import doubts
@@ -40,6 +39,7 @@ from dougong.planner.snapshot_room import short_of_room, with_room_for_snapshots
 from dougong.remarks import Remarks
 from dougong.tools.job_check import load_whole_job
 from dougong.tools.plan_chart import chart_lines, fits
+from dougong.tools.plan_memory import kind_lines, total_line
 from dougong.ui.formatting import plural, ranges, site_experts, size, worker_list
 
 MOST_COLUMNS = 120

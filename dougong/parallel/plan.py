@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, ConfigDict, TypeAdapter
 
 from dougong.errors import PlanError
+from dougong.parallel.activations import Activations
 from dougong.parallel.assign import EQUAL, Speed, contiguous, lane_shares, shares
 from dougong.parallel.island_paths import IslandPath
 
@@ -55,30 +56,6 @@ class TensorSpec:
     @property
     def num_parameters(self) -> int:
         return _numel(self.shape)
-
-
-@dataclass(frozen=True)
-class SegmentBytes:
-    """Memory of one lane's micro-batch while one segment runs, beside what the model itself holds.
-
-    forward, backward: the most that is there at a time, beyond what was there before; kept, given
-    back: how much more, or less, is there behind it.
-    """
-
-    forward: int
-    kept: int
-    backward: int
-    given_back: int
-
-
-@dataclass(frozen=True)
-class Activations:
-    """Of a job's micro-batch on one kind of accelerator, segment by segment. `missing`: why nothing
-    is known of them, else empty."""
-
-    accelerator: str
-    segments: tuple[SegmentBytes, ...]
-    missing: str = ""
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ GRADIENT_BYTES = 4
 """Gradients are float32."""
 
 
-class Form(Protocol):
+class BucketTensor(Protocol):
     """What of a tensor says where it lies; a tensor is one."""
 
     @property
@@ -78,7 +78,7 @@ def views_of(buckets: Sequence[Bucket], buffers: Sequence[Tensor]) -> dict[str, 
     return views
 
 
-def make_buckets(tensors: Mapping[str, Form], owners: Mapping[str, int]) -> list[Bucket]:
+def make_buckets(tensors: Mapping[str, BucketTensor], owners: Mapping[str, int]) -> list[Bucket]:
     """Cut tensors, in their order, into buckets of one dtype with `BUCKET_BYTES` and less than one
     tensor more. The same on every worker of a plan. The dtype is the tensors' own.
     """
@@ -93,7 +93,7 @@ def make_buckets(tensors: Mapping[str, Form], owners: Mapping[str, int]) -> list
     return buckets
 
 
-def _cut_when_full(tensors: Mapping[str, Form]) -> Iterator[list[str]]:
+def _cut_when_full(tensors: Mapping[str, BucketTensor]) -> Iterator[list[str]]:
     """The names in their order, cut behind each whose gradients fill a bucket up."""
     names: list[str] = []
     filled = 0
@@ -107,7 +107,9 @@ def _cut_when_full(tensors: Mapping[str, Form]) -> Iterator[list[str]]:
         yield names
 
 
-def _bucket(names: Sequence[str], tensors: Mapping[str, Form], owners: Mapping[str, int]) -> Bucket:
+def _bucket(
+    names: Sequence[str], tensors: Mapping[str, BucketTensor], owners: Mapping[str, int]
+) -> Bucket:
     """Lay tensors out by owner: what one owner gets is one piece of the buffer, and one message."""
     starts: dict[str, int] = {}
     parts: dict[int, slice] = {}

@@ -24,7 +24,7 @@ MASTER_BYTES = FLOAT32_BYTES
 
 
 @dataclass(frozen=True)
-class Holding:
+class StateHolding:
     """One worker's, in bytes.
 
     weights     compute copies: all tensors outside of the experts where it has lanes, its experts
@@ -54,7 +54,7 @@ class Holding:
         return computing if self.on_host else computing + self.owning
 
 
-def holdings(job: Job, inventory: Inventory, plan: Plan) -> list[Holding]:
+def holdings(job: Job, inventory: Inventory, plan: Plan) -> list[StateHolding]:
     """By rank."""
     model = _ModelBytes.of(job, inventory, plan)
     dense = _owned_dense(inventory, plan)
@@ -198,7 +198,7 @@ class _ModelBytes:
         gradients, last = expert_gradient_bytes(inventory), inventory.num_experts - 1
         return _ModelBytes(frozen + flat, sums, one, idle, gradients, last)
 
-    def holding(self, job: Job, worker: Worker, dense: _OwnedDense) -> Holding:
+    def holding(self, job: Job, worker: Worker, dense: _OwnedDense) -> StateHolding:
         on_host = owns_on_host(job, worker.island)
         has_masters = on_host or job.precision != "float32"
         experts = worker.num_experts * self.expert
@@ -206,7 +206,7 @@ class _ModelBytes:
         owned, trained = dense.owned + experts + idle, dense.trained + experts
         each = declaration_of(job.optimizer).bytes_per_parameter(job.optimizer)
         gradients = worker.num_experts * self.expert_gradients
-        return Holding(
+        return StateHolding(
             weights=experts * copy_bytes(job) + (self.dense if worker.lanes else 0),
             gradients=gradients + self.sums * num_sums(job, worker),
             masters=MASTER_BYTES * (owned if has_masters else idle),

@@ -16,7 +16,7 @@ from dougong.planner.needs.dense_scratch import scratch_bytes
 from dougong.planner.needs.holdings import (
     LINK_BYTES,
     NUM_LINKS,
-    Holding,
+    StateHolding,
     copy_bytes,
     dense_buckets,
     holdings,
@@ -62,7 +62,7 @@ def shares_machine(job: Job) -> Mapping[str, bool]:
     return {one.name: get_accelerator(one.accelerator).shares_machine for one in job.islands}
 
 
-def _state(held: Holding) -> Terms:
+def _state(held: StateHolding) -> Terms:
     found = {Term.WEIGHTS: held.weights, Term.GRADIENTS: held.gradients}
     if not held.on_host:
         found |= {Term.MASTERS: held.masters, Term.MOMENTS: held.moments}
@@ -87,7 +87,7 @@ class _Account:
     job: Job
     inventory: Inventory
 
-    def update(self, held: Holding) -> Terms:
+    def update(self, held: StateHolding) -> Terms:
         """What an update makes and throws away: moments in float32, where they are kept in half of
         it."""
         if not self.job.optimizer.has_half_state or not held.num_trained:
@@ -97,7 +97,7 @@ class _Account:
         numbers = min(held.num_trained, max(WIDE_AT_ONCE, largest))
         return {Term.UPDATE: 2 * FLOAT32_BYTES * numbers}
 
-    def checks(self, plan: Plan, worker: Worker, held: Holding) -> Terms:
+    def checks(self, plan: Plan, worker: Worker, held: StateHolding) -> Terms:
         """What sums of all bits take on a device for a moment: small tensors are joined and added
         up in running sums, thrice their bytes; the ledger's joins tensors, too, and makes products
         of twice their bytes, up to a limit. A processor takes them in its cache."""
@@ -127,7 +127,7 @@ class _Account:
     def _is_near(self) -> Mapping[str, bool]:
         return shares_machine(self.job)
 
-    def host(self, worker: Worker, held: Holding) -> Terms:
+    def host(self, worker: Worker, held: StateHolding) -> Terms:
         """What `optimizer.device: host` keeps beside a device, and what travels there."""
         if not held.on_host:
             return {}

@@ -28,7 +28,7 @@ from dougong.job.yaml.provenance import dotted
 from dougong.models.build import build_on_meta, load_config
 from dougong.models.folder import check_folder
 from dougong.models.inventory import inspect_model
-from dougong.models.segment_bytes import MicroBatch, activations_of
+from dougong.models.memory.segment_bytes import MicroBatchShape, activations_of
 from dougong.models.sites import family_expert, find_sites
 from dougong.ops.experts.choose import is_swiglu
 from dougong.parallel.plan import Inventory
@@ -123,8 +123,8 @@ def inspect_only(job: Job) -> Inventory:
     return replace(inventory, activations=tuple(found))
 
 
-def _microbatch_of(job: Job) -> MicroBatch:
-    return MicroBatch(
+def _microbatch_of(job: Job) -> MicroBatchShape:
+    return MicroBatchShape(
         job.batch.microbatch_size,
         job.data.sequence_length,
         getattr(torch, job.precision),

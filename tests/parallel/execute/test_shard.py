@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from dougong.models.live_bytes import LiveBytes
+from dougong.models.memory.live_bytes import LiveBytes
 from dougong.ops.experts.base import Block, ExpertOp
 from dougong.ops.experts.reference import ByBlock, ByTile, SwiGLUExpert, TiledSwiGLU
 from dougong.parallel.execute.shard import ExpertShard, Keep

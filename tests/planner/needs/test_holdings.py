@@ -2,31 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
 from dougong.models.inventory import inspect_model
-from dougong.planner.needs.holdings import Holding, checkpoint_bytes, holdings, num_sums
+from dougong.parallel.comm.world import World
+from dougong.parallel.dense.allreduce import NativeReducer
+from dougong.parallel.dense.ordered_reduce import OrderedReducer
+from dougong.planner.needs.holdings import StateHolding, checkpoint_bytes, holdings, num_sums
 from tests.jobs import VOCAB, Rig, make_job, make_rig, plan_for
+from torch import Tensor
 
 
-def of_rig(rig: Rig) -> Holding:
+def memory_of(tensors: Iterable[Tensor]) -> dict[int, int]:
+    """Bytes of each memory that they lie in."""
+    storages = [tensor.untyped_storage() for tensor in tensors]
+    return {storage.data_ptr(): storage.nbytes() for storage in storages}
+
+
+def of_rig(rig: Rig) -> StateHolding:
     """The same, counted tensor by tensor."""
-    share = rig.stepper.parts.share
+    share, replica = rig.stepper.parts.share, rig.replica
     moments = sum(value.nbytes for _, _, value in share.optimizer.state() if value.dim())
-    copies = {tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for _, tensor in rig.replica.copies}
-    copies |= {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in rig.replica.dense.values()}
-    masters = {}
-    for tensor in rig.replica.masters.values():
-        storage = tensor.untyped_storage()
-        if storage._cdata not in copies:
-            masters[storage._cdata] = storage.nbytes()
-    gradients = sum(flat.nbytes for flat in share.shard._flat)
-    reducer = rig.stepper.parts.gradients._reducer
-    for buffers in getattr(reducer, "_leaves", {0: getattr(reducer, "_buffers", ())}).values():
-        gradients += sum(buffer.nbytes for buffer in buffers)
-    trained = sum(share.replica.masters[name].numel() for name in share.optimizer.names)
-    return Holding(sum(copies.values()), gradients, sum(masters.values()), moments, False, trained)
+    copies = memory_of([*(tensor for _, tensor in replica.copies), *replica.dense.values()])
+    masters = memory_of(replica.masters.values())
+    apart = sum(num_bytes for place, num_bytes in masters.items() if place not in copies)
+    kind = OrderedReducer if rig.job.is_layout_free else NativeReducer
+    reducer = kind(World.alone(), rig.plan, replica.flat)
+    gradients = memory_of(t for lane in rig.plan.workers[0].lanes for t in reducer.sums(lane).values())
+    for site in share.shard.gradients:
+        gradients |= memory_of(tensor for tensors in site.values() for tensor in tensors.values())
+    trained = sum(replica.masters[name].numel() for name in share.optimizer.names)
+    return StateHolding(sum(copies.values()), sum(gradients.values()), apart, moments, False, trained)
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable
 from typing import Any
 
-from torch import Tensor, UntypedStorage
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -21,25 +20,23 @@ class LiveBytes(TorchDispatchMode):
         self.now, self.peak = 0, 0
         self._on_meta = on_meta
         self._alive: dict[int, int] = {}
-        self._left_out: list[UntypedStorage] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = {id(tensor.untyped_storage()) for tensor in self._counted((args, kwargs))}
         made = func(*args, **(kwargs or {}))
-        for value in tree_leaves(made):
-            if isinstance(value, Tensor) and value.is_meta == self._on_meta:
-                self._note(value)
+        for tensor in self._counted(made):
+            # A view of what was given, or what was written in place, is not made here.
+            if id(tensor.untyped_storage()) not in given:
+                self._note(tensor)
         return made
-
-    def leave_out(self, tensors: Iterable[Tensor]) -> None:
-        """These do not count, nor views of them, such as a model's weights."""
-        for tensor in tensors:
-            storage = tensor.untyped_storage()
-            self._left_out.append(storage)
-            self._alive[id(storage)] = 0
 
     def begin(self) -> None:
         """The peak is what is alive now."""
         self.peak = self.now
+
+    def _counted(self, values: Any) -> list[Tensor]:
+        tensors = [value for value in tree_leaves(values) if isinstance(value, Tensor)]
+        return [tensor for tensor in tensors if tensor.is_meta == self._on_meta]
 
     def _note(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()

@@ -36,9 +36,11 @@ def total_line(
 
 def crossing_bytes(job: Job, model: Inventory, made: Plan) -> float:
     """All that a step sends between workers, with experts chosen evenly."""
-    everybody = {str(worker.rank): [worker.rank] for worker in made.workers}
-    links = bytes_by_link(flows_of_step(job, model, made), everybody)
-    return sum(part.num_bytes for by_kind in links.values() for part in by_kind.values())
+    everybody = {"all": range(len(made.workers))}
+    total = 0.0
+    for by_kind in bytes_by_link(flows_of_step(job, model, made), everybody).values():
+        total += sum(part.num_bytes for part in by_kind.values())
+    return total
 
 
 def kind_lines(made: Plan, memories: Sequence[WorkerMemory], width: int) -> Iterator[str]:

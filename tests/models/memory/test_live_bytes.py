@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import torch
-from dougong.models.live_bytes import LiveBytes
+from dougong.models.memory.live_bytes import LiveBytes
 
 
 def test_bytes_come_with_operators_and_go_with_their_last_holder() -> None:
     given = torch.ones(8)
     live = LiveBytes()
-    live.leave_out([given])
     with live:
         view = given.view(2, 4)
         made = view + 1

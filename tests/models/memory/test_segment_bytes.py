@@ -8,10 +8,10 @@ import pytest
 import torch
 from dougong.job.schema import Model
 from dougong.models.build import load_config
-from dougong.models.segment_bytes import MicroBatch, activations_of
+from dougong.models.memory.segment_bytes import MicroBatchShape, activations_of
 from tests.families import config_values
 
-SMALL = MicroBatch(2, 64, torch.float32)
+SMALL = MicroBatchShape(2, 64, torch.float32)
 
 
 def config_of(family: str) -> Any:
@@ -21,7 +21,7 @@ def config_of(family: str) -> Any:
 @pytest.mark.parametrize("family", ["qwen3_moe", "deepseek_v3"])
 @pytest.mark.parametrize("recomputes", [False, True])
 def test_nothing_is_left_when_the_walk_has_come_back(family: str, recomputes: bool) -> None:
-    found = activations_of(config_of(family), MicroBatch(2, 64, torch.float32, recomputes), "cpu", True)
+    found = activations_of(config_of(family), MicroBatchShape(2, 64, torch.float32, recomputes), "cpu", True)
     assert not found.missing
     left = sum(segment.kept + segment.given_back for segment in found.segments)
     assert abs(left) <= 16  # flags of layers that ran again

@@ -21,9 +21,9 @@ from torch.overrides import TorchFunctionMode
 
 from dougong.models.build import build_on_meta
 from dougong.models.cut import cut
-from dougong.models.live_bytes import LiveBytes
+from dougong.models.memory.live_bytes import LiveBytes
 from dougong.models.sites import find_sites
-from dougong.parallel.plan import Activations, SegmentBytes
+from dougong.parallel.activations import Activations, SegmentBytes
 from dougong.parallel.segments.flight import ExpertsCall, Flight, Forward
 from dougong.parallel.segments.repeats import LayerRepeats
 from dougong.parallel.segments.tape import GraphNode
@@ -33,7 +33,7 @@ _AS_WITHOUT_PADDING = True
 
 
 @dataclass(frozen=True)
-class MicroBatch:
+class MicroBatchShape:
     """Of one lane: sequences, the tokens of each, and how it is computed."""
 
     num_sequences: int
@@ -42,7 +42,7 @@ class MicroBatch:
     recomputes: bool = False
 
 
-def activations_of(config: Any, microbatch: MicroBatch, kind: str, is_fused: bool) -> Activations:
+def activations_of(config: Any, microbatch: MicroBatchShape, kind: str, is_fused: bool) -> Activations:
     """`kind`: an accelerator's name; `is_fused`: it has a fused form of attention. A model that
     cannot be run without values is no error: `missing` says why."""
     try:
@@ -56,21 +56,20 @@ def activations_of(config: Any, microbatch: MicroBatch, kind: str, is_fused: boo
 class _Measurement:
     """One micro-batch's flight, there and back."""
 
-    def __init__(self, config: Any, microbatch: MicroBatch, kind: str, is_fused: bool) -> None:
+    def __init__(self, config: Any, microbatch: MicroBatchShape, kind: str, is_fused: bool) -> None:
         self._microbatch = microbatch
         self._model = build_on_meta(config, microbatch.dtype)
         self._model.train()
         sites = find_sites(self._model)
         self._cut = cut(self._model, sites, microbatch.recomputes)
         self._live = LiveBytes(on_meta=True)
-        self._live.leave_out([*self._model.parameters(), *self._model.buffers()])
         self._attention = _AttentionForm(kind == "cpu", is_fused)
         self._before = 0
 
     def run(self) -> list[SegmentBytes]:
         forward: list[tuple[int, int]] = []
         backward: list[tuple[int, int]] = []
-        with self._attention, _Answers(), self._live, torch.no_grad():
+        with self._attention, _WithoutPadding(), self._live, torch.no_grad():
             flights = [self._take_off(forward)]
             self._walk_back(flights, backward)
         pairs = zip(forward, reversed(backward), strict=True)
@@ -152,7 +151,7 @@ class _Nowhere:
         pass
 
 
-class _Answers(TorchFunctionMode):
+class _WithoutPadding(TorchFunctionMode):
     """Answers a model that asks whether all of a tensor's flags are set; other values are refused
     by torch itself."""
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dougong.cli.plan_memory import crossing_bytes, kind_lines, total_line
 from dougong.models.inventory import inspect_model
 from dougong.planner.needs.terms import Term, WorkerMemory
 from dougong.planner.needs.worker_memory import needed_memory
+from dougong.tools.plan_memory import crossing_bytes, kind_lines, total_line
 from tests.jobs import VOCAB, make_job, plan_for
 
 
