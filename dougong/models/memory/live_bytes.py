@@ -16,7 +16,7 @@ class LiveBytes(TorchDispatchMode):
 
     def __init__(self, on_meta: bool = False) -> None:
         """`on_meta`: tensors without memory count, and others do not."""
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now, self.peak = 0, 0
         self._on_meta = on_meta
         self._alive: dict[int, int] = {}

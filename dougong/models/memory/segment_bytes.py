@@ -42,7 +42,9 @@ class MicroBatchShape:
     recomputes: bool = False
 
 
-def activations_of(config: Any, microbatch: MicroBatchShape, kind: str, is_fused: bool) -> Activations:
+def activations_of(
+    config: Any, microbatch: MicroBatchShape, kind: str, is_fused: bool
+) -> Activations:
     """`kind`: an accelerator's name; `is_fused`: it has a fused form of attention. A model that
     cannot be run without values is no error: `missing` says why."""
     try:
@@ -219,9 +221,11 @@ def _fits_processor(call: _AttentionCall) -> bool:
     """Whether a processor's fused form takes such tensors, asked of torch with tensors of one
     number."""
     mask = None if call.attn_mask is None else _without_values(call.attn_mask)
-    tensors = [_without_values(tensor) for tensor in (call.query, call.key, call.value)]
+    query, key, value = map(_without_values, (call.query, call.key, call.value))
     choice = torch._fused_sdp_choice(
-        *tensors,
+        query,
+        key,
+        value,
         mask,
         call.dropout_p,
         call.is_causal,

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from dougong.job.optimizers.declaration import FLOAT32_BYTES
 from dougong.job.schema import Job
-from dougong.parallel.plan import Inventory, Plan, Worker
+from dougong.parallel.plan import Inventory, Plan, Role, Worker
 from dougong.parallel.schedules.operation import Kind, Operation, Program
 from dougong.parallel.schedules.registry import make_programs
 from dougong.planner.needs.holdings import copy_bytes
@@ -33,7 +33,7 @@ class StepActivations:
     """Of all workers of a plan; those of one kind are walked once."""
 
     def __init__(self, job: Job, inventory: Inventory, plan: Plan) -> None:
-        roles = {worker.role_in_step: worker.role_in_step for worker in plan.workers}
+        roles: dict[str, Role] = {w.role_in_step: w.role_in_step for w in plan.workers}
         programs = make_programs(
             pipeline_of(job, plan), num_sites(plan), job.batch.microbatches, roles
         )
