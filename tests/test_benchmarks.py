@@ -156,14 +156,14 @@ def test_grouped_products_are_compared() -> None:
     assert "layer: ratio to" in ended.stdout
 
 
+def test_the_controllers_work_is_measured() -> None:
+    ended = run("benchmarks/control_plane.py", "--nodes", "1", "3", "--seconds", "0.5", "--rounds", "2")
+    assert ended.returncode == 0, ended.stderr
+    assert "3 nodes, 24 workers: " in ended.stdout and "% of a core (" in ended.stdout
+
+
 @pytest.mark.slow
 def test_recomputation_is_compared_with_keeping() -> None:
     ended = run("benchmarks/recompute.py", "--layers", "3", "--hidden", "64", "--tokens", "32", "--steps", "2")
     assert ended.returncode == 0, ended.stderr
     assert "time of layers over none: median" in ended.stdout and "peak of an attention worker" in ended.stdout
-
-
-def test_the_controllers_work_is_measured() -> None:
-    ended = run("benchmarks/control_plane.py", "--nodes", "1", "3", "--seconds", "0.5", "--rounds", "2")
-    assert ended.returncode == 0, ended.stderr
-    assert "3 nodes, 24 workers: " in ended.stdout and "% of a core (" in ended.stdout
