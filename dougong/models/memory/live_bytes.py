@@ -51,9 +51,3 @@ class LiveBytes(TorchDispatchMode):
 
     def _gone(self, place: int) -> None:
         self.now -= self._alive.pop(place)
-
-
-def _with_memory(values: Any) -> list[Tensor]:
-    return [
-        value for value in tree_leaves(values) if isinstance(value, Tensor) and not value.is_meta
-    ]
