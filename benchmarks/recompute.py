@@ -22,8 +22,8 @@ import torch
 from dougong.job.schema import Job
 from tests.families import config_values
 from tests.jobs import make_job, make_rig, plan_for
-from tests.live_bytes import peaks_of_steps
 from tests.processes import run_workers
+from tests.step_peaks import peaks_of_steps
 
 WAYS = ("none", "layers")
 

@@ -38,9 +38,10 @@ from dougong.parallel.replica_holders import replica_holders
 from dougong.parallel.schedules.message_order import message_order
 from dougong.parallel.schedules.simulate import simulate
 from dougong.parallel.tree import LaneTree
-from dougong.planner.plan_job import plan_job, state_bytes
-from dougong.planner.programs import programs_of, prove
-from dougong.planner.snapshot_bytes import snapshot_bytes
+from dougong.planner.needs.holdings import state_bytes
+from dougong.planner.needs.programs import programs_of, prove
+from dougong.planner.needs.snapshot_bytes import snapshot_bytes
+from dougong.planner.plan_job import plan_job
 from dougong.tools.plan_chart import alike_in, cost_of
 from dougong.training.traffic import flows_of_step
 

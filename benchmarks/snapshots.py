@@ -25,7 +25,7 @@ from dougong.accelerators.cpu import Cpu
 from dougong.job.fault.snapshots import Snapshots
 from dougong.job.schema import Job
 from dougong.models.inventory import inspect_model
-from dougong.planner.snapshot_bytes import part_sizes, snapshot_bytes
+from dougong.planner.needs.snapshot_bytes import part_sizes, snapshot_bytes
 from dougong.training.build import StepOptions
 from dougong.training.memory.state_memory import StateMemory
 from dougong.training.state import state_of

@@ -54,9 +54,11 @@ ORDER = (
     "fault",  # from observation to decision
     "models.library",  # what is used of transformers that it does not promise
     "models",  # how a transformers model is cut
+    "models.memory",  # what a micro-batch keeps, found without memory
     "checkpoint.proof",  # what a manifest must be, and who has signed it
     "checkpoint",
     "records.event", "records",  # what a run leaves behind
+    "planner.needs",  # memory and programs of a plan's workers
     "planner",  # from a job and a cluster to a plan
     "ui.goodput", "ui", "ui.report",
     "data",

@@ -21,8 +21,8 @@ from dougong.training.audit import make_audit
 from dougong.training.build import StepOptions
 from tests.families import FAMILIES, config_values
 from tests.jobs import Rig, RigForwards, make_job, make_rig, plan_for
-from tests.live_bytes import peaks_of_steps
 from tests.processes import run_workers
+from tests.step_peaks import peaks_of_steps
 
 PIPELINES, PRECISIONS = ("zebra", "af_pipe"), ("float32", "bfloat16")
 Bits = tuple[dict[Any, float], dict[str, str]]

@@ -41,6 +41,7 @@ NOT_MIRRORED = {
     "launcher.controller.inbound.items": "dataclasses without code, all of them fed in test_state_machine.py",
     "ops.experts.base": "the interface; tests/ops/experts/test_reference.py tests what implements it",
     "ops.experts.triton_swiglu": "tests/ops/experts/test_triton_kernels.py runs it with its kernels",
+    "parallel.activations": "dataclasses; tests/models/memory/test_segment_bytes.py makes them",
     "parallel.bridge.base": "the interface; test_host_end.py tests what implements it, test_bridges.py who opens it",
     "parallel.dispatch.handle": "what a call keeps; tests/parallel/dispatch/test_dispatcher.py fills and reads it",
     "parallel.trace.tracer": "tests/training/test_partial_run.py holds its traces against each other",

@@ -50,6 +50,8 @@ class Accelerator(ABC):
     shares_machine: ClassVar[bool] = False
     """Whether all workers of a machine share one device, so that any number of them may start; else
     each has a device of its own."""
+    fused_attention: ClassVar[bool] = True
+    """Whether torch's attention here makes no matrix of scores; a plan counts the memory."""
     arithmetic_variables: ClassVar[tuple[str, ...]] = HOST_VARIABLES
     """Beginnings of the names of environment variables that can change a kernel's bits, or the
     order of sums, here."""

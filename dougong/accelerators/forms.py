@@ -269,6 +269,11 @@ FACTS = (
     Fact("interface_form", _SLOT, "how the interface is written there"),
     Fact("shares_machine", _FLAG, "all workers of a machine share one device"),
     Fact(
+        "fused_attention",
+        _FLAG,
+        "torch's attention makes no matrix of scores: what a plan counts of its memory",
+    ),
+    Fact(
         "arithmetic_variables",
         _VARIABLE_NAMES,
         "beginnings of variables that can change bits: recorded",

@@ -27,14 +27,19 @@ from dougong.launcher.agent.facts import (
 from dougong.launcher.agent.remarks import left_out_snapshots
 from dougong.models.library.loading import load_transformers
 from dougong.parallel.plan import Inventory, Plan, Worker
-from dougong.planner.audit_bytes import AuditBytes, audit_bytes
+from dougong.planner.needs.activations import unknown_activations
+from dougong.planner.needs.audit_bytes import AuditBytes, audit_bytes
+from dougong.planner.needs.holdings import expert_bytes, host_bytes
+from dougong.planner.needs.snapshot_bytes import SnapshotBytes, snapshot_bytes
+from dougong.planner.needs.terms import WorkerMemory
+from dougong.planner.needs.worker_memory import needed_memory
 from dougong.planner.placement import seats_of_job
-from dougong.planner.plan_job import expert_bytes, host_bytes, plan_job, state_bytes
-from dougong.planner.snapshot_bytes import SnapshotBytes, snapshot_bytes
+from dougong.planner.plan_job import plan_job
 from dougong.planner.snapshot_room import short_of_room, with_room_for_snapshots
 from dougong.remarks import Remarks
 from dougong.tools.job_check import load_whole_job
 from dougong.tools.plan_chart import chart_lines, fits
+from dougong.tools.plan_memory import kind_lines, total_line
 from dougong.ui.formatting import plural, ranges, site_experts, size, worker_list
 
 MOST_COLUMNS = 120
@@ -59,15 +64,16 @@ def plan(file: JobFile, override: Overrides = None) -> None:
         model = inspect_only(job)
         data, told = preview(job, model)
     made, left_out = _plan_of(job, model)
+    memories = needed_memory(job, model, made)
     width = min(shutil.get_terminal_size().columns, MOST_COLUMNS)
     lines = [  # before anything is said: a device that answers wrongly is refused
-        *room_lines(job, model, made),
+        *room_lines(job, model, made, memories, width),
         *environment_lines(job, width),
         f"data: {data}",
         *remark_lines(told + _remarks(job) + left_out),
     ]
     typer.echo(model_line(model))
-    print_table(plan_table(made, state_bytes(job, model, made)))
+    print_table(plan_table(made, [memory.state for memory in memories]))
     for line in lines:
         typer.echo(line)
     for line in path_lines(made):
@@ -77,17 +83,21 @@ def plan(file: JobFile, override: Overrides = None) -> None:
         typer.echo("\n".join(chart_lines(job, made, model, width)))
 
 
-def room_lines(job: Job, model: Inventory, made: Plan) -> Iterator[str]:
+def room_lines(
+    job: Job, model: Inventory, made: Plan, memories: Sequence[WorkerMemory], width: int
+) -> Iterator[str]:
     """What memory the plan takes, of devices and of machines."""
-    states, snapshots = state_bytes(job, model, made), snapshot_bytes(job, model, made)
-    audits = audit_bytes(job, model, made)
-    yield total_line(max(expert_bytes(job, model, one.name) for one in job.islands), states)
+    largest = max(expert_bytes(job, model, one.name) for one in job.islands)
+    yield total_line(job, model, made, memories, largest)
+    yield from kind_lines(made, memories, width)
+    for reason in unknown_activations(model):
+        yield f"warning: activations are not counted: {reason}"
     yield from host_lines(host_bytes(job, model, made))
     yield from shared_host_lines(job)
-    yield from snapshot_lines(snapshots)
-    yield from audit_lines(job, audits)
-    needed = [state + audit.memory for state, audit in zip(states, audits, strict=True)]
-    yield from memory_lines(job, made, needed, [part.total for part in snapshots])
+    yield from snapshot_lines(snapshot_bytes(job, model, made))
+    yield from audit_lines(job, audit_bytes(job, model, made))
+    peaks = [memory.peak for memory in memories]
+    yield from memory_lines(job, made, peaks, [memory.on_host for memory in memories])
 
 
 def _plan_of(job: Job, model: Inventory) -> tuple[Plan, Remarks]:
@@ -184,12 +194,6 @@ def _between(numbers: Sequence[int], words: Callable[[int], str]) -> str:
     return f"{low} each" if low == high else f"{low} to {high}"
 
 
-def total_line(expert_bytes: int, state_bytes: Sequence[int]) -> str:
-    """What all workers hold together."""
-    total = f"{plural(len(state_bytes), 'worker')}: {size(sum(state_bytes))} of state"
-    return f"{total}; an expert takes {size(expert_bytes)} on its worker; activations come on top"
-
-
 def host_lines(kept: Sequence[int]) -> Iterator[str]:
     """What masters and optimizer state take beside the devices; nothing where they lie on these."""
     if any(kept):
@@ -236,11 +240,11 @@ def audit_lines(job: Job, taken: Sequence[AuditBytes]) -> Iterator[str]:
 
 
 def memory_lines(
-    job: Job, made: Plan, needed: Sequence[int], snapshots: Sequence[int]
+    job: Job, made: Plan, needed: Sequence[int], beside: Sequence[int]
 ) -> Iterator[str]:
-    """Whether each island's state, and what audits take, would fit on this machine's devices. A run
-    asks the devices that it gets, and refuses what cannot fit."""
-    of_what = "of state" if job.fault.audit is None else "of state and audits (fault.audit)"
+    """Whether each island's workers would fit at their peaks on this machine's devices, together
+    with what lies beside these where the two are one. A run asks the devices that it gets, and
+    refuses what cannot fit."""
     for island in job.islands:
         if island.memory_gb is not None:
             continue
@@ -248,8 +252,8 @@ def memory_lines(
         if together[0] != island.name:
             continue  # told with the first of them
         ranks = [worker.rank for worker in made.workers if worker.island in together]
-        kept = sum(snapshots[rank] for rank in ranks)
-        line = _memory_line(island, [needed[rank] for rank in ranks], kept, of_what)
+        kept = sum(beside[rank] for rank in ranks)
+        line = _memory_line(island, [needed[rank] for rank in ranks], kept)
         if line:
             yield line
 
@@ -270,9 +274,9 @@ def _sharing(job: Job, island: Island) -> list[Island]:
     return [one for one, place in places if place == (island.accelerator, island.node)]
 
 
-def _memory_line(island: Island, needed: Sequence[int], kept: int, of_what: str) -> str:
-    """Of one island, whose workers need so many bytes, and together so many for snapshots; empty
-    where they fit."""
+def _memory_line(island: Island, needed: Sequence[int], kept: int) -> str:
+    """Of one island, whose workers need so many bytes at their peaks, and together so many of the
+    machine's memory beside these; empty where they fit."""
     accelerator = get_accelerator(island.accelerator)
     there = memory_of(accelerator)
     if there is None:
@@ -284,13 +288,11 @@ def _memory_line(island: Island, needed: Sequence[int], kept: int, of_what: str)
     if island.shares_device:
         most, what = sum(needed), "all workers on its device together need"
     if accelerator.shares_machine:
-        most, what = sum(needed), "its workers together need"
-        if most <= there < most + kept:
-            most, of_what = most + kept, f"{of_what} and snapshots (fault.snapshots)"
+        most, what = sum(needed) + kept, "its workers together need"
     if most <= there:
         return ""
     return (
-        f"warning: {island.name}: {what} {size(most)} {of_what}, a machine like this one has "
+        f"warning: {island.name}: {what} {size(most)}, a machine like this one has "
         f"{size(there)}: a run there is refused"
     )
 

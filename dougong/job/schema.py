@@ -222,9 +222,9 @@ class Island(Section):
     )
     memory_gb: AboveZero | None = physical(
         None,
-        "what weights, gradients and optimizer state may take on one device (10^9 bytes; leave "
-        "room for activations); a plan that needs more is refused; null: what the device (of cpu: "
-        "the machine) has, where the run can find that out",
+        "what a worker may take of one device at its peak (10^9 bytes; leave room for what torch "
+        "and its libraries take beside tensors); a plan that needs more is refused; null: what the "
+        "device (of cpu: the machine) has, where the run can find that out",
     )
 
     @property

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 from dougong.job.parts.router import Router
@@ -16,7 +17,8 @@ from dougong.models.library.attention_forms import forms_to_try
 from dougong.models.library.fast_paths import refuse_fast_paths
 from dougong.models.library.transformers_internals import strict_float32_names
 from dougong.models.routers import find_choosers
-from dougong.models.sites import Site, expert_parameters, find_sites
+from dougong.models.sites import Site, expert_parameters, family_expert, find_sites
+from dougong.ops.experts.choose import is_swiglu
 from dougong.parallel.plan import Inventory, TensorSpec
 
 
@@ -43,7 +45,11 @@ def inspect_model(
     if recompute:
         find_layers(network, sites)
     inventory = inventory_of(config, network, sites)
-    return dataclasses.replace(inventory, attention=forms_to_try(network, model.attention))
+    return dataclasses.replace(
+        inventory,
+        attention=forms_to_try(network, model.attention),
+        is_swiglu=is_swiglu(family_expert(sites[0]), sites[0].shapes, torch.device("cpu")),
+    )
 
 
 def inventory_of(config: Any, network: nn.Module, sites: Sequence[Site]) -> Inventory:

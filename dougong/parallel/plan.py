@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, ConfigDict, TypeAdapter
 
 from dougong.errors import PlanError
+from dougong.parallel.activations import Activations
 from dougong.parallel.assign import EQUAL, Speed, contiguous, lane_shares, shares
 from dougong.parallel.island_paths import IslandPath
 
@@ -62,7 +63,8 @@ class Inventory:
     """What a model consists of, as the planner sees it. `sites` are its `experts` modules in call
     order; `hidden_size`: values of a token's vector there; `num_idle_experts`: those beside
     `num_experts` that compute nothing. `attention`: the forms by which it may be computed, where
-    there are several the fastest first."""
+    there are several the fastest first. `is_swiglu`: its experts are the usual ones. `activations`:
+    of the job's micro-batch, by accelerator; empty where nobody has asked."""
 
     family: str
     tensors: tuple[TensorSpec, ...]
@@ -73,6 +75,8 @@ class Inventory:
     hidden_size: int = 0
     num_idle_experts: int = 0
     attention: tuple[str, ...] = ()
+    is_swiglu: bool = True
+    activations: tuple[Activations, ...] = ()
 
     @property
     def num_parameters(self) -> int:

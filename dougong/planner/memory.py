@@ -1,4 +1,4 @@
-"""Whether a plan's state can lie in the memory that there is: each device's own, or a machine's
+"""Whether a plan fits in the memory that there is: each device's own, or a machine's
 where its workers share it. Pure."""
 
 from __future__ import annotations
@@ -11,22 +11,12 @@ from dougong.control.handshake import AgentFacts
 from dougong.errors import PlanError
 from dougong.job.schema import Job
 from dougong.parallel.plan import Inventory, Plan, Worker
-from dougong.planner.audit_bytes import audit_bytes
+from dougong.planner.needs.refusal import advice, gb, listed, together, too_large
+from dougong.planner.needs.terms import Term, WorkerMemory, added
+from dougong.planner.needs.worker_memory import needed_memory, shares_machine
 from dougong.planner.placement import AgentSpec, make_seats
-from dougong.planner.plan_job import BYTES_PER_GB, by_worker, host_bytes, plan_job, state_bytes
-from dougong.planner.snapshot_bytes import snapshot_bytes
+from dougong.planner.plan_job import plan_job
 from dougong.planner.snapshot_room import with_room_for_snapshots
-
-_DEVICE_REMEDY = (
-    "add workers, move experts by offload or speed, keep masters and optimizer state in the "
-    "machine's memory (optimizer.device: host), or take a smaller model or an optimizer with less "
-    "state"
-)
-_MACHINE_REMEDY = (
-    "put islands on several machines (islands.{island}.node), lower islands.{island}.workers if "
-    "they have lanes (each of them holds all tensors outside of the experts), or take a smaller "
-    "model or an optimizer with less state"
-)
 
 
 @dataclass(frozen=True)
@@ -99,82 +89,59 @@ def memory_of_machines(agents: Iterable[AgentFacts]) -> dict[str, int]:
 
 
 def check_fit(job: Job, inventory: Inventory, plan: Plan, memory: Sequence[KnownMemory]) -> None:
-    """PlanError where weights, gradients and optimizer state alone are more than there is: names
-    every worker's bytes, what there is, and what helps. What an audited step takes more counts, and
-    on a machine that its workers share their snapshots, too."""
-    states = by_worker(plan, state_bytes(job, inventory, plan))
-    audits = by_worker(plan, [part.memory for part in audit_bytes(job, inventory, plan)])
-    snapshots = by_worker(plan, [part.total for part in snapshot_bytes(job, inventory, plan)])
+    """PlanError where workers take more at their peaks than there is: names every term's bytes,
+    what there is, and what helps. On a machine that its workers share, what lies beside devices
+    counts, too: a checkpoint on its way, and snapshots."""
+    if not memory:
+        return
+    needed = dict(zip(_names(plan), needed_memory(job, inventory, plan), strict=True))
     for known in memory:
-        total = sum(states[name] for name in known.workers)
-        if total > known.num_bytes:
-            raise PlanError(_refusal(known, states, total))
-        audited = sum(audits[name] for name in known.workers)
-        if total + audited > known.num_bytes:
-            raise PlanError(_audits_refusal(known, total, audited))
-        total += audited
-        kept = sum(snapshots[name] for name in known.workers)
-        if known.is_shared and total + kept > known.num_bytes:
-            raise PlanError(_snapshots_refusal(known, total, kept))
+        found = [needed[name] for name in known.workers]
+        terms = together(found, known.is_shared)
+        if sum(terms.values()) > known.num_bytes:
+            raise PlanError(_refusal(known, terms, found))
 
 
 def check_hosts(job: Job, inventory: Inventory, plan: Plan, machines: Mapping[str, int]) -> None:
-    """PlanError where what `optimizer.device: host` keeps beside the devices of a machine is more
-    than it has. `machines`: bytes of memory by node."""
-    kept = host_bytes(job, inventory, plan)
+    """PlanError where what lies beside the devices of a machine (a checkpoint on its way,
+    snapshots, masters and moments of `optimizer.device: host`) is more than it has. `machines`:
+    bytes of memory by node."""
+    is_shared = shares_machine(job)
+    needed = needed_memory(job, inventory, plan)
     by_node: dict[str, list[Worker]] = {}
     for worker in plan.workers:
-        if kept[worker.rank]:
+        if not is_shared[worker.island]:
             by_node.setdefault(worker.node, []).append(worker)
     for node, num_bytes in machines.items():
         there = by_node.get(node, [])
-        total = sum(kept[worker.rank] for worker in there)
+        terms = added([needed[worker.rank].host for worker in there])
+        total = sum(terms.values())
         if total > num_bytes:
             raise PlanError(
-                f"{node} has {_gb(num_bytes)}, and the master weights and optimizer state of its "
-                f"{len(there)} workers, which lie there (optimizer.device: host), take "
-                f"{_gb(total)}; put islands on several machines, or begin a run with "
-                "optimizer.device: worker"
+                f"{node} has {gb(num_bytes)}, and beside their devices its {len(there)} workers "
+                f"need {gb(total)} of its memory: {listed(terms)}; put islands on several "
+                f"machines; {advice(terms)}"
             )
 
 
-def _refusal(known: KnownMemory, needed: Mapping[str, int], total: int) -> str:
+def _names(plan: Plan) -> list[str]:
+    return [worker.name for worker in plan.workers]
+
+
+def _refusal(known: KnownMemory, terms: Mapping[Term, int], needed: Sequence[WorkerMemory]) -> str:
     island = known.workers[0].partition("/")[0]
-    remedy = (_MACHINE_REMEDY if known.is_shared else _DEVICE_REMEDY).format(island=island)
-    each = ", ".join(f"{name} {_gb(needed[name])}" for name in known.workers)
-    who = f"{known.workers[0]} needs {_gb(total)}"
-    if len(known.workers) > 1:
-        who = f"the {len(known.workers)} workers on {known.place} need {_gb(total)} ({each})"
+    even_so = f"to run even so, set islands.{island}.memory_gb"
+    if len(known.workers) == 1 and not known.is_shared:
+        place = f"{known.place} has"
+        return f"{too_large(known.workers[0], needed[0], place, known.num_bytes)}; {even_so}"
+    pairs = zip(known.workers, needed, strict=True)
+    each = ", ".join(f"{name} {gb(_taken(one, known.is_shared))}" for name, one in pairs)
     return (
-        f"{who} for weights, gradients and optimizer state, activations not counted, and "
-        f"{known.place} has {_gb(known.num_bytes)}; {remedy}; to run even so, set "
-        f"islands.{island}.memory_gb"
+        f"the {len(known.workers)} workers on {known.place} need "
+        f"{gb(sum(terms.values()))} ({each}), and it has {gb(known.num_bytes)}: {listed(terms)}; "
+        f"put islands on several machines (islands.{island}.node), or {advice(terms)}; {even_so}"
     )
 
 
-def _audits_refusal(known: KnownMemory, total: int, audited: int) -> str:
-    island = known.workers[0].partition("/")[0]
-    return (
-        f"{known.place} has {_gb(known.num_bytes)}; of {', '.join(known.workers)} weights, "
-        f"gradients and optimizer state take {_gb(total)}, and in a step that is computed a second "
-        f"time another worker's experts and a second set of gradients {_gb(audited)} more; "
-        "set fault.audit: null (no step is), or add workers; to run even so, set "
-        f"islands.{island}.memory_gb"
-    )
-
-
-def _snapshots_refusal(known: KnownMemory, total: int, kept: int) -> str:
-    island = known.workers[0].partition("/")[0]
-    return (
-        f"{known.place} has {_gb(known.num_bytes)}, and its {len(known.workers)} workers need "
-        f"{_gb(total)} for weights, gradients, optimizer state and audits and {_gb(kept)} for "
-        "snapshots of the state, their own and those that they keep for others; set "
-        "fault.snapshots.replicas: 0 (a lost worker's part is then read from a checkpoint), or "
-        f"fault.snapshots.every: 0 (no snapshots); to run even so, set islands.{island}.memory_gb"
-    )
-
-
-def _gb(num_bytes: int) -> str:
-    """Three digits, and whole numbers from a hundred on."""
-    amount = num_bytes / BYTES_PER_GB
-    return f"{amount:,.0f} GB" if amount >= 100 else f"{amount:.3g} GB"
+def _taken(memory: WorkerMemory, with_host: bool) -> int:
+    return memory.peak + (memory.on_host if with_host else 0)

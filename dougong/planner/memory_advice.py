@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dougong.job.schema import Job
 from dougong.parallel.plan import Inventory, Plan
-from dougong.planner.plan_job import BYTES_PER_GB, by_worker, state_bytes
-from dougong.planner.snapshot_bytes import snapshot_bytes
+from dougong.planner.needs.holdings import by_worker, state_bytes
+from dougong.planner.needs.refusal import gb
+from dougong.planner.needs.snapshot_bytes import snapshot_bytes
 
 _MOST_STATE = 0.8
 """A part of the memory: with more of it taken by state there is hardly room to compute."""
@@ -20,17 +21,17 @@ def memory_advice(
     where it is not known.
     """
     used, who = _used_bytes(job, inventory, plan, worker, shared)
-    state = f"weights, gradients and optimizer state of {who} take {_gb(used)}"
+    state = f"weights, gradients and optimizer state of {who} take {gb(used)}"
     if memory_bytes is None:
         return (
             f"{state}; where a device has less, give the job more workers; where it has more, the "
             f"rest is activations: {_fewer_activations(job)}"
         )
-    state += f" of {_gb(memory_bytes)}"
+    state += f" of {gb(memory_bytes)}"
     kept = _snapshots_there(job, inventory, plan, worker) if shared else 0
     if used <= _MOST_STATE * memory_bytes < used + kept:
         return (
-            f"{state}, and snapshots {_gb(kept)}: set fault.snapshots.replicas: 0, or "
+            f"{state}, and snapshots {gb(kept)}: set fault.snapshots.replicas: 0, or "
             "fault.snapshots.every: 0"
         )
     if used <= _MOST_STATE * memory_bytes:
@@ -67,7 +68,3 @@ def _fewer_activations(job: Job) -> str:
     if job.batch.microbatch_size > 1:
         return f"lower batch.microbatch_size (now {job.batch.microbatch_size})"
     return f"lower data.sequence_length (now {job.data.sequence_length})"
-
-
-def _gb(num_bytes: float) -> str:
-    return f"{num_bytes / BYTES_PER_GB:.3g} GB"

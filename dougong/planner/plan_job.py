@@ -7,25 +7,17 @@ import dataclasses
 from collections.abc import Sequence
 
 from dougong.accelerators.registry import get_accelerator
-from dougong.accelerators.staging import SLOT_BYTES
 from dougong.errors import PlanError
-from dougong.job.optimizers.registry import declaration_of
 from dougong.job.schema import Island, Job
 from dougong.parallel.assign import EQUAL, LayerTimes, Room, Speed, lane_shares, offload
 from dougong.parallel.bridge.choice import Shore, choose_paths
 from dougong.parallel.island_paths import IslandPath
 from dougong.parallel.plan import Inventory, Plan, Role, Seat, make_plan, role_in_step
-from dougong.planner.programs import prove
+from dougong.planner.needs.holdings import expert_bytes, holdings
+from dougong.planner.needs.programs import prove
+from dougong.planner.needs.refusal import BYTES_PER_GB, too_large
+from dougong.planner.needs.worker_memory import needed_memory
 
-GRADIENT_BYTES = 4
-"""Of a parameter's gradient, which is float32 in any precision."""
-MASTER_BYTES = 4
-"""Of a parameter's float32 master, where its compute copy is another tensor."""
-BYTES_PER_GB = 1e9
-NUM_LINKS = 2
-"""Of a worker whose masters lie on the host: for its gradients, and for its new weights."""
-LINK_BYTES = 2 * SLOT_BYTES
-"""Pinned memory of one of them."""
 HOST_BACKEND = "gloo"
 """The native backend of an accelerator whose tensors lie in host memory."""
 
@@ -71,82 +63,6 @@ def computes(job: Job, role: Role) -> Role:
     keep experts runs both roles'."""
     may_keep_experts = job.offload not in ("none", 0)
     return role_in_step(role != "experts", role != "attention" or may_keep_experts)
-
-
-def expert_bytes(job: Job, inventory: Inventory, island: str) -> int:
-    """Memory of one expert of one layer on its owner in this island: weights, gradient and
-    optimizer state, but for what lies on the host of a device."""
-    return inventory.expert_parameters * (_computing_bytes(job) + _owning_bytes(job, island))
-
-
-def state_bytes(job: Job, inventory: Inventory, plan: Plan) -> list[int]:
-    """Memory of every worker's device, by rank, for weights, gradients and optimizer state;
-    activations come on top. What `optimizer.device: host` keeps beside devices is `host_bytes`."""
-    # Every attention worker computes with all tensors outside of the experts.
-    dense = sum(tensor.num_parameters for tensor in inventory.tensors)
-    totals = []
-    for worker, owned in zip(plan.workers, owned_parameters(inventory, plan), strict=True):
-        copies = worker.num_experts * inventory.expert_parameters + (dense if worker.lanes else 0)
-        owning = _owning_bytes(job, worker.island)
-        totals.append(copies * _computing_bytes(job) + owned * owning)
-    return totals
-
-
-def host_bytes(job: Job, inventory: Inventory, plan: Plan) -> list[int]:
-    """Memory of the machine, beside its devices, that every worker's masters and optimizer state
-    take, and what travels there, by rank; 0 where they lie on the device, or the two are one."""
-    each = MASTER_BYTES + declaration_of(job.optimizer).bytes_per_parameter(job.optimizer)
-    found = []
-    for worker, owned in zip(plan.workers, owned_parameters(inventory, plan), strict=True):
-        on_host = _owns_on_host(job, worker.island)
-        found.append(owned * each + NUM_LINKS * LINK_BYTES if on_host else 0)
-    return found
-
-
-def checkpoint_bytes(job: Job, inventory: Inventory) -> int:
-    """What a checkpoint takes on storage: masters, which are the model's own file, and optimizer
-    state, whatever the precision."""
-    each = MASTER_BYTES + declaration_of(job.optimizer).bytes_per_parameter(job.optimizer)
-    return inventory.num_parameters * each
-
-
-def owned_parameters(inventory: Inventory, plan: Plan) -> list[int]:
-    """How many parameters every worker updates and saves, by rank."""
-    totals = [worker.num_experts * inventory.expert_parameters for worker in plan.workers]
-    sizes = {tensor.name: tensor.num_parameters for tensor in inventory.tensors}
-    for name, rank in plan.owners.items():
-        totals[rank] += sizes[name]
-    return totals
-
-
-def by_worker(plan: Plan, amounts: Sequence[int]) -> dict[str, int]:
-    """By a worker's name, what is given by rank."""
-    return {worker.name: amounts[worker.rank] for worker in plan.workers}
-
-
-def _computing_bytes(job: Job) -> int:
-    """Bytes that a parameter takes where it is computed with: its copy and its gradient."""
-    return copy_bytes(job) + GRADIENT_BYTES
-
-
-def copy_bytes(job: Job) -> int:
-    """Bytes of a parameter as it is computed with."""
-    return 4 if job.precision == "float32" else 2
-
-
-def _owns_on_host(job: Job, island: str) -> bool:
-    """Whether the island's workers have devices, and keep masters and optimizer state beside
-    them."""
-    kind = next(i.accelerator for i in job.islands if i.name == island)
-    return job.optimizer.is_on_host and not get_accelerator(kind).shares_machine
-
-
-def _owning_bytes(job: Job, island: str) -> int:
-    """Bytes that it takes beside that on its owner. In float32 the copy itself is the master."""
-    if _owns_on_host(job, island):
-        return 0
-    master = 0 if job.precision == "float32" else MASTER_BYTES
-    return declaration_of(job.optimizer).bytes_per_parameter(job.optimizer) + master
 
 
 def _experts_kept(job: Job, inventory: Inventory, seats: Sequence[Seat]) -> list[int]:
@@ -197,8 +113,8 @@ def _room(job: Job, inventory: Inventory, seats: Sequence[Seat]) -> Room:
     plan = make_plan(job.batch.lanes, inventory, seats)
     limits = _memory_limits(job)
     most, least = 0, 0
-    for worker, used in zip(plan.workers, state_bytes(job, inventory, plan), strict=True):
-        limit = limits[worker.island]
+    for worker, held in zip(plan.workers, holdings(job, inventory, plan), strict=True):
+        limit, used = limits[worker.island], held.on_device
         on_attention = worker.role == "attention"
         if limit is None:
             most += len(inventory.sites) * inventory.num_experts if on_attention else 0
@@ -223,17 +139,12 @@ def _memory_limits(job: Job) -> dict[str, float | None]:
 
 
 def _check_memory(job: Job, inventory: Inventory, plan: Plan) -> None:
-    """PlanError when a worker's state is larger than its island's memory."""
+    """PlanError when a worker takes more than its island's `memory_gb` at its peak."""
     limits = _memory_limits(job)
-    for worker, used in zip(plan.workers, state_bytes(job, inventory, plan), strict=True):
+    if not any(limit is not None for limit in limits.values()):
+        return
+    for worker, memory in zip(plan.workers, needed_memory(job, inventory, plan), strict=True):
         limit = limits[worker.island]
-        if limit is None or used <= limit:
-            continue
-        one = expert_bytes(job, inventory, worker.island) / BYTES_PER_GB
-        needed = used / BYTES_PER_GB
-        raise PlanError(
-            f"{worker.name} needs {needed:.3g} GB for weights, gradients and optimizer state "
-            f"({worker.num_experts} experts of {one:.3g} GB), and "
-            f"islands.{worker.island}.memory_gb leaves it {limit / BYTES_PER_GB:g}; add workers, "
-            "or move experts by offload or speed"
-        )
+        if limit is not None and memory.peak > limit:
+            key = f"islands.{worker.island}.memory_gb"
+            raise PlanError(too_large(worker.name, memory, f"{key} leaves it", limit))

@@ -10,11 +10,12 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from dougong.job.optimizers.registry import declaration_of
 from dougong.job.schema import Job
 from dougong.parallel.plan import Inventory
+from dougong.planner.needs.tiles import product_rows
 
 ARITHMETIC = 2
 """Raised whenever a release of dougong computes other bits from the same job.
@@ -27,12 +28,6 @@ _ROUTER_GRADIENTS_AT_EXPERTS = 3
 """Where devices are unlike and outputs are combined at attention: the gradients of the rows'
 weights are products that the experts' devices take. Among like devices that is no other product,
 and no other recipe."""
-
-ENOUGH_ROWS = 128
-"""From so many rows on, one product per block costs as much as one for all lanes (measured:
-`benchmarks/README.md`)."""
-HEIGHTS = (128, 64, 32, 16)
-"""Of tiles, in rows, tallest first."""
 
 
 @dataclass(frozen=True)
@@ -90,33 +85,3 @@ def _arithmetic_of(job: Job) -> int:
 def form_words(recipe: Recipe) -> str:
     """By what attention and experts are computed, in a line for people."""
     return f"attention is computed by {recipe.attention}, experts by {recipe.experts}"
-
-
-def product_rows(
-    job: Job, num_experts: int, experts_per_token: int
-) -> int | Literal["block", "expert"]:
-    """What one product of an expert takes: a block (expert, lane, micro-batch), or tiles of so many
-    rows of all lanes.
-
-    `expert_tile: auto` tiles where a block is expected to have less than `ENOUGH_ROWS` rows and
-    there are lanes to put together; a tile is at most half of an expert's rows, so that filling up
-    the last one costs little. Where nothing is promised to other plans, a product takes all of an
-    expert's rows.
-    """
-    if not job.is_layout_free:
-        return "expert"
-    if job.expert_tile != "auto":
-        return "block" if job.expert_tile == "none" else job.expert_tile
-    tokens = job.batch.microbatch_size * job.data.sequence_length
-    rows_per_block = tokens * experts_per_token / num_experts
-    if rows_per_block >= ENOUGH_ROWS or job.batch.lanes == 1:
-        return "block"
-    return _tile_height(rows_per_block * job.batch.lanes)
-
-
-def _tile_height(rows_per_expert: float) -> int | Literal["block"]:
-    """The tallest tile that is at most half of an expert's rows; a block where none is."""
-    for height in HEIGHTS:
-        if 2 * height <= rows_per_expert:
-            return height
-    return "block"

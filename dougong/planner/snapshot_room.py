@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from dougong.accelerators.registry import get_accelerator
 from dougong.job.schema import Job
 from dougong.parallel.plan import Inventory, Plan, Worker
-from dougong.planner.plan_job import host_bytes, state_bytes
-from dougong.planner.snapshot_bytes import snapshot_bytes
+from dougong.planner.needs.holdings import host_bytes, state_bytes
+from dougong.planner.needs.snapshot_bytes import snapshot_bytes
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from dougong.parallel.plan import Inventory, Plan
 from dougong.parallel.schedules.gantt import draw
 from dougong.parallel.schedules.operation import Kind, Operation
 from dougong.parallel.schedules.simulate import Alike, Cost, simulate
+from dougong.planner.needs.programs import num_sites, pipeline_of, programs_of, prove
 from dougong.planner.plan_job import speed_of
-from dougong.planner.programs import num_sites, pipeline_of, programs_of, prove
 
 DENSE = {Kind.FORWARD: 1.0, Kind.BACKWARD: 2.0}
 """A lane's segment forward and backward, over a forward's time. The experts compute the half of

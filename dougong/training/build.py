@@ -44,8 +44,8 @@ from dougong.parallel.plan import Plan, Worker
 from dougong.parallel.schedules.message_order import message_order
 from dougong.parallel.segments.tape import leaf_node
 from dougong.parallel.trace.tracer import Tracer
-from dougong.planner.programs import programs_of
-from dougong.planner.recipe import product_rows
+from dougong.planner.needs.programs import programs_of
+from dougong.planner.needs.tiles import product_rows
 from dougong.storage.stored_ledger import StoredLedger, Tell, tell_nobody
 from dougong.storage.trouble import News
 from dougong.training.hooks import StepHook, StepHooks

@@ -23,7 +23,7 @@ from dougong.parallel.comm.arrival import Arrival
 from dougong.parallel.comm.membership import Membership
 from dougong.parallel.comm.world import World
 from dougong.parallel.plan import Plan
-from dougong.planner.snapshot_bytes import keeps_snapshots
+from dougong.planner.needs.snapshot_bytes import keeps_snapshots
 from dougong.training.departure import Departure
 from dougong.training.drill.spoiler import Victim
 from dougong.training.memory.local_disk import LocalDisk

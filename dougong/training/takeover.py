@@ -26,8 +26,8 @@ from dougong.parallel.exchange.recast import RecastWorld
 from dougong.parallel.execute.clock import Clock
 from dougong.parallel.execute.executor import Executor, ExecutorOptions
 from dougong.parallel.execute.shard import ExpertShard
-from dougong.planner.audit_bytes import PIECE_BYTES
-from dougong.planner.programs import programs_of
+from dougong.planner.needs.audit_bytes import PIECE_BYTES
+from dougong.planner.needs.programs import programs_of
 from dougong.training.build import dense_gradients, make_dispatcher
 from dougong.training.forwards import Forwards
 from dougong.training.hooks import StepHooks

@@ -27,7 +27,7 @@ from dougong.parallel.traffic import (
     flows_of_dense,
     islands_of,
 )
-from dougong.planner.snapshot_bytes import part_sizes, takes_snapshots
+from dougong.planner.needs.snapshot_bytes import part_sizes, takes_snapshots
 from dougong.training.ledger import TOTALS_BYTES
 from dougong.training.memory.replicas import replica_bytes
 from dougong.training.results.reports import ENTRY_BYTES, report_bytes

@@ -1,4 +1,4 @@
-"""Memory that agents have told of, held against what a plan's state takes."""
+"""Memory that agents have told of, held against what a plan takes."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pytest
 from dougong.control.handshake import AgentFacts
 from dougong.errors import PlanError
 from dougong.planner.memory import KnownMemory, check_fit, check_hosts, known_memory
+from dougong.planner.needs.worker_memory import needed_memory
 from dougong.planner.placement import AgentSpec, seats_of_job
-from dougong.planner.plan_job import host_bytes, plan_job, state_bytes
-from dougong.planner.snapshot_bytes import snapshot_bytes
+from dougong.planner.plan_job import plan_job
 from tests.planner.test_plan_job import TINY, job_of, with_island
 
 SPECS = (
@@ -41,7 +41,7 @@ def test_a_device_that_is_used_together_counts_once_for_all_its_workers() -> Non
     assert known_memory(job_of(), (east, west), agents) == [together]
     job = job_of()
     plan = plan_job(job, TINY, seats_of_job(job.islands))
-    needed = sum(state_bytes(job, TINY, plan))
+    needed = sum(memory.peak for memory in needed_memory(job, TINY, plan))
     check_fit(job, TINY, plan, [replace(together, num_bytes=needed)])
     with pytest.raises(PlanError, match="the 4 workers on the cuda device of anvil need"):
         check_fit(job, TINY, plan, [replace(together, num_bytes=needed - 1)])
@@ -63,39 +63,42 @@ def test_what_is_unknown_or_said_by_the_job_is_not_judged(memory_bytes: int | No
 def test_a_device_is_refused_one_byte_short() -> None:
     job = job_of()
     plan = plan_job(job, TINY, seats_of_job(job.islands))
-    needed = state_bytes(job, TINY, plan)[2]
+    needed = needed_memory(job, TINY, plan)[2].peak
     check_fit(job, TINY, plan, [KnownMemory("a device of anvil", ("e/0",), needed, False)])
     with pytest.raises(PlanError) as refused:
         check_fit(job, TINY, plan, [KnownMemory("a device of anvil", ("e/0",), needed - 1, False)])
     said = str(refused.value)
-    assert said.startswith("e/0 needs 0.128 GB for weights, gradients and optimizer state, activations not counted, ")
-    assert "add workers" in said and said.endswith("set islands.e.memory_gb")
+    assert said.startswith(
+        "e/0 needs 0.354 GB at its peak (forward and backward), and a device of anvil has 0.354 GB: "
+    )
+    assert "rows of experts 0.226 GB, moments 0.064 GB, gradients 0.032 GB, weights 0.032 GB" in said
+    assert "; of rows of experts: set recompute: layers" in said and said.endswith("set islands.e.memory_gb")
 
 
-def test_a_machine_holds_snapshots_too_and_a_device_does_not() -> None:
+def test_a_machine_holds_copies_of_the_state_too_and_a_device_does_not() -> None:
     job = job_of()
     plan = plan_job(job, TINY, seats_of_job(job.islands))
-    states = state_bytes(job, TINY, plan)
-    kept = [part.total for part in snapshot_bytes(job, TINY, plan)]
+    memories = needed_memory(job, TINY, plan)
     names = ("a/0", "a/1")
-    needed = sum(states[:2]) + sum(kept[:2])
+    needed = sum(memory.peak + memory.on_host for memory in memories[:2])
     check_fit(job, TINY, plan, [KnownMemory("forge", names, needed, True)])
     with pytest.raises(PlanError) as refused:
         check_fit(job, TINY, plan, [KnownMemory("forge", names, needed - 1, True)])
     said = str(refused.value)
-    assert "for snapshots of the state" in said and "set fault.snapshots.replicas: 0" in said
+    assert said.startswith("the 2 workers on forge need 0.289 GB (a/0 0.253 GB, a/1 0.0367 GB), and it has 0.289 GB: ")
+    assert "snapshots 0.24 GB" in said and "of snapshots: set fault.snapshots.replicas: 0" in said
     assert said.endswith("fault.snapshots.every: 0 (no snapshots); to run even so, set islands.a.memory_gb")
-    check_fit(job, TINY, plan, [KnownMemory("a device of anvil", ("e/0",), states[2], False)])
+    check_fit(job, TINY, plan, [KnownMemory("a device of anvil", ("e/0",), memories[2].peak, False)])
 
 
 def test_a_machine_must_hold_what_lies_beside_its_devices() -> None:
     job = with_island(job_of(optimizer={"device": "host"}), "e", accelerator="cuda")
     plan = plan_job(job, TINY, seats_of_job(job.islands))
     (node,) = {worker.node for worker in plan.workers if worker.island == "e"}
-    needed = sum(host_bytes(job, TINY, plan))
+    needed = sum(memory.on_host for memory in needed_memory(job, TINY, plan)[2:])
     check_hosts(job, TINY, plan, {node: needed})
     with pytest.raises(PlanError) as refused:
         check_hosts(job, TINY, plan, {node: needed - 1})
     said = str(refused.value)
-    assert "master weights and optimizer state of its 2 workers, which lie there (optimizer.device: host)" in said
-    assert said.endswith("or begin a run with optimizer.device: worker")
+    assert "and beside their devices its 2 workers need" in said
+    assert "moments 0.128 GB" in said and "masters 0.064 GB" in said and "set fault.snapshots.replicas: 0" in said

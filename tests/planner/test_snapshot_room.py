@@ -9,8 +9,8 @@ import pytest
 from dougong.job.schema import Job
 from dougong.launcher.agent.remarks import left_out_snapshots
 from dougong.models.inventory import inspect_model
-from dougong.planner.plan_job import state_bytes
-from dougong.planner.snapshot_bytes import keeps_snapshots, snapshot_bytes
+from dougong.planner.needs.holdings import state_bytes
+from dougong.planner.needs.snapshot_bytes import keeps_snapshots, snapshot_bytes
 from dougong.planner.snapshot_room import short_of_room, with_room_for_snapshots
 from tests.jobs import VOCAB, make_job, plan_for
 

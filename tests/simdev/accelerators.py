@@ -25,6 +25,7 @@ class SimulatedDevice(GenericAccelerator):
 
     plugin = "tests.simdev.plugin"
     tool = "the tests"
+    fused_attention = False
     _num_devices: ClassVar[int] = 2
 
     def names(self) -> list[str]:
@@ -62,6 +63,7 @@ class SimNpu(Npu):
 
     name = "simnpu"
     resource = "SIMNPU"
+    fused_attention = False
     _num_devices: ClassVar[int] = 2
 
     def names(self) -> list[str]:

@@ -21,7 +21,7 @@ from dougong.errors import LaunchError, PlaceError
 from dougong.job.schema import Job
 from dougong.launcher.backends.ray_choice import RayChoice, choose_ray, surroundings
 from dougong.models.library.loading import load_transformers
-from dougong.planner.plan_job import checkpoint_bytes
+from dougong.planner.needs.holdings import checkpoint_bytes
 from dougong.records.files import why_not_writable
 from dougong.tools.job_check import load_whole_job
 

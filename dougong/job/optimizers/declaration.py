@@ -14,6 +14,9 @@ from pydantic import Field, StrictFloat
 from dougong.job.section import Section, Text, logical
 
 FLOAT32_BYTES = 4
+WIDE_AT_ONCE = 1 << 24
+"""Numbers of a state in half precision that an update makes wide together, so that many small
+tensors cost few calls; a larger tensor is whole. What is made of one does not depend on others."""
 
 
 class OptimizerConfig(Section):

@@ -13,9 +13,9 @@ from dougong.deadlines import DEADLINES
 from dougong.job.schema import Job
 from dougong.parallel.plan import Inventory, Plan
 from dougong.planner.memory import memory_of_machines
+from dougong.planner.needs.holdings import by_worker, host_bytes, state_bytes
+from dougong.planner.needs.snapshot_bytes import snapshot_bytes
 from dougong.planner.placement import AgentSpec
-from dougong.planner.plan_job import by_worker, host_bytes, state_bytes
-from dougong.planner.snapshot_bytes import snapshot_bytes
 from dougong.planner.snapshot_room import SnapshotDemand, short_of_room
 from dougong.remarks import Remarks
 from dougong.ui.formatting import duration, plural, size

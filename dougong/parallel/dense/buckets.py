@@ -1,15 +1,19 @@
 """Named tensors that travel together: each bucket is one flat buffer, cut by owner, so that
-messages need no copies."""
+messages need no copies. How they lie follows from names and shapes: it is planned without
+torch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Protocol
 
 from dougong.ops.sizes import ALIGNMENT_BYTES, rounded_up
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 BUCKET_BYTES = 32 << 20
 """Of gradients, on any number of workers: a reduction's scratch memory is less than one bucket.
@@ -21,6 +25,24 @@ GRADIENT_BYTES = 4
 """Gradients are float32."""
 
 
+class BucketTensor(Protocol):
+    """What of a tensor says where it lies; a tensor is one."""
+
+    @property
+    def dtype(self) -> Hashable: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+
+@dataclass(frozen=True)
+class TensorForm:
+    """That of a tensor which is not there. `dtype`: torch's, or its name as torch prints it."""
+
+    dtype: Hashable
+    shape: tuple[int, ...]
+
+
 @dataclass(frozen=True)
 class Bucket:
     """Tensors of one dtype in one flat buffer.
@@ -29,20 +51,22 @@ class Bucket:
     each. `parts`: the range of elements of each owner.
     """
 
-    dtype: torch.dtype
-    shapes: Mapping[str, torch.Size]
+    dtype: Hashable
+    shapes: Mapping[str, tuple[int, ...]]
     starts: Mapping[str, int]
     parts: Mapping[int, slice]
     numel: int
 
     def allocate(self, dtype: torch.dtype, device: torch.device) -> Tensor:
         """A flat buffer for it, zero."""
+        import torch
+
         return torch.zeros(self.numel, dtype=dtype, device=device)
 
     def view(self, flat: Tensor, name: str) -> Tensor:
         """One tensor in such a buffer, in its own shape."""
         shape, start = self.shapes[name], self.starts[name]
-        return flat[start : start + shape.numel()].view(shape)
+        return flat[start : start + math.prod(shape)].view(shape)
 
 
 def views_of(buckets: Sequence[Bucket], buffers: Sequence[Tensor]) -> dict[str, Tensor]:
@@ -54,7 +78,7 @@ def views_of(buckets: Sequence[Bucket], buffers: Sequence[Tensor]) -> dict[str, 
     return views
 
 
-def make_buckets(tensors: Mapping[str, Tensor], owners: Mapping[str, int]) -> list[Bucket]:
+def make_buckets(tensors: Mapping[str, BucketTensor], owners: Mapping[str, int]) -> list[Bucket]:
     """Cut tensors, in their order, into buckets of one dtype with `BUCKET_BYTES` and less than one
     tensor more. The same on every worker of a plan. The dtype is the tensors' own.
     """
@@ -69,13 +93,13 @@ def make_buckets(tensors: Mapping[str, Tensor], owners: Mapping[str, int]) -> li
     return buckets
 
 
-def _cut_when_full(tensors: Mapping[str, Tensor]) -> Iterator[list[str]]:
+def _cut_when_full(tensors: Mapping[str, BucketTensor]) -> Iterator[list[str]]:
     """The names in their order, cut behind each whose gradients fill a bucket up."""
     names: list[str] = []
     filled = 0
     for name, tensor in tensors.items():
         names.append(name)
-        filled += GRADIENT_BYTES * tensor.numel()
+        filled += GRADIENT_BYTES * math.prod(tensor.shape)
         if filled >= BUCKET_BYTES:
             yield names
             names, filled = [], 0
@@ -84,7 +108,7 @@ def _cut_when_full(tensors: Mapping[str, Tensor]) -> Iterator[list[str]]:
 
 
 def _bucket(
-    names: Sequence[str], tensors: Mapping[str, Tensor], owners: Mapping[str, int]
+    names: Sequence[str], tensors: Mapping[str, BucketTensor], owners: Mapping[str, int]
 ) -> Bucket:
     """Lay tensors out by owner: what one owner gets is one piece of the buffer, and one message."""
     starts: dict[str, int] = {}
@@ -96,7 +120,7 @@ def _bucket(
         for name in names:
             if owners[name] == owner:
                 starts[name] = end
-                end += aligned(tensors[name].numel())
+                end += aligned(math.prod(tensors[name].shape))
         parts[owner] = slice(first, end)
     shapes = {name: tensors[name].shape for name in starts}
     return Bucket(tensors[names[0]].dtype, shapes, starts, parts, end)
@@ -135,7 +159,8 @@ class FlatTensors:
         self.buckets = make_buckets(backwards, {name: owners[name] for name in backwards})
         self.buffers: list[Tensor] = []
         for bucket in self.buckets:
-            flat = bucket.allocate(bucket.dtype, next(iter(tensors.values())).device)
+            like = tensors[next(iter(bucket.shapes))]
+            flat = bucket.allocate(like.dtype, like.device)
             self.buffers.append(flat)
             _move_into(flat, bucket, tensors)
 

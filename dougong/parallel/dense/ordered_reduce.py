@@ -10,8 +10,9 @@ are kept: nothing is copied.
 from __future__ import annotations
 
 import itertools
+import math
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -22,21 +23,19 @@ from dougong.parallel.comm.route import Pending
 from dougong.parallel.comm.traffic import TrafficKind
 from dougong.parallel.comm.transfer import Transfer
 from dougong.parallel.comm.world import World
-from dougong.parallel.dense.buckets import (
-    BUCKET_BYTES,
-    GRADIENT_BYTES,
-    Bucket,
-    FlatTensors,
-    in_halves,
-    views_of,
-)
-from dougong.parallel.dense.halving import Halving, Part, Round, share_of
+from dougong.parallel.dense.buckets import Bucket, FlatTensors, in_halves, views_of
+from dougong.parallel.dense.halving import Halving, Round, share_of
 from dougong.parallel.dense.ring import ScratchRing
+from dougong.parallel.dense.stretches import (
+    ReduceRun,
+    coming,
+    in_order,
+    runs,
+    scratch_numel,
+    stretches_of,
+)
 from dougong.parallel.plan import Plan
 from dougong.parallel.tree import LaneTree, TreeNode
-
-PIECES = 4
-"""Of a bucket's bytes, into which a large tensor is cut: so many may be under way."""
 
 
 class Reducer(Protocol):
@@ -59,32 +58,6 @@ class Reducer(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class _ReduceStretch:
-    """What of a bucket is added at a time. `parts`: of its elements, by owner."""
-
-    bucket: int
-    parts: Mapping[int, slice]
-
-
-_Piece = tuple[int, int, TreeNode]
-"""(first element, end, held node in whose memory they lie)."""
-
-
-@dataclass(frozen=True)
-class _Run:
-    """Parts of a bucket that lie side by side and travel as one message. `begin`, `end`: of the
-    bucket's elements."""
-
-    begin: int
-    end: int
-    parts: tuple[_Piece, ...]
-
-    @property
-    def numel(self) -> int:
-        return self.end - self.begin
-
-
 @dataclass
 class _RoundUnderWay:
     """A round of a stretch that has begun: its messages, where they land, and what they send, which
@@ -93,7 +66,7 @@ class _RoundUnderWay:
     stretch: int
     its: Round
     pending: Pending
-    landings: Sequence[tuple[_Run, Tensor]]
+    landings: Sequence[tuple[ReduceRun, Tensor]]
     leaving: Sequence[Tensor]
 
 
@@ -111,7 +84,7 @@ class OrderedReducer:
         held = {w.rank: self._tree.held(w.lanes) for w in plan.workers if w.lanes}
         self._held = held.get(world.rank, [])
         self._buckets = flat.buckets
-        self._stretches = [_ReduceStretch(*one) for one in _stretches_of(flat.buckets)]
+        self._stretches = list(stretches_of(flat.buckets))
         owners = list(dict.fromkeys(itertools.chain(*(b.parts for b in flat.buckets))))
         share = share_of(Halving(self._tree, held), in_halves(owners), world.rank)
         self._rounds, self._result = share.rounds, share.result
@@ -130,12 +103,7 @@ class OrderedReducer:
 
     def _allocate_scratch(self) -> Tensor:
         """Room for what comes in all rounds, at most as much as the largest stretch has."""
-        most = [0] * len(self._rounds)
-        for number, its in enumerate(self._rounds):
-            for stretch in self._stretches:
-                most[number] = max(most[number], sum(run.numel for run, _ in _coming(stretch, its)))
-        largest = max((_size_of(stretch.parts) for stretch in self._stretches), default=0)
-        numel = min(sum(most), max(largest, *most, 0))
+        numel = scratch_numel(self._stretches, self._rounds)
         return torch.empty(numel, dtype=torch.float32, device=self._world.member.device)
 
     @property
@@ -144,7 +112,7 @@ class OrderedReducer:
         return self._scratch.memory.nbytes
 
     def _start(self) -> None:
-        self._order = _in_order(len(self._stretches), len(self._rounds))
+        self._order = in_order(len(self._stretches), len(self._rounds))
         self._next = next(self._order, None)
         self._under_way: deque[_RoundUnderWay] = deque()
         # Of each complete bucket the memory of the nodes that this worker holds.
@@ -196,15 +164,15 @@ class OrderedReducer:
         if any(one.stretch == stretch for one in self._under_way):
             return False
         its, part = self._rounds[round_], self._stretches[stretch]
-        coming = _coming(part, its)
-        room = self._scratch.take(sum(run.numel for run, _ in coming))
+        arriving = coming(part, its)
+        room = self._scratch.take(sum(run.numel for run, _ in arriving))
         if room is None:
             return False
         nodes = self._nodes[part.bucket]
         sends, receives, landings = [], [], []
         for peer, parts in its.sends.items():
-            sends += [Transfer(peer, _joined(run, nodes)) for run in _runs(part.parts, parts)]
-        for run, peer in coming:
+            sends += [Transfer(peer, _joined(run, nodes)) for run in runs(part.parts, parts)]
+        for run, peer in arriving:
             landing, room = room[: run.numel], room[run.numel :]
             receives.append(Transfer(peer, landing))
             landings.append((run, landing))
@@ -236,73 +204,7 @@ class OrderedReducer:
         return _tensors_of_part(bucket, part, nodes[self._result][part])
 
 
-def _in_order(num_stretches: int, num_rounds: int) -> Iterator[tuple[int, int]]:
-    """(stretch, round) of all: each stretch one round behind the one before; where several have
-    their turn, the oldest first."""
-    for time in range(num_stretches + num_rounds - 1 if num_rounds else 0):
-        first = max(0, time - num_rounds + 1)
-        for number in range(first, min(time + 1, num_stretches)):
-            yield number, time - number
-
-
-def _stretches_of(buckets: Sequence[Bucket]) -> Iterator[tuple[int, dict[int, slice]]]:
-    """(bucket, parts): a bucket that holds a large tensor in pieces, so that all of it need not be
-    under way at once; others whole."""
-    for number, bucket in enumerate(buckets):
-        numel = bucket.numel
-        if GRADIENT_BYTES * numel > 2 * BUCKET_BYTES:
-            numel = BUCKET_BYTES // PIECES // GRADIENT_BYTES
-        for begin in range(0, bucket.numel, max(1, numel)):
-            yield number, _clipped(bucket.parts, begin, begin + numel)
-
-
-def _clipped(parts: Mapping[int, slice], begin: int, end: int) -> dict[int, slice]:
-    found = {}
-    for owner, part in parts.items():
-        piece = slice(max(begin, part.start), min(end, part.stop))
-        if piece.start < piece.stop:
-            found[owner] = piece
-    return found
-
-
-def _size_of(parts: Mapping[int, slice]) -> int:
-    return sum(part.stop - part.start for part in parts.values())
-
-
-def _coming(stretch: _ReduceStretch, its: Round) -> list[tuple[_Run, int]]:
-    """What comes in a round, and from whom."""
-    found = []
-    for peer, parts in its.receives.items():
-        found += [(run, peer) for run in _runs(stretch.parts, parts)]
-    return found
-
-
-def _runs(places: Mapping[int, slice], parts: Sequence[Part]) -> list[_Run]:
-    """The parts that have a place there, those that lie side by side in one."""
-    found: list[_Run] = []
-    for owner, node in parts:
-        place = places.get(owner)
-        if place is None:
-            continue
-        own = (place.start, place.stop, node)
-        if found and found[-1].end == place.start:
-            found[-1] = _Run(found[-1].begin, place.stop, (*found[-1].parts, own))
-        else:
-            found.append(_Run(place.start, place.stop, (own,)))
-    return [_Run(run.begin, run.end, _joined_parts(run.parts)) for run in found]
-
-
-def _joined_parts(parts: Sequence[_Piece]) -> tuple[_Piece, ...]:
-    """Neighbours in one memory are one."""
-    found: list[_Piece] = []
-    for begin, end, node in parts:
-        if found and found[-1][2] == node:
-            begin = found.pop()[0]
-        found.append((begin, end, node))
-    return tuple(found)
-
-
-def _joined(run: _Run, nodes: Mapping[TreeNode, Tensor]) -> Tensor:
+def _joined(run: ReduceRun, nodes: Mapping[TreeNode, Tensor]) -> Tensor:
     """What a run sends: as it lies, where all of it lies in one node's memory."""
     pieces = [nodes[node][begin:end] for begin, end, node in run.parts]
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
@@ -315,7 +217,7 @@ def _tensors_of_part(bucket: Bucket, part: slice, values: Tensor) -> dict[str, T
         if part.start <= start < part.stop:
             shape = bucket.shapes[name]
             begin = start - part.start
-            tensors[name] = values[begin : begin + shape.numel()].view(shape)
+            tensors[name] = values[begin : begin + math.prod(shape)].view(shape)
     return tensors
 
 

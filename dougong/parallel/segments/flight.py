@@ -170,7 +170,10 @@ class Flight:
         else:
             self.calls.append(result)
             computed = [result.hidden, result.weights]
-        # What is computed from such tensors alone has no memory either.
+        self._refuse_without_memory(computed)
+
+    def _refuse_without_memory(self, computed: list[Tensor]) -> None:
+        """What is computed from experts' own parameters alone has no memory either."""
         if _holds_meta(computed):
             raise ModelError(USED_ELSEWHERE)
 

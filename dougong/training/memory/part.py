@@ -14,7 +14,7 @@ from dougong.checkpoint.parameters import TORCH_DTYPES, kept_dtype
 from dougong.checkpoint.snapshot import StateTensor
 from dougong.checkpoint.tensorfile import TensorShape
 from dougong.ops.bit_sum import WRAP, bit_sums
-from dougong.planner.snapshot_bytes import aligned
+from dougong.planner.needs.snapshot_bytes import aligned
 from dougong.training.memory.holdings import HeldTensor, Holding, Moment, Place
 from dougong.training.memory.source import StateKey
 

@@ -51,7 +51,7 @@ from dougong.parallel.comm.wait import PeerWait
 from dougong.parallel.comm.world import World
 from dougong.parallel.plan import Plan
 from dougong.parallel.replica_holders import replica_holders
-from dougong.planner.snapshot_bytes import keeps_snapshots
+from dougong.planner.needs.snapshot_bytes import keeps_snapshots
 from dougong.training.memory.holdings import Holding, Moment, Place
 from dougong.training.memory.local_disk import LocalDisk
 from dougong.training.memory.part import Buffers, StatePart, layout_of, num_bytes_of

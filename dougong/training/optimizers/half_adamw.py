@@ -14,10 +14,7 @@ from torch import Tensor
 from torch.optim.adamw import adamw
 
 from dougong.job.optimizers.adamw import ADAMW, AdamW
-
-AT_ONCE = 1 << 24
-"""Numbers that are made wide together, so that many small tensors cost few calls; a larger tensor
-is whole. What is made of one does not depend on the others."""
+from dougong.job.optimizers.declaration import WIDE_AT_ONCE
 
 
 class HalfAdamW:
@@ -108,7 +105,7 @@ def _pieces(names: Sequence[str], masters: Mapping[str, Tensor]) -> Iterator[lis
     size = 0
     for name in names:
         numel = masters[name].numel()
-        if few and size + numel > AT_ONCE:
+        if few and size + numel > WIDE_AT_ONCE:
             yield few
             few, size = [], 0
         few.append(name)

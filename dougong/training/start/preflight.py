@@ -7,7 +7,7 @@ worker.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,11 @@ from dougong.job.yaml.provenance import dotted
 from dougong.models.build import build_on_meta, load_config
 from dougong.models.folder import check_folder
 from dougong.models.inventory import inspect_model
+from dougong.models.memory.segment_bytes import MicroBatchShape, activations_of
 from dougong.models.sites import family_expert, find_sites
 from dougong.ops.experts.choose import is_swiglu
 from dougong.parallel.plan import Inventory
-from dougong.planner.recipe import product_rows
+from dougong.planner.needs.tiles import product_rows
 from dougong.remarks import Remarks
 from dougong.training.optimizers.lr_schedule import rate_remarks
 from dougong.training.start.folder_remarks import folder_remarks
@@ -109,13 +110,32 @@ def inspect_only(job: Job) -> Inventory:
         # Seconds, and it may spare the minutes that the data takes.
         check_folder(Path(job.model.path))
     refuse_longer_sequences(job)
-    return inspect_model(
+    inventory = inspect_model(
         job.model,
         vocabulary_of(job),
         job.router,
         job.is_layout_free,
         job.recompute == "layers",
     )
+    found = []
+    for kind, is_fused in _kinds_with_attention(job).items():
+        found.append(activations_of(_config_of(job), _microbatch_of(job), kind, is_fused))
+    return replace(inventory, activations=tuple(found))
+
+
+def _microbatch_of(job: Job) -> MicroBatchShape:
+    return MicroBatchShape(
+        job.batch.microbatch_size,
+        job.data.sequence_length,
+        getattr(torch, job.precision),
+        job.recompute == "layers",
+    )
+
+
+def _kinds_with_attention(job: Job) -> dict[str, bool]:
+    """The accelerators whose workers compute attention, and whether that is fused there."""
+    names = {island.accelerator for island in job.islands if island.role != "experts"}
+    return {name: get_accelerator(name).fused_attention for name in sorted(names)}
 
 
 def refuse_longer_sequences(job: Job) -> None:

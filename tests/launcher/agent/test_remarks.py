@@ -9,9 +9,9 @@ import pytest
 from dougong.control.handshake import AgentFacts, MachineLimits
 from dougong.launcher.agent.remarks import JoinedAgent, remarks_on_machines, remarks_on_memory
 from dougong.models.inventory import inspect_model
+from dougong.planner.needs.holdings import state_bytes
+from dougong.planner.needs.snapshot_bytes import snapshot_bytes
 from dougong.planner.placement import AgentSpec
-from dougong.planner.plan_job import state_bytes
-from dougong.planner.snapshot_bytes import snapshot_bytes
 from dougong.remarks import NOTHING
 from tests.jobs import make_job, plan_for
 

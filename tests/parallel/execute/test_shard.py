@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+from dougong.models.memory.live_bytes import LiveBytes
 from dougong.ops.experts.base import Block, ExpertOp
 from dougong.ops.experts.reference import ByBlock, ByTile, SwiGLUExpert, TiledSwiGLU
 from dougong.parallel.execute.shard import ExpertShard, Keep
-from tests.live_bytes import LiveBytes
 from tests.parallel.workers import blocks_of
 from torch import Tensor
 

@@ -11,7 +11,7 @@ from dougong.errors import JobError
 from dougong.job.optimizers.adamw import AdamW
 from dougong.job.rules import breaches
 from dougong.models.inventory import inspect_model
-from dougong.planner.plan_job import state_bytes
+from dougong.planner.needs.holdings import state_bytes
 from dougong.planner.resume import check_resume
 from dougong.training.audit import make_audit
 from dougong.training.optimizers import half_adamw
@@ -63,7 +63,7 @@ def test_each_step_is_torchs_adamw_of_the_rounded_moments(name: str) -> None:
 
 def test_no_bit_depends_on_how_many_are_made_wide_together(monkeypatch: pytest.MonkeyPatch) -> None:
     whole, _ = trained(3)
-    monkeypatch.setattr(half_adamw, "AT_ONCE", 8)
+    monkeypatch.setattr(half_adamw, "WIDE_AT_ONCE", 8)
     pieces, _ = trained(3)
     assert all(torch.equal(whole[name], pieces[name]) for name in SHAPES)
 

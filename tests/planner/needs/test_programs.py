@@ -15,7 +15,7 @@ from dougong.parallel.schedules.check import Alive, check
 from dougong.parallel.schedules.operation import Operation, Program
 from dougong.parallel.schedules.registry import SCHEDULES
 from dougong.parallel.schedules.serial import serial
-from dougong.planner.programs import pipeline_of, programs_of, prove
+from dougong.planner.needs.programs import pipeline_of, programs_of, prove
 from tests.jobs import make_job, plan_for
 
 BATCH = {"lanes": 4, "microbatches": 3, "microbatch_size": 1}
@@ -68,7 +68,7 @@ def test_a_plan_of_the_same_kinds_of_workers_is_not_proved_again(monkeypatch: py
         proved.append([program.worker for program in programs])
         return check(programs, *numbers)
 
-    monkeypatch.setattr("dougong.planner.programs.check", counted)
+    monkeypatch.setattr("dougong.planner.needs.programs.check", counted)
     job, plan = laid_out("AAEE", pipeline="af_pipe")
     job = job.model_copy(update={"batch": job.batch.model_copy(update={"microbatches": 7})})
     alive = prove(job, plan)
@@ -95,5 +95,5 @@ def test_what_is_refused_is_named_by_its_worker(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_it_needs_no_torch() -> None:
-    code = "import sys, dougong.planner.programs, dougong.tools.plan_chart; sys.exit('torch' in sys.modules)"
+    code = "import sys, dougong.planner.needs.programs, dougong.tools.plan_chart; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

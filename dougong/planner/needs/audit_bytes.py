@@ -6,11 +6,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dougong.job.optimizers.declaration import FLOAT32_BYTES
-from dougong.job.optimizers.registry import declaration_of
 from dougong.job.schema import Job
 from dougong.parallel.plan import Inventory, Plan, Role, Worker
-from dougong.planner.plan_job import GRADIENT_BYTES, copy_bytes, owned_parameters
+from dougong.planner.needs.holdings import (
+    copy_bytes,
+    dense_buckets,
+    dense_gradient_bytes,
+    expert_gradient_bytes,
+    holdings,
+    num_sums,
+    owning_bytes,
+)
 
 PIECE_BYTES = 64 << 20
 """Of another worker's state, at once; the tensor that fills it comes whole."""
@@ -34,10 +40,9 @@ def audit_bytes(job: Job, inventory: Inventory, plan: Plan) -> list[AuditBytes]:
     """By rank; nothing where the job audits no step."""
     if job.fault.audit is None:
         return [AuditBytes(0, 0) for _ in plan.workers]
-    owned = owned_parameters(inventory, plan)
-    each = FLOAT32_BYTES + declaration_of(job.optimizer).bytes_per_parameter(job.optimizer)
+    owned, each = [one.num_trained for one in holdings(job, inventory, plan)], owning_bytes(job)
     experts = [_expert_parameters(inventory, worker) for worker in plan.workers]
-    gradients = _gradient_parameters(inventory, plan)
+    gradients = _gradient_bytes(job, inventory, plan)
     pieces = _piece_bytes(inventory, each, owned)
     found = [AuditBytes(0, 0)] * len(plan.workers)
     for ranks in _alike(plan):
@@ -47,7 +52,7 @@ def audit_bytes(job: Job, inventory: Inventory, plan: Plan) -> list[AuditBytes]:
         most_state = _most_of_others(pieces, ranks)
         for place, rank in enumerate(ranks):
             memory = most_experts[place] * copy_bytes(job)
-            memory += most_gradients[place] * GRADIENT_BYTES + most_state[place]
+            memory += most_gradients[place] + most_state[place]
             sent = experts[rank] * copy_bytes(job) + owned[rank] * each if len(ranks) > 1 else 0
             found[rank] = AuditBytes(memory, sent)
     return found
@@ -73,11 +78,13 @@ def _expert_parameters(inventory: Inventory, worker: Worker) -> int:
     return worker.num_experts * inventory.expert_parameters
 
 
-def _gradient_parameters(inventory: Inventory, plan: Plan) -> list[int]:
-    dense = sum(tensor.num_parameters for tensor in inventory.tensors)
+def _gradient_bytes(job: Job, inventory: Inventory, plan: Plan) -> list[int]:
+    """Of all sums of a worker's lanes, and of its experts."""
+    dense = dense_gradient_bytes(dense_buckets(job, inventory, plan))
+    expert = expert_gradient_bytes(inventory)
     found = []
     for worker in plan.workers:
-        found.append(_expert_parameters(inventory, worker) + (dense if worker.lanes else 0))
+        found.append(worker.num_experts * expert + dense * num_sums(job, worker))
     return found
 
 

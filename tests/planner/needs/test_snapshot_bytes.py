@@ -6,7 +6,13 @@ from typing import Any
 
 import pytest
 from dougong.models.inventory import inspect_model
-from dougong.planner.snapshot_bytes import SnapshotBytes, keeps_snapshots, part_sizes, snapshot_bytes, takes_snapshots
+from dougong.planner.needs.snapshot_bytes import (
+    SnapshotBytes,
+    keeps_snapshots,
+    part_sizes,
+    snapshot_bytes,
+    takes_snapshots,
+)
 from dougong.training.build import build_model, build_on_plan
 from dougong.training.memory.part import layout_of, num_bytes_of
 from dougong.training.state import StartState, state_of

@@ -15,10 +15,12 @@ from dougong.models.inventory import inspect_model
 from dougong.parallel.comm.route import Route
 from dougong.parallel.comm.transfer import Transfer
 from dougong.parallel.comm.world import World
-from dougong.planner.audit_bytes import AuditBytes, audit_bytes
 from dougong.planner.memory import KnownMemory, check_fit
+from dougong.planner.needs.audit_bytes import AuditBytes, audit_bytes
+from dougong.planner.needs.terms import Term
+from dougong.planner.needs.worker_memory import needed_memory
 from dougong.planner.placement import seats_of_job
-from dougong.planner.plan_job import plan_job, state_bytes
+from dougong.planner.plan_job import plan_job
 from dougong.training import session
 from dougong.training.integrity.verdict import Computed
 from dougong.training.results.reports import StepResult
@@ -87,8 +89,10 @@ def test_a_device_that_holds_the_state_and_no_audit_is_refused() -> None:
     job = job_of(fault={"audit": 4, "snapshots": {"every": 0}})
     plan = plan_job(job, TINY, seats_of_job(job.islands))
     worker = plan.workers[2]
-    needed = state_bytes(job, TINY, plan)[2] + audit_bytes(job, TINY, plan)[2].memory
+    memory = needed_memory(job, TINY, plan)[2]
+    needed = memory.peak
+    assert memory.always[Term.AUDITS] == audit_bytes(job, TINY, plan)[2].memory > 0
     known = KnownMemory("a device of anvil", (worker.name,), needed, is_shared=False)
     check_fit(job, TINY, plan, [known])
-    with pytest.raises(PlanError, match=r"second set of gradients .* more; set fault\.audit: null"):
+    with pytest.raises(PlanError, match=r"audits 0.\d+ GB.*; of audits: set fault\.audit: null"):
         check_fit(job, TINY, plan, [replace(known, num_bytes=needed - 1)])

@@ -1,0 +1,225 @@
+"""What of a model's state every worker of a plan holds. Formulas of the job and the plan; imports
+no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from dougong.accelerators.registry import get_accelerator
+from dougong.accelerators.staging import SLOT_BYTES
+from dougong.job.optimizers.declaration import FLOAT32_BYTES
+from dougong.job.optimizers.registry import declaration_of
+from dougong.job.schema import Job
+from dougong.ops.sizes import ALIGNMENT_BYTES, rounded_up
+from dougong.parallel.dense.buckets import GRADIENT_BYTES, Bucket, TensorForm, make_buckets
+from dougong.parallel.plan import Inventory, Plan, TensorSpec, Worker
+
+NUM_LINKS = 2
+"""Of a worker whose masters lie on the host: for its gradients, and for its new weights."""
+LINK_BYTES = 2 * SLOT_BYTES
+"""Pinned memory of one of them."""
+MASTER_BYTES = FLOAT32_BYTES
+"""Of a parameter's float32 master, where its compute copy is another tensor."""
+
+
+@dataclass(frozen=True)
+class StateHolding:
+    """One worker's, in bytes.
+
+    weights     compute copies: all tensors outside of the experts where it has lanes, its experts
+    gradients   float32: of its experts, and for each sum of its lanes all dense tensors
+    masters     float32, of what it owns; 0 where the compute copies themselves are
+    moments     what the optimizer keeps of what it trains
+    on_host     whether masters and moments lie in the machine's memory, beside its device's
+    num_trained parameters that it updates
+    """
+
+    weights: int
+    gradients: int
+    masters: int
+    moments: int
+    on_host: bool
+    num_trained: int
+
+    @property
+    def owning(self) -> int:
+        """Masters and moments."""
+        return self.masters + self.moments
+
+    @property
+    def on_device(self) -> int:
+        """All that lies where the worker computes."""
+        computing = self.weights + self.gradients
+        return computing if self.on_host else computing + self.owning
+
+
+def holdings(job: Job, inventory: Inventory, plan: Plan) -> list[StateHolding]:
+    """By rank."""
+    model = _ModelBytes.of(job, inventory, plan)
+    dense = _owned_dense(inventory, plan)
+    found = []
+    for worker, of_dense in zip(plan.workers, dense, strict=True):
+        found.append(model.holding(job, worker, of_dense))
+    return found
+
+
+def state_bytes(job: Job, inventory: Inventory, plan: Plan) -> list[int]:
+    """Memory of every worker's device, by rank, for weights, gradients and optimizer state."""
+    return [held.on_device for held in holdings(job, inventory, plan)]
+
+
+def host_bytes(job: Job, inventory: Inventory, plan: Plan) -> list[int]:
+    """Memory of the machine, beside its devices, that every worker's masters and optimizer state
+    take, and what travels there, by rank; 0 where they lie on the device, or the two are one."""
+    found = []
+    for held in holdings(job, inventory, plan):
+        found.append(held.owning + NUM_LINKS * LINK_BYTES if held.on_host else 0)
+    return found
+
+
+def by_worker(plan: Plan, amounts: Sequence[int]) -> dict[str, int]:
+    """By a worker's name, what is given by rank."""
+    return {worker.name: amounts[worker.rank] for worker in plan.workers}
+
+
+def copy_bytes(job: Job) -> int:
+    """Bytes of a parameter as it is computed with."""
+    return FLOAT32_BYTES if job.precision == "float32" else 2
+
+
+def owning_bytes(job: Job) -> int:
+    """Bytes of a parameter's float32 value and what the optimizer keeps of it: what a checkpoint
+    has of it, and a copy of the state."""
+    return MASTER_BYTES + declaration_of(job.optimizer).bytes_per_parameter(job.optimizer)
+
+
+def checkpoint_bytes(job: Job, inventory: Inventory) -> int:
+    """What a checkpoint takes on storage: masters, which are the model's own file, and optimizer
+    state, whatever the precision."""
+    return inventory.num_parameters * owning_bytes(job)
+
+
+def expert_bytes(job: Job, inventory: Inventory, island: str) -> int:
+    """Memory of one expert of one layer on its owner in this island: weights, gradient and
+    optimizer state, but for what lies on the host of a device."""
+    return _expert_bytes(job, inventory, owns_on_host(job, island))
+
+
+def owns_on_host(job: Job, island: str) -> bool:
+    """Whether the island's workers have devices, and keep masters and optimizer state beside
+    them."""
+    kind = next(i.accelerator for i in job.islands if i.name == island)
+    return job.optimizer.is_on_host and not get_accelerator(kind).shares_machine
+
+
+def expert_gradient_bytes(inventory: Inventory) -> int:
+    """Of one expert of one site; each tensor begins at a multiple of `ALIGNMENT_BYTES`."""
+    sizes = inventory.sizes_of_an_expert
+    return sum(rounded_up(GRADIENT_BYTES * size, ALIGNMENT_BYTES) for size in sizes)
+
+
+def dense_buckets(job: Job, inventory: Inventory, plan: Plan) -> list[Bucket]:
+    """The buckets in which dense tensors and their gradients lie on every worker with lanes, as
+    `FlatTensors` makes them."""
+    trained = {t.name: t for t in reversed(inventory.tensors) if t.trainable}
+    forms = {n: TensorForm(f"torch.{_dtype(job, t)}", t.shape) for n, t in trained.items()}
+    return make_buckets(forms, {name: plan.owners[name] for name in trained})
+
+
+def dense_gradient_bytes(buckets: Iterable[Bucket]) -> int:
+    """Of one sum of gradients of all dense tensors."""
+    return GRADIENT_BYTES * sum(bucket.numel for bucket in buckets)
+
+
+def num_sums(job: Job, worker: Worker) -> int:
+    """How many sums of all dense gradients it keeps: the lanes' are apart where their order is
+    promised, else they have one together."""
+    return len(worker.lanes) if job.is_layout_free else min(1, len(worker.lanes))
+
+
+def _dtype(job: Job, tensor: TensorSpec) -> str:
+    return "float32" if tensor.stays_float32 else job.precision
+
+
+def _bytes_of(job: Job, tensor: TensorSpec) -> int:
+    each = FLOAT32_BYTES if tensor.stays_float32 else copy_bytes(job)
+    return each * tensor.num_parameters
+
+
+def _expert_bytes(job: Job, inventory: Inventory, on_host: bool) -> int:
+    num = inventory.expert_parameters
+    computing = num * copy_bytes(job) + expert_gradient_bytes(inventory)
+    if on_host:
+        return computing
+    moments = declaration_of(job.optimizer).bytes_per_parameter(job.optimizer)
+    master = MASTER_BYTES if job.precision != "float32" else 0
+    return computing + num * (moments + master)
+
+
+@dataclass(frozen=True)
+class _OwnedDense:
+    """How many parameters of dense tensors a worker owns, and trains of them."""
+
+    owned: int = 0
+    trained: int = 0
+
+
+def _owned_dense(inventory: Inventory, plan: Plan) -> list[_OwnedDense]:
+    owned, trained = [0] * len(plan.workers), [0] * len(plan.workers)
+    for tensor in inventory.tensors:
+        owner = plan.owners[tensor.name]
+        owned[owner] += tensor.num_parameters
+        trained[owner] += tensor.num_parameters if tensor.trainable else 0
+    return [_OwnedDense(*pair) for pair in zip(owned, trained, strict=True)]
+
+
+@dataclass(frozen=True)
+class _ModelBytes:
+    """What of a plan is the same for all workers. `dense`: compute copies of all dense tensors;
+    `sums`: their gradients, once; of one expert: its parameters, those of idle ones beside the last
+    expert, and its gradients; the number of the last one."""
+
+    dense: int
+    sums: int
+    expert: int
+    idle: int
+    expert_gradients: int
+    last: int
+
+    @staticmethod
+    def of(job: Job, inventory: Inventory, plan: Plan) -> _ModelBytes:
+        frozen = sum(_bytes_of(job, t) for t in inventory.tensors if not t.trainable)
+        buckets = dense_buckets(job, inventory, plan)
+        flat = sum(_item_bytes(bucket) * bucket.numel for bucket in buckets)
+        one = inventory.expert_parameters
+        idle = one * inventory.num_idle_experts
+        sums = dense_gradient_bytes(buckets)
+        gradients, last = expert_gradient_bytes(inventory), inventory.num_experts - 1
+        return _ModelBytes(frozen + flat, sums, one, idle, gradients, last)
+
+    def holding(self, job: Job, worker: Worker, dense: _OwnedDense) -> StateHolding:
+        on_host = owns_on_host(job, worker.island)
+        has_masters = on_host or job.precision != "float32"
+        experts = worker.num_experts * self.expert
+        idle = self.idle * _num_last(worker, self.last) if self.idle else 0
+        owned, trained = dense.owned + experts + idle, dense.trained + experts
+        each = declaration_of(job.optimizer).bytes_per_parameter(job.optimizer)
+        gradients = worker.num_experts * self.expert_gradients
+        return StateHolding(
+            weights=experts * copy_bytes(job) + (self.dense if worker.lanes else 0),
+            gradients=gradients + self.sums * num_sums(job, worker),
+            masters=MASTER_BYTES * (owned if has_masters else idle),
+            moments=each * trained,
+            on_host=on_host,
+            num_trained=trained,
+        )
+
+
+def _item_bytes(bucket: Bucket) -> int:
+    return FLOAT32_BYTES if bucket.dtype == "torch.float32" else 2
+
+
+def _num_last(worker: Worker, last: int) -> int:
+    """Sites at which it has the last expert, and so those that compute nothing."""
+    return sum(1 for experts in worker.experts if experts and experts[-1] == last)

@@ -1,0 +1,95 @@
+"""What memory a plan takes, in words: what a worker of each kind holds at its peak, and why."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Sequence
+
+from dougong.job.schema import Job
+from dougong.parallel.plan import Inventory, Plan, Worker
+from dougong.parallel.traffic import bytes_by_link
+from dougong.planner.needs.holdings import checkpoint_bytes
+from dougong.planner.needs.terms import Terms, WorkerMemory
+from dougong.training.traffic import flows_of_step
+from dougong.ui.formatting import plural, size, worker_list
+
+MOST_KINDS = 12
+"""Kinds of workers that are told one by one; of more, those that need most."""
+ALIKE = 0.02
+"""Workers whose peaks are that close to each other, of one, are of a kind."""
+
+
+def total_line(
+    job: Job, model: Inventory, made: Plan, memories: Sequence[WorkerMemory], expert_bytes: int
+) -> str:
+    """What all workers hold together, what a checkpoint takes, and what crosses in a step."""
+    state = sum(memory.state for memory in memories)
+    peaks = sum(memory.peak for memory in memories)
+    total = f"{plural(len(memories), 'worker')}: {size(state)} of state"
+    crossing = crossing_bytes(job, model, made)
+    return (
+        f"{total}, {size(peaks)} at their peaks together; an expert takes {size(expert_bytes)} on "
+        f"its worker; a checkpoint takes {size(checkpoint_bytes(job, model))}; a step sends "
+        f"{size(crossing)} from worker to worker"
+    )
+
+
+def crossing_bytes(job: Job, model: Inventory, made: Plan) -> float:
+    """All that a step sends between workers, with experts chosen evenly."""
+    everybody = {"all": range(len(made.workers))}
+    total = 0.0
+    for by_kind in bytes_by_link(flows_of_step(job, model, made), everybody).values():
+        total += sum(part.num_bytes for part in by_kind.values())
+    return total
+
+
+def kind_lines(made: Plan, memories: Sequence[WorkerMemory], width: int) -> Iterator[str]:
+    """A paragraph for each kind of worker: its peak, when that is, and every term of it."""
+    kinds = _kinds(made, memories)
+    ordered = sorted(kinds, key=lambda kind: -memories[kind[0].rank].peak)
+    for workers in ordered[:MOST_KINDS]:
+        memory = max((memories[worker.rank] for worker in workers), key=lambda one: one.peak)
+        yield f"memory of {_who(workers)}: {size(memory.peak)} at its peak, {memory.top}"
+        yield from _folded(_words(memory.at_peak), width)
+        if memory.host:
+            yield from _folded(
+                f"and {size(memory.on_host)} of the machine's: {_words(memory.host)}", width
+            )
+    left = sum(map(len, ordered[MOST_KINDS:]))
+    if left:
+        yield f"    ({plural(left, 'worker')} of other kinds need less)"
+
+
+def _kinds(made: Plan, memories: Sequence[WorkerMemory]) -> list[list[Worker]]:
+    """Workers of one island and role, whose peaks are nearly the same."""
+    found: list[list[Worker]] = []
+    for worker in made.workers:
+        for alike in found:
+            if _is_alike(worker, alike[0], memories):
+                alike.append(worker)
+                break
+        else:
+            found.append([worker])
+    return found
+
+
+def _is_alike(one: Worker, other: Worker, memories: Sequence[WorkerMemory]) -> bool:
+    if (one.island, one.role_in_step) != (other.island, other.role_in_step):
+        return False
+    mine, theirs = memories[one.rank].peak, memories[other.rank].peak
+    return abs(mine - theirs) <= ALIKE * max(mine, theirs)
+
+
+def _who(workers: Sequence[Worker]) -> str:
+    if len(workers) == 1:
+        return workers[0].name
+    return f"each of {worker_list(worker.name for worker in workers)}"
+
+
+def _words(terms: Terms) -> str:
+    return ", ".join(f"{term.words} {size(num_bytes)}" for term, num_bytes in terms.items())
+
+
+def _folded(text: str, width: int) -> Iterator[str]:
+    folded = textwrap.TextWrapper(width - 4, break_long_words=False, break_on_hyphens=False)
+    yield from (f"    {line}" for line in folded.wrap(text))

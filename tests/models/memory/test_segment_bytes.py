@@ -1,0 +1,39 @@
+"""What a micro-batch keeps, on meta."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from dougong.job.schema import Model
+from dougong.models.build import load_config
+from dougong.models.memory.segment_bytes import MicroBatchShape, activations_of
+from tests.families import config_values
+
+SMALL = MicroBatchShape(2, 64, torch.float32)
+
+
+def config_of(family: str) -> Any:
+    return load_config(Model(family=family, config=config_values(family)), 256)
+
+
+@pytest.mark.parametrize("family", ["qwen3_moe", "deepseek_v3"])
+@pytest.mark.parametrize("recomputes", [False, True])
+def test_nothing_is_left_when_the_walk_has_come_back(family: str, recomputes: bool) -> None:
+    found = activations_of(config_of(family), MicroBatchShape(2, 64, torch.float32, recomputes), "cpu", True)
+    assert not found.missing
+    left = sum(segment.kept + segment.given_back for segment in found.segments)
+    assert abs(left) <= 16  # flags of layers that ran again
+    assert all(segment.forward >= segment.kept > 0 for segment in found.segments)
+
+
+def test_matrices_of_scores_are_there_where_attention_is_not_fused() -> None:
+    fused, plain = (activations_of(config_of("qwen3_moe"), SMALL, "sima", one).segments for one in (True, False))
+    heads, scores = int(config_of("qwen3_moe").num_attention_heads), 2 * 64 * 64 * 4
+    assert plain[0].kept - fused[0].kept >= heads * scores
+
+
+def test_a_model_that_cannot_run_without_values_says_so() -> None:
+    found = activations_of(None, SMALL, "cpu", True)
+    assert not found.segments and found.missing

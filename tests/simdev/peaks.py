@@ -1,0 +1,64 @@
+"""The most memory that the steps of a worker took of its device, as the device's allocator counts it, and what was
+planned: JSON.
+
+SIMDEV_VENDOR=sima python -m tests.simdev.peaks JOB (JSON: changes of `tests.jobs.make_job`, with `family`)
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from dougong.job.schema import Job
+from dougong.parallel.comm.world import World
+from dougong.planner.needs.terms import added
+from dougong.planner.needs.worker_memory import needed_memory
+from dougong.planner.placement import seats_of_job
+from dougong.planner.plan_job import plan_job
+from dougong.training.build import LedgerStart, StepOptions, build_model, rebuild
+from dougong.training.start.preflight import inspect_only
+from dougong.training.state import open_start
+from tests.jobs import Rig, make_job
+from tests.simdev import plugin
+
+DEVICE = torch.device(plugin.VENDOR, 0)
+
+
+def measure(job: Job, folder: str) -> dict[str, Any]:
+    """Of a job of one worker: `planned`, `measured`, and what was planned by term, in bytes."""
+    torch.accelerator.set_device_index(0)
+    inventory = inspect_only(job)
+    plan = plan_job(job, inventory, seats_of_job(job.islands))
+    (memory,) = needed_memory(job, inventory, plan)
+    world = World.alone(DEVICE)
+    blueprint = build_model(job, inventory_vocab(job), DEVICE, iter(()))
+    with open_start(job, blueprint.names, None) as start:
+        ledger = LedgerStart(Path(folder))
+        stepper = rebuild(blueprint, plan, world, start, StepOptions(ledger=ledger))
+    rig = Rig(job, plan, stepper.parts.share.replica, stepper)
+    rig.stepper.run(1, rig.forwards(1))
+    torch.accelerator.reset_peak_memory_stats()
+    between = torch.accelerator.memory_allocated()
+    rig.stepper.run(2, rig.forwards(2))
+    measured = torch.accelerator.max_memory_allocated()
+    terms = {term.words: num_bytes for term, num_bytes in memory.at_peak.items()}
+    always = sum(added([memory.always]).values())
+    return {"planned": memory.peak, "measured": measured, "always": always, "between": between, "terms": terms}
+
+
+def inventory_vocab(job: Job) -> int:
+    return int(job.model.config["vocab_size"])
+
+
+def main(changes: str) -> None:
+    values = json.loads(changes)
+    with tempfile.TemporaryDirectory() as folder:
+        print(json.dumps(measure(make_job(values.pop("family"), **values), folder)))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,34 @@
+"""Memory of a plan in words."""
+
+from __future__ import annotations
+
+from dougong.models.inventory import inspect_model
+from dougong.planner.needs.terms import Term, WorkerMemory
+from dougong.planner.needs.worker_memory import needed_memory
+from dougong.tools.plan_memory import crossing_bytes, kind_lines, total_line
+from tests.jobs import VOCAB, make_job, plan_for
+
+
+def memory(weights: int) -> WorkerMemory:
+    return WorkerMemory({Term.WEIGHTS: weights << 20}, {"a step": {Term.ACTIVATIONS: 1 << 20}}, {Term.STAGING: 2 << 20})
+
+
+def test_workers_of_a_kind_are_told_once_with_every_term() -> None:
+    lines = list(kind_lines(plan_for(make_job(), "BBE"), [memory(400), memory(401), memory(4)], 100))
+    assert lines == [
+        "memory of each of east/0-1: 402.0 MiB at its peak, a step",
+        "    weights 401.0 MiB, activations 1.0 MiB",
+        "    and 2.0 MiB of the machine's: a checkpoint that is being written 2.0 MiB",
+        "memory of east/2: 5.0 MiB at its peak, a step",
+        "    weights 4.0 MiB, activations 1.0 MiB",
+        "    and 2.0 MiB of the machine's: a checkpoint that is being written 2.0 MiB",
+    ]
+
+
+def test_the_whole_has_state_peaks_checkpoint_and_what_crosses() -> None:
+    job = make_job()
+    inventory, plan = inspect_model(job.model, VOCAB), plan_for(job, "AE")
+    line = total_line(job, inventory, plan, needed_memory(job, inventory, plan), 1 << 20)
+    assert line.startswith("2 workers: ") and "at their peaks together; an expert takes 1.0 MiB on its worker" in line
+    assert "a checkpoint takes " in line and line.endswith("from worker to worker")
+    assert crossing_bytes(job, inventory, plan) > 0 == crossing_bytes(job, inventory, plan_for(job))
