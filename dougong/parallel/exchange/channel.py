@@ -67,6 +67,17 @@ class _Turn:
     def key(self) -> CallKey:
         return self.expected.key
 
+    def take(self) -> _HandedOver:
+        """What leaves, as soon as the worker has handed it over. It is not held here any more."""
+        handed_over = self.ready.result()
+        self.ready = Future()
+        return handed_over
+
+    def hand_on(self, landing: Landing) -> None:
+        """To the native library, which alone holds it from then on."""
+        waited_for, self.landing = self.landing, Future()
+        waited_for.set_result(landing)
+
     def give_up(self) -> None:
         """Free the threads that would wait for the worker for ever."""
         for future in (self.ready, self.rooms, self.landing):
@@ -169,7 +180,7 @@ class MessageChannel:
     def _exchange_now(self, turn: _Turn) -> tuple[Received, Mark]:
         """The table, then the parts, each way. No time limit at first: what is waited for is the
         worker's own computation, and `close` ends it."""
-        handed_over, device = turn.ready.result(), self._world.member.device
+        handed_over, device = turn.take(), self._world.member.device
         outgoing = handed_over.outgoing
         if self._link is not None and turn.peers.targets.ranks:
             time.sleep(self._link.seconds(_num_bytes(outgoing, turn.peers)))
@@ -178,6 +189,7 @@ class MessageChannel:
             turn.rooms.set_result(turn.expected.table.rooms(table))
         arriving = [room.allocate(device) for room in turn.rooms.result()]
         wait_for(handed_over.marked, device)
+        use_here(part.values for part in outgoing.parts)
         self._exchange_in_island(turn, outgoing.parts, arriving, handed_over.marked)
         self._move_far(turn, outgoing.parts, arriving, first_tag=1)
         return _received(arriving), mark(device)
@@ -209,7 +221,7 @@ class MessageChannel:
         pairs = _pairs(turn.expected.num_parts, leaving, arriving)
         if turn.native is not None:
             parts = [AllToAll.of(peers, *pair, device) for pair in pairs]
-            turn.landing.set_result(Landing(parts, (handed_over, mark(device))))
+            turn.hand_on(Landing(parts, (handed_over, mark(device))))
             return
         for sent, coming in pairs:
             self._by_gloo(turn, sent, coming)

@@ -4,6 +4,8 @@ peer that does not come is named."""
 from __future__ import annotations
 
 import threading
+import time
+import weakref
 from typing import Any
 
 import pytest
@@ -193,6 +195,37 @@ def test_a_message_to_oneself_is_there_at_once() -> None:
     assert world.sent.total() == 0
     exchange.finish()
     exchange.close()
+
+
+def let_go(world: World, plan: Plan) -> bool:
+    """Rank 0 sends and takes nothing; whether its message is gone while the step goes on."""
+    exchange = Exchange(world)
+    for key in KEYS[:2]:
+        exchange.expect([Expected(MessageKind.OUTPUTS, key, Sides((0,), (1,)), 1)])
+    if world.rank == 1:
+        for key in KEYS[:2]:
+            exchange.make_room(MessageKind.OUTPUTS, key, [PartRoom([1000], (), torch.float32)])
+            exchange.receive(MessageKind.OUTPUTS, key)
+        exchange.finish()
+        exchange.close()
+        return True
+    values = torch.zeros(1000)
+    seen = weakref.ref(values.untyped_storage())
+    exchange.send(MessageKind.OUTPUTS, KEYS[0], Outgoing([SplitTensor(values, [1000])]))
+    del values
+    until = time.monotonic() + 60
+    while seen() is not None and time.monotonic() < until:
+        time.sleep(0.001)
+    gone = seen() is None
+    exchange.send(MessageKind.OUTPUTS, KEYS[1], Outgoing([SplitTensor(torch.zeros(1000), [1000])]))
+    exchange.finish()
+    exchange.close()
+    return gone
+
+
+@pytest.mark.parametrize("islands", [(("east", (0, 1)),), (("east", (0,)), ("west", (1,)))], ids=["one", "two"])
+def test_what_has_been_sent_is_held_no_longer(islands: Any) -> None:
+    assert run_workers(let_go, plan_of("AE"), islands=islands)[0]
 
 
 def never_send(world: World, plan: Plan) -> int:
