@@ -85,6 +85,7 @@ class _Walk:
     def __init__(self, shapes: StepShapes, worker: Worker, program: Program) -> None:
         self._shapes, self._program, self._alive = shapes, program, _AliveBytes()
         self._flights: dict[tuple[int, int], int] = {}
+        self._sent: dict[Kind, tuple[int, int]] = {}
         self._lanes = len(worker.lanes)
         self._experts = tuple(map(len, worker.experts))
         kinds = {island.name: island.accelerator for island in shapes.job.islands}
@@ -119,15 +120,17 @@ class _Walk:
         }
 
     def _send(self, kind: Kind, operation: Operation, num_bytes: int) -> None:
-        """A worker that is alone has it until it takes it itself; else it goes with the next one of
-        its kind at the latest."""
-        place = (operation.site, operation.microbatch) if self._is_alone else ()
+        """A worker that is alone has it until it takes it itself; else it goes with what comes for
+        it, or with the next one of its kind at the latest."""
+        place = operation.site, operation.microbatch
+        if not self._is_alone:
+            self._alive.drop(("sent", kind, *self._sent.get(kind, place)))
+        self._sent[kind] = place
         self._alive.add(("sent", kind, *place), Term.MESSAGES, num_bytes)
 
     def _arrive(self, kind: Kind, operation: Operation) -> None:
-        """What a worker has sent itself is taken."""
-        if self._is_alone:
-            self._alive.drop(("sent", kind, operation.site, operation.microbatch))
+        """What the worker has sent of this kind, if it has, is with its peers, or with itself."""
+        self._alive.drop(("sent", kind, operation.site, operation.microbatch))
 
     # The attention side
 
@@ -181,6 +184,7 @@ class _Walk:
         shapes, place = self._shapes, (operation.site, operation.microbatch)
         received = self._returned(operation)
         self._alive.drop(("room", "outputs", *place))
+        self._arrive(Kind.SEND_ROWS, operation)
         self._arrive(Kind.SEND_OUTPUTS, operation)
         by_lane = received if self._lanes > 1 else 0
         wide = shapes.tokens * shapes.inventory.hidden_size * FLOAT32_BYTES
@@ -200,6 +204,7 @@ class _Walk:
         """The gradients of all lanes' tokens are made before the first walk goes on."""
         shapes, place = self._shapes, (operation.site, operation.microbatch)
         received = self._returned(operation)
+        self._arrive(Kind.SEND_OUTPUT_GRADIENTS, operation)
         self._arrive(Kind.SEND_ROW_GRADIENTS, operation)
         by_lane = received if self._lanes > 1 else 0
         wide = shapes.tokens * shapes.inventory.hidden_size * FLOAT32_BYTES
@@ -292,6 +297,7 @@ class _Walk:
     def _receive_output_gradients(self, operation: Operation) -> None:
         place, rows = (operation.site, operation.microbatch), self._rows(operation)
         self._alive.add(("douts", *place), Term.ROWS, rows * self._shapes.vector)
+        self._arrive(Kind.SEND_OUTPUTS, operation)
         self._arrive(Kind.SEND_OUTPUT_GRADIENTS, operation)
 
     def _experts_backward(self, operation: Operation) -> None:

@@ -1,0 +1,168 @@
+"""The memory that a worker takes, by its process's resident pages, against what was planned for it.
+
+    python benchmarks/memory.py afd [--recompute none|layers] [--combine at_attention|at_experts]
+    python benchmarks/memory.py jobs
+    python benchmarks/memory.py large [--layers N]
+
+`afd`: an attention and an experts worker (zebra) with 2 and with 8 micro-batches of 1,024 tokens: what each micro-batch
+more costs either of them. `jobs`: the same model on several workers, in several ways. `large`: one worker with 300M
+parameters and its optimizer. Counted is the most that a worker took in its second step, less what its process had after
+two steps of a tiny model (torch's code, its threads). The allocator gives back at once what is freed
+(MALLOC_MMAP_THRESHOLD_, MALLOC_TRIM_THRESHOLD_), so that pages are what is alive.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+os.environ.update(MALLOC_MMAP_THRESHOLD_="65536", MALLOC_TOP_PAD_="0", MALLOC_TRIM_THRESHOLD_="65536")
+
+from dougong.job.schema import Job
+from dougong.parallel.comm.world import World
+from dougong.parallel.plan import Plan
+from dougong.planner.needs.worker_memory import needed_memory
+from dougong.training.start.preflight import inspect_only
+from tests.families import config_values
+from tests.jobs import make_job, make_rig, plan_for
+from tests.processes import run_workers
+
+FEW, MANY = 2, 8
+"""Micro-batches of a step."""
+BATCH = {"lanes": 2, "microbatches": 4, "microbatch_size": 4}
+
+
+JOBS: dict[str, tuple[str, dict[str, Any]]] = {
+    "two with both sides": ("BB", {}),
+    "two with both sides, half moments": ("BB", {"optimizer": {"name": "adamw", "lr": 1e-5, "state": "bfloat16"}}),
+    "two with both sides, layers run again": ("BB", {"recompute": "layers"}),
+    "apart, zebra": ("AAE", {"pipeline": "zebra"}),
+    "apart, af_pipe": ("AEE", {"pipeline": "af_pipe"}),
+    "apart, zebra, layers run again": ("AAE", {"pipeline": "zebra", "recompute": "layers"}),
+}
+"""Of `jobs`: roles of the workers, and what the job has of its own."""
+
+
+def small_job(layers: int, microbatches: int, **changes: Any) -> Job:
+    config = config_values(
+        "qwen3_moe",
+        num_hidden_layers=layers,
+        hidden_size=256,
+        head_dim=64,
+        moe_intermediate_size=64,
+        num_experts=16,
+        num_experts_per_tok=8,
+        max_position_embeddings=256,
+    )
+    values: dict[str, Any] = {
+        "model": {"family": "qwen3_moe", "config": config},
+        "data": {"text": "stdlib", "sequence_length": 256},
+        "batch": {"lanes": 1, "microbatches": microbatches, "microbatch_size": 4},
+        "optimizer": {"name": "adamw", "lr": 1e-5},  # routing stays even, as it is planned
+    }
+    return make_job(**values | changes)
+
+
+def large_job(options: argparse.Namespace) -> Job:
+    config = config_values(
+        "qwen3_moe",
+        num_hidden_layers=options.layers,
+        hidden_size=768,
+        head_dim=64,
+        num_attention_heads=12,
+        num_key_value_heads=4,
+        moe_intermediate_size=768,
+        num_experts=16,
+        num_experts_per_tok=2,
+        max_position_embeddings=256,
+    )
+    return make_job(
+        model={"family": "qwen3_moe", "config": config},
+        data={"text": "stdlib", "sequence_length": 256},
+        batch={"lanes": 1, "microbatches": 2, "microbatch_size": 2},
+        pipeline="serial",
+    )
+
+
+def resident_peak(world: World, plan: Plan, job: Job, roles: str) -> int:
+    """Bytes, of the second step, beside what the process has with hardly any model."""
+    tiny = make_job(batch={"lanes": job.batch.lanes, "microbatches": 2, "microbatch_size": 2}, pipeline=job.pipeline)
+    before, _ = _pages_of_steps(world, plan_for(tiny, roles), tiny)
+    _, most = _pages_of_steps(world, plan, job)
+    return most - before
+
+
+def _pages_of_steps(world: World, plan: Plan, job: Job) -> tuple[int, int]:
+    """Bytes that are there after a step, and the most in the next one."""
+    rig = make_rig(job, plan, world)
+    rig.stepper.run(1, rig.forwards(1))
+    gc.collect()
+    after = _pages("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is what is there now
+    rig.stepper.run(2, rig.forwards(2))
+    rig.stepper.close()
+    return after, _pages("VmHWM")
+
+
+def _pages(name: str) -> int:
+    found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found[1]) << 10
+
+
+def measured(job: Job, roles: str) -> list[tuple[float, float]]:
+    """By rank: what was taken, and what was planned, in MB."""
+    plan = plan_for(job, roles)
+    planned = [memory.peak for memory in needed_memory(job, inspect_only(job), plan)]
+    return [
+        (taken / 1e6, due / 1e6)
+        for taken, due in zip(run_workers(resident_peak, plan, job, roles), planned, strict=True)
+    ]
+
+
+def afd(options: argparse.Namespace) -> None:
+    print(f"recompute: {options.recompute}, combine: {options.combine}; MB, measured and planned")
+    changes = {"pipeline": "zebra", "recompute": options.recompute, "combine": options.combine}
+    few, many = (measured(small_job(4, number, **changes), "AE") for number in (FEW, MANY))
+    for role, low, high in zip(("attention", "experts"), few, many, strict=True):
+        slope, due = ((after - before) / (MANY - FEW) for before, after in zip(low, high, strict=True))
+        print(
+            f"{role:<10} {FEW} micro-batches {low[0]:.0f} ({low[1]:.0f}), {MANY}: {high[0]:.0f} ({high[1]:.0f}); "
+            f"each more {slope:.1f} ({due:.1f})"
+        )
+
+
+def jobs(options: argparse.Namespace) -> None:
+    del options
+    print("MB, measured and planned, by worker")
+    for name, (roles, changes) in JOBS.items():
+        found = measured(small_job(8, MANY, **{"batch": BATCH} | changes), roles)
+        each = ", ".join(f"{taken:.0f} ({due:.0f}: {taken / due:.3f})" for taken, due in found)
+        print(f"{name:<38} {each}")
+
+
+def large(options: argparse.Namespace) -> None:
+    job = large_job(options)
+    ((taken, due),) = measured(job, "B")
+    num = inspect_only(job).num_parameters
+    print(f"{num / 1e6:.0f}M parameters: {taken:.0f} MB, planned {due:.0f} MB: {taken / due:.3f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=["afd", "jobs", "large"])
+    parser.add_argument("--recompute", choices=["none", "layers"], default="none")
+    parser.add_argument("--combine", choices=["at_attention", "at_experts"], default="at_attention")
+    parser.add_argument("--layers", type=int, default=10)
+    options = parser.parse_args()
+    {"afd": afd, "jobs": jobs, "large": large}[options.what](options)
+
+
+if __name__ == "__main__":
+    main()
