@@ -11,8 +11,8 @@ from dougong.control.handshake import AgentFacts
 from dougong.errors import PlanError
 from dougong.job.schema import Job
 from dougong.parallel.plan import Inventory, Plan, Worker
-from dougong.planner.needs.refusal import advice, gb, listed, together, too_large
-from dougong.planner.needs.terms import Term, WorkerMemory, added
+from dougong.planner.needs.refusal import advice, beside_devices, gb, listed, together, too_large
+from dougong.planner.needs.terms import Term, WorkerMemory
 from dougong.planner.needs.worker_memory import needed_memory, shares_machine
 from dougong.planner.placement import AgentSpec, make_seats
 from dougong.planner.plan_job import plan_job
@@ -114,7 +114,7 @@ def check_hosts(job: Job, inventory: Inventory, plan: Plan, machines: Mapping[st
             by_node.setdefault(worker.node, []).append(worker)
     for node, num_bytes in machines.items():
         there = by_node.get(node, [])
-        terms = added([needed[worker.rank].host for worker in there])
+        terms = beside_devices([needed[worker.rank] for worker in there])
         total = sum(terms.values())
         if total > num_bytes:
             raise PlanError(

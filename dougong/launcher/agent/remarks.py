@@ -3,8 +3,7 @@ free memory. Nothing is refused for them, and nothing decided by them. Pure."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from dougong.accelerators.registry import get_accelerator
@@ -13,8 +12,9 @@ from dougong.deadlines import DEADLINES
 from dougong.job.schema import Job
 from dougong.parallel.plan import Inventory, Plan
 from dougong.planner.memory import memory_of_machines
-from dougong.planner.needs.holdings import by_worker, host_bytes, state_bytes
-from dougong.planner.needs.snapshot_bytes import snapshot_bytes
+from dougong.planner.needs.refusal import advice, beside_devices, gb, listed, together
+from dougong.planner.needs.terms import Terms, added
+from dougong.planner.needs.worker_memory import needed_memory
 from dougong.planner.placement import AgentSpec
 from dougong.planner.snapshot_room import SnapshotDemand, short_of_room
 from dougong.remarks import Remarks
@@ -148,16 +148,18 @@ def locked_memory_words(
 def remarks_on_memory(
     job: Job, inventory: Inventory, plan: Plan, agents: Sequence[JoinedAgent]
 ) -> Remarks:
-    """Warnings of nodes that have less memory free now than their workers need there: for state,
-    where these share the machine, and for snapshots of it; and a note where these are left out."""
-    states = by_worker(plan, state_bytes(job, inventory, plan))
-    on_host = by_worker(plan, host_bytes(job, inventory, plan))
-    snapshots = by_worker(plan, [part.total for part in snapshot_bytes(job, inventory, plan)])
+    """Warnings of nodes that have less memory free now than their workers take there at their
+    peaks, and copies of the state; and a note where snapshots are left out."""
+    names = [worker.name for worker in plan.workers]
+    needed = dict(zip(names, needed_memory(job, inventory, plan), strict=True))
     warnings: list[str] = []
     for node, there in _by_node(agents).items():
-        on_machine = _sum_of([agent for agent in there if not agent.has_devices], states)
-        on_machine += _sum_of(there, on_host)
-        warnings += _on_free_memory(node, there, on_machine, _sum_of(there, snapshots))
+        parts: list[Terms] = []
+        for agent in there:
+            found = [needed[name] for name in agent.spec.workers]
+            lies_beside = agent.has_devices
+            parts.append(beside_devices(found) if lies_beside else together(found, with_host=True))
+        warnings += _on_free_memory(node, there, added(parts))
     machines = memory_of_machines(agent.facts for agent in agents)
     short = short_of_room(job, inventory, plan, machines)
     return Remarks(tuple(left_out_snapshots(short)), tuple(warnings))
@@ -175,24 +177,14 @@ def left_out_snapshots(short: SnapshotDemand | None) -> Iterator[str]:
         )
 
 
-def _sum_of(agents: Sequence[JoinedAgent], amounts: Mapping[str, int]) -> int:
-    """Of all workers of these agents."""
-    workers = itertools.chain(*(agent.spec.workers for agent in agents))
-    return sum(amounts[worker] for worker in workers)
-
-
-def _on_free_memory(
-    node: str, there: Sequence[JoinedAgent], state: int, snapshots: int
-) -> Iterator[str]:
+def _on_free_memory(node: str, there: Sequence[JoinedAgent], terms: Terms) -> Iterator[str]:
     free = [agent.facts.limits.free_memory_bytes for agent in there]
     known = [num_bytes for num_bytes in free if num_bytes is not None]
-    if not known or state + snapshots <= min(known):
+    total = sum(terms.values())
+    if not known or total <= min(known):
         return
-    needs = [f"{size(state)} for weights, gradients and optimizer state"] if state else []
-    needs += [f"{size(snapshots)} for snapshots (fault.snapshots)"] if snapshots else []
-    less = ", or keep fewer of the latter (fault.snapshots.replicas)" if snapshots else ""
     yield (
-        f"{node} has {size(min(known))} of memory free now, and its workers need "
-        f"{' and '.join(needs)}, activations not counted: end what else runs there, or put "
-        f"islands on other nodes{less}"
+        f"{node} has {gb(min(known))} of memory free now, and its workers need {gb(total)} at "
+        f"their peaks: {listed(terms)}; end what else runs there, or put islands on other nodes; "
+        f"{advice(terms)}"
     )

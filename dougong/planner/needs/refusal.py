@@ -33,10 +33,13 @@ def advice(terms: Terms) -> str:
 
 def together(memories: Sequence[WorkerMemory], with_host: bool) -> dict[Term, int]:
     """What several workers take of one memory at their peaks; `with_host`: it is the machine's."""
-    parts: list[Terms] = [memory.at_peak for memory in memories]
-    if with_host:
-        parts += [memory.host for memory in memories]
-    return added(parts)
+    at_peak = added([memory.at_peak for memory in memories])
+    return added([at_peak, beside_devices(memories)]) if with_host else at_peak
+
+
+def beside_devices(memories: Sequence[WorkerMemory]) -> dict[Term, int]:
+    """What several workers take of their machine's memory besides."""
+    return added([memory.host for memory in memories])
 
 
 def gb(num_bytes: float) -> str:

@@ -9,8 +9,7 @@ import pytest
 from dougong.control.handshake import AgentFacts, MachineLimits
 from dougong.launcher.agent.remarks import JoinedAgent, remarks_on_machines, remarks_on_memory
 from dougong.models.inventory import inspect_model
-from dougong.planner.needs.holdings import state_bytes
-from dougong.planner.needs.snapshot_bytes import snapshot_bytes
+from dougong.planner.needs.worker_memory import needed_memory
 from dougong.planner.placement import AgentSpec
 from dougong.remarks import NOTHING
 from tests.jobs import make_job, plan_for
@@ -106,16 +105,20 @@ def test_less_free_memory_than_the_plan_needs_is_a_warning_of_the_node() -> None
     job = make_job()
     plan = plan_for(job, "BB")
     inventory = inspect_model(job.model, 256)
-    snapshots = sum(part.total for part in snapshot_bytes(job, inventory, plan))
-    needed = sum(state_bytes(job, inventory, plan)) + snapshots
+    memories = needed_memory(job, inventory, plan)
+    on_host = sum(memory.on_host for memory in memories)
+    needed = sum(memory.peak for memory in memories) + on_host
     (warning,) = remarks_on_memory(job, inventory, plan, [agent("alpha", free_memory_bytes=needed - 1)]).warnings
-    assert warning.startswith("alpha has ") and "and its workers need " in warning and "fault.snapshots" in warning
+    assert warning.startswith("alpha has ") and "of memory free now, and its workers need " in warning
+    assert "at their peaks: " in warning and "weights" in warning and "snapshots" in warning
     assert remarks_on_memory(job, inventory, plan, [agent("alpha", free_memory_bytes=needed)]) == NOTHING
     assert remarks_on_memory(job, inventory, plan, [agent("alpha", free_memory_bytes=None)]) == NOTHING
-    devices = [agent("alpha", accelerator="cuda", free_memory_bytes=snapshots)]
+    devices = [agent("alpha", accelerator="cuda", free_memory_bytes=on_host)]
     assert remarks_on_memory(job, inventory, plan, devices) == NOTHING
-    devices = [agent("alpha", accelerator="cuda", free_memory_bytes=snapshots - 1)]
+    devices = [agent("alpha", accelerator="cuda", free_memory_bytes=on_host - 1)]
     (warning,) = remarks_on_memory(job, inventory, plan, devices).warnings
-    assert "for snapshots (fault.snapshots), activations" in warning and "weights" not in warning
+    assert "fault.snapshots.replicas: 0" in warning and "weights" not in warning
     off = make_job(fault={"snapshots": {"every": 0}})
-    assert remarks_on_memory(off, inventory, plan, [agent("alpha", accelerator="cuda", free_memory_bytes=0)]) == NOTHING
+    devices = [agent("alpha", accelerator="cuda", free_memory_bytes=0)]
+    (warning,) = remarks_on_memory(off, inventory, plan, devices).warnings
+    assert "a checkpoint that is being written" in warning and "snapshots" not in warning
