@@ -59,6 +59,7 @@ CONTROLLER_PHASES = {
     "first_step_s": "first_step",
 }
 START_S, RECOVER_S, PEER_S = 120, 180, 120
+KILLS_OF_A_RUN = 3
 
 
 @dataclass(frozen=True)
@@ -117,21 +118,24 @@ def ours(folder: Path, part: str, n: int) -> None:
 
 
 def agents_with_spare(folder: Path, part: str, n: int) -> None:
-    """The agent of an island that has a spare is killed, whenever one stands by."""
+    """The agent of an island that has a spare is killed, whenever one stands by; a few times in each run, as a machine
+    whose agents die again and again is left alone for longer and longer."""
     islands = small_job()["islands"]
     islands[1]["spares"] = 1
     worker = WORKERS[1]
-    with long_run(folder / f"run-{part}-{time.time_ns()}", islands=islands) as run_dir:
-        for number in range(n):
-            until(lambda: stands_by(run_dir.read_events()), "a spare stands by", START_S)
-            before = len(run_dir.read_events())
-            verdict = RunDrills(run_dir).rehearse(PlannedFault("kill_agent", worker, after_s=1.0))
-            events = run_dir.read_events()[before:]
-            took = any(isinstance(event, SpareTook) for event in events)
-            seconds = verdict.recovered_s if verdict.recovered_s is not None else 0.0
-            found = Found(part, seconds, phases_of(last_recovery(events)), verdict.is_right and took, verdict.tier)
-            found.write(folder)
-            print(f"  {number + 1} of {n}: {verdict}; {'a spare took the place' if took else 'no spare'}", flush=True)
+    for first in range(0, n, KILLS_OF_A_RUN):
+        with long_run(folder / f"run-{part}-{time.time_ns()}", islands=islands) as run_dir:
+            for number in range(first, min(n, first + KILLS_OF_A_RUN)):
+                until(lambda run=run_dir: stands_by(run.read_events()), "a spare stands by", START_S)
+                before = len(run_dir.read_events())
+                verdict = RunDrills(run_dir).rehearse(PlannedFault("kill_agent", worker, after_s=1.0))
+                events = run_dir.read_events()[before:]
+                took = any(isinstance(event, SpareTook) for event in events)
+                seconds = verdict.recovered_s if verdict.recovered_s is not None else 0.0
+                found = Found(part, seconds, phases_of(last_recovery(events)), verdict.is_right and took, verdict.tier)
+                found.write(folder)
+                words = "a spare took the place" if took else "no spare"
+                print(f"  {number + 1} of {n}: {verdict}; {words}", flush=True)
 
 
 def stands_by(events: Sequence[Event]) -> bool:
