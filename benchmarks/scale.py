@@ -38,9 +38,9 @@ from dougong.parallel.replica_holders import replica_holders
 from dougong.parallel.schedules.message_order import message_order
 from dougong.parallel.schedules.simulate import simulate
 from dougong.parallel.tree import LaneTree
-from dougong.planner.needs.holdings import state_bytes
 from dougong.planner.needs.programs import programs_of, prove
 from dougong.planner.needs.snapshot_bytes import snapshot_bytes
+from dougong.planner.needs.worker_memory import needed_memory
 from dougong.planner.plan_job import plan_job
 from dougong.tools.plan_chart import alike_in, cost_of
 from dougong.training.traffic import flows_of_step
@@ -147,8 +147,9 @@ def printed(size: Size) -> str:
     made, job, model = size.on_one_node, size.job, size.model
     said = io.StringIO()
     with contextlib.redirect_stdout(said):
-        print_table(plan_table(made, state_bytes(job, model, made)))
-        print(*room_lines(job, model, made), sep="\n")
+        memories = needed_memory(job, model, made)
+        print_table(plan_table(made, [memory.state for memory in memories]))
+        print(*room_lines(job, model, made, memories, 120), sep="\n")
         print_traffic(job, model, made)
     return said.getvalue()
 

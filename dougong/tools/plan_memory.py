@@ -7,10 +7,8 @@ from collections.abc import Iterator, Sequence
 
 from dougong.job.schema import Job
 from dougong.parallel.plan import Inventory, Plan, Worker
-from dougong.parallel.traffic import bytes_by_link
 from dougong.planner.needs.holdings import checkpoint_bytes
 from dougong.planner.needs.terms import Terms, WorkerMemory
-from dougong.training.traffic import flows_of_step
 from dougong.ui.formatting import plural, size, worker_list
 
 MOST_KINDS = 12
@@ -36,6 +34,9 @@ def total_line(
 
 def crossing_bytes(job: Job, model: Inventory, made: Plan) -> float:
     """All that a step sends between workers, with experts chosen evenly."""
+    from dougong.parallel.traffic import bytes_by_link  # these load torch
+    from dougong.training.traffic import flows_of_step
+
     everybody = {"all": range(len(made.workers))}
     total = 0.0
     for by_kind in bytes_by_link(flows_of_step(job, model, made), everybody).values():

@@ -114,15 +114,15 @@ def test_a_controller_that_does_not_answer_is_told_with_what_ends_it(tmp_path: P
     here = socket.gethostname()
     with socket.create_server(("127.0.0.1", 0)) as silent, held(recorder.run) as run:
         host, port = silent.getsockname()
-        address = ControllerAddress(host=host, port=port, pid=4711, token="secret", machine=here)
+        address = ControllerAddress(host=host, port=port, pid=4711000, token="secret", machine=here)
         run.write_controller(address)
         found = standing_of(recorder.run, dataclasses.replace(DEADLINES, client_answer_s=0.2))
     assert (found.status.state, found.eta_s) == ("RUNNING", None)
     assert found.lines()[-1] == (
-        f"its controller (process 4711 on {here}) is there and does not answer: it is stopped or hangs"
+        f"its controller (process 4711000 on {here}) is there and does not answer: it is stopped or hangs"
     )
     assert found.next_command == (
-        f"`kill -CONT 4711` on {here} wakes it, `kill -9 4711` ends it, then: dougong resume {recorder.path}"
+        f"`kill -CONT 4711000` on {here} wakes it, `kill -9 4711000` ends it, then: dougong resume {recorder.path}"
     )
 
 

@@ -1,20 +1,26 @@
 """The most memory that the steps of a worker took of its device, as the device's allocator counts it, and what was
 planned: JSON.
 
-SIMDEV_VENDOR=sima python -m tests.simdev.peaks JOB (JSON: changes of `tests.jobs.make_job`, with `family`)
+SIMDEV_VENDOR=sima python -m tests.simdev.peaks JOB RANK PORT (JSON: changes of `make_job`, with `family`; the
+worker's rank, and where the workers' store is)
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
+import traceback
 from pathlib import Path
 from typing import Any
 
 import torch
+from dougong.deadlines import DEADLINES
 from dougong.job.schema import Job
+from dougong.parallel.comm.membership import Membership
 from dougong.parallel.comm.world import World
+from dougong.parallel.plan import Plan
 from dougong.planner.needs.terms import added
 from dougong.planner.needs.worker_memory import needed_memory
 from dougong.planner.placement import seats_of_job
@@ -24,41 +30,63 @@ from dougong.training.start.preflight import inspect_only
 from dougong.training.state import open_start
 from tests.jobs import Rig, make_job
 from tests.simdev import plugin
+from tests.stores import store_at
 
 DEVICE = torch.device(plugin.VENDOR, 0)
 
 
-def measure(job: Job, folder: str) -> dict[str, Any]:
-    """Of a job of one worker: `planned`, `measured`, and what was planned by term, in bytes."""
+def measure(job: Job, rank: int, port: int, folder: str) -> dict[str, Any]:
+    """Of one of a job's workers: `planned`, `measured`, and what was planned by term, in bytes."""
     torch.accelerator.set_device_index(0)
     inventory = inspect_only(job)
     plan = plan_job(job, inventory, seats_of_job(job.islands))
-    (memory,) = needed_memory(job, inventory, plan)
-    world = World.alone(DEVICE)
+    memory = needed_memory(job, inventory, plan)[rank]
+    world = world_of(plan, rank, port)
     blueprint = build_model(job, inventory_vocab(job), DEVICE, iter(()))
     with open_start(job, blueprint.names, None) as start:
         ledger = LedgerStart(Path(folder))
         stepper = rebuild(blueprint, plan, world, start, StepOptions(ledger=ledger))
-    rig = Rig(job, plan, stepper.parts.share.replica, stepper)
+    rig = Rig(job, plan, stepper.parts.share.replica, stepper, rank)
     rig.stepper.run(1, rig.forwards(1))
     torch.accelerator.reset_peak_memory_stats()
     between = torch.accelerator.memory_allocated()
     rig.stepper.run(2, rig.forwards(2))
     measured = torch.accelerator.max_memory_allocated()
     terms = {term.words: num_bytes for term, num_bytes in memory.at_peak.items()}
+    stepper.close()
+    world.leave()
     always = sum(added([memory.always]).values())
     return {"planned": memory.peak, "measured": measured, "always": always, "between": between, "terms": terms}
+
+
+def world_of(plan: Plan, rank: int, port: int) -> World:
+    if len(plan.workers) == 1:
+        return World.alone(DEVICE)
+    ranks: dict[str, tuple[int, ...]] = {}
+    for worker in plan.workers:
+        ranks[worker.island] = (*ranks.get(worker.island, ()), worker.rank)
+    islands = tuple((name, "gloo", those) for name, those in ranks.items())
+    attention = tuple(worker.rank for worker in plan.workers if worker.lanes)
+    names = tuple(worker.name for worker in plan.workers)
+    island = plan.workers[rank].island
+    member = Membership(rank, len(names), 1, island, islands, DEVICE, attention, names, DEADLINES)
+    return World.join(member, store_at(port))
 
 
 def inventory_vocab(job: Job) -> int:
     return int(job.model.config["vocab_size"])
 
 
-def main(changes: str) -> None:
+def main(changes: str, rank: str, port: str) -> None:
     values = json.loads(changes)
     with tempfile.TemporaryDirectory() as folder:
-        print(json.dumps(measure(make_job(values.pop("family"), **values), folder)))
+        print(json.dumps(measure(make_job(values.pop("family"), **values), int(rank), int(port), folder)))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    try:
+        main(*sys.argv[1:])
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)  # threads that wait for a peer hold up nobody

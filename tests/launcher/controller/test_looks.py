@@ -52,7 +52,7 @@ def test_a_node_with_less_memory_free_than_the_plan_needs_is_warned_of_when_the_
         assert handle.facts is not None
         handle.facts = replace(handle.facts, limits=MachineLimits(free_memory_bytes=1 << 20))
     made.play(found_it, found())
-    assert made.event("warning").text.startswith("here has 1.0 MiB of memory free now, and its workers need ")
+    assert made.event("warning").text.startswith("here has 0.00105 GB of memory free now, and its workers need ")
     assert machine().play(UP_TO_MODEL, MODEL, found()).kinds().count("warning") == 0
 
 
