@@ -48,7 +48,6 @@ NOT_MIRRORED = {
     "parallel.schedules.af_pipe": "one order each: test_order.py, test_check.py and test_simulate.py take all of them",
     "parallel.schedules.colocated": "as af_pipe",
     "parallel.schedules.serial": "as af_pipe",
-    "parallel.schedules.zebra": "as af_pipe, and against a search over all orders",
     "parallel.segments.cut": "a dataclass; tests/models/test_cut.py makes it",
     "training.memory.source": "the interface; test_state.py reads from both that satisfy it",
     "training.optimizers.base": "the interface; test_adamw.py tests what implements it",

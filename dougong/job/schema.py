@@ -348,9 +348,9 @@ class Job(Section):
     pipeline: Literal["auto", "serial", "colocated", "zebra", "af_pipe"] = physical(
         "auto",
         "the order in which workers take micro-batches through layers: `serial`: one after the "
-        "other; `colocated`: for workers of role both; `zebra` (HeterMoE, arXiv 2504.03871) and "
-        "`af_pipe` (DisagMoE, arXiv 2605.11005): for attention and experts apart; `auto`: "
-        "colocated if all workers are both, else zebra",
+        "other; `colocated`: likewise, for role both; `zebra` (HeterMoE, arXiv 2504.03871): layer "
+        "by layer, all together; `af_pipe` (DisagMoE, arXiv 2605.11005): the same by groups of "
+        "four, for roles apart; `auto`: colocated if all workers are both, else zebra",
     )
     recompute: Literal["none", "layers"] = physical(
         "none",

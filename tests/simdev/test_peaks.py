@@ -29,6 +29,9 @@ JOBS: dict[str, dict[str, Any]] = {
     "layers that run again": {
         "recompute": "layers", "pipeline": "zebra", "batch": BATCH | {"lanes": 2, "microbatches": 3},
     },
+    "four micro-batches alive, two lanes, bfloat16": {
+        "pipeline": "zebra", "precision": "bfloat16", "batch": BATCH | {"lanes": 2, "microbatches": 4},
+    },
     "bfloat16, two lanes": {"precision": "bfloat16", "batch": BATCH | {"lanes": 2}},
     "half moments": {"optimizer": {"name": "adamw", "lr": 1e-3, "state": "bfloat16"}},
     "three lanes without a promised order": {

@@ -6,7 +6,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StrictFloat
 
-from dougong.job.optimizers.declaration import OptimizerConfig, OptimizerDeclaration, StateKind
+from dougong.job.optimizers.declaration import (
+    OptimizerConfig,
+    OptimizerDeclaration,
+    StateKind,
+    of_every_tensor,
+)
 from dougong.job.section import logical
 
 Decay = Annotated[StrictFloat, Field(ge=0, lt=1)]
@@ -58,4 +63,5 @@ ADAMW = OptimizerDeclaration(
     arithmetic="fused, whole tensors",
     arithmetic_on_host="DeepSpeed's CPU Adam, whole tensors",
     arithmetic_of_half_state="fused, whole tensors, moments rounded to bfloat16",
+    is_elementwise=of_every_tensor,
 )

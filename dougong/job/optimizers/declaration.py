@@ -6,6 +6,7 @@ The job's schema takes its keys from here, planner and checkpoint its state. How
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -59,6 +60,20 @@ class StateKind:
     like_parameter: bool = True
 
 
+ElementwiseRule = Callable[[str, tuple[int, ...]], bool]
+"""rule(name of a tensor, its shape): whether it is updated element by element."""
+
+
+def of_no_tensor(name: str, shape: tuple[int, ...]) -> bool:
+    """For `is_elementwise`: every tensor is updated as a whole."""
+    return False
+
+
+def of_every_tensor(name: str, shape: tuple[int, ...]) -> bool:
+    """For `is_elementwise`: no tensor is."""
+    return True
+
+
 @dataclass(frozen=True)
 class OptimizerDeclaration:
     """One optimizer.
@@ -67,6 +82,10 @@ class OptimizerDeclaration:
     it keeps, in the order in which a checkpoint holds it; arithmetic: how its update computes, for
     the recipe, by which another release's bits are recognised; arithmetic_on_host: the same where
     it is done in the machine's memory; arithmetic_of_half_state: where the state is bfloat16.
+
+    is_elementwise: of which tensors each element becomes what follows from its own value, gradient
+    and state, and from what the whole tensor is told (its count of updates, rate, decay), so that
+    pieces can be updated apart, with the same bits. Where nothing is declared, tensors stay whole.
     """
 
     name: str
@@ -75,6 +94,7 @@ class OptimizerDeclaration:
     arithmetic: str
     arithmetic_on_host: str = ""
     arithmetic_of_half_state: str = ""
+    is_elementwise: ElementwiseRule = of_no_tensor
 
     def arithmetic_of(self, config: OptimizerConfig) -> str:
         """How the update of a job with this section computes."""

@@ -12,6 +12,10 @@ The stripes: while the experts work on one micro-batch, attention works on the n
 counts L blocks of attention and L-1 of experts; here L is the number of sites, so there are L+1
 segments.
 
+The order is layer-major on workers of both roles, too, where the experts' work of a site lies
+between the segments on its two sides. So the gradients of one layer after the other become
+complete: never are more begun than those of the layers that one segment touches.
+
 The theorem says that no order takes less time. A search over all orders of small cases (L, R <= 3,
 backwards no shorter than forwards) confirms it where attention takes at least as long as the
 experts. Where the experts take a little longer, some other order is up to 2 % faster: it lets them

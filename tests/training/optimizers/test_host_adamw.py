@@ -14,6 +14,7 @@ from dougong.training.optimizers.host_adamw import HostAdamW
 from dougong.training.optimizers.registry import make_optimizer
 from tests.jobs import make_job, make_rig, plan_for
 from tests.training.optimizers.test_adamw import SETTINGS, SHAPES, gradients, masters
+from tests.training.optimizers.test_registry import check_pieces
 from tests.training.running import Order, digests, token_file
 from tests.training.running import run as start
 from torch import Tensor
@@ -72,6 +73,10 @@ def test_neighbours_change_no_bit(library: Any) -> None:
     for name in reversed(list(SHAPES)):
         run(HostAdamW(settings, {name: alone[name]}, library), range(1, 4), (name,))
     assert all(torch.equal(alone[name], together[name]) for name in SHAPES)
+
+
+def test_pieces_of_a_tensor_have_the_bits_of_the_whole() -> None:
+    check_pieces(make_job(**HOST))
 
 
 def test_a_job_asks_for_it_and_trains_as_on_the_worker() -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from dougong.job.optimizers.declaration import OptimizerDeclaration
-from dougong.job.optimizers.registry import DECLARATIONS
+from dougong.job.optimizers.registry import DECLARATIONS, declaration_of
 from dougong.job.schema import Job
+from dougong.parallel.dense import pieces
+from dougong.parallel.dense.buckets import ALIGNMENT
+from dougong.parallel.plan import TensorSpec
 from dougong.training.optimizers.base import Optimizer
 from dougong.training.optimizers.registry import HOST_RULES, RULES, make_optimizer
 from tests.jobs import make_job
@@ -56,3 +59,42 @@ def test_a_rule_goes_on_from_its_state_with_the_same_bits(declaration: Optimizer
         one.step(tensors(2), 1e-3)
     assert all(torch.equal(masters[name], copies[name]) for name in masters)
     assert not any(torch.equal(masters[name], value) for name, value in tensors(0).items())
+
+
+def trained_in_pieces(job: Job, length: int) -> tuple[int, dict[str, Tensor]]:
+    """How many pieces of so many numbers the job's optimizer takes a matrix in, and what four updates make of it and of
+    its state, put together again."""
+    generator = torch.Generator().manual_seed(3)
+    numbers = torch.randn(5, 83 * 29, generator=generator)
+    matrix = TensorSpec("matrix", (83, 29), trainable=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pieces, "PIECE_NUMEL", length)
+        cut = pieces.pieces_of(matrix, declaration_of(job.optimizer).is_elementwise)
+    # Rows, which decay as the matrix does.
+    parts = [{f"{piece.begin:04}": n[None, piece.begin : piece.end].clone() for piece in cut} for n in numbers]
+    rule = make_optimizer(job, parts[0])
+    for step, gradients in enumerate(parts[1:], start=1):
+        rule.step(gradients, 1e-2 / step)
+    found: dict[str, list[Tensor]] = {"master": list(parts[0].values())}
+    for kind, _, value in rule.state():
+        found.setdefault(kind, []).append(value if value.dim() else value.expand(1, 1))
+    return len(cut), {kind: torch.cat(values, dim=1) for kind, values in found.items() if kind != "step"}
+
+
+def check_pieces(job: Job) -> None:
+    """A matrix is updated piece by piece as in one, if its optimizer says so of itself."""
+    num_pieces, in_pieces = trained_in_pieces(job, 2 * ALIGNMENT)
+    alone, whole = trained_in_pieces(job, 1 << 24)
+    declaration = declaration_of(job.optimizer)
+    assert in_pieces.keys() == whole.keys() == {"master", *declaration.kinds_like_parameters}
+    is_cut = declaration.is_elementwise("matrix", (83, 29))
+    assert alone == 1 and num_pieces == (5 if is_cut else 1)
+    assert all(torch.equal(in_pieces[kind], value) for kind, value in whole.items())
+
+
+@pytest.mark.parametrize("state", ["float32", "bfloat16"])
+@pytest.mark.parametrize("declaration", DECLARATIONS, ids=lambda declaration: declaration.name)
+def test_what_is_declared_elementwise_has_the_same_bits_in_pieces(
+    declaration: OptimizerDeclaration, state: str
+) -> None:
+    check_pieces(make_job(optimizer={"name": declaration.name, "lr": 1e-2, "weight_decay": 0.3, "state": state}))
