@@ -3,12 +3,12 @@ shares the rounds of `halving` backwards, with distance 1 last.
 
 Workers stand in places 0 .. W - 1. A round has a distance d, a power of two, the largest first.
 Before it a worker has the parts of all owners whose places are its own modulo 2 d; it gets those
-that are its own modulo d alone from the worker whose place differs in that one bit. So each part
-comes to each worker once, in the lowest bit in which the worker's place differs from the owner's.
+whose places are its own modulo d alone, from the worker whose place differs from its own in that
+one bit. So each part comes to each worker once.
 
-Where W is no power of two, that place may be beyond the last one. The place that lacks the highest
-bit as well is the same modulo 2 d and has the same parts: it hands them on in its stead. Imports no
-torch.
+Where W is no power of two, that place may be beyond the last one. Then the place d below one's own
+serves: modulo 2 d it is the same, and it has the same parts. A worker serves so in one round at
+most, so that all send and receive about log2 W messages. Imports no torch.
 """
 
 from __future__ import annotations
@@ -93,16 +93,12 @@ class Doubling:
         opposite = place ^ distance
         if opposite < len(self._ranks):
             return opposite
-        # In the first round nobody else has what that place would own: there is no such owner.
-        return opposite - self.distances[0] if distance < self.distances[0] else None
+        # Below 0 in the first round alone: the parts of a place that is not there.
+        return place - distance if place >= distance else None
 
     def _targets(self, place: int, distance: int) -> list[int]:
-        """The places that get something from this one: the opposite one, and the one to which this
-        is the stand-in for an opposite place beyond the last."""
-        opposite = place ^ distance
-        candidates = (opposite, opposite + self.distances[0])
-        return [
-            target
-            for target in candidates
-            if target < len(self._ranks) and self._source(target, distance) == place
-        ]
+        """The places that get something from this one: the opposite one, and one whose opposite is
+        beyond the last."""
+        candidates = sorted({place ^ distance, place + distance})
+        there = [target for target in candidates if target < len(self._ranks)]
+        return [target for target in there if self._source(target, distance) == place]
