@@ -5,11 +5,14 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from dougong.deadlines import Deadlines
+from dougong.errors import PeerError
 from dougong.parallel.comm.membership import Membership
 from dougong.parallel.comm.traffic import TrafficKind
 from dougong.parallel.comm.world import World, WorldGroups
@@ -21,7 +24,7 @@ from dougong.parallel.dense.ordered_reduce import OrderedReducer, Reducer, all_g
 from dougong.parallel.plan import Plan
 from dougong.parallel.tree import LaneTree
 from tests.parallel.workers import plan_of, with_lanes
-from tests.processes import run_workers
+from tests.processes import CONTEXT, run_workers
 from torch import Tensor
 
 SHAPES = {"embedding": (40, 7), "norm": (7,), "head": (40, 7), "scalar": (), "bias": (3, 1, 5)}
@@ -192,6 +195,27 @@ def test_on_one_to_nine_workers_everybody_has_what_owners_have_and_gets_it_once(
 
 def size_of_part(parts: Mapping[int, slice], rank: int) -> int:
     return parts[rank].stop - parts[rank].start if rank in parts else 0
+
+
+def hand_on_in_vain(world: World, plan: Plan, together: Any) -> str:
+    """Worker 2 takes no part, though it is there until the others have had enough."""
+    world.begin_step(4)
+    said = ""
+    if world.rank != 2:
+        with pytest.raises(PeerError) as caught:
+            all_gather_parameters(world, plan, flat_of(plan))
+        said = str(caught.value)
+    together.wait(60)
+    return said
+
+
+def test_a_worker_that_hands_nothing_on_is_named_by_who_waits_for_it() -> None:
+    """Worker 1 waits for worker 0, as that one's line to the controller says of it and worker 2."""
+    plan, together = plan_of("BBB", LANES, shapes=SHAPES), CONTEXT.Barrier(3)
+    said = run_workers(hand_on_in_vain, plan, together, deadlines=Deadlines(message_s=1.0))
+    for rank, peer, round_ in ((0, 2, 0), (1, 0, 1)):
+        wait = f"worker {rank} (east/{rank}) waited 1 s (fault.deadlines.message_s) for worker {peer} (east/{peer}): "
+        assert said[rank] == f"{wait}updated parameters of bucket 0, round {round_}, step 4"
 
 
 def test_the_sum_is_the_lanes_tree() -> None:
