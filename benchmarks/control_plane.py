@@ -3,11 +3,11 @@
     python benchmarks/control_plane.py [--nodes 1 8 128 1250] [--seconds N] [--rounds N]
 
 The controller, its facts, decisions and records are the product's; agents are fakes in this process that answer at
-once what a run asks on its way to training, eight workers each. Then every agent's heartbeat comes ten times a second,
-as the reader of its line hands it on, with progress and signs of life of its workers, each of whom waits for all
-others: the most that there is to say. Told is the processor time of the controller's thread, decoding and looks
-included, as a part of one core. Where it cannot follow, it is told what it would need for all beats. The readers of the
-lines (a thread each, which cut the stream into frames) are not in it.
+once what a run asks on its way to training, eight workers each. Then every agent's heartbeat comes as often as agents
+of so large a run send it, as the reader of its line hands it on, with progress and signs of life of its workers, each
+of whom waits for all others: the most that there is to say. Told is the processor time of the controller's thread,
+decoding and looks included, as a part of one core. Where it cannot follow, it is told what it would need for all beats.
+The readers of the lines (a thread each, which cut the stream into frames) are not in it.
 """
 
 from __future__ import annotations
@@ -62,7 +62,6 @@ from tests.launcher.toyrun import toy_job, wait_for
 
 WORKERS = 8
 """Of one node."""
-BEATS_A_SECOND = 10
 STARTED_S = 600.0
 VARIANTS = 7
 """Different beats of one agent, which come again and again."""
@@ -221,6 +220,7 @@ class Run:
         much of what came it has handled."""
         turns = [[(a, encode(b)) for b in beats_of(a, self.num_workers)] for a in self.backend.agents]
         rows = list(zip(*turns, strict=True))
+        every_s = DEADLINES.of_workers(self.num_workers).heartbeat_every_s
         before, begun, num_put = self.cpu_s, time.monotonic(), 0
         for turn in itertools.cycle(rows):
             if time.monotonic() - begun >= seconds:
@@ -228,10 +228,10 @@ class Run:
             for at, (agent, frame) in enumerate(turn):
                 self.inbox.put_beat(AgentBeat(agent.name, agent, frame, time.monotonic(), print))
                 if at % 50 == 49:  # agents do not beat all at the same moment
-                    behind = begun + (num_put + at) / (len(turn) * BEATS_A_SECOND) - time.monotonic()
+                    behind = begun + (num_put + at) * every_s / len(turn) - time.monotonic()
                     time.sleep(max(0.0, behind))
             num_put += len(turn)
-            behind = begun + num_put / (len(turn) * BEATS_A_SECOND) - time.monotonic()
+            behind = begun + num_put * every_s / len(turn) - time.monotonic()
             time.sleep(max(0.0, behind))
         spent = self.cpu_s - before
         num_left = self.inbox._items.qsize()

@@ -8,7 +8,11 @@ field that ended it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+_WORKER_HEARTBEAT_S = 5e-5
+"""For each worker between two heartbeats of its agent: some fifteen times what the controller takes
+for what they say of it (benchmarks/control_plane.py)."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +169,9 @@ class Deadlines:
     ping_every_s: float = 2.0
     port_every_s: float = 0.05  # the same
     reset_retry_s: float = 0.05  # who had to go for a stranger comes again
-    heartbeat_every_s: float = 0.1
+    look_every_s: float = 0.1  # an agent looks at its workers' processes
+    heartbeat_every_s: float = 0.1  # and says what it sees; see `of_workers`
+    longest_heartbeat_s: float = 1.0  # several come within the shortest `agent_silence_s`
     tick_every_s: float = 0.1
     # Between two looks at everybody, of a run so large that each costs much; less than
     # `held_up_s`, so that the controller does not take itself for held up.
@@ -189,6 +195,17 @@ class Deadlines:
     node_poll_s: float = 1.0  # which nodes there are, while one is awaited
     reserve_every_s: float = 5.0  # the same beside the training, while agents should stand by
     refresh_every_s: float = 0.25  # the panel is drawn anew: quick to the eye, cheap over a network
+
+    def of_workers(self, num_workers: int) -> Deadlines:
+        """In a run of so many: heartbeats are as far apart as lets the controller read them all in
+        a part of its time, whatever their number."""
+        every_s = max(self.heartbeat_every_s, num_workers * _WORKER_HEARTBEAT_S)
+        return replace(self, heartbeat_every_s=min(every_s, self.longest_heartbeat_s))
+
+    @property
+    def looks_of_a_heartbeat(self) -> int:
+        """An agent tells of every so many looks the last."""
+        return max(1, round(self.heartbeat_every_s / self.look_every_s))
 
     def words(self, name: str) -> str:
         """A limit for the error of a wait, such as `120 s (fault.deadlines.rendezvous_s)`; the key

@@ -26,6 +26,14 @@ def test_limits_that_depend_on_each_other_agree() -> None:
     assert DEADLINES.status_fresh_s > DEADLINES.status_every_s
 
 
+@pytest.mark.parametrize(("num_workers", "looks"), [(1, 1), (2_000, 1), (4_000, 2), (10_000, 5), (1_000_000, 10)])
+def test_agents_of_a_large_run_speak_less_often_and_look_as_often(num_workers: int, looks: int) -> None:
+    of_many = DEADLINES.of_workers(num_workers)
+    assert of_many.looks_of_a_heartbeat == looks
+    assert of_many.look_every_s == DEADLINES.look_every_s
+    assert 3 * of_many.heartbeat_every_s < LEAST_SILENCE_S
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [("rendezvous_s", "120 s (fault.deadlines.rendezvous_s)"), ("send_s", "20 s"), ("status_fresh_s", "2.5 s")],

@@ -188,8 +188,9 @@ class AgentFailed:
 
 @dataclass(frozen=True)
 class Heartbeat:
-    """Ten times a second: the progress of the generation's workers on this agent, and the signs of
-    life of their processes and of its fork server; what the agent hears of others."""
+    """Ten times a second, in large runs less often (`Deadlines.of_workers`): the progress of the
+    generation's workers on this agent, and the signs of life of their processes and of its fork
+    server; what the agent hears of others."""
 
     generation: int
     sequence: int

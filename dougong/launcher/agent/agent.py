@@ -154,7 +154,7 @@ class Agent:
             kind, deadlines = settings.accelerator, settings.deadlines
             self._devices = DeviceLine(kind, variables, self._selector, controller.send, deadlines)
         self._paths = paths
-        self._generation = self._num_heartbeats = 0
+        self._generation = self._num_looks = 0
         self._oom_kills = count_oom_kills()
         self._is_over = False
         self._selector.register(controller, selectors.EVENT_READ, self._on_controller)
@@ -202,20 +202,20 @@ class Agent:
         self._logs.close()
 
     def _loop(self) -> None:
-        interval_s = self._deadlines.heartbeat_every_s
-        next_heartbeat = time.monotonic() + interval_s
+        interval_s = self._deadlines.look_every_s
+        next_look = time.monotonic() + interval_s
         self._fork_servers.tell_ready()
         self._on_controller()  # what came along with its welcome wakes no selector
         while not self._is_over:
-            left_s = max(0.0, next_heartbeat - time.monotonic())
+            left_s = max(0.0, next_look - time.monotonic())
             for key, _ in self._selector.select(left_s):
                 key.data()
             now = time.monotonic()
-            if now >= next_heartbeat:
-                self._send_heartbeat()
+            if now >= next_look:
+                self._look(now)
                 self._look_after_processes(now)
                 # A loop that was held up sends no volley to catch up.
-                next_heartbeat = max(next_heartbeat + interval_s, now)
+                next_look = max(next_look + interval_s, now)
             self._check_silence(now)
 
     def _check_silence(self, now: float) -> None:
@@ -223,15 +223,17 @@ class Agent:
             limit, peer = self._deadlines.words("controller_silence_s"), self._controller.peer
             raise TimeoutError(f"nothing has come from {peer} for {limit}")
 
-    def _send_heartbeat(self) -> None:
-        self._num_heartbeats += 1
+    def _look(self, now: float) -> None:
+        """At all workers; and tell what is seen, as often as that is due."""
         children = self._workers.of(self._generation)
         progress = {child.worker: child.vector.read() for child in children}
-        now = time.monotonic()
         signs = {child.worker: child.look(progress[child.worker], now) for child in children}
+        self._num_looks += 1
+        if self._num_looks % self._deadlines.looks_of_a_heartbeat:
+            return
         hearing, fork_server = self._paths.hearing, self._fork_servers.signs
         self._controller.send(
-            Heartbeat(self._generation, self._num_heartbeats, progress, signs, hearing, fork_server)
+            Heartbeat(self._generation, self._num_looks, progress, signs, hearing, fork_server)
         )
         news = self._log_watch.look()
         if news is not None:

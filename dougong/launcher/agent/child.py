@@ -94,7 +94,7 @@ class Child:
     _classifier: Classifier = field(default_factory=Classifier)
     _partial: bytes = b""
     _outbox: Outbox | None = None
-    _watch: ProcessWatch = field(default_factory=lambda: ProcessWatch(DEADLINES.heartbeat_every_s))
+    _watch: ProcessWatch = field(default_factory=lambda: ProcessWatch(DEADLINES.look_every_s))
 
     @classmethod
     def open(

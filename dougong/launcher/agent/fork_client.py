@@ -75,7 +75,7 @@ class ForkServer:
         since_s = 0.0
         if owes and owes == before.owes:
             # Who looks late was held up himself, as a rule together with what he looks at.
-            longest_s = LONGEST_LOOK * self._deadlines.heartbeat_every_s
+            longest_s = LONGEST_LOOK * self._deadlines.look_every_s
             since_s = before.since_s + min(now - self._looked_at, longest_s)
         self._looked_at = now
         self.signs = ForkServerSigns(owes, since_s, state)

@@ -130,7 +130,7 @@ def run_child(request: ForkRequest, fds: list[int], deadlines: Deadlines) -> NoR
     _take_over_output(log)
     line = WorkerLine(Channel(socket.socket(fileno=sock), "agent", deadlines), deadlines)
     progress = ProgressVector(vector)
-    progress.beat(deadlines.heartbeat_every_s)
+    progress.beat(deadlines.look_every_s)
     code = _Life(line, progress, deadlines).live(request)
     # A full log disk must not turn a finished worker into a failed one.
     with contextlib.suppress(OSError):

@@ -140,6 +140,7 @@ class ControllerConfig:
         proof: FolderProof | None,
     ) -> AgentSettings:
         """What an agent is given at its start. `address`: the controller's; `proof`: as there."""
+        num_workers = sum(island.workers for island in self.job.islands)
         return AgentSettings(
             name=spec.name,
             island=spec.island,
@@ -156,7 +157,7 @@ class ControllerConfig:
             cwd=self.cwd,
             fence=self.fence,
             is_followed=self.is_followed,
-            deadlines=self.deadlines,
+            deadlines=self.deadlines.of_workers(num_workers),
             ports=read_ports(self.job.ports),
             avoided=spec.avoided,
             adopts_from=self.resume_point.adopts_from,

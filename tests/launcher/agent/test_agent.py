@@ -163,6 +163,15 @@ def test_workers_step_and_heartbeats_tell_it(played: Played) -> None:
     assert isinstance(played.until(FromWorker, "east/0").message, StepDone | PartDurable)
 
 
+def test_an_agent_of_a_large_run_tells_of_every_fifth_look(tmp_path: Path) -> None:
+    played = Played(tmp_path, deadlines=PATIENT.of_workers(10_000))
+    try:
+        sequences = [played.until(Heartbeat).sequence for _ in range(3)]
+    finally:
+        played.close()
+    assert sequences == [5, 10, 15]
+
+
 def test_workers_end_after_their_step_when_asked(played: Played) -> None:
     played.fork(2)
     played.until_said(StepDone, "east/0")
