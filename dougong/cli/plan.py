@@ -24,6 +24,7 @@ from dougong.launcher.agent.facts import (
     variable_remarks,
     worker_variables,
 )
+from dougong.launcher.agent.here.open_files import remarks_on_open_files
 from dougong.launcher.agent.remarks import left_out_snapshots
 from dougong.models.library.loading import load_transformers
 from dougong.parallel.plan import Inventory, Plan, Worker
@@ -310,6 +311,7 @@ def path_lines(made: Plan) -> Iterator[str]:
 def _remarks(job: Job) -> Remarks:
     """What the job, and this machine, would have a run say at its start."""
     here = absent_devices(job.islands) + variable_remarks(job)
+    here += remarks_on_open_files(sum(island.workers for island in job.islands))
     return here + Remarks(warnings=tuple(doubts(job)))
 
 

@@ -52,7 +52,6 @@ from dougong.training.results.save_cost import SaveCost
 from dougong.training.start.agreement import agree_on_data, agree_on_operators, fallback_teller
 from dougong.training.start.sources import check_data, check_weights
 from dougong.training.state import (
-    OpenMemory,
     StartState,
     held_state_of,
     no_memory,
@@ -326,9 +325,8 @@ def _read_share(
     """This worker's share with the newest state that there is; the controller is told where that
     was, and the memory follows from there. Collective."""
     begun = time.perf_counter()
-    open_memory: OpenMemory = no_memory
-    if memory is not None:
-        open_memory = partial(memory.open_state, world, wanted_state(blueprint, context.plan))
+    wanted = partial(wanted_state, blueprint, context.plan)
+    open_memory = no_memory if memory is None else partial(memory.open_state, world, wanted)
     with open_start(context.job, blueprint.names, context.resume, open_memory) as start:
         share = build_on_plan(blueprint, context.plan, world.rank, start)
     tiers = {} if start.source is None else dict(start.source.tiers)

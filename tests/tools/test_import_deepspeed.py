@@ -14,18 +14,23 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from dougong.accelerators.registry import get_accelerator
 from dougong.checkpoint.directories import list_committed
 from dougong.checkpoint.reader import CheckpointReader
 from dougong.cli.checkpoint import import_deepspeed as command
 from dougong.errors import CheckpointError, PlaceError, SourceError
 from dougong.launcher.client import read_status
+from dougong.parallel.comm.world import World
 from dougong.records.directory import RunDir
 from dougong.tools import import_deepspeed as importing
 from dougong.tools.import_deepspeed import import_deepspeed
 from dougong.tools.job_check import load_whole_job
+from dougong.training.build import StepOptions, build_model, rebuild
+from dougong.training.state import open_start, state_of
 from tests.checkpoint.saving import live_tensor, names_of, tiny_model
 from tests.deepspeed.universal_folder import DAMAGE, live_parameters, trained_state, write
 from tests.families import config_values
+from tests.jobs import VOCAB, plan_for
 from tests.ui.recorded import finished_run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,6 +72,28 @@ def test_the_run_has_one_checkpoint_with_all_of_it(tmp_path: Path, capsys: pytes
         assert float(reader.read("step", "model.norm.weight")) == 5.0
     status = read_status(run)
     assert status.has_ended and status.step == 7 and run.read_status() is not None
+
+
+def test_a_run_with_half_moments_begins_with_them_rounded(tmp_path: Path) -> None:
+    model = tiny_model("qwen3_moe")
+    names = names_of(model)
+    state = trained_state(model, names)
+    folder = write(tmp_path / "universal", live_parameters(names, state), step=7)
+    half = {"name": "adamw", "lr": 1e-3, "state": "bfloat16"}
+    resolved = load_whole_job(job_file(tmp_path, optimizer=half), [])
+    import_deepspeed(resolved, folder, tmp_path / "run")
+    (place,) = list_committed(RunDir.open(tmp_path / "run").checkpoints)
+    job = resolved.job
+    blueprint = build_model(job, VOCAB, torch.device("cpu"), get_accelerator("cpu").expert_operators())
+    with open_start(job, blueprint.names, place.path) as start:
+        stepper = rebuild(blueprint, plan_for(job), World.alone(), start, StepOptions())
+    share = stepper.parts.share
+    found = {(one.group, one.name): one.tensor for one in state_of(share.replica, share.optimizer)}
+    stepper.close()
+    moments = [key for key in state if key[0] in ("exp_avg", "exp_avg_sq")]
+    assert moments and set(moments) <= set(found)
+    for key in moments:
+        assert torch.equal(found[key], state[key].to(torch.bfloat16)), key
 
 
 def test_what_does_not_fit_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -113,11 +113,20 @@ def recovered(world: World, plan: Plan, job: Job, roles: str, lost: tuple[int, .
         return losses, 0, []
     later = plan_for(job, roles)
     attention = tuple(w.rank for w in later.workers if w.lanes)
-    member = dataclasses.replace(world.member, generation=2, size=len(roles), attention=attention)
+    everybody = tuple(range(len(roles)))
+    islands = (("east", "gloo", everybody),)
+    member = dataclasses.replace(
+        world.member,
+        generation=2,
+        size=len(roles),
+        attention=attention,
+        islands=islands,
+        names=world.member.names[: len(roles)],
+    )
     if world.rank in lost:
         memory = StateMemory(Snapshots())
     world = World.join(member, store_at(port, member.generation))
-    source = memory.open_state(world, wanted_state(blueprint, later), 0)
+    source = memory.open_state(world, lambda: wanted_state(blueprint, later), 0)
     assert source is not None and source.step == 2 and memory.step == (0 if world.rank in lost else 2)
     more, state = steps_of(blueprint, later, world, StartState.of(source), memory, range(3, 5))
     world.leave()

@@ -231,10 +231,8 @@ class Agent:
         self._num_looks += 1
         if self._num_looks % self._deadlines.looks_of_a_heartbeat:
             return
-        hearing, fork_server = self._paths.hearing, self._fork_servers.signs
-        self._controller.send(
-            Heartbeat(self._generation, self._num_looks, progress, signs, hearing, fork_server)
-        )
+        told = progress, signs, self._paths.hearing, self._fork_servers.signs
+        self._controller.send(Heartbeat(self._generation, self._num_looks, *told))
         news = self._log_watch.look()
         if news is not None:
             self._controller.send(StorageTold.of(news))

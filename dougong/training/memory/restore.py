@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -90,14 +90,17 @@ class MemorySource:
 
 
 def open_state(
-    world: World, shelves: Shelves, wants: Wants, least_step: int
+    world: World, shelves: Shelves, asks: Callable[[], Wants], least_step: int
 ) -> MemorySource | None:
     """The newest state, of `least_step` or later, that the workers hold together; None: they hold
-    none. Collective.
+    none. Collective. `asks`: what each will read, which takes long to say for all of a large run.
 
     Raises PeerError when a peer is lost meanwhile.
     """
     offers = offered(_gather_holdings(world, shelves), least_step)
+    if not offers:
+        return None
+    wants = asks()
     names = _model_names(wants)
     source, missing = None, wants
     while (whole := newest_whole(offers, names)) is not None:

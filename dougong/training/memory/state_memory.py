@@ -56,7 +56,7 @@ from dougong.training.memory.holdings import Holding, Moment, Place
 from dougong.training.memory.local_disk import LocalDisk
 from dougong.training.memory.part import Buffers, StatePart, layout_of, num_bytes_of
 from dougong.training.memory.replicas import ReplicaExchange
-from dougong.training.memory.restore import MemorySource, Shelf, open_state
+from dougong.training.memory.restore import MemorySource, Shelf, Wants, open_state
 from dougong.training.memory.source import StateKey
 
 StateOf = Callable[[], Iterable[StateTensor]]
@@ -170,12 +170,12 @@ class StateMemory:
         return self._following is not None
 
     def open_state(
-        self, world: World, wants: Sequence[Sequence[StateKey]], least_step: int
+        self, world: World, asks: Callable[[], Wants], least_step: int
     ) -> MemorySource | None:
         """The newest state, of `least_step` or later, that the workers of `world` hold together;
         None: they hold none. Collective.
 
-        `wants`: by rank, what each will read. Raises PeerError when a peer is lost meanwhile.
+        `asks`: by rank, what each will read. Raises PeerError when a peer is lost meanwhile.
         """
         self._opened = None
         if not self._settings.are_kept:
@@ -183,7 +183,7 @@ class StateMemory:
         shelves: dict[Place, Shelf] = {"memory": self}
         if self._local is not None:
             shelves["disk"] = self._local
-        found = open_state(world, shelves, wants, least_step)
+        found = open_state(world, shelves, asks, least_step)
         self._opened = None if found is None else found.moment
         return found
 

@@ -60,7 +60,8 @@ PATIENT = dataclasses.replace(DEADLINES, controller_silence_s=600.0)
 
 
 class Survivors:
-    """One agent over several generations. `rows`: of all of them by step, the newest; `pids`: of the present one's
+    """One agent over several generations. `rows`: of all of them by step, the newest; `newest`: the last step of the
+    present one; `pids`: of the present one's
     workers; `ended`: exits as they came; `left`, `raised`, `rests`, `fetched`: by generation and worker."""
 
     def __init__(self, folder: Path) -> None:
@@ -69,6 +70,7 @@ class Survivors:
         self.store = MeetingStore()
         self.generation = 0
         self.rows: dict[int, dict[str, Any]] = {}
+        self.newest = 0
         self.committed: dict[int, Path] = {}
         self.pids: dict[str, int] = {}
         self.ended: list[WorkerExited] = []
@@ -83,6 +85,7 @@ class Survivors:
         """The next generation; its workers' process numbers. `resume`: a step with a checkpoint; None: a run begins,
         and what was before is forgotten."""
         self.generation += 1
+        self.newest = 0
         self.store = MeetingStore()
         if resume is None:
             for known in (self.rows, self.committed, self.ended, self.left, self.raised):
@@ -160,6 +163,7 @@ class Survivors:
                     self.agent.channel.send(ToWorker(generation, name, reply))
             case StepDone(step, row):
                 self.rows[step] = row
+                self.newest = step if generation == self.generation else self.newest
             case PartDurable(step, _, part):
                 self._parts[generation, step, worker] = CheckpointPart.from_json(part)
                 self._commit(generation, step)

@@ -224,7 +224,7 @@ def rotated(plan: Plan) -> Plan:
 
 def _restore(world: World, memory: StateMemory, plan: Plan, stage: Stage) -> Found:
     wants = wants_of(plan)
-    source = memory.open_state(world, wants, 0)
+    source = memory.open_state(world, lambda: wants, 0)
     furthest = stage.furthest.value
     world.barrier()
     if source is None:

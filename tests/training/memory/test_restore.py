@@ -73,7 +73,7 @@ def opened(world: World, plan: Plan) -> list[tuple[int | None, bool, tuple[str, 
     """Of every case: the step found, whether its tensors are right, the tiers."""
     found: list[tuple[int | None, bool, tuple[str, ...]]] = []
     for shelves, _ in CASES.values():
-        source = open_state(world, {"memory": shelves[world.rank]}, WANTS, 0)
+        source = open_state(world, {"memory": shelves[world.rank]}, lambda: WANTS, 0)
         if source is None:
             found.append((None, True, ()))
             continue

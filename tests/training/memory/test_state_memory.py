@@ -27,7 +27,7 @@ AFTER_REPORT = ("decided", "updates", "updated")
 def test_a_new_process_holds_nothing() -> None:
     memory = StateMemory(Snapshots())
     assert memory.step == 0
-    assert memory.open_state(World.alone(), [[("model", "t")]], 0) is None
+    assert memory.open_state(World.alone(), lambda: [[("model", "t")]], 0) is None
 
 
 def meetings() -> Iterator[tuple[tuple[int, str], tuple[int, str]]]:
@@ -108,11 +108,11 @@ def test_a_worker_that_is_started_anew_reads_what_its_node_s_disk_has(tmp_path: 
         time.sleep(0.001)
     anew = StateMemory(Snapshots(), disk)
     wants = [[(group, name) for group in groups_at(3) for name in NAMES]]
-    source = anew.open_state(world, wants, 3)
+    source = anew.open_state(world, lambda: wants, 3)
     assert source is not None and (source.step, source.ledger, list(source.tiers)) == (3, "ab" * 16, ["disk"])
     for group, name in wants[0]:
         assert torch.equal(source.read(group, name), value(group, name, 3))
-    assert anew.open_state(world, wants, 4) is None, "a checkpoint is newer"
+    assert anew.open_state(world, lambda: wants, 4) is None, "a checkpoint is newer"
     lost.end()
     assert not disk.holdings()
 
@@ -141,4 +141,4 @@ def test_what_is_forgotten_is_found_by_nobody(tmp_path: Path) -> None:
     memory.forget()
     assert memory.step == 0 and not disk.holdings()
     wants = [[(group, name) for group in groups_at(3) for name in NAMES]]
-    assert memory.open_state(world, wants, 0) is None
+    assert memory.open_state(world, lambda: wants, 0) is None

@@ -6,6 +6,7 @@ from __future__ import annotations
 import resource
 
 from dougong.errors import LaunchError
+from dougong.remarks import NOTHING, Remarks
 
 MOST = 1 << 18
 """To more than this no limit is raised: no run needs so many, and programs that a worker starts may
@@ -13,6 +14,8 @@ look at each."""
 _MESHES = 4
 """Each worker has so many connections to each other one: four groups of gloo's, all with all."""
 _OF_WORKER = 56
+_USUAL = 1024
+"""The soft limit of most systems: below it nobody needs to think of it."""
 _OF_CONTROLLER = 200
 
 
@@ -34,6 +37,20 @@ def open_files_here() -> int | None:
 def needed_by_worker(num_workers: int) -> int:
     """The least that a worker of a run of so many has open."""
     return _MESHES * (num_workers - 1) + _OF_WORKER
+
+
+def remarks_on_open_files(num_workers: int) -> Remarks:
+    """What a plan says of a run whose workers need more than is usual, by what a process of this
+    machine could have."""
+    needed = needed_by_worker(num_workers)
+    if needed <= _USUAL:
+        return NOTHING
+    words = f"each worker has {needed:,} files and connections open ({_MESHES} to each other one)"
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY or hard >= needed:
+        return Remarks((f"{words}; a process of this machine may have that many",))
+    refused = f"the hard limit of this machine is {hard:,}, and a run with such nodes is refused"
+    return Remarks(warnings=(f"{words}; {refused}: {_how(needed)}",))
 
 
 def refuse_workers(node: str, num_workers: int, open_files: int | None) -> None:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
 
 import pytest
 from dougong.errors import LaunchError
-from dougong.launcher.agent.here.open_files import needed_by_worker, refuse_agents, refuse_workers
+from dougong.launcher.agent.here.open_files import (
+    needed_by_worker,
+    refuse_agents,
+    refuse_workers,
+    remarks_on_open_files,
+)
 
 
 @pytest.mark.parametrize(("before", "after"), [((100, 200), "200"), ((200, 200), "200"), ((64, 1 << 19), "262144")])
@@ -40,6 +46,29 @@ def test_a_worker_that_could_not_reach_all_others_is_refused_with_the_numbers() 
         "with 10000 workers needs 40052 (4 connections to each other worker); raise it (`ulimit -Hn 80104` as root"
     )
     assert text.endswith("or lower islands.*.workers")
+
+
+@pytest.mark.parametrize(
+    ("num_workers", "hard", "said"),
+    [
+        (8, 64, ""),
+        (1000, 1 << 19, "each worker has 4,052 files and connections open (4 to each other one); a process of"),
+        (1000, resource.RLIM_INFINITY, "; a process of this machine may have that many"),
+        (
+            1000,
+            1024,
+            "the hard limit of this machine is 1,024, and a run with such nodes is refused: raise it",
+        ),
+    ],
+)
+def test_a_plan_says_what_a_large_run_needs(
+    monkeypatch: pytest.MonkeyPatch, num_workers: int, hard: int, said: str
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (1024, hard))
+    found = remarks_on_open_files(num_workers)
+    words = " ".join((*found.notes, *found.warnings))
+    assert said in words and bool(said) == bool(words)
+    assert bool(found.warnings) == (hard == 1024)
 
 
 def test_so_is_a_controller_of_too_many_agents() -> None:
