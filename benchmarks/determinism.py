@@ -3,8 +3,9 @@
     python benchmarks/determinism.py reduce [--workers 2 4] [--mebibytes 1 16 64] [--rounds N]
     python benchmarks/determinism.py step [--workers 1 2 4] [--rows 128 16] [--size small|medium] [--steps N]
 
-`reduce`: our ordered sum (to the owner, then what the owner has back to everybody) against gloo's all_reduce of the
-same bytes, in the same processes, taking turns. `step`: a training step under `determinism: layout` against one under
+`reduce`: our ordered sum to the owners and the spread of what they have to everybody, both together against gloo's
+all_reduce of the same bytes, and each by itself against gloo's reduce_scatter and all_gather, in the same processes,
+taking turns. `step`: a training step under `determinism: layout` against one under
 `off`, each in worker processes with the environment that the launcher would give them; the two sets of processes take
 turns. `--rows`: rows that an expert gets from one lane's micro-batch. Prints time over time: below 1, ours is faster.
 """
@@ -36,7 +37,7 @@ from dougong.parallel.comm.membership import Membership
 from dougong.parallel.comm.world import World
 from dougong.parallel.dense.buckets import FlatTensors
 from dougong.parallel.dense.ordered_reduce import OrderedReducer, all_gather_parameters
-from dougong.parallel.plan import Inventory, Plan, Seat, TensorSpec, make_plan
+from dougong.parallel.plan import Inventory, Seat, TensorSpec, make_plan
 from tests.jobs import make_rig, plan_for
 from tests.stores import store_at
 
@@ -74,46 +75,65 @@ def main() -> None:
 def compare_sums(workers: int, sizes: Sequence[int], rounds: int) -> None:
     with worker_pool(workers, sum_worker, thread_environment(1)) as pipes:
         for size in sizes:
-            orders = ("ordered", size), ("gloo", size)
-            times = [[ask(pipes, order) for order in orders] for _ in range(rounds + 2)][2:]  # two rounds warm up
-            tell(
-                f"sum of {size} MiB, {workers} workers, over gloo's all_reduce",
-                *zip(*times, strict=True),
-            )
+            orders = [(how, size) for pair in PAIRS.values() for how in pair]
+            turns = [[ask(pipes, order) for order in orders] for _ in range(rounds + 2)][2:]  # two rounds warm up
+            times = dict(zip([how for how, _ in orders], zip(*turns, strict=True), strict=True))
+            for what, (ours, theirs) in PAIRS.items():
+                tell(f"{what} of {size} MiB, {workers} workers, over gloo's {theirs}", times[ours], times[theirs])
+
+
+PAIRS = {
+    "sum and spread": ("ours", "all_reduce"),
+    "sum": ("ordered sum", "reduce_scatter"),
+    "spread": ("hand on", "all_gather"),
+}
+"""What is compared: ours, and theirs."""
+
+
+class Sums:
+    """`size` MiB in 16 float32 tensors, one lane a worker; and the same as one tensor."""
+
+    def __init__(self, world: World, workers: int, size: int) -> None:
+        names = [f"t{i:02}" for i in range(16)]
+        shape = ((size << 20) // 4 // len(names),)
+        inventory = Inventory("sums", tuple(TensorSpec(n, shape, True) for n in names), ("experts",), workers, ())
+        seats = [Seat(f"east/{i}", "east", "both", "node", f"cpu:{i}") for i in range(workers)]
+        self.world, self.plan = world, make_plan(workers, inventory, seats)
+        self.flat = FlatTensors({n: torch.zeros(shape) for n in names}, self.plan.owners)
+        self.reducer = OrderedReducer(world, self.plan, self.flat)
+        self.joined = torch.zeros(len(names) * shape[0])
+        self.pieces = list(self.joined.chunk(workers))
+        self.part = self.pieces[world.rank].clone()
+
+    def do(self, how: str) -> None:
+        if how == "all_reduce":
+            dist.all_reduce(self.joined)
+        elif how == "reduce_scatter":
+            dist.reduce_scatter(self.part, self.pieces)
+        elif how == "all_gather":
+            dist.all_gather(self.pieces, self.part)
+        if how in ("ours", "ordered sum"):
+            for number in range(len(self.flat.buckets)):
+                self.reducer.complete(number)
+            self.reducer.finish()
+        if how in ("ours", "hand on"):
+            all_gather_parameters(self.world, self.plan, self.flat)
 
 
 def sum_worker(rank: int, workers: int, port: int, pipe: Any) -> None:
-    """Answers with the seconds of one sum, from when all are ready until all have it."""
+    """Answers with the seconds of one sum or spread, from when all are ready until all have it."""
     world = join(rank, workers, port)
-    made: dict[int, tuple[FlatTensors, OrderedReducer, torch.Tensor, Plan]] = {}
+    made: dict[int, Sums] = {}
     while (order := pipe.recv()) is not None:
         how, size = order
         if size not in made:
-            made[size] = sum_of(world, workers, size)
-        flat, reducer, joined, plan = made[size]
+            made[size] = Sums(world, workers, size)
         dist.barrier()
         begun = time.perf_counter()
-        if how == "ordered":
-            for number in range(len(flat.buckets)):
-                reducer.complete(number)
-            reducer.finish()
-            all_gather_parameters(world, plan, flat)
-        else:
-            dist.all_reduce(joined)
+        made[size].do(how)
         dist.barrier()
         pipe.send(time.perf_counter() - begun)
     world.leave()
-
-
-def sum_of(world: World, workers: int, size: int) -> tuple[FlatTensors, OrderedReducer, torch.Tensor, Plan]:
-    """`size` MiB in 16 float32 tensors, one lane a worker; and the same as one tensor."""
-    names = [f"t{i:02}" for i in range(16)]
-    shape = ((size << 20) // 4 // len(names),)
-    inventory = Inventory("sums", tuple(TensorSpec(n, shape, True) for n in names), ("experts",), workers, ())
-    seats = [Seat(f"east/{i}", "east", "both", "node", f"cpu:{i}") for i in range(workers)]
-    plan = make_plan(workers, inventory, seats)
-    flat = FlatTensors({n: torch.zeros(shape) for n in names}, plan.owners)
-    return flat, OrderedReducer(world, plan, flat), torch.zeros(len(names) * shape[0]), plan
 
 
 # Steps

@@ -32,6 +32,7 @@ from dougong.cli.tables import print_table
 from dougong.cli.traffic import print_traffic
 from dougong.job.schema import Job
 from dougong.parallel.assign import lane_shares
+from dougong.parallel.dense.doubling import Doubling
 from dougong.parallel.dense.halving import Halving, share_of
 from dougong.parallel.plan import Inventory, Plan, Seat, TensorSpec, make_plan
 from dougong.parallel.replica_holders import replica_holders
@@ -141,6 +142,9 @@ class Size:
         tree = LaneTree(self.plan.num_lanes)
         return Halving(tree, {w.rank: tree.held(w.lanes) for w in self.plan.workers if w.lanes})
 
+    def doubling(self) -> Doubling:
+        return Doubling([w.rank for w in self.plan.workers if w.lanes])
+
 
 def printed(size: Size) -> str:
     """What `dougong plan` says once it knows the model and the plan."""
@@ -170,6 +174,7 @@ CASES: dict[str, Callable[[Size], object]] = {
     "programs, message order": lambda size: message_order(programs_of(size.job, size.plan)),
     "lanes that all hold": lambda size: size.halving(),
     "one worker's part of the sum": lambda size: share_of(size.halving(), sorted(set(size.plan.owners.values())), 0),
+    "one worker's part of the spread": lambda size: size.doubling().rounds(sorted(set(size.plan.owners.values())), 0),
     "replica holders": lambda size: replica_holders(size.plan, 1),
     "replica holders, nodes unknown": lambda size: replica_holders(size.on_one_node, 1),
     "bytes of snapshots": lambda size: snapshot_bytes(size.job, size.model, size.plan),

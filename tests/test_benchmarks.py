@@ -33,7 +33,8 @@ def test_one_worker_is_compared_with_a_plain_loop() -> None:
 def test_the_price_of_determinism_is_measured() -> None:
     ended = run("benchmarks/determinism.py", "reduce", "--workers", "2", "--mebibytes", "1", "--rounds", "2")
     assert ended.returncode == 0, ended.stderr
-    assert "sum of 1 MiB, 2 workers, over gloo's all_reduce: median" in ended.stdout
+    assert "sum and spread of 1 MiB, 2 workers, over gloo's all_reduce: median" in ended.stdout
+    assert "spread of 1 MiB, 2 workers, over gloo's all_gather: median" in ended.stdout
     ended = run("benchmarks/determinism.py", "step", "--workers", "2", "--rows", "16", "--rounds", "2", "--steps", "1")
     assert ended.returncode == 0, ended.stderr
     assert "layout over off: median" in ended.stdout

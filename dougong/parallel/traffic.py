@@ -18,6 +18,7 @@ from typing import Protocol
 
 from dougong.parallel.comm.traffic import TrafficKind, ring_share
 from dougong.parallel.dense.buckets import GRADIENT_BYTES, aligned
+from dougong.parallel.dense.doubling import Doubling
 from dougong.parallel.dense.halving import Halving
 from dougong.parallel.dispatch.crossing import Combine
 from dougong.parallel.dispatch.table import share_bytes
@@ -222,7 +223,7 @@ def crossing_of(num_tokens: int, inventory: Inventory, num_experts: int) -> Cros
 
 def flows_of_dense(shape: StepShape, inventory: Inventory, plan: Plan) -> list[Flow]:
     """Gradients of the trained tensors outside the experts to their owners, and the new values
-    back."""
+    back, which workers hand on to each other."""
     values = [0.0] * len(plan.workers)
     gradients = [0.0] * len(plan.workers)
     for tensor in inventory.tensors:
@@ -231,15 +232,18 @@ def flows_of_dense(shape: StepShape, inventory: Inventory, plan: Plan) -> list[F
             width = FLOAT32_BYTES if tensor.stays_float32 else shape.value_bytes
             gradients[owner] += GRADIENT_BYTES * size
             values[owner] += width * size
-    has_lanes = [float(bool(worker.lanes)) for worker in plan.workers]
-    weights = Product(TrafficKind.WEIGHTS, values, has_lanes)
+    ranks = [worker.rank for worker in plan.workers if worker.lanes]
+    weights = Pairs(TrafficKind.WEIGHTS, Doubling(ranks).crossing(_of_owners(values)))
     if not shape.is_layout_free:
-        ranks = [worker.rank for worker in plan.workers if worker.lanes]
         return [Ring(TrafficKind.SUMS, ranks, sum(gradients)), weights]
     tree = LaneTree(plan.num_lanes)
     halving = Halving(tree, {w.rank: tree.held(w.lanes) for w in plan.workers if w.lanes})
-    parts = {rank: num_bytes for rank, num_bytes in enumerate(gradients) if num_bytes}
-    return [Pairs(TrafficKind.SUMS, halving.crossing(parts)), weights]
+    return [Pairs(TrafficKind.SUMS, halving.crossing(_of_owners(gradients))), weights]
+
+
+def _of_owners(by_rank: Sequence[float]) -> dict[int, float]:
+    """Of those workers that own anything."""
+    return {rank: num_bytes for rank, num_bytes in enumerate(by_rank) if num_bytes}
 
 
 @dataclass(frozen=True)

@@ -122,6 +122,15 @@ def test_both_vendors_and_processors_in_one_job(vendors: Vendors, reference: Row
     close(rows_of(mixed), reference, 1e-3)
 
 
+@pytest.mark.slow
+def test_new_weights_are_handed_on_within_a_vendor_and_beyond(vendors: Vendors) -> None:
+    """What comes through host memory goes on by the vendor's library, and the other way round; weights that were not
+    the same on all four would end the generation."""
+    run_dir = vendors.run("handed-on", [island("sima", workers=2), island("simb", workers=2)], determinism="layout")
+    assert len(rows_of(run_dir)) == STEPS
+    assert not [event for event in run_dir.read_events() if isinstance(event, FailureDiagnosed)]
+
+
 def test_a_lost_worker_and_a_resume_on_the_other_vendor(vendors: Vendors, reference: Rows) -> None:
     drill = {"drill": [{"kill": "sima/1", "at_step": 3}]}
     run_dir = vendors.run("lost", [island("sima", workers=2)], checkpoint={"every": 2}, **drill)

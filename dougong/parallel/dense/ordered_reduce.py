@@ -4,7 +4,8 @@ to everybody.
 Workers add up the maximal tree nodes that they hold, and finish the tree by recursive halving
 (`halving`). Messages only move data, so the sum of a tensor depends on the lanes alone
 (docs/design/determinism.md). Gradients are sent from where they were added up, and added where they
-are kept: nothing is copied.
+are kept; new values come to their places and are handed on from there (`doubling`): nothing is
+copied.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from dougong.parallel.comm.traffic import TrafficKind
 from dougong.parallel.comm.transfer import Transfer
 from dougong.parallel.comm.world import World
 from dougong.parallel.dense.buckets import Bucket, FlatTensors, in_halves, views_of
+from dougong.parallel.dense.doubling import Doubling, DoublingRound
 from dougong.parallel.dense.halving import Halving, Round, share_of
 from dougong.parallel.dense.ring import ScratchRing
 from dougong.parallel.dense.stretches import (
@@ -32,6 +34,7 @@ from dougong.parallel.dense.stretches import (
     in_order,
     runs,
     scratch_numel,
+    side_by_side,
     stretches_of,
 )
 from dougong.parallel.plan import Plan
@@ -222,30 +225,35 @@ def _tensors_of_part(bucket: Bucket, part: slice, values: Tensor) -> dict[str, T
 
 
 def all_gather_parameters(world: World, plan: Plan, flat: FlatTensors) -> None:
-    """Send every owner's part of the buffers to all attention workers, in place. Collective over
-    them."""
+    """Hand every owner's part of the buffers on until all attention workers have it, in place, by
+    recursive doubling (`doubling`). Collective over them."""
     ranks = [worker.rank for worker in plan.workers if worker.lanes]
     if world.rank not in ranks:
         return
-    peers = [rank for rank in ranks if rank != world.rank]
-    pending = []
-    for number, bucket in enumerate(flat.buckets):
-        parts = {owner: flat.buffers[number][part] for owner, part in bucket.parts.items()}
-        pending.append(_begin_all_gather(world, peers, number, parts))
-    for transfers in pending:
-        transfers.wait()
+    doubling = Doubling(ranks)
+    rounds = [doubling.rounds(list(bucket.parts), world.rank) for bucket in flat.buckets]
+    # A round of all buckets before the next one of the first, on every worker: while what a bucket
+    # brought in the one round is waited for, the others' is on its way.
+    under_way: dict[int, Pending] = {}
+    for round_ in range(len(doubling.distances)):
+        for number, bucket in enumerate(flat.buckets):
+            if number in under_way:
+                under_way[number].wait()
+            what = f"updated parameters of bucket {number}, round {round_}"
+            its, values = rounds[number][round_], flat.buffers[number]
+            under_way[number] = _begin_handing_on(world, bucket, values, its, what)
+    for pending in under_way.values():
+        pending.wait()
 
 
-def _begin_all_gather(
-    world: World, peers: Sequence[int], number: int, parts: Mapping[int, Tensor]
+def _begin_handing_on(
+    world: World, bucket: Bucket, values: Tensor, its: DoublingRound, what: str
 ) -> Pending:
-    """Begin to send this worker's part of a bucket, if it owns one, to its peers, and to receive
-    the other owners' parts in their places."""
-    sends = [Transfer(peer, parts[world.rank]) for peer in peers if world.rank in parts]
-    receives = [Transfer(owner, part) for owner, part in parts.items() if owner != world.rank]
-    what = f"updated parameters of bucket {number}"
+    """Begin a round of a bucket: from where the parts lie to where they lie at the other end."""
+    sends, receives = [], []
+    for place in side_by_side(bucket.parts, its.going):
+        sends += [Transfer(target, values[place]) for target in its.targets]
+    for place in side_by_side(bucket.parts, its.coming):
+        assert its.source is not None, "parts come from somebody"
+        receives.append(Transfer(its.source, values[place]))
     return world.transfer(TrafficKind.WEIGHTS, sends, receives, what)
-
-
-def _size(part: slice | None) -> int:
-    return part.stop - part.start if part is not None else 0

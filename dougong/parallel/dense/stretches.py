@@ -3,7 +3,7 @@ takes. Imports no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from dougong.parallel.dense.buckets import BUCKET_BYTES, GRADIENT_BYTES, Bucket
@@ -105,6 +105,16 @@ def runs(places: Mapping[int, slice], parts: Sequence[Part]) -> list[ReduceRun]:
         else:
             found.append(ReduceRun(place.start, place.stop, (own,)))
     return [ReduceRun(run.begin, run.end, _joined_parts(run.parts)) for run in found]
+
+
+def side_by_side(places: Mapping[int, slice], owners: Iterable[int]) -> list[slice]:
+    """The places of some owners, in the order in which they lie; neighbours are one."""
+    found: list[slice] = []
+    for place in (places[owner] for owner in owners):
+        if found and found[-1].stop == place.start:
+            place = slice(found.pop().start, place.stop)
+        found.append(place)
+    return found
 
 
 def _joined_parts(parts: Sequence[Piece]) -> tuple[Piece, ...]:

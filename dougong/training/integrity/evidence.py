@@ -4,11 +4,11 @@ at. Pure, but for the telling."""
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from dougong.parallel.comm.tally import Seen, changed_message
+from dougong.parallel.dense.doubling import Doubling
 from dougong.training.integrity.held_state import in_words
 from dougong.training.memory.source import StateKey
 
@@ -77,17 +77,28 @@ def _unlike_copies(
     """Dense weights that are not the same on all workers that compute with them."""
     for name in sorted(set().union(*spread)):
         values = {rank: sums[name] for rank, sums in enumerate(spread) if name in sums}
-        if len(set(values.values())) < 2:
-            continue
-        owner = owners[name]
-        what = f"the weight {name} is not the same on its owner and on those who got it from there"
-        others = [rank for rank, value in values.items() if value != values[owner]]
-        # All who got it have the same: then it is the owner's that changed after it was sent.
-        agreed = Counter(value for rank, value in values.items() if rank != owner)
-        if len(agreed) == 1 and len(values) > 2:
-            yield WrongNumbers(what, (owner,))
-        else:
-            yield WrongNumbers(what, (owner, others[0]))
+        if len(set(values.values())) > 1:
+            what = f"the weight {name} is not the same on its owner and on all who got it"
+            yield WrongNumbers(what, _where_it_changed(values, owners[name]))
+
+
+def _where_it_changed(values: Mapping[int, int], owner: int) -> tuple[int, ...]:
+    """`values`: of one weight, by all who have it. Workers have handed it on to each other, so that
+    one flip may have come to many of them: it happened where the first two differ."""
+    handed_on = list(Doubling(values).handed_on(owner))
+    got_from: dict[int, list[int]] = {}
+    for source, target in handed_on:
+        got_from.setdefault(source, []).append(values[target])
+    # All who got it from the owner have the same: then it is the owner's that changed later.
+    first, *others = got_from[owner]
+    if others and first != values[owner] and all(value == first for value in others):
+        return (owner,)
+    source, target = next(pair for pair in handed_on if values[pair[0]] != values[pair[1]])
+    # The source has what the owner sent, since nothing was wrong on the way to it. If somebody has
+    # the same from the target, the target had it, and what it has now changed later.
+    if values[source] in got_from.get(target, ()):
+        return (target,)
+    return source, target
 
 
 def _some(keys: Sequence[StateKey]) -> str:

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import functools
 import operator
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from dougong.deadlines import Deadlines
+from dougong.errors import PeerError
 from dougong.parallel.comm.membership import Membership
 from dougong.parallel.comm.traffic import TrafficKind
 from dougong.parallel.comm.world import World, WorldGroups
 from dougong.parallel.dense import buckets
 from dougong.parallel.dense.allreduce import NativeReducer
-from dougong.parallel.dense.buckets import FlatTensors
+from dougong.parallel.dense.buckets import FlatTensors, views_of
+from dougong.parallel.dense.doubling import Doubling
 from dougong.parallel.dense.ordered_reduce import OrderedReducer, Reducer, all_gather_parameters
 from dougong.parallel.plan import Plan
 from dougong.parallel.tree import LaneTree
 from tests.parallel.workers import plan_of, with_lanes
-from tests.processes import run_workers
+from tests.processes import CONTEXT, run_workers
 from torch import Tensor
 
 SHAPES = {"embedding": (40, 7), "norm": (7,), "head": (40, 7), "scalar": (), "bias": (3, 1, 5)}
@@ -131,6 +136,86 @@ def test_everybody_with_lanes_gets_what_owners_updated(bucket_bytes: int) -> Non
                 held = mapped(kind).workers[rank].lanes  # without lanes there are no dense tensors to fill
                 expected = gradient(99, name) if held else torch.full(SHAPES[name], -1.0 - rank)
                 assert np.array_equal(tensor, expected.to(dtype_of(name)).float().numpy()), (kind, rank, name)
+
+
+MOST = 9
+"""Workers, of which the first so and so many have lanes."""
+WEIGHTS = {f"t{number}": (number % 5 + 1, 3) for number in range(31)}
+
+
+def first_of(num_workers: int) -> Plan:
+    """Lanes go round, so that none has neighbours; one worker has two more than the rest."""
+    with_experts = MOST - num_workers
+    plan = plan_of("A" * num_workers + "E" * with_experts if with_experts else "B" * MOST, MOST, MOST, shapes=WEIGHTS)
+    around = [tuple(range(rank, 2 * num_workers, num_workers)) for rank in range(num_workers)]
+    around[-1] += (2 * num_workers, 2 * num_workers + 1)
+    return with_lanes(plan, around + [()] * with_experts)
+
+
+def values_of(name: str) -> Tensor:
+    """No two alike, and each of its own name."""
+    begin = 1000 * list(WEIGHTS).index(name)
+    return torch.arange(begin, begin + torch.Size(WEIGHTS[name]).numel()).float().view(WEIGHTS[name])
+
+
+def handed_on(world: World, plan: Plan, bucket_bytes: int) -> list[tuple[Arrays, list[list[int]]]]:
+    """For 9, 8 ... 1 workers: all that this one has then, and bytes and messages that it sent to each."""
+    buckets.BUCKET_BYTES = bucket_bytes  # this process ends with the task
+    found = []
+    for num_workers in range(MOST, 0, -1):
+        plan = first_of(num_workers)
+        flat = FlatTensors({n: torch.full(s, -1.0) for n, s in WEIGHTS.items()}, plan.owners)
+        views = views_of(flat.buckets, flat.buffers)
+        for name, owner in plan.owners.items():
+            if owner == world.rank:
+                views[name].copy_(values_of(name))
+        before = np.stack([world.sent.num_bytes, world.sent.num_messages])
+        all_gather_parameters(world, plan, flat)
+        sent = (np.stack([world.sent.num_bytes, world.sent.num_messages]) - before)[:, TrafficKind.WEIGHTS.number]
+        found.append(({n: t.numpy() for n, t in views.items()}, sent.tolist()))
+    return found
+
+
+@pytest.mark.parametrize("bucket_bytes", [MANY, ONE], ids=["many buckets", "one bucket"])
+def test_on_one_to_nine_workers_everybody_has_what_owners_have_and_gets_it_once(bucket_bytes: int) -> None:
+    results = run_workers(handed_on, plan_of("B" * MOST, MOST, MOST), bucket_bytes)
+    for number, num_workers in enumerate(range(MOST, 0, -1)):
+        plan, ranks = first_of(num_workers), range(num_workers)
+        flat = FlatTensors({n: torch.empty(s) for n, s in WEIGHTS.items()}, plan.owners)
+        parts = {rank: 4.0 * sum(size_of_part(b.parts, rank) for b in flat.buckets) for rank in ranks}
+        due = Doubling(ranks).crossing(parts)
+        for rank in ranks:
+            weights, (num_bytes, num_messages) = results[rank][number]
+            assert all(np.array_equal(weights[name], values_of(name)) for name in WEIGHTS), (num_workers, rank)
+            assert num_bytes == [due.get((rank, target), 0) for target in range(MOST)], (num_workers, rank)
+            if bucket_bytes == ONE:
+                assert num_messages == [int((rank, target) in due) for target in range(MOST)]
+        assert sum(due.values()) == (num_workers - 1) * sum(parts.values()), "each part to each other worker, once"
+
+
+def size_of_part(parts: Mapping[int, slice], rank: int) -> int:
+    return parts[rank].stop - parts[rank].start if rank in parts else 0
+
+
+def hand_on_in_vain(world: World, plan: Plan, together: Any) -> str:
+    """Worker 2 takes no part, though it is there until the others have had enough."""
+    world.begin_step(4)
+    said = ""
+    if world.rank != 2:
+        with pytest.raises(PeerError) as caught:
+            all_gather_parameters(world, plan, flat_of(plan))
+        said = str(caught.value)
+    together.wait(60)
+    return said
+
+
+def test_a_worker_that_hands_nothing_on_is_named_by_who_waits_for_it() -> None:
+    """Worker 1 waits for worker 0, as that one's line to the controller says of it and worker 2."""
+    plan, together = plan_of("BBB", LANES, shapes=SHAPES), CONTEXT.Barrier(3)
+    said = run_workers(hand_on_in_vain, plan, together, deadlines=Deadlines(message_s=1.0))
+    for rank, peer, round_ in ((0, 2, 0), (1, 0, 1)):
+        wait = f"worker {rank} (east/{rank}) waited 1 s (fault.deadlines.message_s) for worker {peer} (east/{peer}): "
+        assert said[rank] == f"{wait}updated parameters of bucket 0, round {round_}, step 4"
 
 
 def test_the_sum_is_the_lanes_tree() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from dougong.training.integrity.evidence import WorkerEvidence, find
 
 OWNERS = {"norm": 0, "head": 1}
@@ -52,3 +53,36 @@ def test_an_owner_alone_against_all_others_is_wrong() -> None:
 def test_one_of_several_who_got_it_is_between_it_and_the_owner() -> None:
     found = find([words(), words(), words(spread={"norm": 1, "head": 3})], OWNERS)
     assert found is not None and found.accused == (1, 2)
+
+
+RIGHT, WRONG, OTHER = 5, 6, 7
+
+
+@pytest.mark.parametrize(("owner", "values", "accused"), [
+    # Of four, worker 1 sends to 3 and to 0, and 3 hands it on to 2.
+    (1, (RIGHT, RIGHT, WRONG, WRONG), (1, 3)),  # on its way to 3, which handed on what it got
+    (1, (RIGHT, RIGHT, WRONG, RIGHT), (3, 2)),  # its owner has nothing to do with that
+    (1, (RIGHT, RIGHT, RIGHT, WRONG), (3,)),  # 3 handed on what is right
+    (1, (WRONG, RIGHT, RIGHT, RIGHT), (1, 0)),
+    (1, (RIGHT, WRONG, RIGHT, RIGHT), (1,)),  # all others agree
+    (1, (WRONG, RIGHT, WRONG, OTHER), (1, 3)),  # twice: the first in time
+    # Of three, worker 2 sends to 0 alone, which hands it on to 1: all others agree, and got it from one.
+    (2, (WRONG, WRONG, RIGHT), (2, 0)),
+    (2, (WRONG, RIGHT, RIGHT), (0,)),
+    (2, (RIGHT, WRONG, RIGHT), (0, 1)),
+    # Of five, worker 4 sends to 0, 0 to 2, these two to 1 and 3.
+    (4, (WRONG, WRONG, WRONG, WRONG, RIGHT), (4, 0)),
+    (4, (RIGHT, RIGHT, WRONG, WRONG, RIGHT), (0, 2)),
+])  # fmt: skip
+def test_what_was_handed_on_is_wrong_from_where_it_changed(
+    owner: int, values: tuple[int, ...], accused: tuple[int, ...]
+) -> None:
+    found = find([words(spread={"norm": value}) for value in values], {"norm": owner})
+    assert found is not None and found.accused == accused
+
+
+def test_workers_without_lanes_hand_nothing_on() -> None:
+    have_it = {1: RIGHT, 3: RIGHT, 4: WRONG, 6: WRONG}  # the four of above
+    evidences = [words(spread={"norm": have_it[rank]} if rank in have_it else {}) for rank in range(8)]
+    found = find(evidences, {"norm": 3})
+    assert found is not None and found.accused == (3, 6)

@@ -3,10 +3,18 @@ healthy worker is."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+from dougong.control.worker_api import WorkerContext
 from dougong.errors import CorruptionError
+from dougong.parallel.comm.route import Pending
+from dougong.parallel.comm.traffic import TrafficKind
+from dougong.parallel.comm.world import World
+from dougong.training import session
+from dougong.training.drill.spoiler import flip_bit
 from tests.training.drill.test_spoiler import victim_of
 from tests.training.running import Order, Outcome, run
 from tests.training.session_drill import train_with
@@ -49,3 +57,44 @@ def test_the_culprit_is_named_and_nothing_is_committed(
     assert sorted(kinds.values()) == ["CorruptionError"] + ["PeerError"] * (len(roles) - 1)
     (text,) = [text for kind, text in outcome.errors.values() if kind == "CorruptionError"]
     assert text.startswith("step 2: ") and accused in text
+
+
+@dataclass(frozen=True)
+class FlipOnItsWay:
+    """An entry: of the new weights of a step the first that come to a worker are other numbers than were sent."""
+
+    worker: str
+    step: int
+
+    def __call__(self, context: WorkerContext) -> None:
+        if context.worker.name == self.worker:
+            self._prepare()
+        session.train(context)
+
+    def _prepare(self) -> None:
+        honest, gone = World.transfer, []
+
+        def transfer(world: World, kind: TrafficKind, sends: Any, receives: Any, what: str) -> Pending:
+            pending = honest(world, kind, sends, receives, what)
+            if kind is TrafficKind.WEIGHTS and world.step == self.step and receives and not gone:
+                gone.append(what)
+                pending.wait()
+                flip_bit(receives[0].tensor)
+            return pending
+
+        World.transfer = transfer  # type: ignore[method-assign]  # this process ends with the run
+
+
+def test_a_weight_that_was_handed_on_is_between_the_two_where_it_changed(tmp_path: Path) -> None:
+    """Worker 1's new weight changes on its way to 3, which hands it on to 2: that one is not named."""
+    job = job_of(
+        tmp_path, steps=4, checkpoint={"every": 0}, batch={"lanes": 4, "microbatches": 2, "microbatch_size": 1}
+    )
+    outcome = run(Order(job, "BBBB", tmp_path, train=FlipOnItsWay("east/3", 2)))
+    assert list(outcome.rows) == [1, 2]
+    assert {name: kind for name, (kind, _) in outcome.errors.items() if kind != "PeerError"} == {
+        "east/3": "CorruptionError"
+    }
+    assert len(outcome.errors) == 4
+    text = outcome.errors["east/3"][1]
+    assert text.startswith("step 3: the weight ") and "(east/1 and east/3)" in text
