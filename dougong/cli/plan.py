@@ -88,8 +88,10 @@ def room_lines(
     job: Job, model: Inventory, made: Plan, memories: Sequence[WorkerMemory], width: int
 ) -> Iterator[str]:
     """What memory the plan takes, of devices and of machines."""
+    from dougong.cli.traffic import crossing_bytes
+
     largest = max(expert_bytes(job, model, one.name) for one in job.islands)
-    yield total_line(job, model, made, memories, largest)
+    yield total_line(job, model, memories, largest, crossing_bytes(job, model, made))
     yield from kind_lines(made, memories, width)
     for reason in unknown_activations(model):
         yield f"warning: activations are not counted: {reason}"

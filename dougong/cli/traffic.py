@@ -80,3 +80,12 @@ def _words(amount: LinkBytes | None) -> str:
     if amount is None:
         return "-"
     return ("" if amount.is_exact else "~") + size(round(amount.num_bytes))
+
+
+def crossing_bytes(job: Job, model: Inventory, made: Plan) -> float:
+    """All that a step sends between workers, with experts chosen evenly."""
+    everybody = {"all": range(len(made.workers))}
+    total = 0.0
+    for by_kind in bytes_by_link(flows_of_step(job, model, made), everybody).values():
+        total += sum(part.num_bytes for part in by_kind.values())
+    return total

@@ -18,30 +18,17 @@ ALIKE = 0.02
 
 
 def total_line(
-    job: Job, model: Inventory, made: Plan, memories: Sequence[WorkerMemory], expert_bytes: int
+    job: Job, model: Inventory, memories: Sequence[WorkerMemory], expert_bytes: int, crossing: float
 ) -> str:
-    """What all workers hold together, what a checkpoint takes, and what crosses in a step."""
+    """What all workers hold together, what a checkpoint takes, and the bytes that a step sends."""
     state = sum(memory.state for memory in memories)
     peaks = sum(memory.peak for memory in memories)
     total = f"{plural(len(memories), 'worker')}: {size(state)} of state"
-    crossing = crossing_bytes(job, model, made)
     return (
         f"{total}, {size(peaks)} at their peaks together; an expert takes {size(expert_bytes)} on "
         f"its worker; a checkpoint takes {size(checkpoint_bytes(job, model))}; a step sends "
         f"{size(crossing)} from worker to worker"
     )
-
-
-def crossing_bytes(job: Job, model: Inventory, made: Plan) -> float:
-    """All that a step sends between workers, with experts chosen evenly."""
-    from dougong.parallel.traffic import bytes_by_link  # these load torch
-    from dougong.training.traffic import flows_of_step
-
-    everybody = {"all": range(len(made.workers))}
-    total = 0.0
-    for by_kind in bytes_by_link(flows_of_step(job, model, made), everybody).values():
-        total += sum(part.num_bytes for part in by_kind.values())
-    return total
 
 
 def kind_lines(made: Plan, memories: Sequence[WorkerMemory], width: int) -> Iterator[str]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from dougong.cli.traffic import traffic_table
+from dougong.cli.traffic import crossing_bytes, traffic_table
 from dougong.models.inventory import inspect_model
 from dougong.planner.placement import seats_of_job
 from dougong.planner.plan_job import plan_job
-from tests.jobs import VOCAB, make_job
+from tests.jobs import VOCAB, make_job, plan_for
 
 BATCH = {"lanes": 4, "microbatches": 1, "microbatch_size": 1}
 
@@ -45,3 +45,9 @@ def test_a_worker_alone_has_no_table() -> None:
     job = make_job()
     model = inspect_model(job.model, VOCAB)
     assert traffic_table(job, model, plan_job(job, model, seats_of_job(job.islands))) is None
+
+
+def test_all_that_crosses_is_nothing_for_a_worker_alone() -> None:
+    job = make_job()
+    model = inspect_model(job.model, VOCAB)
+    assert crossing_bytes(job, model, plan_for(job, "AE")) > 0 == crossing_bytes(job, model, plan_for(job))

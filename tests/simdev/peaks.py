@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from dougong.accelerators.registry import get_accelerator
 from dougong.deadlines import DEADLINES
 from dougong.job.schema import Job
 from dougong.parallel.comm.membership import Membership
@@ -65,11 +66,13 @@ def world_of(plan: Plan, rank: int, port: int) -> World:
     ranks: dict[str, tuple[int, ...]] = {}
     for worker in plan.workers:
         ranks[worker.island] = (*ranks.get(worker.island, ()), worker.rank)
-    islands = tuple((name, "gloo", those) for name, those in ranks.items())
+    library = get_accelerator(plugin.VENDOR).backend
+    islands = tuple((name, library, those) for name, those in ranks.items())
     attention = tuple(worker.rank for worker in plan.workers if worker.lanes)
     names = tuple(worker.name for worker in plan.workers)
     island = plan.workers[rank].island
-    member = Membership(rank, len(names), 1, island, islands, DEVICE, attention, names, DEADLINES)
+    paths = plan.paths
+    member = Membership(rank, len(names), 1, island, islands, DEVICE, attention, names, DEADLINES, paths=paths)
     return World.join(member, store_at(port))
 
 

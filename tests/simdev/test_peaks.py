@@ -44,7 +44,7 @@ JOBS: dict[str, dict[str, Any]] = {
         "pipeline": "af_pipe", "recompute": "layers", "precision": "bfloat16", "islands": APART,
     },
 }  # fmt: skip
-IN_SHORT = ("zebra", "layers that run again")
+IN_SHORT = ("zebra", "layers that run again", "apart")
 
 
 def peaks_of(changes: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
@@ -79,4 +79,4 @@ def peaks_of(changes: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
 def test_a_worker_takes_what_was_planned(name: str, tmp_path: Path) -> None:
     for found in peaks_of(JOBS[name], tmp_path):
         assert found["planned"] == pytest.approx(found["measured"], rel=0.05), found
-        assert found["always"] == pytest.approx(found["between"], rel=0.02), found
+        assert found["always"] == pytest.approx(found["between"], rel=0.05), found
