@@ -17,8 +17,9 @@ class Term(Enum):
     )
     GRADIENTS = (
         "gradients",
-        "a worker keeps one sum for each of its lanes: add workers with lanes, or begin a run with "
-        "fewer batch.lanes",
+        "each lane of a worker has a sum of all that lies outside of the experts: where workers "
+        "have several, add workers with lanes, or begin a run with fewer batch.lanes; one lane's "
+        "gets less by a smaller model alone",
     )
     MASTERS = (
         "masters",
