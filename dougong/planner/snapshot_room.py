@@ -5,27 +5,29 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from dougong.accelerators.registry import get_accelerator
 from dougong.job.schema import Job
 from dougong.parallel.plan import Inventory, Plan, Worker
-from dougong.planner.needs.holdings import host_bytes, state_bytes
-from dougong.planner.needs.snapshot_bytes import snapshot_bytes
+from dougong.planner.needs.terms import Term, Terms, added
+from dougong.planner.needs.worker_memory import needed_memory, shares_machine
+
+_LEFT_OVER = 10
 
 
 @dataclass(frozen=True)
 class SnapshotDemand:
-    """What a node has, what state its workers have there, and what their snapshots would take."""
+    """What a node has, what its workers take of it at their peaks, a checkpoint on its way
+    included, and what their snapshots would take."""
 
     node: str
     num_bytes: int
-    state: int
+    peaks: int
     snapshots: int
 
     @property
     def has_room(self) -> bool:
-        """Activations, a checkpoint that is being written and whatever else runs there have the
-        other half of what state leaves."""
-        return 2 * self.snapshots <= self.num_bytes - self.state
+        """A tenth of the node's memory is left for what is not counted: processes, uneven routing,
+        whatever else runs there."""
+        return self.snapshots + self.peaks <= self.num_bytes - self.num_bytes // _LEFT_OVER
 
 
 def with_room_for_snapshots(
@@ -56,16 +58,15 @@ def short_of_room(
 def _demands(
     job: Job, inventory: Inventory, plan: Plan, machines: Mapping[str, int]
 ) -> Iterator[SnapshotDemand]:
-    states, kept = state_bytes(job, inventory, plan), snapshot_bytes(job, inventory, plan)
-    on_host = host_bytes(job, inventory, plan)
-    kinds = {island.name: get_accelerator(island.accelerator) for island in job.islands}
+    needed = needed_memory(job, inventory, plan)
+    is_shared = shares_machine(job)
     by_node: dict[str, list[Worker]] = {}
     for worker in plan.workers:
         by_node.setdefault(worker.node, []).append(worker)
     for node, num_bytes in machines.items():
         there = by_node.get(node, [])
-        on_machine = [worker for worker in there if kinds[worker.island].shares_machine]
-        state = sum(states[worker.rank] for worker in on_machine)
-        state += sum(on_host[worker.rank] for worker in there)
-        snapshots = sum(kept[worker.rank].total for worker in there)
-        yield SnapshotDemand(node, num_bytes, state, snapshots)
+        parts: list[Terms] = [needed[worker.rank].host for worker in there]
+        parts += [needed[w.rank].at_peak for w in there if is_shared[w.island]]
+        terms = added(parts)
+        snapshots = terms.pop(Term.SNAPSHOTS, 0)
+        yield SnapshotDemand(node, num_bytes, sum(terms.values()), snapshots)

@@ -21,8 +21,8 @@ class Snapshots(Section):
         "copies of a worker's snapshot in the memory of so many others, on other nodes if there "
         "are any: so many workers may be lost at once; 0: none, a lost worker's part is read from "
         "a checkpoint. A worker keeps two snapshots of itself and two of each that it keeps for "
-        "another. auto: one, and no snapshots at all where they would take more than half of the "
-        "memory that weights, gradients and optimizer state leave of a machine",
+        "another. auto: one, and no snapshots at all where a machine would have less than a tenth "
+        "of its memory left beside them and its workers' peaks",
     )
     local: Text | None = physical(
         None,

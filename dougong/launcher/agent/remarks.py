@@ -170,10 +170,10 @@ def left_out_snapshots(short: SnapshotDemand | None) -> Iterator[str]:
     if short is not None:
         yield (
             "no snapshots of the state are kept (fault.snapshots.replicas: auto): on "
-            f"{short.node} they would take {size(short.snapshots)}, more than half of what "
-            f"{size(short.state)} of weights, gradients and optimizer state leave of its "
-            f"{size(short.num_bytes)}; a recovery then goes on from a checkpoint; to keep them "
-            "even so, set fault.snapshots.replicas: 1"
+            f"{short.node} they would take {size(short.snapshots)} beside the {size(short.peaks)} "
+            f"that its workers take at their peaks, and less than a tenth of its "
+            f"{size(short.num_bytes)} would be left; a recovery then goes on from a checkpoint; to "
+            "keep them even so, set fault.snapshots.replicas: 1"
         )
 
 
