@@ -202,6 +202,10 @@ class Deadlines:
         every_s = max(self.heartbeat_every_s, num_workers * _WORKER_HEARTBEAT_S)
         return replace(self, heartbeat_every_s=min(every_s, self.longest_heartbeat_s))
 
+    def heartbeat_lag_s(self, num_workers: int) -> float:
+        """So much later than in a small run heartbeats come: that is no silence."""
+        return self.of_workers(num_workers).heartbeat_every_s - self.heartbeat_every_s
+
     @property
     def looks_of_a_heartbeat(self) -> int:
         """An agent tells of every so many looks the last."""

@@ -71,13 +71,15 @@ class AgentTable:
     """All agents of a run, by name. `is_asked`: whether the backend has yet to say which of them
     have ended; `asked_at`: when it was asked last. `hearing`: what the controller hears itself of
     their machines; `looked_at`: when the agents were judged last, and `judged_from`: what they have
-    said since then counts (monotonic seconds)."""
+    said since then counts (monotonic seconds); `lag_s`: so much later than in a small run their
+    heartbeats come."""
 
     handles: dict[str, AgentHandle] = field(default_factory=dict)
     is_asked: bool = False
     asked_at: float = -math.inf
     looked_at: float = -math.inf
     judged_from: float = -math.inf
+    lag_s: float = 0.0
     hearing: Hearing = field(default_factory=Hearing)
     _owners: dict[str, str] = field(default_factory=dict)  # by worker, as far as it was asked for
     _machines: frozenset[str] | None = None  # of all who have joined, as far as it was asked for
@@ -245,11 +247,14 @@ class AgentTable:
         if math.isfinite(self.looked_at) and now - self.looked_at > DEADLINES.held_up_s:
             self.judged_from = now
         self.looked_at = now
+        num_workers = sum(handle.spec.num_workers for handle in self.handles.values())
+        self.lag_s = DEADLINES.heartbeat_lag_s(num_workers)
 
     def silent_s(self, handle: AgentHandle, now: float) -> float:
-        """For how long an agent that has joined has not been heard."""
+        """For how long an agent that has joined has not been heard, beyond the usual time between
+        heartbeats of so large a run."""
         heard_at = handle.channel.heard_at if handle.channel is not None else now
-        return now - max(heard_at, self.judged_from)
+        return max(0.0, now - max(heard_at, self.judged_from) - self.lag_s)
 
     def note_tried(self, agent: str, answers: bool) -> None:
         """Whether the machine of an agent takes connections."""

@@ -9,7 +9,7 @@ from functools import cached_property
 
 from dougong.control.messages import Heartbeat, WorkerExited
 from dougong.control.worker_messages import WorkerRaised
-from dougong.deadlines import Deadlines
+from dougong.deadlines import DEADLINES, Deadlines
 from dougong.fault.diagnosis import Diagnosis, settled
 from dougong.fault.liveness import (
     arrival_words,
@@ -221,7 +221,8 @@ class Generation:
     def views(self, now: float) -> tuple[WorkerView, ...]:
         """How all workers are now that are still at work."""
         at_work = (status for status in self.living if not status.is_done)
-        return tuple(status.view(self.roster, now) for status in at_work)
+        seen_by = now - DEADLINES.heartbeat_lag_s(len(self.roster.names))
+        return tuple(status.view(self.roster, seen_by) for status in at_work)
 
     def note_hung(self, suspicion: Suspicion, now: float) -> None:
         """A worker is given up: what is suspected of it has lasted too long."""

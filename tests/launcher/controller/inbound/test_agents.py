@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import socket
 from collections.abc import Iterator
 from dataclasses import replace
@@ -83,6 +84,20 @@ def test_who_has_been_held_up_himself_counts_from_his_next_look(agents: AgentTab
     agents.note_look(160.0)  # what was said meanwhile is not read yet
     assert agents.silent(160.0, limits) == ()
     assert agents.silent_s(agents["east"], 160.5) == 0.5
+
+
+def test_rare_heartbeats_of_a_large_run_are_no_silence(channels: list[Channel]) -> None:
+    """Somebody who is heard as often as agents of so large a run speak is never mute."""
+    table, large = AgentTable(), dataclasses.replace(EAST, num_workers=20_000)
+    table.expect([large], [large])
+    table.join(facts("east"), channels[0])
+    channels[0].heard_at = 100.0
+    every_s = DEADLINES.of_workers(20_000).heartbeat_every_s
+    table.note_look(100.0)
+    assert table.silent_s(table["east"], 100.0) == 0.0
+    (view,) = table.views(100.0 + every_s + 0.2, lambda handle: "a machine")
+    assert every_s > DEADLINES.agent_mute_s and not view.is_silent
+    assert table.views(100.0 + every_s + 0.4, lambda handle: "a machine")[0].is_silent
 
 
 def test_named_means_those_alone(agents: AgentTable) -> None:
