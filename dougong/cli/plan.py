@@ -40,7 +40,7 @@ from dougong.planner.snapshot_room import short_of_room, with_room_for_snapshots
 from dougong.remarks import Remarks
 from dougong.tools.job_check import load_whole_job
 from dougong.tools.plan_chart import chart_lines, fits
-from dougong.tools.plan_memory import kind_lines, total_line
+from dougong.tools.plan_memory import kind_lines, machine_lines, total_line
 from dougong.ui.formatting import plural, ranges, site_experts, size, worker_list
 
 MOST_COLUMNS = 120
@@ -101,6 +101,7 @@ def room_lines(
     yield from audit_lines(job, audit_bytes(job, model, made))
     peaks = [memory.peak for memory in memories]
     yield from memory_lines(job, made, peaks, [memory.on_host for memory in memories])
+    yield from machine_lines(job, made, memories, memory_bytes())
 
 
 def _plan_of(job: Job, model: Inventory) -> tuple[Plan, Remarks]:

@@ -13,6 +13,9 @@ _LEAST_ID_LENGTH = 8
 _MOST_NAMED = 12
 """So many nodes are named in one error; of the others, how many there are."""
 
+UNNAMED = "-"
+"""The node of a plan's workers where the job names none and no run has placed them yet."""
+
 
 @dataclass(frozen=True)
 class Node:

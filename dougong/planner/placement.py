@@ -12,7 +12,7 @@ from dougong.errors import PlanError
 from dougong.job.schema import Island
 from dougong.parallel.plan import Role, Seat
 from dougong.planner.no_room import too_few_devices
-from dougong.planner.nodes import Node, allowed_nodes
+from dougong.planner.nodes import UNNAMED, Node, allowed_nodes
 from dougong.planner.stretches import stretches
 
 
@@ -371,7 +371,7 @@ def seats_of_job(islands: Sequence[Island]) -> tuple[Seat, ...]:
     """The seats that a job asks for, on no node in particular: for a look at the plan."""
     seats: list[Seat] = []
     for island in islands:
-        seats += _seats_of(_spec(island, 0, island.workers, None), island.node or "-")
+        seats += _seats_of(_spec(island, 0, island.workers, None), island.node or UNNAMED)
     return tuple(seats)
 
 

@@ -9,6 +9,8 @@ from dougong.job.schema import Job
 from dougong.parallel.plan import Inventory, Plan, Worker
 from dougong.planner.needs.holdings import checkpoint_bytes
 from dougong.planner.needs.terms import Terms, WorkerMemory
+from dougong.planner.needs.worker_memory import shares_machine
+from dougong.planner.nodes import UNNAMED
 from dougong.ui.formatting import plural, size, worker_list
 
 MOST_KINDS = 12
@@ -46,6 +48,55 @@ def kind_lines(made: Plan, memories: Sequence[WorkerMemory], width: int) -> Iter
     left = sum(map(len, ordered[MOST_KINDS:]))
     if left:
         yield f"    ({plural(left, 'worker')} of other kinds need less)"
+
+
+def machine_lines(
+    job: Job, made: Plan, memories: Sequence[WorkerMemory], there: int | None
+) -> Iterator[str]:
+    """Warnings of what would not fit in the memory of machines like this one, which has `there`
+    bytes: all that lies on one that the job names; where it names none, what a worker has beside
+    its device, and several islands of processors together."""
+    if there is None:
+        return
+    is_near = shares_machine(job)
+    by_node: dict[str, list[Worker]] = {}
+    for worker in made.workers:
+        by_node.setdefault(worker.node, []).append(worker)
+    for node, workers in by_node.items():
+        near = [worker for worker in workers if is_near[worker.island]]
+        taken = sum(memories[worker.rank].peak for worker in near)
+        taken += sum(memories[worker.rank].on_host for worker in workers)
+        islands = dict.fromkeys(worker.island for worker in workers)
+        if node == UNNAMED:
+            yield from _on_any_machine(near, workers, memories, there)
+        elif taken > there and (len(islands) > 1 or not near):
+            yield (
+                f"warning: {node}: its {plural(len(workers), 'worker')} take {size(taken)} of its "
+                f"memory, a machine like this one has {size(there)}: a run there is refused"
+            )
+
+
+def _on_any_machine(
+    near: Sequence[Worker],
+    workers: Sequence[Worker],
+    memories: Sequence[WorkerMemory],
+    there: int,
+) -> Iterator[str]:
+    """Of workers for which the job names no machine; `near`: those that compute in its memory."""
+    beside = [memories[worker.rank].on_host for worker in workers if worker not in near]
+    if beside and max(beside) > there:
+        yield (
+            f"warning: a worker takes {size(max(beside))} of its machine's memory beside its "
+            f"device, a machine like this one has {size(there)}: a run there is refused"
+        )
+    islands = dict.fromkeys(worker.island for worker in near)
+    taken = sum(memories[worker.rank].peak + memories[worker.rank].on_host for worker in near)
+    if len(islands) > 1 and taken > there:
+        yield (
+            f"warning: {', '.join(islands)}: on one machine their workers together take "
+            f"{size(taken)}, and one like this has {size(there)}: a run there is refused; "
+            "islands.*.node puts them on several"
+        )
 
 
 def _kinds(made: Plan, memories: Sequence[WorkerMemory]) -> list[list[Worker]]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from dougong.models.inventory import inspect_model
 from dougong.planner.needs.terms import Term, WorkerMemory
 from dougong.planner.needs.worker_memory import needed_memory
-from dougong.tools.plan_memory import kind_lines, total_line
+from dougong.planner.placement import seats_of_job
+from dougong.planner.plan_job import plan_job
+from dougong.tools.plan_memory import kind_lines, machine_lines, total_line
 from tests.jobs import VOCAB, make_job, plan_for
 
 
@@ -31,3 +35,29 @@ def test_the_whole_has_state_peaks_checkpoint_and_what_crosses() -> None:
     line = total_line(job, inventory, needed_memory(job, inventory, plan), 1 << 20, 3 << 20)
     assert line.startswith("2 workers: ") and "at their peaks together; an expert takes 1.0 MiB on its worker" in line
     assert "a checkpoint takes " in line and line.endswith("a step sends 3.0 MiB from worker to worker")
+
+
+TWO = [{"name": "east", "accelerator": "cpu"}, {"name": "west", "accelerator": "cpu"}]
+
+
+def warned(islands: list[dict[str, Any]], there: int | None, **changes: Any) -> str:
+    job = make_job(islands=islands, **changes)
+    inventory = inspect_model(job.model, VOCAB)
+    plan = plan_job(job, inventory, seats_of_job(job.islands))
+    return "\n".join(machine_lines(job, plan, needed_memory(job, inventory, plan), there))
+
+
+def test_islands_that_would_not_fit_on_one_machine_are_told_so() -> None:
+    assert "warning: east, west: on one machine their workers together take " in warned(TWO, 1 << 20)
+    assert warned(TWO, 1 << 40) == warned(TWO, None) == ""
+    assert warned(TWO[:1], 1 << 20) == "", "an island by itself is told elsewhere"
+
+
+def test_so_is_a_named_machine_that_has_too_little_for_all() -> None:
+    named = [island | {"node": "10.0.0.1"} for island in TWO]
+    assert warned(named, 1 << 20).startswith("warning: 10.0.0.1: its 2 workers take ")
+
+
+def test_what_lies_beside_a_device_is_held_against_a_machine() -> None:
+    said = warned([{"name": "east", "accelerator": "cuda"}], 1 << 10, optimizer={"device": "host"})
+    assert said.startswith("warning: a worker takes ") and "beside its device" in said

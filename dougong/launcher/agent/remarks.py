@@ -15,6 +15,7 @@ from dougong.planner.memory import memory_of_machines
 from dougong.planner.needs.refusal import advice, beside_devices, gb, listed, together
 from dougong.planner.needs.terms import Terms, added
 from dougong.planner.needs.worker_memory import needed_memory
+from dougong.planner.nodes import UNNAMED
 from dougong.planner.placement import AgentSpec
 from dougong.planner.snapshot_room import SnapshotDemand, short_of_room
 from dougong.remarks import Remarks
@@ -168,9 +169,10 @@ def remarks_on_memory(
 def left_out_snapshots(short: SnapshotDemand | None) -> Iterator[str]:
     """Why no snapshots are kept, where some machine is short of room for them."""
     if short is not None:
+        place = "a machine like this one" if short.node == UNNAMED else short.node
         yield (
             "no snapshots of the state are kept (fault.snapshots.replicas: auto): on "
-            f"{short.node} they would take {size(short.snapshots)} beside the {size(short.peaks)} "
+            f"{place} they would take {size(short.snapshots)} beside the {size(short.peaks)} "
             f"that its workers take at their peaks, and less than a tenth of its "
             f"{size(short.num_bytes)} would be left; a recovery then goes on from a checkpoint; to "
             "keep them even so, set fault.snapshots.replicas: 1"

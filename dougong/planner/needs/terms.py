@@ -23,25 +23,26 @@ class Term(Enum):
     )
     MASTERS = (
         "masters",
-        "add workers, or begin a run with optimizer.device: host (they lie in the machine's memory "
-        "then)",
+        "add workers, or on devices begin a run with optimizer.device: host (they lie in the "
+        "machine's memory then)",
     )
     MOMENTS = (
         "moments",
-        "add workers, or begin a run with optimizer.state: bfloat16 or optimizer.device: host",
+        "add workers, or begin a run with optimizer.state: bfloat16, or on devices with "
+        "optimizer.device: host, where these are not set",
     )
     SCRATCH = ("scratch of sums", "nothing makes it less but a model of smaller tensors")
     AUDITS = ("audits", "set fault.audit: null (no step is computed a second time)")
     ACTIVATIONS = (
         "activations",
-        "set recompute: layers, or begin a run with a lower batch.microbatch_size or "
-        "data.sequence_length, or with fewer batch.microbatches (all of a step are alive at once "
-        "in zebra; pipeline: serial keeps one)",
+        "set recompute: layers, where it is not set, or begin a run with a lower "
+        "batch.microbatch_size or data.sequence_length; in zebra, which has all micro-batches of a "
+        "step alive at once, with fewer batch.microbatches, or set pipeline: serial, which has one",
     )
     ROWS = (
         "rows of experts",
-        "set recompute: layers, add workers with experts, or begin a run with a lower "
-        "batch.microbatch_size",
+        "set recompute: layers, where it is not set, add workers with experts, or begin a run with "
+        "a lower batch.microbatch_size",
     )
     MESSAGES = (
         "messages",
