@@ -18,6 +18,7 @@ import gc
 import os
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,16 @@ from tests.jobs import make_job, make_rig, plan_for
 from tests.processes import run_workers
 
 FEW, MANY = 2, 8
-"""Micro-batches of a step."""
-BATCH = {"lanes": 2, "microbatches": 4, "microbatch_size": 4}
-
-
+"""Micro-batches of a step of `afd`."""
+SHAPES = {"head_dim": 64, "num_experts": 16, "max_position_embeddings": 256}
+SMALL = {"hidden_size": 256, "moe_intermediate_size": 64, "num_experts_per_tok": 8}
+LARGE = {
+    "hidden_size": 768,
+    "num_attention_heads": 12,
+    "num_key_value_heads": 4,
+    "moe_intermediate_size": 768,
+    "num_experts_per_tok": 2,
+}
 JOBS: dict[str, tuple[str, dict[str, Any]]] = {
     "two with both sides": ("BB", {}),
     "two with both sides, half moments": ("BB", {"optimizer": {"name": "adamw", "lr": 1e-5, "state": "bfloat16"}}),
@@ -49,45 +56,13 @@ JOBS: dict[str, tuple[str, dict[str, Any]]] = {
 """Of `jobs`: roles of the workers, and what the job has of its own."""
 
 
-def small_job(layers: int, microbatches: int, **changes: Any) -> Job:
-    config = config_values(
-        "qwen3_moe",
-        num_hidden_layers=layers,
-        hidden_size=256,
-        head_dim=64,
-        moe_intermediate_size=64,
-        num_experts=16,
-        num_experts_per_tok=8,
-        max_position_embeddings=256,
-    )
+def job_of(config: Mapping[str, int], **changes: Any) -> Job:
     values: dict[str, Any] = {
-        "model": {"family": "qwen3_moe", "config": config},
+        "model": {"family": "qwen3_moe", "config": config_values("qwen3_moe", **SHAPES | config)},
         "data": {"text": "stdlib", "sequence_length": 256},
-        "batch": {"lanes": 1, "microbatches": microbatches, "microbatch_size": 4},
         "optimizer": {"name": "adamw", "lr": 1e-5},  # routing stays even, as it is planned
     }
     return make_job(**values | changes)
-
-
-def large_job(options: argparse.Namespace) -> Job:
-    config = config_values(
-        "qwen3_moe",
-        num_hidden_layers=options.layers,
-        hidden_size=768,
-        head_dim=64,
-        num_attention_heads=12,
-        num_key_value_heads=4,
-        moe_intermediate_size=768,
-        num_experts=16,
-        num_experts_per_tok=2,
-        max_position_embeddings=256,
-    )
-    return make_job(
-        model={"family": "qwen3_moe", "config": config},
-        data={"text": "stdlib", "sequence_length": 256},
-        batch={"lanes": 1, "microbatches": 2, "microbatch_size": 2},
-        pipeline="serial",
-    )
 
 
 def resident_peak(world: World, plan: Plan, job: Job, roles: str) -> int:
@@ -129,7 +104,11 @@ def measured(job: Job, roles: str) -> list[tuple[float, float]]:
 def afd(options: argparse.Namespace) -> None:
     print(f"recompute: {options.recompute}, combine: {options.combine}; MB, measured and planned")
     changes = {"pipeline": "zebra", "recompute": options.recompute, "combine": options.combine}
-    few, many = (measured(small_job(4, number, **changes), "AE") for number in (FEW, MANY))
+    found = []
+    for number in (FEW, MANY):
+        batch = {"lanes": 1, "microbatches": number, "microbatch_size": 4}
+        found.append(measured(job_of(SMALL | {"num_hidden_layers": 4}, batch=batch, **changes), "AE"))
+    few, many = found
     for role, low, high in zip(("attention", "experts"), few, many, strict=True):
         slope, due = ((after - before) / (MANY - FEW) for before, after in zip(low, high, strict=True))
         print(
@@ -142,13 +121,15 @@ def jobs(options: argparse.Namespace) -> None:
     del options
     print("MB, measured and planned, by worker")
     for name, (roles, changes) in JOBS.items():
-        found = measured(small_job(8, MANY, **{"batch": BATCH} | changes), roles)
+        batch = {"lanes": 2, "microbatches": 4, "microbatch_size": 4}
+        found = measured(job_of(SMALL | {"num_hidden_layers": 8}, batch=batch, **changes), roles)
         each = ", ".join(f"{taken:.0f} ({due:.0f}: {taken / due:.3f})" for taken, due in found)
         print(f"{name:<38} {each}")
 
 
 def large(options: argparse.Namespace) -> None:
-    job = large_job(options)
+    batch = {"lanes": 1, "microbatches": 2, "microbatch_size": 2}
+    job = job_of(LARGE | {"num_hidden_layers": options.layers}, batch=batch, pipeline="serial")
     ((taken, due),) = measured(job, "B")
     num = inspect_only(job).num_parameters
     print(f"{num / 1e6:.0f}M parameters: {taken:.0f} MB, planned {due:.0f} MB: {taken / due:.3f}")
