@@ -7,6 +7,7 @@ import shutil
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import typer
 from rich.table import Table
@@ -30,13 +31,13 @@ from dougong.models.library.loading import load_transformers
 from dougong.parallel.plan import Inventory, Plan, Worker
 from dougong.planner.needs.activations import unknown_activations
 from dougong.planner.needs.audit_bytes import AuditBytes, audit_bytes
-from dougong.planner.needs.holdings import expert_bytes, host_bytes
+from dougong.planner.needs.holdings import expert_bytes
 from dougong.planner.needs.snapshot_bytes import SnapshotBytes, snapshot_bytes
 from dougong.planner.needs.terms import WorkerMemory
 from dougong.planner.needs.worker_memory import needed_memory
 from dougong.planner.placement import seats_of_job
 from dougong.planner.plan_job import plan_job
-from dougong.planner.snapshot_room import short_of_room, with_room_for_snapshots
+from dougong.planner.snapshot_room import short_of_room
 from dougong.remarks import Remarks
 from dougong.tools.job_check import load_whole_job
 from dougong.tools.plan_chart import chart_lines, fits
@@ -95,7 +96,7 @@ def room_lines(
     yield from kind_lines(made, memories, width)
     for reason in unknown_activations(model):
         yield f"warning: activations are not counted: {reason}"
-    yield from host_lines(host_bytes(job, model, made))
+    yield from host_lines([memory.state_on_host for memory in memories])
     yield from shared_host_lines(job)
     yield from snapshot_lines(snapshot_bytes(job, model, made))
     yield from audit_lines(job, audit_bytes(job, model, made))
@@ -108,8 +109,9 @@ def _plan_of(job: Job, model: Inventory) -> tuple[Plan, Remarks]:
     """The plan where each of the job's nodes is a machine like this one, and what it leaves out."""
     made = plan_job(job, model, seats_of_job(job.islands))
     machines = dict.fromkeys((worker.node for worker in made.workers), memory_bytes())
-    left_out = left_out_snapshots(short_of_room(job, model, made, machines))
-    return with_room_for_snapshots(job, model, made, machines), Remarks(tuple(left_out))
+    short = short_of_room(job, model, made, machines)
+    planned = made if short is None else replace(made, has_snapshots=False)
+    return planned, Remarks(tuple(left_out_snapshots(short)))
 
 
 def model_line(model: Inventory) -> str:

@@ -73,8 +73,9 @@ def plan_that_fits(
     plan = plan_job(job, inventory, make_seats(specs, agents))
     machines = memory_of_machines(agents.values())
     plan = with_room_for_snapshots(job, inventory, plan, machines)
-    check_fit(job, inventory, plan, known_memory(job, specs, agents))
-    check_hosts(job, inventory, plan, machines)
+    needed = needed_memory(job, inventory, plan)
+    check_fit(plan, needed, known_memory(job, specs, agents))
+    check_hosts(job, plan, needed, machines)
     return plan
 
 
@@ -88,26 +89,25 @@ def memory_of_machines(agents: Iterable[AgentFacts]) -> dict[str, int]:
     return found
 
 
-def check_fit(job: Job, inventory: Inventory, plan: Plan, memory: Sequence[KnownMemory]) -> None:
+def check_fit(plan: Plan, needed: Sequence[WorkerMemory], memory: Sequence[KnownMemory]) -> None:
     """PlanError where workers take more at their peaks than there is: names every term's bytes,
     what there is, and what helps. On a machine that its workers share, what lies beside devices
-    counts, too: a checkpoint on its way, and snapshots."""
-    if not memory:
-        return
-    needed = dict(zip(_names(plan), needed_memory(job, inventory, plan), strict=True))
+    counts, too: a checkpoint on its way, and snapshots. `needed`: by rank."""
+    by_name = {worker.name: needed[worker.rank] for worker in plan.workers}
     for known in memory:
-        found = [needed[name] for name in known.workers]
+        found = [by_name[name] for name in known.workers]
         terms = together(found, known.is_shared)
         if sum(terms.values()) > known.num_bytes:
             raise PlanError(_refusal(known, terms, found))
 
 
-def check_hosts(job: Job, inventory: Inventory, plan: Plan, machines: Mapping[str, int]) -> None:
+def check_hosts(
+    job: Job, plan: Plan, needed: Sequence[WorkerMemory], machines: Mapping[str, int]
+) -> None:
     """PlanError where what lies beside the devices of a machine (a checkpoint on its way,
-    snapshots, masters and moments of `optimizer.device: host`) is more than it has. `machines`:
-    bytes of memory by node."""
+    snapshots, masters and moments of `optimizer.device: host`) is more than it has. `needed`: by
+    rank; `machines`: bytes of memory by node."""
     is_shared = shares_machine(job)
-    needed = needed_memory(job, inventory, plan)
     by_node: dict[str, list[Worker]] = {}
     for worker in plan.workers:
         if not is_shared[worker.island]:
@@ -122,10 +122,6 @@ def check_hosts(job: Job, inventory: Inventory, plan: Plan, machines: Mapping[st
                 f"need {gb(total)} of its memory: {listed(terms)}; put islands on several "
                 f"machines; {advice(terms)}"
             )
-
-
-def _names(plan: Plan) -> list[str]:
-    return [worker.name for worker in plan.workers]
 
 
 def _refusal(known: KnownMemory, terms: Mapping[Term, int], needed: Sequence[WorkerMemory]) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dougong.job.schema import Job
 from dougong.parallel.plan import Inventory, Plan, Worker
 from dougong.planner.needs.holdings import checkpoint_bytes
+from dougong.planner.needs.refusal import beside_devices, together
 from dougong.planner.needs.terms import Terms, WorkerMemory
 from dougong.planner.needs.worker_memory import shares_machine
 from dougong.planner.nodes import UNNAMED
@@ -64,12 +65,14 @@ def machine_lines(
         by_node.setdefault(worker.node, []).append(worker)
     for node, workers in by_node.items():
         near = [worker for worker in workers if is_near[worker.island]]
-        taken = sum(memories[worker.rank].peak for worker in near)
-        taken += sum(memories[worker.rank].on_host for worker in workers)
-        islands = dict.fromkeys(worker.island for worker in workers)
+        far = [memories[worker.rank] for worker in workers if not is_near[worker.island]]
+        taken = sum(together([memories[worker.rank] for worker in near], with_host=True).values())
         if node == UNNAMED:
-            yield from _on_any_machine(near, workers, memories, there)
-        elif taken > there and (len(islands) > 1 or not near):
+            islands = list(dict.fromkeys(worker.island for worker in near))
+            yield from _on_any_machine(islands, taken, far, there)
+            continue
+        taken += sum(beside_devices(far).values())
+        if taken > there and (far or len({worker.island for worker in near}) > 1):
             yield (
                 f"warning: {node}: its {plural(len(workers), 'worker')} take {size(taken)} of its "
                 f"memory, a machine like this one has {size(there)}: a run there is refused"
@@ -77,20 +80,16 @@ def machine_lines(
 
 
 def _on_any_machine(
-    near: Sequence[Worker],
-    workers: Sequence[Worker],
-    memories: Sequence[WorkerMemory],
-    there: int,
+    islands: Sequence[str], taken: int, far: Sequence[WorkerMemory], there: int
 ) -> Iterator[str]:
-    """Of workers for which the job names no machine; `near`: those that compute in its memory."""
-    beside = [memories[worker.rank].on_host for worker in workers if worker not in near]
-    if beside and max(beside) > there:
+    """Of workers for which the job names no machine: `islands` that compute in its memory, of which
+    they take so much together, and those that have devices (`far`)."""
+    most = max((memory.on_host for memory in far), default=0)
+    if most > there:
         yield (
-            f"warning: a worker takes {size(max(beside))} of its machine's memory beside its "
-            f"device, a machine like this one has {size(there)}: a run there is refused"
+            f"warning: a worker takes {size(most)} of its machine's memory beside its device, a "
+            f"machine like this one has {size(there)}: a run there is refused"
         )
-    islands = dict.fromkeys(worker.island for worker in near)
-    taken = sum(memories[worker.rank].peak + memories[worker.rank].on_host for worker in near)
     if len(islands) > 1 and taken > there:
         yield (
             f"warning: {', '.join(islands)}: on one machine their workers together take "

@@ -9,7 +9,8 @@ import pytest
 from dougong.errors import PlanError
 from dougong.job.schema import Job
 from dougong.parallel.plan import Inventory, Plan, TensorSpec
-from dougong.planner.needs.holdings import expert_bytes, host_bytes, state_bytes
+from dougong.planner.needs.holdings import expert_bytes, state_bytes
+from dougong.planner.needs.worker_memory import needed_memory
 from dougong.planner.placement import seats_of_job
 from dougong.planner.plan_job import computes, layer_times, plan_job, speed_of
 
@@ -85,6 +86,10 @@ def test_memory_is_weights_gradients_and_optimizer_state(precision: str, each: i
     assert state_bytes(job, TINY, plan) == [computing + owning, computing, 8 * one, 8 * one]
 
 
+def state_on_host(job: Job, plan: Plan) -> list[int]:
+    return [memory.state_on_host for memory in needed_memory(job, TINY, plan)]
+
+
 @pytest.mark.parametrize(("precision", "computing"), [("float32", 8), ("bfloat16", 6)])
 def test_masters_and_moments_on_the_host_take_its_memory_and_not_the_device_s(precision: str, computing: int) -> None:
     """Of islands whose workers have devices; a processor's memory is the machine's either way."""
@@ -95,8 +100,8 @@ def test_masters_and_moments_on_the_host_take_its_memory_and_not_the_device_s(pr
     assert worker == state_bytes(on_device, TINY, plan)[0]
     assert expert == 8 * (computing * EXPERT + ROUNDED) == 8 * expert_bytes(job, TINY, "e")
     links = 4 * (16 << 20)
-    assert host_bytes(job, TINY, plan) == [0, 0, *[8 * 12 * EXPERT + links] * 2]
-    assert host_bytes(with_island(on_device, "e", accelerator="cuda"), TINY, plan) == [0] * 4
+    assert state_on_host(job, plan) == [0, 0, *[8 * 12 * EXPERT + links] * 2]
+    assert state_on_host(with_island(on_device, "e", accelerator="cuda"), plan) == [0] * 4
 
 
 def test_memory_bounds_auto_offload_on_both_sides() -> None:

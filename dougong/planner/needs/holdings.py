@@ -69,15 +69,6 @@ def state_bytes(job: Job, inventory: Inventory, plan: Plan) -> list[int]:
     return [held.on_device for held in holdings(job, inventory, plan)]
 
 
-def host_bytes(job: Job, inventory: Inventory, plan: Plan) -> list[int]:
-    """Memory of the machine, beside its devices, that every worker's masters and optimizer state
-    take, and what travels there, by rank; 0 where they lie on the device, or the two are one."""
-    found = []
-    for held in holdings(job, inventory, plan):
-        found.append(held.owning + NUM_LINKS * LINK_BYTES if held.on_host else 0)
-    return found
-
-
 def by_worker(plan: Plan, amounts: Sequence[int]) -> dict[str, int]:
     """By a worker's name, what is given by rank."""
     return {worker.name: amounts[worker.rank] for worker in plan.workers}

@@ -68,6 +68,9 @@ class Term(Enum):
 STATE = (Term.WEIGHTS, Term.GRADIENTS, Term.MASTERS, Term.MOMENTS)
 """What a worker has of the model from one step to the next."""
 
+STATE_ON_HOST = (Term.MASTERS, Term.MOMENTS, Term.LINKS)
+"""What `optimizer.device: host` moves beside the device, and what it takes there for that."""
+
 Terms = Mapping[Term, int]
 """Bytes by what they are for."""
 
@@ -103,6 +106,11 @@ class WorkerMemory:
     @property
     def peak(self) -> int:
         return sum(self.at_peak.values())
+
+    @property
+    def state_on_host(self) -> int:
+        """Optimizer state beside its device, and what travels there; 0 where it lies on it."""
+        return sum(self.host.get(term, 0) for term in STATE_ON_HOST)
 
     @property
     def on_host(self) -> int:
