@@ -12,6 +12,7 @@ import secrets
 import socket
 import threading
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 import psutil
@@ -87,6 +88,22 @@ def no_port_text(ports: Ports) -> str:
         f"all {len(ports)} ports of {ports} are taken on {socket.gethostname()}"
         f"{_holders(ports)}; widen `ports` in the job file (or DOUGONG_PORTS), or free some"
     )
+
+
+def fading(ports: Iterable[int]) -> list[int]:
+    """Those that only connections of an earlier listener hold, for a minute after their end (the
+    TIME_WAIT of RFC 9293). None where the system does not tell."""
+    try:
+        connections = psutil.net_connections("tcp")
+    except (psutil.Error, OSError):
+        return []
+    states: dict[int, set[str]] = {}
+    for entry in connections:
+        if entry.laddr:
+            states.setdefault(entry.laddr.port, set()).add(entry.status)
+    return [
+        port for port in ports if psutil.CONN_LISTEN not in states.get(port, {psutil.CONN_LISTEN})
+    ]
 
 
 def _resolve(host: str) -> tuple[int, tuple[Any, ...]]:

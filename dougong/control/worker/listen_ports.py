@@ -21,7 +21,7 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -29,7 +29,7 @@ from types import TracebackType
 import psutil
 
 from dougong.addresses import Ports
-from dougong.control.ports import NoPortError, no_port_text
+from dougong.control.ports import BACKLOG, NoPortError, fading, no_port_text
 from dougong.deadlines import DEADLINES
 
 LIBRARIES = ("libtorch", "libnccl", "libhccl")
@@ -133,21 +133,32 @@ class PortKeeper:
     def _bind_in_range(self, fd: int, wish: bytes) -> int:
         """0, or -1 with the error's number. A library tries an address out before it listens there,
         and holds a port for that moment: where all are taken, they are looked at again."""
-        _refuse_sharing(fd)
+        assert self._ports is not None
         until = time.monotonic() + DEADLINES.port_s
-        while not self._bind_one(fd, wish):
+        while True:
+            # Two sockets that allow sharing may both be bound to one port before either listens.
+            _allow_sharing(fd, False)
+            ring = tuple(self._ports.beginning_at(secrets.randbelow(len(self._ports))))
+            if self._bind_one(fd, wish, ring):
+                break
+            _allow_sharing(fd, True)
+            if ctypes.get_errno() in _TAKEN and self._bind_one(fd, wish, fading(ring)):
+                break
             if ctypes.get_errno() not in _TAKEN:
                 return -1
             if time.monotonic() >= until:
                 self._found_none = True
                 return -1
             time.sleep(DEADLINES.port_every_s)
+        # At once, so that nobody comes between; the library's own call changes the backlog alone.
+        if self._libc.listen(fd, BACKLOG) != 0:
+            return -1
+        _allow_sharing(fd, True)  # its connections will, once they fade away
         return 0
 
-    def _bind_one(self, fd: int, wish: bytes) -> bool:
-        """Whether there is a port of the range that nobody holds; the error's number stays."""
-        assert self._ports is not None
-        for port in self._ports.beginning_at(secrets.randbelow(len(self._ports))):
+    def _bind_one(self, fd: int, wish: bytes, ports: Iterable[int]) -> bool:
+        """Whether one of these ports could be had; the error's number stays."""
+        for port in ports:
             chosen = wish[:_PORT_AT] + struct.pack("!H", port) + wish[_PORT_AT + 2 :]
             if self._bind_really(fd, chosen) == 0:
                 return True
@@ -301,11 +312,9 @@ def _is_stream(fd: int) -> bool:
         sock.detach()  # the descriptor is the library's
 
 
-def _refuse_sharing(fd: int) -> None:
-    """Two sockets that allow it may both be bound to one port before either listens; the second
-    one's `listen` would fail then, where nothing can be tried again."""
+def _allow_sharing(fd: int, is_allowed: bool) -> None:
     sock = socket.socket(fileno=fd)
     try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(is_allowed))
     finally:
         sock.detach()

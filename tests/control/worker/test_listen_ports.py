@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch.distributed as dist
 from dougong.addresses import Ports
-from dougong.control.ports import NoPortError, listen
+from dougong.control.ports import NoPortError, fading, listen
 from dougong.control.worker.listen_ports import LIBRARIES, PortKeeper, entries_of, own_ports
 from tests.control.test_ports import free_range
 
@@ -107,3 +107,22 @@ def test_only_a_stream_that_leaves_the_choice_is_given_a_port() -> None:
             left.bind(("127.0.0.1", own_choice))
         left.bind(("127.0.0.1", 0))
         assert left.getsockname()[1] in ports
+
+
+def test_a_port_that_only_fading_connections_hold_is_taken_again() -> None:
+    """As those of a worker that was killed a moment ago, in a range that has room for nothing else."""
+    ports = free_range(1)
+    port = ports.first
+    with PortKeeper(ports, ("_socket", "python", "libpython")), socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        with socket.create_connection(("127.0.0.1", port), 5) as client:
+            listener.listen()
+            server, _ = listener.accept()
+            server.close()  # who closes first keeps the connection for a minute
+            assert client.recv(1) == b""
+    assert fading([port]) == [port]
+    with PortKeeper(ports) as keeper:
+        device = make_device("127.0.0.1")
+        keeper.check()
+    assert device is not None
+    assert fading([port]) == [], "somebody listens there"
