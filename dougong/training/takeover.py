@@ -125,7 +125,7 @@ class Takeover:
             program=programs_of(blueprint.job, plan)[part],
         )
         clock, exchange = Clock(note=parts.phases.note), Exchange(world, None, replica.cut.names)
-        options = ExecutorOptions(after_forward=parts.balance.after_forward)
+        options = ExecutorOptions(after_forward=parts.balance.after_forward, units=parts.gathers)
         again = StepParts(
             share=share,
             world=world,
@@ -139,6 +139,7 @@ class Takeover:
             hooks=StepHooks(),
             tracer=None,
             memory=None,
+            gathers=parts.gathers,
         )
         return Stepper(again)
 
