@@ -7,6 +7,7 @@ workers call the same methods in the same order.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import struct
@@ -81,7 +82,9 @@ class Takeover:
         tally.is_on = True
         tally.begin()
         lanes = self._plan.workers[self._part].lanes
-        with self._parts.balance.aside():
+        gathers = self._parts.gathers
+        aside = gathers.aside() if gathers is not None else contextlib.nullcontext()
+        with self._parts.balance.aside(), aside:
             found = self._stepper.gradients(step, self._forwards.of_step(step, lanes))
         self.gradients, self.losses = found.tensors, found.losses
         return computed_by(self._parts, tally, found)

@@ -10,6 +10,8 @@ anything later.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -53,6 +55,14 @@ class UnitGathers:
         self._places: dict[tuple[int, bool], int] = {}
         self._num_begun = self._num_there = 0
         self._present: set[int] = set()
+        self._is_counted = True
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """What is gathered inside is no part of the step: neither its bytes nor its sums count."""
+        sums, self._is_counted = self._sums, False
+        yield
+        self._sums, self._is_counted = sums, True
 
     def begin(self, num_flights: int, is_training: bool) -> None:
         """A forward of so many flights begins, and their backward, where they are trained."""
@@ -136,7 +146,9 @@ class UnitGathers:
                     gather.landings.append((landing, flat[part]))
                     receives.append(Transfer(owner, landing))
         what = f"dense tensors of {self._words(gather.group)}"
-        gather.pending = self._world.transfer_on_host(TrafficKind.WEIGHTS, sends, receives, what)
+        gather.pending = self._world.transfer_on_host(
+            TrafficKind.WEIGHTS, sends, receives, what, self._is_counted
+        )
 
     def _take(self, gather: _Gather) -> None:
         assert gather.pending is not None
