@@ -4,6 +4,7 @@ layers that run again, with tied weights; and a worker has few of the dense tens
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from tests.families import FAMILIES, config_values
 from tests.jobs import make_job, plan_for
 from tests.processes import run_workers
 from tests.test_recompute import Bits, bits_of_jobs
+from tests.training.running import Order, digests, run, token_file
 
 LANES = 5
 """On two to four workers they are uneven."""
@@ -65,3 +67,38 @@ def test_it_has_the_bits_of_copies_on_one_to_four_workers(family: str) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_it_has_them_with_every_family(family: str) -> None:
     check(family, LAYOUTS, WAYS)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Whole runs
+
+
+def run_job(folder: Path, **changes: Any) -> Job:
+    data = {"tokens": str(token_file(folder)), "sequence_length": 16}
+    data["validation"] = {"fraction": 0.2, "every": 3, "batches": 1}
+    model = {"family": "qwen3_moe", "config": config_values("qwen3_moe", attention_dropout=0.1)}
+    batch = {"lanes": 3, "microbatches": 2, "microbatch_size": 1}
+    given = {"model": model, "data": data, "batch": batch, "steps": 6, "checkpoint": {"every": 2}}
+    return make_job(**given | {"pipeline": "zebra"} | changes)
+
+
+@pytest.mark.parametrize("changes", [{}, {"precision": "bfloat16", "fault": {"audit": "all"}}], ids=["plain", "audited"])
+def test_a_run_and_its_checkpoints_are_those_of_copies_and_either_goes_on_from_the_other(
+    changes: dict[str, Any], tmp_path: Path
+) -> None:
+    """With validation, whose last round has fewer lanes than there are workers, clipping, snapshots and the ledger."""
+    copies, shards = run_job(tmp_path, **changes), run_job(tmp_path, dense="shard", **changes)
+    whole = run(Order(copies, "B", tmp_path / "copies"))
+    assert not whole.errors and list(whole.rows) == list(range(1, 7))
+    assert "val_loss" in whole.rows[3]
+    found = run(Order(shards, "BBB", tmp_path / "shards"))
+    assert not found.errors and found.series() == whole.series()
+    assert {s: row["ledger"] for s, row in found.rows.items()} == {s: row["ledger"] for s, row in whole.rows.items()}
+    assert {s: digests(path) for s, path in found.committed.items()} == {
+        s: digests(path) for s, path in whole.committed.items()
+    }
+    for job, roles, start in ((shards, "AAE", whole), (copies, "BB", found)):
+        later = run(Order(job, roles, tmp_path / f"{roles}-later", start.committed[2], generation=2))
+        assert not later.errors
+        assert later.series() == {s: values for s, values in whole.series().items() if s > 2}
+        assert digests(later.committed[6]) == digests(whole.committed[6])
