@@ -8,9 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dougong.errors import CorruptionError, PeerError
 from dougong.job.schema import Job
+from dougong.parallel.comm.world import World
+from dougong.parallel.plan import Plan
+from dougong.training.drill.spoiler import flip_bit
 from tests.families import FAMILIES, config_values
-from tests.jobs import make_job, plan_for
+from tests.jobs import make_job, make_rig, plan_for
 from tests.processes import run_workers
 from tests.test_recompute import Bits, bits_of_jobs
 from tests.training.running import Order, digests, run, token_file
@@ -104,3 +108,35 @@ def test_a_run_and_its_checkpoints_are_those_of_copies_and_either_goes_on_from_t
         assert not later.errors
         assert later.series() == {s: values for s, values in whole.series().items() if s > 2}
         assert digests(later.committed[6]) == digests(whole.committed[6])
+
+
+def flipped(world: World, plan: Plan, job: Job) -> str:
+    """A bit of a layer's tensor is another one when it has come to worker 2, for the backward of the second step."""
+    rig = make_rig(job, plan, world)
+    rig.stepper.run(1, rig.forwards(1))
+    flat: Any = rig.replica.flat
+    honest, shown = flat.show, list[int]()
+
+    def show(group: int) -> None:
+        honest(group)
+        shown.append(group)
+        if world.rank == 2 and group == 1 and shown.count(1) == 2:
+            name, value = next(iter(flat.values(group).items()))
+            assert plan.owners[name] != 2, "its owner is another worker"
+            flip_bit(value)
+
+    flat.show = show
+    try:
+        rig.stepper.run(2, rig.forwards(2))
+    except (CorruptionError, PeerError) as error:
+        return str(error)
+    return "nobody has seen it"
+
+
+def test_a_tensor_that_comes_with_another_bit_ends_the_step_with_its_name() -> None:
+    changes = {"dense": "shard", "fault": {"snapshots": {"every": 0}}}
+    job = job_of(("qwen3_moe", "float32", "none", False), **changes)
+    found = run_workers(flipped, plan_for(job, "BBB"), job)
+    (told,) = [text for text in found if "the weight model.embed_tokens.weight is not the same on its owner" in text]
+    assert told.startswith("step 2: ") and "no weight was moved" in told
+    assert all("nobody" not in text for text in found)

@@ -41,7 +41,7 @@ from dougong.planner.snapshot_room import short_of_room
 from dougong.remarks import Remarks
 from dougong.tools.job_check import load_whole_job
 from dougong.tools.plan_chart import chart_lines, fits
-from dougong.tools.plan_memory import kind_lines, machine_lines, total_line
+from dougong.tools.plan_memory import kind_lines, machine_lines, total_line, unit_lines
 from dougong.ui.formatting import plural, ranges, site_experts, size, worker_list
 
 MOST_COLUMNS = 120
@@ -94,6 +94,7 @@ def room_lines(
     largest = max(expert_bytes(job, model, one.name) for one in job.islands)
     yield total_line(job, model, memories, largest, crossing_bytes(job, model, made))
     yield from kind_lines(made, memories, width)
+    yield from unit_lines(job, model, memories)
     for reason in unknown_activations(model):
         yield f"warning: activations are not counted: {reason}"
     yield from host_lines([memory.state_on_host for memory in memories])

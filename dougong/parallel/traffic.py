@@ -252,7 +252,9 @@ def _flow_of_units(shape: StepShape, inventory: Inventory, plan: Plan) -> Flow:
     belong to its first segment."""
     units = inventory.units
     assert units is not None, "a model without units is refused when it is looked at"
-    again = {name for unit in units.units[: units.kept_from] for name in unit.tensors}
+    again: set[str] = set()
+    for unit in units.units[: units.kept_from]:
+        again.update(unit.tensors)
     of_owner = [0.0] * len(plan.workers)
     for tensor in inventory.tensors:
         if tensor.trainable:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator, Sequence
+from operator import itemgetter
 
 from dougong.job.schema import Job
 from dougong.parallel.plan import Inventory, Plan, Worker
@@ -49,6 +50,20 @@ def kind_lines(made: Plan, memories: Sequence[WorkerMemory], width: int) -> Iter
     left = sum(map(len, ordered[MOST_KINDS:]))
     if left:
         yield f"    ({plural(left, 'worker')} of other kinds need less)"
+
+
+def unit_lines(job: Job, model: Inventory, memories: Sequence[WorkerMemory]) -> Iterator[str]:
+    """Of dense tensors that come and go: how many units they are, and the largest."""
+    if job.dense == "copy" or model.units is None:
+        return
+    name, weights = max((one.unit for one in memories if one.unit is not None), key=itemgetter(1))
+    num = len(model.units.units)
+    lasting = ", ".join(model.units.lasting)
+    stays = f"; {lasting} stays through a step, for several modules use it" if lasting else ""
+    yield (
+        f"tensors outside of the experts come and go in {num} units, the largest {name}: "
+        f"{size(weights)} of weights{stays}"
+    )
 
 
 def machine_lines(

@@ -9,7 +9,8 @@ from dougong.planner.needs.terms import Term, WorkerMemory
 from dougong.planner.needs.worker_memory import needed_memory
 from dougong.planner.placement import seats_of_job
 from dougong.planner.plan_job import plan_job
-from dougong.tools.plan_memory import kind_lines, machine_lines, total_line
+from dougong.tools.plan_memory import kind_lines, machine_lines, total_line, unit_lines
+from tests.families import config_values
 from tests.jobs import VOCAB, make_job, plan_for
 
 
@@ -61,3 +62,16 @@ def test_so_is_a_named_machine_that_has_too_little_for_all() -> None:
 def test_what_lies_beside_a_device_is_held_against_a_machine() -> None:
     said = warned([{"name": "east", "accelerator": "cuda"}], 1 << 10, optimizer={"device": "host"})
     assert said.startswith("warning: a worker takes ") and "beside its device" in said
+
+
+def test_units_of_dense_tensors_are_told_with_the_largest_and_what_stays() -> None:
+    config = config_values("qwen3_moe", tie_word_embeddings=True)
+    told = []
+    for dense in ("copy", "shard"):
+        job = make_job(dense=dense, model={"family": "qwen3_moe", "config": config})
+        inventory, plan = inspect_model(job.model, VOCAB), plan_for(job, "AE")
+        told.append(list(unit_lines(job, inventory, needed_memory(job, inventory, plan))))
+    assert told[0] == []
+    (line,) = told[1]
+    assert line.startswith("tensors outside of the experts come and go in 4 units, the largest model.layers.0: ")
+    assert line.endswith("of weights; model.embed_tokens.weight stays through a step, for several modules use it")

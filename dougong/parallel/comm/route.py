@@ -7,9 +7,10 @@ memory at both ends and goes by gloo, which reaches every worker.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.distributed as dist
@@ -20,8 +21,11 @@ from dougong.parallel.bridge.base import BridgeEnd, BridgeWork
 from dougong.parallel.comm.membership import Membership
 from dougong.parallel.comm.threads import MessageThread
 from dougong.parallel.comm.traffic import TrafficKind
-from dougong.parallel.comm.transfer import Transfer, TransferTags
+from dougong.parallel.comm.transfer import Transfer
 from dougong.parallel.comm.wait import NewWait, PeerWait, RankedWork
+
+TAGS, TRANSFERS_PER_PEER = 1 << 14, 1 << 12
+"""Of transfers of each kind, before their tags begin again."""
 
 
 @dataclass
@@ -181,6 +185,23 @@ class Pending:
             self._arrived()
 
 
+class TransferTags:
+    """Numbers transfers. Calls of a kind are in the same order on all workers, so their number, and
+    a tensor's place among those with the same peer, are the same at both ends: a tag that nobody
+    has to agree on."""
+
+    def __init__(self) -> None:
+        self._counts = Counter[TrafficKind]()
+
+    def give(
+        self, kind: TrafficKind, sends: Sequence[Transfer], receives: Sequence[Transfer]
+    ) -> tuple[list[Transfer], list[Transfer]]:
+        """The two lists of the next transfer of a kind, with their tags."""
+        first = (kind.number * TAGS + self._counts[kind] % TAGS) * TRANSFERS_PER_PEER
+        self._counts[kind] += 1
+        return _tagged(sends, first), _tagged(receives, first)
+
+
 class HostTransfers:
     """Transfers by gloo of tensors in the machine's memory, whatever workers compute on. They are
     in no order with what the native library moves. Each kind is waited for by itself, so that none
@@ -228,3 +249,13 @@ def wait_for_host(under_way: UnderWay, new_wait: NewWait) -> None:
     has waited for it."""
     with new_wait() as wait:
         under_way.wait_for_host(wait)
+
+
+def _tagged(transfers: Sequence[Transfer], first_tag: int) -> list[Transfer]:
+    """With tags that count the transfers of every peer."""
+    counts = Counter[int]()
+    tagged = []
+    for transfer in transfers:
+        tagged.append(replace(transfer, tag=first_tag + counts[transfer.rank]))
+        counts[transfer.rank] += 1
+    return tagged

@@ -51,13 +51,15 @@ class MessageTally:
             self._entries.append(_Noted(what, peers, sums, is_sent))
 
     def balance(self) -> int:
-        """Sent less arrived, modulo 2**64. Waits for the device once."""
+        """Sent less arrived, modulo 2**64. Waits for each device once."""
         by_device: dict[torch.device, list[Tensor]] = {}
         for entry in self._entries:
             signed = entry.sums if entry.is_sent else -entry.sums
             by_device.setdefault(signed.device, []).append(signed)
-        totals = [sum(torch.cat(sums).tolist()) for sums in by_device.values()]
-        return sum(totals) % WRAP
+        total = 0
+        for sums in by_device.values():
+            total += sum(torch.cat(sums).tolist())
+        return total % WRAP
 
     def by_message(self) -> dict[Seen, int]:
         """Everything, one by one; what has the same name is added."""

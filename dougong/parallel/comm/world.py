@@ -28,6 +28,7 @@ from dougong.parallel.comm.route import (
     HostTransfers,
     Pending,
     Route,
+    TransferTags,
     UnderWay,
     split_native,
     wait_for_host,
@@ -35,7 +36,7 @@ from dougong.parallel.comm.route import (
 from dougong.parallel.comm.tally import MessageTally
 from dougong.parallel.comm.threads import MessageThread
 from dougong.parallel.comm.traffic import SentTraffic, TrafficKind
-from dougong.parallel.comm.transfer import Transfer, TransferTags
+from dougong.parallel.comm.transfer import Transfer
 from dougong.parallel.comm.wait import NewWait, PeerWait
 from dougong.parallel.comm.world_groups import WorldGroups
 from dougong.parallel.schedules.operation import Direction, MessageKind

@@ -65,6 +65,14 @@ class UnitReducer(OrderedReducer):
         self._complete: set[int] = set()
         self._futures: list[Future[Mark]] = []
 
+    @property
+    def lane_bytes(self) -> int:
+        """Memory that lanes' gradients have now."""
+        total = 0
+        for leaves in self._leaves.values():
+            total += sum(flat.untyped_storage().nbytes() for flat in leaves)
+        return total
+
     def open(self, number: int) -> None:
         """Not before what lies more than a unit behind has gone, where it is complete."""
         group = self._group_of[number]

@@ -42,6 +42,12 @@ class StepActivations:
         self._shapes = StepShapes(job, inventory, plan)
         self._known: dict[object, Terms] = {}
 
+    @property
+    def largest_unit(self) -> tuple[str, int] | None:
+        """Of dense tensors that come and go; None where they stay."""
+        units = self._shapes.unit_bytes
+        return None if units is None else units.largest
+
     def of(self, worker: Worker) -> Terms:
         """What its device holds at the step's peak, beside what is always there."""
         counts = tuple(map(len, worker.experts))

@@ -12,9 +12,11 @@ BYTES_PER_GB = 1e9
 def too_large(worker: str, memory: WorkerMemory, room: str, num_bytes: float) -> str:
     """Of one worker's device. `room`: what gives it the `num_bytes`, with its verb."""
     needed = f"{worker} needs {gb(memory.peak)} at its peak ({memory.top})"
-    return (
-        f"{needed}, and {room} {gb(num_bytes)}: {listed(memory.at_peak)}; {advice(memory.at_peak)}"
-    )
+    terms = listed(memory.at_peak)
+    if memory.unit is not None:
+        name, weights = memory.unit
+        terms += f" (of what comes and goes {name} has most, {gb(weights)} of weights)"
+    return f"{needed}, and {room} {gb(num_bytes)}: {terms}; {advice(memory.at_peak)}"
 
 
 def listed(terms: Terms) -> str:

@@ -83,11 +83,14 @@ class WorkerMemory:
     always  of its device, or of the machine where that is its device: there from the first step on
     phases  what comes on top of that while a step is in one of its phases, by the phase's name
     host    of the machine's memory beside the device, or as well, where the two are one
+    unit    of dense tensors that come and go, the largest unit's name and bytes of weights; None
+            where they stay
     """
 
     always: Terms
     phases: Mapping[str, Terms] = field(default_factory=dict)
     host: Terms = field(default_factory=dict)
+    unit: tuple[str, int] | None = None
 
     @property
     def state(self) -> int:

@@ -55,7 +55,8 @@ def needed_memory(job: Job, inventory: Inventory, plan: Plan) -> list[WorkerMemo
             CHECKS: account.checks(plan, worker, holding),
         }
         host = added([account.host(worker, holding), beside[rank], sums if is_beside else {}])
-        found.append(WorkerMemory(always, phases, host))
+        unit = step.largest_unit if worker.lanes else None
+        found.append(WorkerMemory(always, phases, host, unit))
     return found
 
 

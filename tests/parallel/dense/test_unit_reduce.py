@@ -40,19 +40,15 @@ def step_of(reducer: OrderedReducer, flat: UnitTensors, lanes: tuple[int, ...], 
     return {name: total.numpy().copy() for name, total in reducer.finish().items()}
 
 
-def memory_of(reducer: UnitReducer) -> int:
-    return sum(flat.untyped_storage().nbytes() for leaves in reducer._leaves.values() for flat in leaves)
-
-
 def reduced(world: World, plan: Plan) -> Arrays:
     lanes, (flat, _) = plan.workers[world.rank].lanes, tensors_of(plan, world.rank)
     if not lanes:
         return {}
     reducer = UnitReducer(world, plan, flat)
-    assert memory_of(reducer) == 0
+    assert reducer.lane_bytes == 0
     for step in (2, 1, 0):
         sums = step_of(reducer, flat, lanes, step, backwards=bool(step))
-        assert memory_of(reducer) == 0, "nothing but what it owns is left"
+        assert reducer.lane_bytes == 0, "nothing but what it owns is left"
     return sums
 
 
@@ -80,14 +76,14 @@ def test_a_bucket_has_memory_from_its_first_gradient_until_its_sum_is_there() ->
     sizes = [2 * 4 * bucket.numel for bucket in flat.buckets]
     reducer.open(0)
     reducer.open(1)
-    assert memory_of(reducer) == sizes[0] + sizes[1]
+    assert reducer.lane_bytes == sizes[0] + sizes[1]
     reducer.complete(0)
     reducer.complete(1)
     for number in range(2, len(sizes)):
         reducer.open(number)
         reducer.complete(number)
     assert {name: total.shape for name, total in reducer.finish().items()} == SHAPES
-    assert memory_of(reducer) == 0
+    assert reducer.lane_bytes == 0
 
 
 def lose_a_peer(world: World, plan: Plan) -> str:

@@ -29,3 +29,9 @@ def test_a_machine_s_memory_holds_what_lies_beside_the_device() -> None:
     assert sum(together([MEMORY, MEMORY], with_host=False).values()) == 9 * 10**9
     assert together([MEMORY, MEMORY], with_host=True)[Term.STAGING] == 2 * 10**9
     assert (gb(942.4e9), gb(1.234e9)) == ("942 GB", "1.23 GB")
+
+
+def test_the_largest_unit_of_what_comes_and_goes_is_named() -> None:
+    memory = WorkerMemory({Term.WEIGHTS: 10**9}, unit=("model.layers.3", 7 * 10**8))
+    text = too_large("east/0", memory, "a device has", 5e8)
+    assert "weights 1 GB (of what comes and goes model.layers.3 has most, 0.7 GB of weights); of weights: " in text

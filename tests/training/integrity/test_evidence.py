@@ -86,3 +86,16 @@ def test_workers_without_lanes_hand_nothing_on() -> None:
     evidences = [words(spread={"norm": have_it[rank]} if rank in have_it else {}) for rank in range(8)]
     found = find(evidences, {"norm": 3})
     assert found is not None and found.accused == (3, 6)
+
+
+@pytest.mark.parametrize(("owner", "values", "accused"), [
+    (2, (RIGHT, WRONG, RIGHT), (2, 1)),
+    (0, (WRONG, RIGHT, RIGHT), (0,)),
+    (1, (RIGHT, WRONG, RIGHT), (1,)),
+])  # fmt: skip
+def test_what_came_from_its_owner_alone_is_wrong_there_or_at_the_other_end(
+    owner: int, values: tuple[int, ...], accused: tuple[int, ...]
+) -> None:
+    evidences = [words(spread={"norm": value}) for value in values]
+    found = find(evidences, {"norm": owner}, is_handed_on=False)
+    assert found is not None and found.accused == accused
