@@ -197,6 +197,20 @@ def test_a_world_of_one_needs_no_messages(num_experts: int, num_absent: int, kin
     assert world.sent.total() == 0
 
 
+def test_what_one_experts_worker_answers_is_not_copied() -> None:
+    """Each lane's part is read where the message lies; those of several workers are put together."""
+    for roles, is_copied in (("B", False), ("BE", True)):
+        end = WorkerEnd(World.alone(), plan_of(roles, LANES, EXPERTS))
+        handle = end.dispatcher.begin_call(KEY, calls_of("random", range(LANES), EXPERTS))
+        num_rows = sum(crossing.routing.num_rows for crossing in handle.crossings.values())
+        values = torch.rand(num_rows, HIDDEN)
+        found = end.dispatcher._by_lane(handle, values, by_row=True)
+        memory = {part.untyped_storage().data_ptr() for part in found.values()}
+        assert (memory != {values.untyped_storage().data_ptr()}) == is_copied
+        assert sum(len(part) for part in found.values()) == num_rows
+        end.exchange.close()
+
+
 def out_of_step(world: World, plan: Plan, difference: str) -> str | None:
     """Rank 0, who asks, believes to be elsewhere: what each worker says."""
     end = WorkerEnd(world, plan)

@@ -396,5 +396,30 @@ def test_sums_never_write_into_a_tensor_of_the_graph() -> None:
     assert gradient.tolist() == [9.0] * 3 and seed.tolist() == [1.0] * 3
 
 
+def test_sums_of_several_inputs_of_one_node_are_kept_apart() -> None:
+    """Three gradients for each of two outputs of one node: the first sum is new memory, later ones go into it."""
+    leaf = torch.rand(2, 3, generator=torch.Generator().manual_seed(3)).requires_grad_()
+    left, right = (leaf * 2).unbind(0)
+    loss = (left.exp() + left * 0.3 + right.sin() * left + right * 0.7 + right.exp()).sum()
+    (expected,) = torch.autograd.grad(loss, (leaf,), retain_graph=True)
+    (ours,) = by_leaf([leaf], walk_in_pieces(loss))
+    assert ours is not None and torch.equal(ours, expected)
+
+
+def test_what_a_node_has_received_goes_with_it() -> None:
+    leaf = torch.ones(3, requires_grad=True)
+    middle = leaf * 2
+    bound = sequence_now()
+    total = middle * 3
+    seed = torch.ones(3)
+    with torch.no_grad():
+        walk = TapeWalk([total])
+        walk.add(total, seed)
+        given = weakref.ref(seed)
+        del seed
+        assert list(walk.until(bound)) == [] and given() is None
+        assert [gradient.tolist() for _, gradient in walk.finish()] == [[6.0] * 3]
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Attention
