@@ -109,6 +109,17 @@ def _pipeline(job: Job) -> Iterator[Breach]:
         yield Breach(("pipeline",), text)
 
 
+def _shard(job: Job) -> Iterator[Breach]:
+    if job.dense == "copy" or job.batch.microbatches == 1 or job.pipeline in ("auto", "zebra"):
+        return
+    text = (
+        f"shard, but pipeline: {job.pipeline} goes through the layers again for each of "
+        f"{job.batch.microbatches} micro-batches, so that no layer's gradients are complete before "
+        "the last one; set pipeline: zebra (or auto), or dense: copy"
+    )
+    yield Breach(("dense",), text)
+
+
 def _one_clock(job: Job) -> Iterator[Breach]:
     """Emulated and real times in one run would mean nothing."""
     if all(island.emulate is None for island in job.islands):
@@ -233,6 +244,7 @@ LAYOUT_RULES = (
     Rule(("model", "islands"), _experts),
     Rule(("islands", "offload"), _offload),
     Rule(("islands", "pipeline"), _pipeline),
+    Rule(("dense", "pipeline", "batch"), _shard),
     Rule(("islands",), _one_clock),
     Rule(("islands",), _shared_devices),
     Rule(("model", "islands", "offload"), _offload_leaves_enough),

@@ -25,6 +25,7 @@ from dougong.job.optimizers.declaration import OptimizerConfig
 from dougong.job.optimizers.registry import CHOICE, DECLARATIONS
 from dougong.job.parts.rates import Rates
 from dougong.job.parts.router import Router
+from dougong.job.parts.schedule import Schedule
 from dougong.job.section import (
     WHOLE,
     AboveZero,
@@ -150,26 +151,6 @@ class Batch(Section):
         1, "micro-batches that a lane sends through the model in one step"
     )
     microbatch_size: Positive = logical(1, "sequences in one micro-batch")
-
-
-class Schedule(Section):
-    """Learning rate over steps: linear warm-up, then the named decay to `final_fraction` of the
-    peak."""
-
-    name: Literal["cosine", "linear", "constant"] = logical(
-        "cosine", "the decay after warm-up; constant: none"
-    )
-    warmup_steps: Count = logical(0, "steps of linear warm-up, at most `steps` and `decay_steps`")
-    final_fraction: Annotated[StrictFloat, Field(ge=0, le=1)] = logical(
-        0.1, "the rate at the decay's end as a part of the peak (cosine and linear)"
-    )
-    decay_steps: Positive | None = logical(
-        None,
-        "the step at which the decay ends, counted from the first one; later steps keep that rate "
-        "(cosine and linear); null: the `steps` that the run begins with, also after a resume with "
-        "more of them",
-        resume="the rates before and after are told where they part",
-    )
 
 
 class Island(Section):
@@ -357,6 +338,13 @@ class Job(Section):
         "what the backward computes again, so that it need not be kept: `layers`: of every decoder "
         "layer its input and its experts' combined answer are kept, and the layer runs again; the "
         "same bits, in a fraction of the memory of activations, for about a fifth more time",
+    )
+    dense: Literal["copy", "shard"] = physical(
+        "copy",
+        "tensors outside of the experts: `copy`: every worker with lanes has all of them; `shard`: "
+        "it keeps what it owns, and has a layer's tensors, and their gradients, while it computes "
+        "that layer; the same bits, for twice the bytes of weights that travel. It needs zebra, or "
+        "one micro-batch a step (pipeline: auto chooses zebra)",
     )
     offload: Literal["none", "auto"] | Count = physical(
         "none",

@@ -193,18 +193,23 @@ def _keep_strict_float32(model: Any) -> None:
 
 
 def materialise(
-    model: nn.Module, device: torch.device, seed: int, unfilled: Collection[str] = ()
+    model: nn.Module,
+    device: torch.device,
+    seed: int,
+    unfilled: Collection[str] = (),
+    absent: Collection[str] = (),
 ) -> None:
     """Give everything but the experts memory on `device` and the family's own initial values,
     seeded by tensor name. `unfilled`: names of tensors that the caller will overwrite, for which
-    no random numbers are drawn.
+    no random numbers are drawn; `absent`: of parameters that stay on meta.
 
     The bits of a tensor depend on `seed` and its name alone: not on the device's vector width, nor
     on what else is built. Experts' parameters stay on meta.
     """
-    experts = expert_parameters(find_sites(model))
+    parameters = dict(model.named_parameters()) if absent else {}
+    skip = expert_parameters(find_sites(model)) | {id(parameters[name]) for name in absent}
     for module in model.modules():
-        _to_empty(module, device, experts)
+        _to_empty(module, device, skip)
     # Memory of its own was given to both names of a tied tensor; this makes them one again.
     model.tie_weights()  # type: ignore[operator]
     named = [*model.named_parameters(), *model.named_buffers()]

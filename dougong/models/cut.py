@@ -5,7 +5,7 @@ Legend: T tokens, K choices per token, H hidden size.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -20,13 +20,18 @@ from dougong.parallel.segments.flight import pause_at_experts
 from dougong.parallel.segments.recompute import Layers
 
 
-def cut(model: nn.Module, sites: list[Site], recompute: bool = False) -> Cut:
+def cut(
+    model: nn.Module,
+    sites: list[Site],
+    recompute: bool = False,
+    buffers: Sequence[Tensor] = (),
+) -> Cut:
     """Replace every site's forward by a pause, and describe the cut to the executor.
 
     The model is changed in place. What chooses the experts does so by the lower index among equals,
     see `break_ties_by_index`. `recompute`: its layers keep nothing of a flight's forward, and run
-    again in its backward; its tensors must have their memory by then. Raises ModelError where no
-    layers are found.
+    again in its backward; its tensors must have their memory by then, or get it in `buffers`.
+    Raises ModelError where no layers are found.
     """
     ties = break_ties_by_index(model, sites)
     for number, site in enumerate(sites):
@@ -35,7 +40,7 @@ def cut(model: nn.Module, sites: list[Site], recompute: bool = False) -> Cut:
     names = tuple(site.name for site in sites)
     layers = find_layers(model, sites) if recompute else {}
     if layers:
-        Layers(model, layers)
+        Layers(model, layers, buffers)
     return Cut(names, sites[0].num_experts, identity, tuple(layers))
 
 

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from dougong.errors import ModelError
 from dougong.job.parts.router import Router
 from dougong.job.schema import EXPERTS_PER_TOKEN_KEYS, Model
 from dougong.models.build import build_on_meta, load_config
-from dougong.models.layers import find_layers
+from dougong.models.layers import find_layers, find_units
 from dougong.models.library.attention_forms import forms_to_try
 from dougong.models.library.fast_paths import refuse_fast_paths
 from dougong.models.library.transformers_internals import strict_float32_names
@@ -20,6 +21,7 @@ from dougong.models.routers import find_choosers
 from dougong.models.sites import Site, expert_parameters, family_expert, find_sites
 from dougong.ops.experts.choose import is_swiglu
 from dougong.parallel.plan import Inventory, TensorSpec
+from dougong.parallel.units import DenseUnits
 
 
 def inspect_model(
@@ -28,13 +30,15 @@ def inspect_model(
     router: Router | None = None,
     is_layout_free: bool = False,
     recompute: bool = False,
+    shard: bool = False,
 ) -> Inventory:
     """Build the model on the meta device and list its tensors.
 
     `vocab_size` is the tokenizer's; it is used when the job file does not set the model's own.
     `is_layout_free`: the job promises its bits on any layout. `recompute`: its layers are to run
-    again in the backward. Raises `ModelError` when the model cannot be cut, or not balanced as
-    `router` asks, or would break that promise, or has no layers.
+    again in the backward; `shard`: its dense tensors are to come and go. Raises `ModelError` when
+    the model cannot be cut, or not balanced as `router` asks, or would break that promise, or has
+    no layers.
     """
     config = load_config(model, vocab_size)
     network = build_on_meta(config)
@@ -44,6 +48,8 @@ def inspect_model(
         refuse_fast_paths(network)
     if recompute:
         find_layers(network, sites)
+    if shard:
+        find_units(network, sites)
     inventory = inventory_of(config, network, sites)
     return dataclasses.replace(
         inventory,
@@ -63,7 +69,15 @@ def inventory_of(config: Any, network: nn.Module, sites: Sequence[Site]) -> Inve
         experts_per_token=experts_per_token(config),
         hidden_size=int(config.hidden_size),
         num_idle_experts=max(sites[0].num_rows.values()) - sites[0].num_experts,
+        units=_units(network, sites),
     )
+
+
+def _units(network: nn.Module, sites: Sequence[Site]) -> DenseUnits | None:
+    try:
+        return find_units(network, sites)
+    except ModelError:
+        return None
 
 
 def _dense_tensors(network: nn.Module, sites: Sequence[Site]) -> Iterator[TensorSpec]:

@@ -19,6 +19,7 @@ from dougong.errors import PlanError
 from dougong.parallel.activations import Activations
 from dougong.parallel.assign import EQUAL, Speed, contiguous, lane_shares, shares
 from dougong.parallel.island_paths import IslandPath
+from dougong.parallel.units import DenseUnits
 
 Role = Literal["attention", "experts", "both"]
 """What a worker has: lanes with their dense tensors, experts, or both."""
@@ -64,7 +65,8 @@ class Inventory:
     order; `hidden_size`: values of a token's vector there; `num_idle_experts`: those beside
     `num_experts` that compute nothing. `attention`: the forms by which it may be computed, where
     there are several the fastest first. `is_swiglu`: its experts are the usual ones. `activations`:
-    of the job's micro-batch, by accelerator; empty where nobody has asked."""
+    of the job's micro-batch, by accelerator; empty where nobody has asked. `units`: of dense
+    tensors that come and go together; None where its layers were not found."""
 
     family: str
     tensors: tuple[TensorSpec, ...]
@@ -77,6 +79,7 @@ class Inventory:
     attention: tuple[str, ...] = ()
     is_swiglu: bool = True
     activations: tuple[Activations, ...] = ()
+    units: DenseUnits | None = None
 
     @property
     def num_parameters(self) -> int:

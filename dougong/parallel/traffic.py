@@ -133,7 +133,8 @@ class StepShape:
     """What of a job decides about the bytes of its experts' calls and dense sums.
 
     `num_tokens`: of one lane's micro-batch; `value_bytes`: of a value in compute precision;
-    `is_layout_free`: dense gradients are added in the tree's order, else by the library.
+    `is_layout_free`: dense gradients are added in the tree's order, else by the library;
+    `is_sharded`: dense tensors come and go by units, and their gradients are added in order.
     """
 
     num_microbatches: int
@@ -141,6 +142,7 @@ class StepShape:
     value_bytes: int
     combine: Combine
     is_layout_free: bool
+    is_sharded: bool = False
 
 
 def flows_of_calls(shape: StepShape, inventory: Inventory, plan: Plan) -> list[Flow]:
@@ -223,7 +225,7 @@ def crossing_of(num_tokens: int, inventory: Inventory, num_experts: int) -> Cros
 
 def flows_of_dense(shape: StepShape, inventory: Inventory, plan: Plan) -> list[Flow]:
     """Gradients of the trained tensors outside the experts to their owners, and the new values
-    back, which workers hand on to each other."""
+    back, which workers hand on to each other, or get from the owners where they come and go."""
     values = [0.0] * len(plan.workers)
     gradients = [0.0] * len(plan.workers)
     for tensor in inventory.tensors:
@@ -233,12 +235,32 @@ def flows_of_dense(shape: StepShape, inventory: Inventory, plan: Plan) -> list[F
             gradients[owner] += GRADIENT_BYTES * size
             values[owner] += width * size
     ranks = [worker.rank for worker in plan.workers if worker.lanes]
-    weights = Pairs(TrafficKind.WEIGHTS, Doubling(ranks).crossing(_of_owners(values)))
-    if not shape.is_layout_free:
+    weights: Flow
+    if shape.is_sharded:
+        weights = _flow_of_units(shape, inventory, plan)
+    else:
+        weights = Pairs(TrafficKind.WEIGHTS, Doubling(ranks).crossing(_of_owners(values)))
+    if not shape.is_layout_free and not shape.is_sharded:
         return [Ring(TrafficKind.SUMS, ranks, sum(gradients)), weights]
     tree = LaneTree(plan.num_lanes)
     halving = Halving(tree, {w.rank: tree.held(w.lanes) for w in plan.workers if w.lanes})
     return [Pairs(TrafficKind.SUMS, halving.crossing(_of_owners(gradients))), weights]
+
+
+def _flow_of_units(shape: StepShape, inventory: Inventory, plan: Plan) -> Flow:
+    """From owners to each of the others: for a forward, and again for the backward what does not
+    belong to its first segment."""
+    units = inventory.units
+    assert units is not None, "a model without units is refused when it is looked at"
+    again = {name for unit in units.units[: units.kept_from] for name in unit.tensors}
+    of_owner = [0.0] * len(plan.workers)
+    for tensor in inventory.tensors:
+        if tensor.trainable:
+            width = FLOAT32_BYTES if tensor.stays_float32 else shape.value_bytes
+            num_bytes = width * aligned(tensor.num_parameters)
+            of_owner[plan.owners[tensor.name]] += num_bytes * (2 if tensor.name in again else 1)
+    to_each = [float(bool(worker.lanes)) for worker in plan.workers]
+    return Product(TrafficKind.WEIGHTS, of_owner, to_each)
 
 
 def _of_owners(by_rank: Sequence[float]) -> dict[int, float]:

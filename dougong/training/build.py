@@ -31,7 +31,10 @@ from dougong.ops.experts.choose import FusedForms, tell_no_fallback
 from dougong.parallel.comm.world import World
 from dougong.parallel.dense.allreduce import NativeReducer
 from dougong.parallel.dense.gradients import DenseGradients
-from dougong.parallel.dense.ordered_reduce import OrderedReducer
+from dougong.parallel.dense.ordered_reduce import OrderedReducer, Reducer
+from dougong.parallel.dense.unit_gathers import UnitGathers
+from dougong.parallel.dense.unit_reduce import UnitReducer
+from dougong.parallel.dense.unit_tensors import UnitTensors
 from dougong.parallel.dispatch.dispatcher import Dispatcher
 from dougong.parallel.dispatch.spec import DispatchSpec
 from dougong.parallel.exchange.channel import EmulatedLink
@@ -178,7 +181,8 @@ def build_in_world(share: WorkerShare, world: World, options: StepOptions) -> St
     exchange = Exchange(world, link, replica.cut.names)
     balance = LoadBalance(job, plan, world, replica, clock)
     ledger = None if options.ledger is None else _open_ledger(share, world, options.ledger)
-    guard = _guard(share, world, options.memory) if job.is_deterministic else None
+    gathers = unit_gathers(share, world)
+    guard = _guard(share, world, options.memory, gathers) if job.is_deterministic else None
     hooks = _in_order(balance, options, ledger, guard)
     executor = Executor(
         replica.cut,
@@ -186,9 +190,7 @@ def build_in_world(share: WorkerShare, world: World, options: StepOptions) -> St
         share.shard,
         exchange,
         clock,
-        ExecutorOptions(
-            emulation=emulation, after_forward=hooks.after_forward, tracer=options.tracer
-        ),
+        ExecutorOptions(emulation, hooks.after_forward, tracer=options.tracer, units=gathers),
     )
     parts = StepParts(
         share=share,
@@ -204,6 +206,7 @@ def build_in_world(share: WorkerShare, world: World, options: StepOptions) -> St
         tracer=options.tracer,
         memory=options.memory,
         guard=guard,
+        gathers=gathers,
     )
     return Stepper(parts)
 
@@ -264,16 +267,28 @@ def dense_gradients(
 ) -> DenseGradients:
     """Where a worker's dense gradients are added up."""
     job, plan, flat = share.blueprint.job, share.plan, share.replica.flat
-    kind = OrderedReducer if job.is_layout_free else NativeReducer
     leaves = {leaf_node(tensor): name for name, tensor in share.replica.leaves}
+    reducer: Reducer
+    if isinstance(flat, UnitTensors):
+        reducer = UnitReducer(world, plan, flat)
+    elif job.is_layout_free:
+        reducer = OrderedReducer(world, plan, flat)
+    else:
+        reducer = NativeReducer(world, plan, flat)
     return DenseGradients(
         leaves,
         plan.workers[share.rank].lanes,
-        kind(world, plan, flat),
+        reducer,
         flat.buckets,
         num_microbatches=job.batch.microbatches,
         tracer=tracer,
     )
+
+
+def unit_gathers(share: WorkerShare, world: World) -> UnitGathers | None:
+    """By which a worker's dense tensors come and go; None where they stay, or it has none."""
+    flat = share.replica.flat
+    return UnitGathers(world, share.plan, flat) if isinstance(flat, UnitTensors) else None
 
 
 def _open_ledger(share: WorkerShare, world: World, start: LedgerStart) -> LedgerHook:
@@ -284,9 +299,12 @@ def _open_ledger(share: WorkerShare, world: World, start: LedgerStart) -> Ledger
     return LedgerHook(Ledger(world, names, stored, start.digest), share.replica.masters)
 
 
-def _guard(share: WorkerShare, world: World, memory: StateMemory | None) -> Guard:
+def _guard(
+    share: WorkerShare, world: World, memory: StateMemory | None, gathers: UnitGathers | None
+) -> Guard:
     state = held_state_of(share.replica, share.optimizer)
-    return Guard(world, state, share.plan.owners, memory)
+    is_handed_on = share.blueprint.job.dense == "copy"
+    return Guard(world, state, share.plan.owners, memory, is_handed_on, gathers)
 
 
 def _in_order(

@@ -8,7 +8,7 @@ compute copy are one tensor, but where masters lie on the host and the worker co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -21,14 +21,20 @@ from dougong.checkpoint.huggingface import Names
 from dougong.job.schema import Job
 from dougong.models.build import build_on_meta, initial_expert, materialise
 from dougong.models.cut import cut
+from dougong.models.layers import find_units
 from dougong.models.sites import Site, find_sites
 from dougong.ops.experts.base import ExpertOp
 from dougong.parallel.dense.buckets import FlatTensors
+from dougong.parallel.dense.unit_tensors import UnitTensors
 from dougong.parallel.plan import Plan, SiteExperts
 from dougong.parallel.segments.cut import Cut
+from dougong.parallel.segments.unit_spans import tell_units
 
 ReadTensor = Callable[[str], Tensor]
 """Reads one named tensor (float32, any device) of the state to start from."""
+
+AT_ONCE = 1 << 28
+"""Parameters whose initial values are made at a time, where a worker keeps some of them."""
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -78,8 +84,9 @@ class ModelBlueprint:
 class Replica:
     """What `build_replica` made for one worker.
 
-    dense: compute copies by name (trainable and frozen, empty on a pure experts worker); flat: the
-    buffers in which the trainable ones lie; experts[site][expert]: compute copies of owned experts;
+    dense: compute copies by name that are there all the time (trainable and frozen, but with
+    `dense: shard` frozen ones alone; empty on a pure experts worker); flat: the buffers in which
+    the trainable ones lie; experts[site][expert]: compute copies of owned experts;
     masters: float32, everything that this worker owns, trainable or not; trainable: names of the
     dense tensors that training changes (every expert's are). link: from masters on the host to the
     device that computes; None where they lie there.
@@ -98,6 +105,8 @@ class Replica:
     @property
     def leaves(self) -> Iterator[tuple[str, Tensor]]:
         """(name, compute parameter) of every trainable dense tensor, in the model's order."""
+        if isinstance(self.flat, UnitTensors):
+            return iter(self.flat.parameters.items())
         return ((n, t) for n, t in self.dense.items() if n in self.trainable)
 
     @property
@@ -135,34 +144,111 @@ def build_replica(
     replicas can be built from it.
     """
     worker = plan.workers[rank]
-    # `source` is float32, as a checkpoint is; `model` is what computes, often the same module.
-    source = build_on_meta(blueprint.config)
-    trainable = trainable_dense(source)
-    model = source
-    if worker.lanes:
-        _fill_dense(source, blueprint, read)
-        model = _compute_copy(source, blueprint)
-    sites = find_sites(model)
-
-    # The buffers take over the parameters' memory, so they come before the masters, which in
-    # float32 are views of the same memory.
-    trained = {n: t for n, t in _named(model).items() if n in trainable}
-    flat = FlatTensors(trained, plan.owners)
-    masters = _dense_masters(source, blueprint, plan.owners, rank, shared=model is source)
-    experts = _Experts(blueprint, source, read).build(sites, worker.experts, masters)
-    described = cut(model, sites, blueprint.job.recompute == "layers")
-    dense = {n: _without_graph(t) for n, t in _named(model).items()}
+    is_sharded = blueprint.job.dense == "shard"
+    part = _shard(blueprint, plan, rank, read) if is_sharded else _copy(blueprint, plan, rank, read)
+    masters, sites = part.masters, find_sites(part.model)
+    experts = _Experts(blueprint, part.source, read).build(sites, worker.experts, masters)
+    is_again = blueprint.job.recompute == "layers"
+    described = cut(part.model, sites, is_again, part.flat.buffers)
     return Replica(
-        model=model,
+        model=part.model,
         sites=sites,
         cut=described,
-        dense=dense,
-        flat=flat,
+        dense={n: _without_graph(t) for n, t in part.dense.items()},
+        flat=part.flat,
         experts=experts,
         masters=masters,
-        trainable=trainable,
+        trainable=trainable_dense(part.source),
         link=blueprint.link_to_masters(),
     )
+
+
+@dataclass(frozen=True)
+class _DensePart:
+    """What a worker has of a model outside of the experts. `source`: float32, as a checkpoint is;
+    `model`: what computes, often the same module; `dense`: its tensors that are there all the
+    time; `masters`: of what it owns."""
+
+    source: nn.Module
+    model: nn.Module
+    dense: dict[str, Tensor]
+    flat: FlatTensors
+    masters: dict[str, Tensor]
+
+
+def _copy(blueprint: ModelBlueprint, plan: Plan, rank: int, read: ReadTensor | None) -> _DensePart:
+    """`dense: copy`: all of it, where there are lanes."""
+    source = model = build_on_meta(blueprint.config)
+    if plan.workers[rank].lanes:
+        _fill_dense(source, blueprint, read)
+        model = _compute_copy(source, blueprint)
+    dense, trainable = _named(model), trainable_dense(source)
+    # The buffers take over the parameters' memory, so they come before the masters, which in
+    # float32 are views of the same memory.
+    flat = FlatTensors({n: t for n, t in dense.items() if n in trainable}, plan.owners)
+    masters = _dense_masters(source, blueprint, plan.owners, rank, shared=model is source)
+    return _DensePart(source, model, dense, flat, masters)
+
+
+def _shard(blueprint: ModelBlueprint, plan: Plan, rank: int, read: ReadTensor | None) -> _DensePart:
+    """`dense: shard`: of trained tensors what it owns, and room for the others' to come."""
+    if not plan.workers[rank].lanes:
+        return _copy(blueprint, plan, rank, read)
+    source = build_on_meta(blueprint.config)
+    trainable = trainable_dense(source)
+    _fill_dense(source, blueprint, read, trainable)
+    model = _compute_copy(source, blueprint, trainable)
+    masters = _dense_masters(source, blueprint, plan.owners, rank, shared=model is source)
+    owned = [name for name in sorted(trainable) if plan.owners[name] == rank]
+    masters |= _owned_masters(blueprint, owned, trainable, read)
+    dense, units = _named(model), find_units(model, find_sites(model))
+    shapes = {n: p for n, p in model.named_parameters() if n in trainable}
+    parameters = _without_memory(model, shapes, blueprint.device)
+    flat = UnitTensors(units, parameters, shapes, plan.owners, masters)
+    tell_units([model.get_submodule(unit.name) for unit in units.units])
+    return _DensePart(source, model, dense, flat, masters)
+
+
+def _owned_masters(
+    blueprint: ModelBlueprint,
+    owned: Sequence[str],
+    trainable: frozenset[str],
+    read: ReadTensor | None,
+) -> dict[str, Tensor]:
+    """Float32 masters of trained tensors, without ever having all of them."""
+    place = blueprint.master_device
+    if read is not None:
+        return {name: read(name).to(place, torch.float32, copy=True) for name in owned}
+    masters: dict[str, Tensor] = {}
+    sizes = {name: p.numel() for name, p in blueprint.model.named_parameters() if name in trainable}
+    waiting = list(owned)
+    while waiting:
+        some = [waiting.pop()]
+        while waiting and sum(sizes[n] for n in (*some, waiting[-1])) <= AT_ONCE:
+            some.append(waiting.pop())
+        model = build_on_meta(blueprint.config)
+        seed = blueprint.job.seed
+        materialise(model, blueprint.device, seed, absent=trainable.difference(some))
+        values = dict(model.named_parameters())
+        masters |= {name: values[name].detach().to(place) for name in some}
+    return masters
+
+
+def _without_memory(
+    model: nn.Module, shapes: Mapping[str, nn.Parameter], device: torch.device
+) -> dict[str, nn.Parameter]:
+    """Parameters of no elements in the place of some that are on meta, wherever the model has
+    them; by name."""
+    parameters = {}
+    for name, shape in shapes.items():
+        empty = torch.empty(0, dtype=shape.dtype, device=device)
+        parameters[name] = nn.Parameter(empty, requires_grad=shape.requires_grad)
+    places = {id(shape): parameters[name] for name, shape in shapes.items()}
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if id(parameter) in places:
+                module._parameters[name] = places[id(parameter)]
+    return parameters
 
 
 def trainable_dense(model: nn.Module) -> frozenset[str]:
@@ -185,23 +271,33 @@ def _without_graph(tensor: Tensor) -> Tensor:
     return tensor if isinstance(tensor, nn.Parameter) else tensor.detach()
 
 
-def _fill_dense(model: nn.Module, blueprint: ModelBlueprint, read: ReadTensor | None) -> None:
+def _fill_dense(
+    model: nn.Module,
+    blueprint: ModelBlueprint,
+    read: ReadTensor | None,
+    absent: frozenset[str] = frozenset(),
+) -> None:
+    """Give a model's dense tensors memory and values, but for those of `absent`."""
+    device, seed = blueprint.device, blueprint.job.seed
     if read is None:
-        materialise(model, blueprint.device, blueprint.job.seed)
+        materialise(model, device, seed, absent=absent)
         return
-    materialise(model, blueprint.device, blueprint.job.seed, unfilled=model.state_dict())
+    materialise(model, device, seed, unfilled=model.state_dict(), absent=absent)
     with torch.no_grad():
         for name, tensor in _named(model).items():
             tensor.copy_(read(name))
 
 
-def _compute_copy(source: nn.Module, blueprint: ModelBlueprint) -> nn.Module:
+def _compute_copy(
+    source: nn.Module, blueprint: ModelBlueprint, absent: frozenset[str] = frozenset()
+) -> nn.Module:
     """The model that computes, built as transformers' own loader would: tensors that a family keeps
     in float32 stay so. In float32 it is `source` itself."""
     if blueprint.dtype == torch.float32:
         return source
     model = build_on_meta(blueprint.config, blueprint.dtype)
-    materialise(model, blueprint.device, blueprint.job.seed, unfilled=model.state_dict())
+    seed, unfilled = blueprint.job.seed, model.state_dict()
+    materialise(model, blueprint.device, seed, unfilled=unfilled, absent=absent)
     values = _named(source)
     with torch.no_grad():
         for name, tensor in _named(model).items():

@@ -129,11 +129,18 @@ def wanted_state(blueprint: ModelBlueprint, plan: Plan) -> list[list[StateKey]]:
     """What each worker of a plan begins with, by rank: what it computes with, and what it owns. The
     kinds of state that a tensor has only once it was updated are among it."""
     trainable = trainable_dense(blueprint.model)
+    is_sharded = blueprint.job.dense == "shard"
     kinds = [kind.name for kind in declaration_of(blueprint.job.optimizer).state_kinds]
     wanted: list[list[StateKey]] = []
     for worker in plan.workers:
         dense = list(plan.owners) if worker.lanes else []
-        trained = [name for name in dense if plan.owners[name] == worker.rank and name in trainable]
+        owned = [name for name in dense if plan.owners[name] == worker.rank]
+        trained = [name for name in owned if name in trainable]
+        if is_sharded:
+            dense = [
+                *owned,
+                *(name for name in dense if name not in trainable and name not in owned),
+            ]
         experts, idle = _expert_tensors(blueprint, worker)
         keys = [(MODEL_GROUP, name) for name in (*dense, *experts, *idle)]
         for kind in kinds:
@@ -185,7 +192,7 @@ class GuardHook(StepHook):
 
 
 def held_state_of(replica: Replica, optimizer: Optimizer) -> HeldState:
-    """What a worker holds from step to step."""
+    """What a worker holds from step to step; what comes and goes is none of it."""
     copies = dict(replica.dense) | dict(replica.copies)
     spread = frozenset(name for name, _ in replica.leaves)
     return HeldState(replica.masters, copies, spread, optimizer)

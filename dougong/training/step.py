@@ -4,7 +4,8 @@ everybody."""
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -16,6 +17,7 @@ from dougong.fault.policy import step_decision
 from dougong.parallel.comm.world import World
 from dougong.parallel.dense.gradients import DenseGradients
 from dougong.parallel.dense.ordered_reduce import all_gather_parameters
+from dougong.parallel.dense.unit_gathers import UnitGathers
 from dougong.parallel.dispatch.dispatcher import Dispatcher
 from dougong.parallel.exchange.exchange import Exchange
 from dougong.parallel.execute.clock import Clock
@@ -112,6 +114,7 @@ class StepParts:
     tracer: Tracer | None
     memory: StateMemory | None
     guard: Guard | None = None
+    gathers: UnitGathers | None = None
 
 
 @dataclass(frozen=True)
@@ -237,7 +240,9 @@ class Stepper:
             self.parts.gradients.start()
             scale = 1.0 / (batch.lanes * batch.microbatches)
             training = Training(forwards, scale, self._sink)
-            losses = self.parts.executor.train(share.program, share.message_order, training)
+            num_flights = len(self._plan.workers[share.rank].lanes) * batch.microbatches
+            with self._gathering(num_flights, is_training=True):
+                losses = self.parts.executor.train(share.program, share.message_order, training)
             # One wait for the device, not one a loss.
             values = torch.stack(list(losses.values())).tolist() if losses else []
             return dict(zip(losses, values, strict=True))
@@ -257,7 +262,10 @@ class Stepper:
         self.parts.exchange.begin_step(step)
         role = self._share.program.role
         # Losses stay on the device until all rounds are done: reading one waits for it.
-        done = [self.parts.executor.evaluate(role, forwards) for forwards in rounds]
+        done = []
+        for forwards in rounds:
+            with self._gathering(len(forwards), is_training=False):
+                done.append(self.parts.executor.evaluate(role, forwards))
         losses: dict[LossKey, float] = {}
         for number, by_lane in enumerate(done):
             for lane, loss in by_lane.items():
@@ -278,6 +286,16 @@ class Stepper:
         if self.parts.guard is not None:
             self.parts.guard.begin_step()
         self._hooks.begin_step(step)
+
+    @contextmanager
+    def _gathering(self, num_flights: int, is_training: bool) -> Iterator[None]:
+        """Inside, so many flights have the dense tensors there that they compute with."""
+        gathers = self.parts.gathers
+        if gathers is not None:
+            gathers.begin(num_flights, is_training)
+        yield
+        if gathers is not None:
+            gathers.end()
 
     def _sink(self, lane: int, microbatch: int) -> GradientSink:
         sink = self.parts.gradients.sink(lane, microbatch)
@@ -344,7 +362,8 @@ class Stepper:
             torch._foreach_mul_(list(gradients.values()), scale)
         self._share.optimizer.step(gradients, result.rate)
         # Owners alone have updated. Their new values go into the flat buffers first, in compute
-        # precision, and from there to every attention worker.
+        # precision, and from there to every attention worker; what comes and goes comes so again.
         with torch.no_grad(), self._clock.exchanging():
             self._replica.refresh()
-            all_gather_parameters(self._world, self._plan, self._replica.flat)
+            if self.parts.gathers is None:
+                all_gather_parameters(self._world, self._plan, self._replica.flat)

@@ -7,6 +7,7 @@ workers call the same methods in the same order.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import struct
@@ -81,7 +82,9 @@ class Takeover:
         tally.is_on = True
         tally.begin()
         lanes = self._plan.workers[self._part].lanes
-        with self._parts.balance.aside():
+        gathers = self._parts.gathers
+        aside = gathers.aside() if gathers is not None else contextlib.nullcontext()
+        with self._parts.balance.aside(), aside:
             found = self._stepper.gradients(step, self._forwards.of_step(step, lanes))
         self.gradients, self.losses = found.tensors, found.losses
         return computed_by(self._parts, tally, found)
@@ -125,7 +128,7 @@ class Takeover:
             program=programs_of(blueprint.job, plan)[part],
         )
         clock, exchange = Clock(note=parts.phases.note), Exchange(world, None, replica.cut.names)
-        options = ExecutorOptions(after_forward=parts.balance.after_forward)
+        options = ExecutorOptions(after_forward=parts.balance.after_forward, units=parts.gathers)
         again = StepParts(
             share=share,
             world=world,
@@ -139,6 +142,7 @@ class Takeover:
             hooks=StepHooks(),
             tracer=None,
             memory=None,
+            gathers=parts.gathers,
         )
         return Stepper(again)
 

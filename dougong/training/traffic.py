@@ -47,6 +47,7 @@ def flows_of_step(job: Job, inventory: Inventory, plan: Plan) -> list[Flow]:
         value_bytes=_VALUE_BYTES[job.precision],
         combine=job.combine,
         is_layout_free=job.is_layout_free,
+        is_sharded=job.dense == "shard",
     )
     return [
         *flows_of_calls(shape, inventory, plan),

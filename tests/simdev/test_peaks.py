@@ -21,6 +21,7 @@ CONFIG = {
     "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32, "num_experts": 8,
     "num_experts_per_tok": 2,
 }  # fmt: skip
+WIDE = CONFIG | {"hidden_size": 384, "intermediate_size": 768, "vocab_size": 4096, "num_hidden_layers": 6}
 BATCH = {"lanes": 1, "microbatches": 2, "microbatch_size": 2}
 ISLAND = {"name": "east", "accelerator": "sima"}
 APART = [ISLAND | {"role": "attention"}, {"name": "west", "accelerator": "sima", "role": "experts"}]
@@ -40,11 +41,16 @@ JOBS: dict[str, dict[str, Any]] = {
     "tiles": {"expert_tile": 32, "batch": BATCH | {"lanes": 2}},
     "two with both sides": {"batch": BATCH | {"lanes": 2}, "islands": [ISLAND | {"workers": 2}]},
     "apart": {"pipeline": "zebra", "islands": APART},
+    "dense tensors come and go": {"dense": "shard", "model": {"family": "qwen3_moe", "config": WIDE}},
+    "dense tensors of two workers come and go, layers run again": {
+        "dense": "shard", "recompute": "layers", "precision": "bfloat16", "batch": BATCH | {"lanes": 3},
+        "model": {"family": "qwen3_moe", "config": WIDE}, "islands": [ISLAND | {"workers": 2}],
+    },
     "apart, layers run again, bfloat16": {
         "pipeline": "af_pipe", "recompute": "layers", "precision": "bfloat16", "islands": APART,
     },
 }  # fmt: skip
-IN_SHORT = ("zebra", "layers that run again", "apart")
+IN_SHORT = ("zebra", "layers that run again", "apart", "dense tensors of two workers come and go, layers run again")
 
 
 def peaks_of(changes: dict[str, Any], folder: Path) -> list[dict[str, Any]]:

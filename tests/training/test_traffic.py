@@ -29,6 +29,7 @@ CASES: dict[str, dict[str, Any]] = {
     "half precision": {"precision": "bfloat16", "router": {"global_loss": 0.1}},
     "summed at the experts": {"combine": "at_experts", "determinism": "run"},
     "a loss of sequences": {"router": {"sequence_loss": 0.1}},
+    "dense tensors come and go": {"dense": "shard", "precision": "bfloat16"},
 }
 Sent = list[list[list[int]]]
 """Of one worker: bytes, then messages, by kind and peer."""

@@ -17,7 +17,10 @@ from torch import Tensor
 
 from dougong.accelerators.streams import Mark, wait_for
 from dougong.parallel.bridge.base import BridgeEnd, BridgeWork
-from dougong.parallel.comm.transfer import Transfer
+from dougong.parallel.comm.membership import Membership
+from dougong.parallel.comm.threads import MessageThread
+from dougong.parallel.comm.traffic import TrafficKind
+from dougong.parallel.comm.transfer import Transfer, TransferTags
 from dougong.parallel.comm.wait import NewWait, PeerWait, RankedWork
 
 
@@ -176,3 +179,52 @@ class Pending:
         self._under_way.land()
         if self._arrived is not None:
             self._arrived()
+
+
+class HostTransfers:
+    """Transfers by gloo of tensors in the machine's memory, whatever workers compute on. They are
+    in no order with what the native library moves. Each kind is waited for by itself, so that none
+    stands behind another one."""
+
+    def __init__(
+        self,
+        member: Membership,
+        group: dist.ProcessGroup | None,
+        tags: TransferTags,
+        make_thread: Callable[[str], MessageThread],
+    ) -> None:
+        self._member, self._route, self._tags = member, Route(group), tags
+        self._make_thread = make_thread
+        self._waiters: dict[TrafficKind, MessageThread] = {}
+
+    def begin(
+        self,
+        kind: TrafficKind,
+        sends: Sequence[Transfer],
+        receives: Sequence[Transfer],
+        what: str,
+        arrived: Callable[[], None] | None,
+    ) -> Pending:
+        """As `World.transfer`. One thread at a time begins those of a kind. `arrived`: to be called
+        when all is there."""
+        peers = sorted({transfer.rank for transfer in (*sends, *receives)})
+
+        def new_wait() -> PeerWait:
+            return PeerWait(self._member, peers, what)
+
+        under_way, host = (
+            self._route.begin(*self._tags.give(kind, sends, receives), new_wait()),
+            None,
+        )
+        if under_way.needs_thread:
+            if kind not in self._waiters:
+                self._waiters[kind] = self._make_thread(kind.value)
+            host = self._waiters[kind].submit(wait_for_host, under_way, new_wait)
+        return Pending(under_way, host, None, self._member.device, new_wait, arrived)
+
+
+def wait_for_host(under_way: UnderWay, new_wait: NewWait) -> None:
+    """Runs in a thread of its own: a message of gloo is not known to be complete before somebody
+    has waited for it."""
+    with new_wait() as wait:
+        under_way.wait_for_host(wait)

@@ -33,7 +33,8 @@ Seen = tuple[str, int, bool]
 
 class MessageTally:
     """One worker's, of the step that is computed. Off until somebody turns it on: it costs a look
-    at every byte. All is called by the thread that computes."""
+    at every byte. Called by the thread that computes, but for notes of what another one moves,
+    which has come to its end before anything is asked."""
 
     def __init__(self) -> None:
         self.is_on = False
@@ -51,8 +52,12 @@ class MessageTally:
 
     def balance(self) -> int:
         """Sent less arrived, modulo 2**64. Waits for the device once."""
-        signed = [entry.sums if entry.is_sent else -entry.sums for entry in self._entries]
-        return sum(torch.cat(signed).tolist()) % WRAP if signed else 0
+        by_device: dict[torch.device, list[Tensor]] = {}
+        for entry in self._entries:
+            signed = entry.sums if entry.is_sent else -entry.sums
+            by_device.setdefault(signed.device, []).append(signed)
+        totals = [sum(torch.cat(sums).tolist()) for sums in by_device.values()]
+        return sum(totals) % WRAP
 
     def by_message(self) -> dict[Seen, int]:
         """Everything, one by one; what has the same name is added."""

@@ -8,11 +8,9 @@ gloo, NCCL and HCCL.
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import contextmanager
-from dataclasses import replace
 
 import torch
 import torch.distributed as dist
@@ -26,16 +24,22 @@ from dougong.parallel.comm.arrival import Arrival
 from dougong.parallel.comm.meeting import GroupMaker, leave_groups, meet, not_joined
 from dougong.parallel.comm.membership import Membership
 from dougong.parallel.comm.native import Collective, NativeLibrary
-from dougong.parallel.comm.route import Pending, Route, UnderWay, split_native
+from dougong.parallel.comm.route import (
+    HostTransfers,
+    Pending,
+    Route,
+    UnderWay,
+    split_native,
+    wait_for_host,
+)
 from dougong.parallel.comm.tally import MessageTally
 from dougong.parallel.comm.threads import MessageThread
 from dougong.parallel.comm.traffic import SentTraffic, TrafficKind
-from dougong.parallel.comm.transfer import Transfer
+from dougong.parallel.comm.transfer import Transfer, TransferTags
 from dougong.parallel.comm.wait import NewWait, PeerWait
 from dougong.parallel.comm.world_groups import WorldGroups
 from dougong.parallel.schedules.operation import Direction, MessageKind
 
-TAGS, TRANSFERS_PER_PEER = 1 << 16, 1 << 12
 _LENGTH_BYTES = 8
 
 
@@ -68,7 +72,8 @@ class World:
         if groups.native is not None:
             thread = self.make_thread("native")
             self.native = NativeLibrary(groups.native, member.device, thread)
-        self._num_transfers = 0
+        self._tags = TransferTags()
+        self._on_host = HostTransfers(member, groups.attention, self._tags, self.make_thread)
         # The groups call a store of ours through its Python object, which their own reference does
         # not keep.
         self._store: Store | None = None
@@ -234,10 +239,6 @@ class World:
         Messages between two ranks arrive in the order of both sides' lists. `what` is transferred,
         in words.
         """
-        # Calls are in the same order on all workers, so their number, and a transfer's place among
-        # those with the same peer, are the same at both ends: a tag that nobody has to agree on.
-        first_tag = self._num_transfers % TAGS * TRANSFERS_PER_PEER
-        self._num_transfers += 1
         self._count(kind, sends)
         arrived = self._tallied(what, sends, receives) if kind is TrafficKind.SUMS else None
         peers = sorted({transfer.rank for transfer in (*sends, *receives)})
@@ -246,16 +247,33 @@ class World:
         def new_wait() -> PeerWait:
             return PeerWait(self.member, peers, what)
 
-        native_peers = self.member.native_peers
-        leaving, native_sends = split_native(_tagged(sends, first_tag), native_peers)
-        coming, native_receives = split_native(_tagged(receives, first_tag), native_peers)
+        sends, receives = self._tags.give(kind, sends, receives)
+        leaving, native_sends = split_native(sends, self.member.native_peers)
+        coming, native_receives = split_native(receives, self.member.native_peers)
         native = host = None
         if self.native is not None and (native_sends or native_receives):
             native = self.native.transfer(native_sends, native_receives, new_wait)
         under_way = self._dense.begin(leaving, coming, new_wait())
         if under_way.needs_thread:
-            host = self._waiter.submit(_wait_for_host, under_way, new_wait)
+            host = self._waiter.submit(wait_for_host, under_way, new_wait)
         return Pending(under_way, host, native, self.member.device, new_wait, arrived)
+
+    def transfer_on_host(
+        self,
+        kind: TrafficKind,
+        sends: Sequence[Transfer],
+        receives: Sequence[Transfer],
+        what: str,
+        is_counted: bool = True,
+    ) -> Pending:
+        """As `transfer`, of tensors in the machine's memory (`HostTransfers`). `is_counted`: it is
+        a part of the step's traffic."""
+        arrived = None
+        if is_counted:
+            self._count(kind, sends)
+            arrived = self._tallied(what, sends, receives) if kind is TrafficKind.SUMS else None
+        what = f"{what}, step {self.step}"
+        return self._on_host.begin(kind, sends, receives, what, arrived)
 
     def _tallied(
         self, what: str, sends: Sequence[Transfer], receives: Sequence[Transfer]
@@ -338,7 +356,7 @@ class World:
         under_way = route.begin(sends, receives, new_wait())
         if under_way.needs_thread:
             with new_wait() as wait:
-                wait.for_future(self._mover.submit(_wait_for_host, under_way, new_wait))
+                wait.for_future(self._mover.submit(wait_for_host, under_way, new_wait))
 
     def _gather_lengths(self, length: int, what: str) -> list[int]:
         payload = length.to_bytes(_LENGTH_BYTES, "little")
@@ -366,28 +384,11 @@ class World:
         self.gather_bytes(b".", [1] * self.size, "all workers at one point")
 
 
-def _tagged(transfers: Sequence[Transfer], first_tag: int) -> list[Transfer]:
-    """With tags that count the transfers of every peer."""
-    counts = Counter[int]()
-    tagged = []
-    for transfer in transfers:
-        tagged.append(replace(transfer, tag=first_tag + counts[transfer.rank]))
-        counts[transfer.rank] += 1
-    return tagged
-
-
 def _bytes_tensor(payload: bytes) -> Tensor:
     """uint8 [len(payload)]; torch makes none from an empty buffer."""
     if not payload:
         return torch.empty(0, dtype=torch.uint8)
     return torch.frombuffer(bytearray(payload), dtype=torch.uint8)
-
-
-def _wait_for_host(under_way: UnderWay, new_wait: Callable[[], PeerWait]) -> None:
-    """Runs in a thread of its own: a message of gloo is not known to be complete before somebody
-    has waited for it."""
-    with new_wait() as wait:
-        under_way.wait_for_host(wait)
 
 
 def _wait_for_collective(work: dist.Work, new_wait: NewWait) -> None:

@@ -37,6 +37,9 @@ class NativeReducer:
     def sums(self, lane: int) -> Mapping[str, Tensor]:
         return self._sums
 
+    def open(self, number: int) -> None:
+        """There is room for all of them."""
+
     def complete(self, number: int) -> None:
         self._complete.add(number)
         if self._alone:

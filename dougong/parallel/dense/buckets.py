@@ -69,6 +69,11 @@ class Bucket:
         return flat[start : start + math.prod(shape)].view(shape)
 
 
+def item_bytes(bucket: Bucket) -> int:
+    """Of one element, where the dtype is given by its name."""
+    return GRADIENT_BYTES if bucket.dtype == "torch.float32" else 2
+
+
 def views_of(buckets: Sequence[Bucket], buffers: Sequence[Tensor]) -> dict[str, Tensor]:
     """Every tensor of all buckets, in one buffer for each."""
     views = {}

@@ -48,7 +48,9 @@ class DenseGradients:
         """Begin a step: the first gradient of a tensor replaces what was there."""
         # Tensors that have received a gradient in this step, be it zero.
         self.reached: set[str] = set()
+        # Sums that have been written to, by identity: lanes may share one.
         self._touched: set[int] = set()
+        self._open: set[int] = set()
         self._complete: set[int] = set()
         # By lane and tensor: the gradients that are still to come or to be added, by micro-batch,
         # None for one that has not come.
@@ -104,14 +106,20 @@ class DenseGradients:
                 return
             del queue[microbatch]
             self._num_queued[self._bucket_of[name]] -= 1
+            self._open_bucket(self._bucket_of[name])
             self._add(self._reducer.sums(lane)[name], gradient)
 
+    def _open_bucket(self, number: int) -> None:
+        if number not in self._open:
+            self._open.add(number)
+            self._reducer.open(number)
+
     def _add(self, total: Tensor, gradient: Tensor) -> None:
-        if total.data_ptr() in self._touched:
+        if id(total) in self._touched:
             total.add_(gradient)
         else:
             total.copy_(gradient)
-            self._touched.add(total.data_ptr())
+            self._touched.add(id(total))
 
     def _hand_over_if_complete(self, number: int) -> None:
         if self._num_lanes_open or self._num_queued[number] or number in self._complete:
@@ -120,11 +128,13 @@ class DenseGradients:
 
     def _hand_over(self, number: int) -> None:
         names = self._buckets[number].shapes
+        if self._lanes:
+            self._open_bucket(number)
         for lane in self._lanes:
             all_sums = self._reducer.sums(lane)
             sums = {name: all_sums[name] for name in names}
             for total in sums.values():
-                if total.data_ptr() not in self._touched:
+                if id(total) not in self._touched:
                     total.zero_()
             if self._tracer is not None:
                 self._tracer.sums(lane, sums)

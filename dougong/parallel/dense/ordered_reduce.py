@@ -49,6 +49,11 @@ class Reducer(Protocol):
         """Where a local lane's gradients (float32) are to be added up; lanes may share them."""
         ...
 
+    def open(self, number: int) -> None:
+        """The first gradient for bucket `number` is there, or its turn to be complete without one:
+        there is room for it from now on. Once a step."""
+        ...
+
     def complete(self, number: int) -> None:
         """The gradients of bucket `number` are complete for all local lanes. Once a step; buckets
         in any order."""
@@ -92,22 +97,25 @@ class OrderedReducer:
         share = share_of(Halving(self._tree, held), in_halves(owners), world.rank)
         self._rounds, self._result = share.rounds, share.result
         # One buffer a bucket for every local lane: the leaves of the tree.
-        self._leaves = {lane: self._allocate() for lane in plan.workers[world.rank].lanes}
+        self._leaves: dict[int, list[Tensor]] = {}
         self._sums: dict[int, dict[str, Tensor]] = {}
-        for lane, leaves in self._leaves.items():
-            self._sums[lane] = views_of(self._buckets, leaves)
-        self._scratch = ScratchRing(self._allocate_scratch())
+        for lane in plan.workers[world.rank].lanes:
+            self._leaves[lane], self._sums[lane] = self._allocate()
+        numel = scratch_numel(self._stretches, self._rounds)
+        room = torch.empty(numel, dtype=torch.float32, device=self._lands_on)
+        self._scratch = ScratchRing(room)
         self._start()
 
-    def _allocate(self) -> list[Tensor]:
-        """Room for one lane's gradients of all buckets, zero."""
+    def _allocate(self) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """Room for one lane's gradients of all buckets, zero; and by tensor."""
         device = self._world.member.device
-        return [bucket.allocate(torch.float32, device) for bucket in self._buckets]
+        leaves = [bucket.allocate(torch.float32, device) for bucket in self._buckets]
+        return leaves, views_of(self._buckets, leaves)
 
-    def _allocate_scratch(self) -> Tensor:
-        """Room for what comes in all rounds, at most as much as the largest stretch has."""
-        numel = scratch_numel(self._stretches, self._rounds)
-        return torch.empty(numel, dtype=torch.float32, device=self._world.member.device)
+    @property
+    def _lands_on(self) -> torch.device:
+        """Where what other workers send arrives."""
+        return self._world.member.device
 
     @property
     def scratch_bytes(self) -> int:
@@ -124,6 +132,9 @@ class OrderedReducer:
 
     def sums(self, lane: int) -> Mapping[str, Tensor]:
         return self._sums[lane]
+
+    def open(self, number: int) -> None:
+        """There is room for all of them."""
 
     def complete(self, number: int) -> None:
         self._nodes[number] = self._sum_held(number)
@@ -180,10 +191,15 @@ class OrderedReducer:
             receives.append(Transfer(peer, landing))
             landings.append((run, landing))
         what = f"gradients of bucket {part.bucket}, stretch {stretch}, round {round_}"
-        pending = self._world.transfer(TrafficKind.SUMS, sends, receives, what)
+        pending = self._transfer(sends, receives, what)
         leaving = [one.tensor for one in sends]
         self._under_way.append(_RoundUnderWay(stretch, its, pending, landings, leaving))
         return True
+
+    def _transfer(
+        self, sends: Sequence[Transfer], receives: Sequence[Transfer], what: str
+    ) -> Pending:
+        return self._world.transfer(TrafficKind.SUMS, sends, receives, what)
 
     def _land(self, begun: _RoundUnderWay) -> None:
         """Wait for a round's messages and add what they bring."""
@@ -192,7 +208,8 @@ class OrderedReducer:
         nodes = self._nodes[part.bucket]
         for run, landing in begun.landings:
             for begin, end, node in run.parts:
-                nodes[node][begin:end].add_(landing[begin - run.begin : end - run.begin])
+                values = landing[begin - run.begin : end - run.begin]
+                nodes[node][begin:end].add_(values.to(nodes[node].device))
         for (owner, into), (_, from_) in begun.its.adds:
             if owner in part.parts:
                 place = part.parts[owner]
@@ -204,7 +221,7 @@ class OrderedReducer:
         part = bucket.parts.get(self._world.rank)
         if part is None or self._result is None:
             return {}
-        return _tensors_of_part(bucket, part, nodes[self._result][part])
+        return tensors_of_part(bucket, part, nodes[self._result][part])
 
 
 def _joined(run: ReduceRun, nodes: Mapping[TreeNode, Tensor]) -> Tensor:
@@ -213,7 +230,7 @@ def _joined(run: ReduceRun, nodes: Mapping[TreeNode, Tensor]) -> Tensor:
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
 
-def _tensors_of_part(bucket: Bucket, part: slice, values: Tensor) -> dict[str, Tensor]:
+def tensors_of_part(bucket: Bucket, part: slice, values: Tensor) -> dict[str, Tensor]:
     """The tensors that lie in one owner's part of a bucket, as views of the part's values."""
     tensors = {}
     for name, start in bucket.starts.items():

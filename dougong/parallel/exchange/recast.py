@@ -95,6 +95,19 @@ class RecastWorld(World):
             pending = self._real.transfer(kind, leaving, coming, what)
         return replace(pending, _arrived=arrived)
 
+    def transfer_on_host(
+        self,
+        kind: TrafficKind,
+        sends: Sequence[Transfer],
+        receives: Sequence[Transfer],
+        what: str,
+        is_counted: bool = False,
+    ) -> Pending:
+        arrived = self._tallied(what, sends, receives)
+        leaving, coming = self._mapped(sends), self._mapped(receives)
+        pending = self._real.transfer_on_host(kind, leaving, coming, what, is_counted=False)
+        return replace(pending, _arrived=arrived)
+
     def add_counts(self, counts: Tensor, attention_only: bool = False) -> Tensor:
         return self._real.add_counts(counts, attention_only)
 

@@ -38,6 +38,7 @@ from dougong.parallel.schedules.serial import serial
 from dougong.parallel.segments.cut import Cut
 from dougong.parallel.segments.flight import ExpertsCall, Flight, Forward, GradientSink
 from dougong.parallel.segments.repeats import LayerRepeats
+from dougong.parallel.segments.unit_spans import UnitUse
 from dougong.parallel.trace.tracer import Tracer
 
 AfterForward = Callable[[int, Mapping[int, Flight], Sequence[Mapping[int, Routing]]], None]
@@ -75,12 +76,13 @@ class ExecutorOptions:
 
     `emulation`: how long the device pretends to take. `after_forward`: called between a
     micro-batch's forward and its backward. `tracer`: is shown what a training step computes on its
-    way.
+    way. `units`: has dense tensors there that come and go.
     """
 
     emulation: Emulation | None = None
     after_forward: AfterForward | None = None
     tracer: Tracer | None = None
+    units: UnitUse | None = None
 
 
 NO_OPTIONS = ExecutorOptions()
@@ -102,6 +104,7 @@ class Executor:
         self._exchange, self._clock, self._options = exchange, clock, options
         self._emulation = options.emulation or Emulation()
         self._repeats = LayerRepeats() if cut.recomputes else None
+        self._units = options.units
         self._actions = self._by_kind()
         self._forget_all()
 
@@ -217,7 +220,7 @@ class Executor:
         forwards = self._evaluated if training is None else training.forwards(microbatch)
         flights, sinks = {}, {}
         for lane, forward in forwards.items():
-            flights[lane] = Flight(forward, training is not None, self._repeats)
+            flights[lane] = Flight(forward, training is not None, self._repeats, self._units)
             if training is not None:
                 sinks[lane] = training.sink(lane, microbatch)
         self._microbatches[microbatch] = _MicroBatch(flights, sinks)

@@ -23,6 +23,7 @@ from dougong.parallel.segments.layer_values import INSTEAD
 from dougong.parallel.segments.refusals import refuse_in_forward
 from dougong.parallel.segments.repeats import LayerRepeats
 from dougong.parallel.segments.tape import GraphNode, TapeWalk, edge_of, leaf_node, sequence_now
+from dougong.parallel.segments.unit_spans import UnitSpans, UnitUse
 
 USED_ELSEWHERE = (
     "the model uses its experts' weights outside of the experts call, where they cannot be "
@@ -122,10 +123,15 @@ class Flight:
     """One lane's micro-batch: resume it forward with outputs, then backward with gradients."""
 
     def __init__(
-        self, forward: Forward, with_gradients: bool, repeats: LayerRepeats | None = None
+        self,
+        forward: Forward,
+        with_gradients: bool,
+        repeats: LayerRepeats | None = None,
+        units: UnitUse | None = None,
     ) -> None:
         """`repeats`: is told of layers that run again. Those that were made to (`Layers`) then keep
-        nothing of their forward; None: they keep it."""
+        nothing of their forward; None: they keep it. `units`: has the tensors of those modules
+        there that tell of themselves (`tell_units`); None: all are there."""
         self._forward = forward
         self._greenlet = greenlet(forward.run)
         self.notes: list[Any] = []
@@ -137,6 +143,9 @@ class Flight:
         self._added_losses: list[Tensor] = []
         if repeats is not None and with_gradients:
             LayerHooks(repeats).belongs_to(self._greenlet)
+        self._spans = None if units is None else UnitSpans(units, with_gradients)
+        if self._spans is not None:
+            self._spans.belongs_to(self._greenlet)
 
     def start(self) -> None:
         """Run to the first experts call (or to the end)."""
@@ -217,7 +226,7 @@ class Flight:
         # those of segments before it smaller ones: the bound is the segment's border.
         output_leaf = leaf_node(call.output)
         gradient = None
-        for node, value in self._walk.until(call.sequence):
+        for node, value in self._until(self._walk, call.sequence):
             if node is output_leaf:
                 gradient = value
             else:
@@ -237,10 +246,14 @@ class Flight:
     def end_backward(self, sink: GradientSink) -> None:
         """Walk what is left, before the first experts call."""
         assert self._walk is not None
-        for node, value in self._walk.finish():
+        walked = self._walk.finish() if self._spans is None else self._spans.finish(self._walk)
+        for node, value in walked:
             sink.take(node, value)
         sink.end()
         self._walk = None
+
+    def _until(self, walk: TapeWalk, bound: int) -> Iterator[tuple[GraphNode, Tensor]]:
+        return walk.until(bound) if self._spans is None else self._spans.walk(walk, bound)
 
 
 def uses_tensors_without_memory(

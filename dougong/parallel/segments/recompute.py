@@ -51,9 +51,12 @@ class _Answer:
 class Layers:
     """The layers of one model that run again. Made once: it replaces their forwards, in place."""
 
-    def __init__(self, model: nn.Module, layers: Mapping[str, nn.Module]) -> None:
-        """`layers`: by name. The model's tensors must have their memory already."""
-        kept = [*model.parameters(), *model.buffers()]
+    def __init__(
+        self, model: nn.Module, layers: Mapping[str, nn.Module], buffers: Sequence[Tensor] = ()
+    ) -> None:
+        """`layers`: by name. The model's tensors must have their memory already, or be given it in
+        `buffers`."""
+        kept = [*model.parameters(), *model.buffers(), *buffers]
         self._storages = frozenset(_storage_of(tensor) for tensor in kept)
         self.device = next((t.device for t in kept if not t.is_meta), torch.device("cpu"))
         for name, module in layers.items():

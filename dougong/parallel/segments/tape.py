@@ -54,6 +54,11 @@ class TapeWalk:
         """The leaves that the graph reaches: no other one gets a gradient."""
         return self._uses.keys()
 
+    @property
+    def next_number(self) -> int | None:
+        """The sequence number of the node that would run next; None: there is none by now."""
+        return -self._heap[0][0] if self._heap else None
+
     def add(self, tensor: Tensor | GradientEdge, gradient: Tensor) -> None:
         """Say that `tensor` (an output of the graph, or an input of an experts call; or its place
         on the tape) received this gradient."""

@@ -20,6 +20,7 @@ from dougong.job.schema import Job
 from dougong.parallel.plan import Inventory, Plan, Role, Worker
 from dougong.parallel.schedules.operation import Kind, Operation, Program
 from dougong.parallel.schedules.registry import make_programs
+from dougong.planner.needs.dense_units import UnitBytes
 from dougong.planner.needs.holdings import copy_bytes
 from dougong.planner.needs.programs import num_sites, pipeline_of
 from dougong.planner.needs.step_shapes import StepShapes
@@ -95,6 +96,8 @@ class _Walk:
         self._is_alone = len(shapes.plan.workers) == 1
         self._at_attention = shapes.job.combine == "at_attention"
         self._recomputes = shapes.job.recompute == "layers"
+        self._units = shapes.unit_bytes if self._lanes else None
+        self._walks_back = False
 
     def peak(self) -> Terms:
         actions = self._actions()
@@ -138,6 +141,9 @@ class _Walk:
         """Lane after lane: each has what its segment takes for a moment beside what the others
         keep. What was measured begins with the answer."""
         segment, microbatch = self._segments[operation.site], operation.microbatch
+        if self._units is not None and not self._walks_back:
+            weights = self._units.forward(operation.site)
+            self._alive.add(("units", "weights"), Term.WEIGHTS, weights)
         for lane in range(self._lanes):
             self._alive.drop(("answer", operation.site - 1, microbatch, lane))
             self._go_on((microbatch, lane), segment.forward, segment.kept)
@@ -145,9 +151,20 @@ class _Walk:
     def _backward(self, operation: Operation) -> None:
         """The same, beginning with the gradients of what the experts were asked."""
         segment, microbatch = self._segments[operation.site], operation.microbatch
+        if self._units is not None:
+            self._walk_units(self._units, operation)
         for lane in range(self._lanes):
             self._alive.drop(("given", operation.site, microbatch, lane))
             self._go_on((microbatch, lane), segment.backward, segment.given_back)
+
+    def _walk_units(self, units: UnitBytes, operation: Operation) -> None:
+        """Of the last segment, whose forwards come between its backwards, all is there."""
+        self._walks_back = True
+        is_last = operation.site == len(self._segments) - 1
+        weights = (units.forward if is_last else units.backward)(operation.site)
+        self._alive.add(("units", "weights"), Term.WEIGHTS, weights)
+        sums = self._lanes * units.sums(operation.site)
+        self._alive.add(("units", "gradients"), Term.GRADIENTS, sums)
 
     def _go_on(self, flight: tuple[int, int], passing: int, more: int) -> None:
         """A flight has `more` bytes behind its segment, and `passing` more while it runs."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from dougong.job.schema import Job
 from dougong.parallel.plan import Inventory, Plan, Role, Worker
+from dougong.planner.needs.dense_units import owned_gradient_bytes
 from dougong.planner.needs.holdings import (
     copy_bytes,
     dense_buckets,
@@ -80,12 +81,14 @@ def _expert_parameters(inventory: Inventory, worker: Worker) -> int:
 
 def _gradient_bytes(job: Job, inventory: Inventory, plan: Plan) -> list[int]:
     """Of all sums of a worker's lanes, and of its experts."""
-    dense = dense_gradient_bytes(dense_buckets(job, inventory, plan))
+    buckets = dense_buckets(job, inventory, plan)
     expert = expert_gradient_bytes(inventory)
-    found = []
-    for worker in plan.workers:
-        found.append(worker.num_experts * expert + dense * num_sums(job, worker))
-    return found
+    if job.dense == "shard":  # the lanes' own come and go, as in the step itself
+        dense = owned_gradient_bytes(buckets, plan)
+    else:
+        one = dense_gradient_bytes(buckets)
+        dense = [one * num_sums(job, worker) for worker in plan.workers]
+    return [worker.num_experts * expert + dense[worker.rank] for worker in plan.workers]
 
 
 def _piece_bytes(inventory: Inventory, each: int, owned: Sequence[int]) -> list[int]:

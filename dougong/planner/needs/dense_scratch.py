@@ -23,7 +23,8 @@ def scratch_bytes(job: Job, plan: Plan, buckets: Sequence[Bucket]) -> list[int]:
     lanes."""
     found = [0] * len(plan.workers)
     with_lanes = [worker for worker in plan.workers if worker.lanes]
-    if not job.is_layout_free or len(with_lanes) < 2:
+    is_ordered = job.is_layout_free or job.dense == "shard"
+    if not is_ordered or len(with_lanes) < 2:
         return found
     stretches = list(stretches_of(buckets))
     if len(with_lanes) > MOST_COUNTED:

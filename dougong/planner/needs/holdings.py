@@ -12,8 +12,16 @@ from dougong.job.optimizers.declaration import FLOAT32_BYTES
 from dougong.job.optimizers.registry import declaration_of
 from dougong.job.schema import Job
 from dougong.ops.sizes import ALIGNMENT_BYTES, rounded_up
-from dougong.parallel.dense.buckets import GRADIENT_BYTES, Bucket, TensorForm, make_buckets
+from dougong.parallel.dense.buckets import (
+    GRADIENT_BYTES,
+    Bucket,
+    TensorForm,
+    item_bytes,
+    make_buckets,
+)
+from dougong.parallel.dense.unit_buckets import unit_buckets
 from dougong.parallel.plan import Inventory, Plan, TensorSpec, Worker
+from dougong.planner.needs.dense_units import owned_gradient_bytes
 
 NUM_LINKS = 2
 """Of a worker whose masters lie on the host: for its gradients, and for its new weights."""
@@ -27,8 +35,10 @@ MASTER_BYTES = FLOAT32_BYTES
 class StateHolding:
     """One worker's, in bytes.
 
-    weights     compute copies: all tensors outside of the experts where it has lanes, its experts
-    gradients   float32: of its experts, and for each sum of its lanes all dense tensors
+    weights     compute copies: all tensors outside of the experts where it has lanes (of those that
+                come and go none), its experts
+    gradients   float32: of its experts, and for each sum of its lanes all dense tensors (where they
+                come and go, once of those that it owns)
     masters     float32, of what it owns; 0 where the compute copies themselves are
     moments     what the optimizer keeps of what it trains
     on_host     whether masters and moments lie in the machine's memory, beside its device's
@@ -112,10 +122,21 @@ def expert_gradient_bytes(inventory: Inventory) -> int:
 
 def dense_buckets(job: Job, inventory: Inventory, plan: Plan) -> list[Bucket]:
     """The buckets in which dense tensors and their gradients lie on every worker with lanes, as
-    `FlatTensors` makes them."""
+    `FlatTensors` and `UnitTensors` make them."""
+    if job.dense == "shard":
+        return dense_groups(job, inventory, plan)[0]
     trained = {t.name: t for t in reversed(inventory.tensors) if t.trainable}
     forms = {n: TensorForm(f"torch.{_dtype(job, t)}", t.shape) for n, t in trained.items()}
     return make_buckets(forms, {name: plan.owners[name] for name in trained})
+
+
+def dense_groups(job: Job, inventory: Inventory, plan: Plan) -> tuple[list[Bucket], list[range]]:
+    """The same where dense tensors come and go (`dense: shard`), with the numbers of the buckets of
+    each group (`DenseUnits.groups`)."""
+    assert inventory.units is not None, "a model without units is refused when it is looked at"
+    trained = [tensor for tensor in inventory.tensors if tensor.trainable]
+    forms = {t.name: TensorForm(f"torch.{_dtype(job, t)}", t.shape) for t in trained}
+    return unit_buckets(inventory.units, forms, plan.owners)
 
 
 def dense_gradient_bytes(buckets: Iterable[Bucket]) -> int:
@@ -167,12 +188,14 @@ def _owned_dense(inventory: Inventory, plan: Plan) -> list[_OwnedDense]:
 
 @dataclass(frozen=True)
 class _ModelBytes:
-    """What of a plan is the same for all workers. `dense`: compute copies of all dense tensors;
-    `sums`: their gradients, once; of one expert: its parameters, those of idle ones beside the last
+    """What of a plan is the same for all workers. `dense`: compute copies of all dense tensors that
+    stay; `sums`: their gradients, once; `own_sums`: by rank, of those that come and go, what it
+    owns; of one expert: its parameters, those of idle ones beside the last
     expert, and its gradients; the number of the last one."""
 
     dense: int
     sums: int
+    own_sums: tuple[int, ...]
     expert: int
     idle: int
     expert_gradients: int
@@ -182,12 +205,14 @@ class _ModelBytes:
     def of(job: Job, inventory: Inventory, plan: Plan) -> _ModelBytes:
         frozen = sum(_bytes_of(job, t) for t in inventory.tensors if not t.trainable)
         buckets = dense_buckets(job, inventory, plan)
-        flat = sum(_item_bytes(bucket) * bucket.numel for bucket in buckets)
+        is_sharded = job.dense == "shard"
+        flat = 0 if is_sharded else sum(item_bytes(bucket) * bucket.numel for bucket in buckets)
+        own = owned_gradient_bytes(buckets, plan) if is_sharded else [0] * len(plan.workers)
         one = inventory.expert_parameters
         idle = one * inventory.num_idle_experts
-        sums = dense_gradient_bytes(buckets)
+        sums = 0 if is_sharded else dense_gradient_bytes(buckets)
         gradients, last = expert_gradient_bytes(inventory), inventory.num_experts - 1
-        return _ModelBytes(frozen + flat, sums, one, idle, gradients, last)
+        return _ModelBytes(frozen + flat, sums, tuple(own), one, idle, gradients, last)
 
     def holding(self, job: Job, worker: Worker, dense: _OwnedDense) -> StateHolding:
         on_host = owns_on_host(job, worker.island)
@@ -196,19 +221,16 @@ class _ModelBytes:
         idle = self.idle * _num_last(worker, self.last) if self.idle else 0
         owned, trained = dense.owned + experts + idle, dense.trained + experts
         each = declaration_of(job.optimizer).bytes_per_parameter(job.optimizer)
-        gradients = worker.num_experts * self.expert_gradients
+        gradients = worker.num_experts * self.expert_gradients + self.own_sums[worker.rank]
+        apart = idle + (dense.trained if job.dense == "shard" else 0)
         return StateHolding(
             weights=experts * copy_bytes(job) + (self.dense if worker.lanes else 0),
             gradients=gradients + self.sums * num_sums(job, worker),
-            masters=MASTER_BYTES * (owned if has_masters else idle),
+            masters=MASTER_BYTES * (owned if has_masters else apart),
             moments=each * trained,
             on_host=on_host,
             num_trained=trained,
         )
-
-
-def _item_bytes(bucket: Bucket) -> int:
-    return FLOAT32_BYTES if bucket.dtype == "torch.float32" else 2
 
 
 def _num_last(worker: Worker, last: int) -> int:

@@ -27,9 +27,11 @@ def programs_of(job: Job, plan: Plan) -> list[Program]:
 
 def pipeline_of(job: Job, plan: Plan) -> str:
     """The schedule's name. `pipeline: auto`: in step where all workers have attention and experts,
-    in stripes where they are apart."""
+    in stripes where they are apart, or where dense tensors come and go layer by layer."""
     if job.pipeline != "auto":
         return job.pipeline
+    if job.dense == "shard":
+        return "zebra"
     roles = {worker.role_in_step for worker in plan.workers}
     return "colocated" if roles == {"both"} else "zebra"
 

@@ -14,7 +14,8 @@ from functools import cached_property
 from dougong.job.schema import Job
 from dougong.parallel.activations import SegmentBytes
 from dougong.parallel.plan import Inventory, Plan
-from dougong.planner.needs.holdings import copy_bytes
+from dougong.planner.needs.dense_units import UnitBytes
+from dougong.planner.needs.holdings import copy_bytes, dense_groups
 from dougong.planner.needs.programs import num_sites
 from dougong.planner.needs.tiles import product_rows
 
@@ -33,6 +34,15 @@ class StepShapes:
     def tokens(self) -> int:
         """T."""
         return self.job.batch.microbatch_size * self.job.data.sequence_length
+
+    @cached_property
+    def unit_bytes(self) -> UnitBytes | None:
+        """Of dense tensors that come and go; None where they stay."""
+        if self.job.dense == "copy":
+            return None
+        buckets, groups = dense_groups(self.job, self.inventory, self.plan)
+        assert self.inventory.units is not None
+        return UnitBytes.of(self.inventory.units, buckets, groups)
 
     @cached_property
     def choices(self) -> int:

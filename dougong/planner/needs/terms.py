@@ -12,14 +12,15 @@ class Term(Enum):
 
     WEIGHTS = (
         "weights",
-        "add workers, which have fewer experts each (all that lies outside of them is on every "
-        "worker with lanes), move experts by offload or speed, or take a smaller model",
+        "add workers, which have fewer experts each; all that lies outside of them is on every "
+        "worker with lanes: set dense: shard, where it is not set; move experts by offload or "
+        "speed, or take a smaller model",
     )
     GRADIENTS = (
         "gradients",
-        "each lane of a worker has a sum of all that lies outside of the experts: where workers "
-        "have several, add workers with lanes, or begin a run with fewer batch.lanes; one lane's "
-        "gets less by a smaller model alone",
+        "each lane of a worker has a sum of all that lies outside of the experts: set "
+        "dense: shard, where it is not set; where workers have several lanes, add workers with "
+        "lanes, or begin a run with fewer batch.lanes",
     )
     MASTERS = (
         "masters",

@@ -46,13 +46,15 @@ def needed_memory(job: Job, inventory: Inventory, plan: Plan) -> list[WorkerMemo
     found = []
     for worker, holding in zip(plan.workers, held, strict=True):
         rank = worker.rank
-        always = added([_state(holding), {Term.SCRATCH: scratch[rank]}, _audits(audits[rank])])
+        sums = {Term.SCRATCH: scratch[rank]}
+        is_beside = job.dense == "shard" and not account.is_near[worker.island]
+        always = added([_state(holding), {} if is_beside else sums, _audits(audits[rank])])
         phases = {
             STEP: step.of(worker),
             UPDATE: account.update(holding),
             CHECKS: account.checks(plan, worker, holding),
         }
-        host = added([account.host(worker, holding), beside[rank]])
+        host = added([account.host(worker, holding), beside[rank], sums if is_beside else {}])
         found.append(WorkerMemory(always, phases, host))
     return found
 
@@ -101,7 +103,7 @@ class _Account:
         """What sums of all bits take on a device for a moment: small tensors are joined and added
         up in running sums, thrice their bytes; the ledger's joins tensors, too, and makes products
         of twice their bytes, up to a limit. A processor takes them in its cache."""
-        if not self.job.is_deterministic or self._is_near[worker.island]:
+        if not self.job.is_deterministic or self.is_near[worker.island]:
             return {}
         products = min(3 * FLOAT32_BYTES * held.num_trained, CHECKSUM_BYTES)
         return {Term.CHECKS: max(products, SMALL_COPIES * self._small_bytes(plan, worker))}
@@ -115,7 +117,7 @@ class _Account:
         for tensor in self._small_dense:
             if plan.owners[tensor.name] == worker.rank:
                 total += tensor.num_parameters * each
-            elif worker.lanes:
+            elif worker.lanes and self.job.dense == "copy":
                 total += tensor.num_parameters * copy_bytes(self.job)
         return total
 
@@ -124,7 +126,8 @@ class _Account:
         return [t for t in self.inventory.tensors if _is_small(t.num_parameters)]
 
     @cached_property
-    def _is_near(self) -> Mapping[str, bool]:
+    def is_near(self) -> Mapping[str, bool]:
+        """By island, whether its workers compute in the machine's memory."""
         return shares_machine(self.job)
 
     def host(self, worker: Worker, held: StateHolding) -> Terms:

@@ -47,14 +47,17 @@ class WrongNumbers:
     accused: tuple[int, ...]
 
 
-def find(evidences: Sequence[WorkerEvidence], owners: Mapping[str, int]) -> WrongNumbers | None:
+def find(
+    evidences: Sequence[WorkerEvidence], owners: Mapping[str, int], is_handed_on: bool = True
+) -> WrongNumbers | None:
     """The first thing that is wrong, what is certain of one worker before what is between two.
-    `evidences`: by rank; `owners` of dense tensors. None: all fits."""
-    return next(_findings(evidences, owners), None)
+    `evidences`: by rank; `owners` of dense tensors; `is_handed_on`: workers have got them from each
+    other, else each from the owner. None: all fits."""
+    return next(_findings(evidences, owners, is_handed_on), None)
 
 
 def _findings(
-    evidences: Sequence[WorkerEvidence], owners: Mapping[str, int]
+    evidences: Sequence[WorkerEvidence], owners: Mapping[str, int], is_handed_on: bool
 ) -> Iterator[WrongNumbers]:
     for rank, evidence in enumerate(evidences):
         if evidence.changed:
@@ -68,24 +71,29 @@ def _findings(
     for rank, evidence in enumerate(evidences):
         for owner in evidence.replicas:
             yield WrongNumbers("a snapshot's replica that came is not what was sent", (owner, rank))
-    yield from _unlike_copies([evidence.spread for evidence in evidences], owners)
+    yield from _unlike_copies([evidence.spread for evidence in evidences], owners, is_handed_on)
 
 
 def _unlike_copies(
-    spread: Sequence[Mapping[str, int]], owners: Mapping[str, int]
+    spread: Sequence[Mapping[str, int]], owners: Mapping[str, int], is_handed_on: bool
 ) -> Iterator[WrongNumbers]:
     """Dense weights that are not the same on all workers that compute with them."""
     for name in sorted(set().union(*spread)):
         values = {rank: sums[name] for rank, sums in enumerate(spread) if name in sums}
         if len(set(values.values())) > 1:
             what = f"the weight {name} is not the same on its owner and on all who got it"
-            yield WrongNumbers(what, _where_it_changed(values, owners[name]))
+            owner = owners[name]
+            handed_on = [(owner, rank) for rank in values if rank != owner]
+            if is_handed_on:
+                handed_on = list(Doubling(values).handed_on(owner))
+            yield WrongNumbers(what, _where_it_changed(values, owner, handed_on))
 
 
-def _where_it_changed(values: Mapping[int, int], owner: int) -> tuple[int, ...]:
-    """`values`: of one weight, by all who have it. Workers have handed it on to each other, so that
+def _where_it_changed(
+    values: Mapping[int, int], owner: int, handed_on: Sequence[tuple[int, int]]
+) -> tuple[int, ...]:
+    """`values`: of one weight, by all who have it. Where workers have handed it on to each other,
     one flip may have come to many of them: it happened where the first two differ."""
-    handed_on = list(Doubling(values).handed_on(owner))
     got_from: dict[int, list[int]] = {}
     for source, target in handed_on:
         got_from.setdefault(source, []).append(values[target])

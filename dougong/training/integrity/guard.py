@@ -15,6 +15,7 @@ from typing import NoReturn
 from dougong.errors import CorruptionError, PeerError
 from dougong.ops.bit_sum import WRAP
 from dougong.parallel.comm.world import World
+from dougong.parallel.dense.unit_gathers import UnitGathers
 from dougong.training.integrity.evidence import WorkerEvidence, WrongNumbers, find
 from dougong.training.integrity.held_state import BitSums, HeldState
 from dougong.training.memory.source import StateKey
@@ -37,9 +38,14 @@ class Guard:
         state: HeldState,
         owners: Mapping[str, int],
         memory: StateMemory | None = None,
+        is_handed_on: bool = True,
+        gathers: UnitGathers | None = None,
     ) -> None:
-        """`owners` of dense tensors; `memory`: where snapshots are kept."""
+        """`owners` of dense tensors; `memory`: where snapshots are kept; `is_handed_on`: workers
+        get dense tensors from each other, else from their owners alone; `gathers`: by which they
+        come to this one in each step, where they do not stay."""
         self._world, self._state, self._owners, self._memory = world, state, owners, memory
+        self._is_handed_on, self._gathers = is_handed_on, gathers
         self._reference: BitSums = {}
         self._changed: tuple[StateKey, ...] = ()
         world.tally.is_on = True
@@ -58,7 +64,7 @@ class Guard:
         """Waits for the device."""
         now = self._state.sums()
         self._changed = tuple(key for key, value in self._reference.items() if now[key] != value)
-        spread = self._state.spread_sums(self._reference)
+        spread = self._spread()
         return IntegrityWord(
             is_changed=bool(self._changed or self._damaged_replicas()),
             spread=sum(spread.values()) % WRAP if spread else None,
@@ -76,14 +82,21 @@ class Guard:
         mine = WorkerEvidence(
             self._changed,
             self._world.tally.by_message(),
-            self._state.spread_sums(self._reference),
+            self._spread(),
             self._damaged_replicas(),
         )
         payloads = self._world.gather_bytes(mine.encode(), what="what has changed")
-        found = find([WorkerEvidence.decode(payload) for payload in payloads], self._owners)
+        evidences = [WorkerEvidence.decode(payload) for payload in payloads]
+        found = find(evidences, self._owners, self._is_handed_on)
         if found is None:
             found = WrongNumbers("what workers said of their numbers changed on its way", (0,))
         blame(self._world, step, found)
+
+    def _spread(self) -> dict[str, int]:
+        """Sums of the dense weights that every worker with lanes has got, by name."""
+        if self._gathers is not None:
+            return self._gathers.sums()
+        return self._state.spread_sums(self._reference)
 
     def note(self) -> None:
         """What this worker holds now is what it must hold until its next update."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from dougong.job.schema import Job, Schedule
+from dougong.job.parts.schedule import Schedule
+from dougong.job.schema import Job
 from dougong.remarks import Remarks
 
 

@@ -116,6 +116,7 @@ def inspect_only(job: Job) -> Inventory:
         job.router,
         job.is_layout_free,
         job.recompute == "layers",
+        job.dense == "shard",
     )
     found = []
     for kind, is_fused in _kinds_with_attention(job).items():

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import pytest
-from dougong.job.schema import Schedule
+from dougong.job.parts.schedule import Schedule
 from dougong.remarks import Remarks
 from dougong.training.optimizers.lr_schedule import learning_rate, rate_remarks
 from hypothesis import given, settings

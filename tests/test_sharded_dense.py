@@ -1,0 +1,104 @@
+"""`dense: shard` changes no bit: every family, on one to four workers, together and apart, in both precisions, with
+layers that run again, with tied weights; and a worker has few of the dense tensors at a time."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dougong.job.schema import Job
+from tests.families import FAMILIES, config_values
+from tests.jobs import make_job, plan_for
+from tests.processes import run_workers
+from tests.test_recompute import Bits, bits_of_jobs
+from tests.training.running import Order, digests, run, token_file
+
+LANES = 5
+"""On two to four workers they are uneven."""
+IN_SHORT = ("qwen3_moe", "deepseek_v3")
+LAYOUTS = ("B", "BB", "BBB", "BBBB", "AAE", "AE")
+Case = tuple[str, str, str, bool]
+"""(family, precision, recompute, tied)."""
+WAYS = list(itertools.product(("float32", "bfloat16"), ("none", "layers"), (False, True)))
+
+
+def job_of(case: Case, **changes: Any) -> Job:
+    family, precision, recompute, is_tied = case
+    config = config_values(family, tie_word_embeddings=is_tied, attention_dropout=0.1)
+    return make_job(
+        family,
+        model={"family": family, "config": config},
+        precision=precision,
+        recompute=recompute,
+        batch={"lanes": LANES, "microbatches": 2, "microbatch_size": 1},
+        **changes,
+    )
+
+
+def bits_on(layout: str, cases: list[Case], **changes: Any) -> list[Bits]:
+    """Of each case of one family, what all workers of a layout found together."""
+    jobs = [job_of(case, **changes) for case in cases]
+    found = []
+    for of_workers in zip(*run_workers(bits_of_jobs, plan_for(jobs[0], layout), jobs), strict=True):
+        losses = {key: loss for its, _ in of_workers for key, loss in its.items()}
+        digests = {name: digest for _, its in of_workers for name, digest in its.items()}
+        assert len(digests) == sum(len(its) for _, its in of_workers), "a tensor has two owners"
+        found.append((losses, digests))
+    return found
+
+
+def check(family: str, layouts: tuple[str, ...], ways: list[Any]) -> None:
+    cases = [(family, *way) for way in ways]
+    expected = bits_on("B", cases, pipeline="serial")
+    for layout in layouts:
+        for case, found, due in zip(cases, bits_on(layout, cases, dense="shard"), expected, strict=True):
+            assert len(due[0]) == LANES * 2 and len(due[1]) > 20
+            assert found == due, (layout, case)
+
+
+@pytest.mark.parametrize("family", IN_SHORT)
+def test_it_has_the_bits_of_copies_on_one_to_four_workers(family: str) -> None:
+    check(family, LAYOUTS, WAYS if family == IN_SHORT[0] else WAYS[-1:])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_it_has_them_with_every_family(family: str) -> None:
+    check(family, LAYOUTS, WAYS)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Whole runs
+
+
+def run_job(folder: Path, **changes: Any) -> Job:
+    data = {"tokens": str(token_file(folder)), "sequence_length": 16}
+    data["validation"] = {"fraction": 0.2, "every": 3, "batches": 1}
+    model = {"family": "qwen3_moe", "config": config_values("qwen3_moe", attention_dropout=0.1)}
+    batch = {"lanes": 3, "microbatches": 2, "microbatch_size": 1}
+    given = {"model": model, "data": data, "batch": batch, "steps": 6, "checkpoint": {"every": 2}}
+    return make_job(**given | {"pipeline": "zebra"} | changes)
+
+
+@pytest.mark.parametrize("changes", [{}, {"precision": "bfloat16", "fault": {"audit": "all"}}], ids=["plain", "audited"])
+def test_a_run_and_its_checkpoints_are_those_of_copies_and_either_goes_on_from_the_other(
+    changes: dict[str, Any], tmp_path: Path
+) -> None:
+    """With validation, whose last round has fewer lanes than there are workers, clipping, snapshots and the ledger."""
+    copies, shards = run_job(tmp_path, **changes), run_job(tmp_path, dense="shard", **changes)
+    whole = run(Order(copies, "B", tmp_path / "copies"))
+    assert not whole.errors and list(whole.rows) == list(range(1, 7))
+    assert "val_loss" in whole.rows[3]
+    found = run(Order(shards, "BBB", tmp_path / "shards"))
+    assert not found.errors and found.series() == whole.series()
+    assert {s: row["ledger"] for s, row in found.rows.items()} == {s: row["ledger"] for s, row in whole.rows.items()}
+    assert {s: digests(path) for s, path in found.committed.items()} == {
+        s: digests(path) for s, path in whole.committed.items()
+    }
+    for job, roles, start in ((shards, "AAE", whole), (copies, "BB", found)):
+        later = run(Order(job, roles, tmp_path / f"{roles}-later", start.committed[2], generation=2))
+        assert not later.errors
+        assert later.series() == {s: values for s, values in whole.series().items() if s > 2}
+        assert digests(later.committed[6]) == digests(whole.committed[6])
