@@ -63,13 +63,13 @@ def _sums_of_rows(words: Sequence[Tensor]) -> Tensor:
     """Weighted sums of the rows of all tensors' words in their order, int64; the last row of a
     tensor may be short."""
     if words[0].device.type == "cpu":
-        return _sums_near([of_one.numpy() for of_one in words])
-    return _Fold(words).sums()
+        return sums_near([of_one.numpy() for of_one in words])
+    return Fold(words).sums()
 
 
-def _sums_near(words: Sequence[NDArray[np.int32]]) -> Tensor:
-    """On the CPU, by numpy, whose products of whole numbers of two widths take two thirds of the
-    time of torch's."""
+def sums_near(words: Sequence[NDArray[np.int32]]) -> Tensor:
+    """Weighted sums of rows on the CPU, by numpy, whose products of whole numbers of two widths
+    take two thirds of the time of torch's."""
     weights = factors(torch.device("cpu")).numpy()
     products = np.empty((ROWS_AT_ONCE, WIDTH), np.int64)
     found: list[NDArray[np.int64]] = []
@@ -85,8 +85,9 @@ def _sums_near(words: Sequence[NDArray[np.int32]]) -> Tensor:
     return torch.from_numpy(np.concatenate(found)) if found else torch.zeros(0, dtype=torch.int64)
 
 
-class _Fold:
-    """The same on any device, with memory for the products of as many rows as are taken at once."""
+class Fold:
+    """Weighted sums of rows on any device, with memory for the products of as many as are taken at
+    once."""
 
     def __init__(self, words: Sequence[Tensor]) -> None:
         self._words = words

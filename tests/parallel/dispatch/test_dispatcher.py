@@ -20,6 +20,7 @@ from dougong.parallel.dispatch.dispatcher import Dispatcher
 from dougong.parallel.dispatch.handle import ExpertBatch
 from dougong.parallel.dispatch.spec import DispatchSpec, Sizes
 from dougong.parallel.exchange.exchange import Exchange
+from dougong.parallel.exchange.expected import Received
 from dougong.parallel.plan import Plan
 from dougong.parallel.schedules.operation import Kind, MessageKind
 from dougong.parallel.schedules.serial import serial
@@ -204,7 +205,8 @@ def test_what_one_experts_worker_answers_is_not_copied() -> None:
         handle = end.dispatcher.begin_call(KEY, calls_of("random", range(LANES), EXPERTS))
         num_rows = sum(crossing.routing.num_rows for crossing in handle.crossings.values())
         values = torch.rand(num_rows, HIDDEN)
-        found = end.dispatcher._by_lane(handle, values, by_row=True)
+        end.dispatcher.combine(handle, Received([values]), True)
+        found = handle.outputs
         memory = {part.untyped_storage().data_ptr() for part in found.values()}
         assert (memory != {values.untyped_storage().data_ptr()}) == is_copied
         assert sum(len(part) for part in found.values()) == num_rows

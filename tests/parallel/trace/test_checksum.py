@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from dougong.parallel.trace import checksum as module
-from dougong.parallel.trace.checksum import ROWS_AT_ONCE, WIDTH, checksum, checksums, factors
+from dougong.parallel.trace.checksum import ROWS_AT_ONCE, WIDTH, Fold, checksum, checksums, factors, sums_near
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -114,4 +113,4 @@ def test_numpys_sums_are_those_of_the_form_for_any_device() -> None:
     words = [random_bytes(4 * length, seed).view(torch.int32) for seed, length in enumerate(lengths)]
     words += [torch.full((2 * WIDTH,), torch.iinfo(torch.int32).min), torch.full((WIDTH,), -1, dtype=torch.int32)]
     words = [of_one.to(torch.int32) for of_one in words]
-    assert torch.equal(module._sums_near([of_one.numpy() for of_one in words]), module._Fold(words).sums())
+    assert torch.equal(sums_near([of_one.numpy() for of_one in words]), Fold(words).sums())
