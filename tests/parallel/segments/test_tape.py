@@ -406,20 +406,5 @@ def test_sums_of_several_inputs_of_one_node_are_kept_apart() -> None:
     assert ours is not None and torch.equal(ours, expected)
 
 
-def test_what_a_node_has_received_goes_with_it() -> None:
-    leaf = torch.ones(3, requires_grad=True)
-    middle = leaf * 2
-    bound = sequence_now()
-    total = middle * 3
-    seed = torch.ones(3)
-    with torch.no_grad():
-        walk = TapeWalk([total])
-        walk.add(total, seed)
-        given = weakref.ref(seed)
-        del seed
-        assert list(walk.until(bound)) == [] and given() is None
-        assert [gradient.tolist() for _, gradient in walk.finish()] == [[6.0] * 3]
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # Attention
