@@ -82,7 +82,9 @@ def run_job(folder: Path, **changes: Any) -> Job:
     return make_job(**given | {"pipeline": "zebra"} | changes)
 
 
-@pytest.mark.parametrize("changes", [{}, {"precision": "bfloat16", "fault": {"audit": "all"}}], ids=["plain", "audited"])
+@pytest.mark.parametrize(
+    "changes", [{}, {"precision": "bfloat16", "fault": {"audit": "all"}}], ids=["plain", "audited"]
+)
 def test_a_run_and_its_checkpoints_are_those_of_copies_and_either_goes_on_from_the_other(
     changes: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -214,8 +214,9 @@ def materialise(
     model.tie_weights()  # type: ignore[operator]
     named = [*model.named_parameters(), *model.named_buffers()]
     names = {tensor: name for name, tensor in named if not tensor.is_meta}
+    made_elsewhere = [tensor for _, tensor in named if tensor.is_meta] if absent else []
     want_initial_values(model)
-    with NamedInit(seed, names, unfilled):
+    with NamedInit(seed, names, unfilled, made_elsewhere):
         model.initialize_weights()  # type: ignore[operator]
 
 

@@ -25,16 +25,22 @@ class NamedInit(TorchDispatchMode):
     `torch.randn`'s bits depend on the CPU's vector width and on what was drawn before; these do not
     (`docs/design/determinism.md`). A scratch tensor without a name is keyed by its place in the
     order of such fills, which is the model's own. `unfilled`: names of tensors that stay as they
-    are, since other values will be put there.
+    are, since other values will be put there. `absent`: tensors on meta that are made elsewhere;
+    scratch tensors for them keep their places in the order.
     """
 
     def __init__(
-        self, seed: int, names: Mapping[Tensor, str], unfilled: Collection[str] = ()
+        self,
+        seed: int,
+        names: Mapping[Tensor, str],
+        unfilled: Collection[str] = (),
+        absent: Collection[Tensor] = (),
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._seed = seed
         self._names = {t.untyped_storage().data_ptr(): n for t, n in names.items() if t.numel()}
         self._unfilled = frozenset(unfilled)
+        self._absent = {tensor.untyped_storage()._cdata for tensor in absent}
         self._num_unnamed = 0
 
     def __torch_dispatch__(
@@ -49,6 +55,8 @@ class NamedInit(TorchDispatchMode):
             return func(*args, **(kwargs or {}))
         target: Tensor = args[0]
         if target.is_meta or target.numel() == 0:
+            if self._absent and target.untyped_storage()._cdata not in self._absent:
+                self._num_unnamed += 1
             return target
         name = self._name(target)
         if name in self._unfilled:

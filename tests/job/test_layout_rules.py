@@ -47,6 +47,9 @@ from tests.launcher.jobs import write
         ({"pipeline": "colocated", "islands": TWO % (1, "attention", 1, "experts")}, "pipeline: colocated is for "
          "workers that compute attention and experts, and not all are `role: both`; use zebra, af_pipe, serial "
          "or auto"),
+        ({"dense": "shard", "pipeline": "serial", "batch": "{lanes: 2, microbatches: 3}"}, "dense: shard, but "
+         "pipeline: serial goes through the layers again for each of 3 micro-batches, so that no layer's gradients are "
+         "complete before the last one; set pipeline: zebra (or auto), or dense: copy"),
         ({"islands": "[{name: a, accelerator: cpu, emulate: {attention_ms: 1, expert_ms_per_1k_tokens: 2.5}}, "
           "{name: b, accelerator: cpu}]"}, "islands.1: b: the other islands are emulated; times would be of two kinds; "
          "give this one `emulate` too, or none"),

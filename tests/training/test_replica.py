@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from dougong.training import replica as replica_module
 from dougong.training.build import build_model
 from dougong.training.replica import Replica, build_replica
+from tests.families import FAMILIES
 from tests.jobs import VOCAB, make_job, plan_for
 
 CPU = torch.device("cpu")
@@ -57,3 +59,19 @@ def test_values_that_are_read_are_taken_instead_of_initial_ones() -> None:
     initial = build_replica(blueprint, plan, 0).masters
     asked = build_replica(blueprint, plan, 0, lambda name: initial[name] + 1.0).masters
     assert all(torch.equal(asked[name], initial[name] + 1.0) for name in initial)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_masters_are_the_same_where_a_worker_keeps_only_what_it_owns(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A few tensors at a time, also where a family draws numbers for one in a scratch tensor."""
+    (alone,) = replicas("B", family=family)
+    monkeypatch.setattr(replica_module, "AT_ONCE", 5000)
+    job = make_job(family, dense="shard")
+    plan, blueprint = plan_for(job, "BB"), build_model(job, VOCAB, CPU)
+    for rank in range(2):
+        masters = build_replica(blueprint, plan, rank).masters
+        dense = {name for name, owner in plan.owners.items() if owner == rank}
+        assert dense <= masters.keys()
+        assert all(torch.equal(master, alone.masters[name]) for name, master in masters.items())

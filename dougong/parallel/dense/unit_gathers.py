@@ -54,7 +54,8 @@ class UnitGathers:
         self._order: list[_Gather] = []
         self._places: dict[tuple[int, bool], int] = {}
         self._num_begun = self._num_there = 0
-        self._present: set[int] = set()
+        # By group that has memory: the place in the order of its gather.
+        self._present: dict[int, int] = {}
         self._is_counted = True
 
     @contextmanager
@@ -80,13 +81,13 @@ class UnitGathers:
     def end(self) -> None:
         """All flights have come to their end. Takes part in what others gather beyond that."""
         while self._num_there < len(self._order):
-            for place in range(self._num_there):  # nobody computes any more
-                self._free(self._order[place].group)
+            self._free_all_there()
             self._have(self._num_there)
-        for group in tuple(self._present):
-            self._free(group)
+        self._free_all_there()
 
     def enter(self, unit: int, is_backward: bool) -> None:
+        if is_backward:
+            self._turn_back()
         self._have(self._place(unit, is_backward))
 
     def leave(self, unit: int, is_backward: bool) -> None:
@@ -112,6 +113,13 @@ class UnitGathers:
         place = self._places.get((unit + 1, is_backward))
         return self._places[unit + 1, False] if place is None else place
 
+    def _turn_back(self) -> None:
+        """A backward begins. What no flight has entered on its way is let go now: the forward is
+        done with all but the last segment."""
+        for group in range(1, self._tensors.units.kept_from + 1):
+            if self._present.get(group) == self._places[group, False]:
+                self._free(group)
+
     def _have(self, place: int) -> None:
         """Until all groups up to this place are there; begin those that come next."""
         while self._num_there <= place:
@@ -127,13 +135,13 @@ class UnitGathers:
             gather = self._order[self._num_begun]
             if gather.group in self._present:  # the forward has not done with it
                 return
+            self._present[gather.group] = self._num_begun
             self._begin(gather)
             self._num_begun += 1
 
     def _begin(self, gather: _Gather) -> None:
         tensors, rank = self._tensors, self._world.rank
         tensors.take_memory(gather.group)
-        self._present.add(gather.group)
         sends: list[Transfer] = []
         receives: list[Transfer] = []
         for number in tensors.groups[gather.group]:
@@ -168,9 +176,14 @@ class UnitGathers:
             self._free(gather.group)
 
     def _free(self, group: int) -> None:
-        if group in self._present:
-            self._present.remove(group)
+        if self._present.pop(group, None) is not None:
             self._tensors.free(group)
+
+    def _free_all_there(self) -> None:
+        """Nobody computes any more; what is on its way stays."""
+        for group, place in tuple(self._present.items()):
+            if place < self._num_there:
+                self._free(group)
 
     def _words(self, group: int) -> str:
         if group == LASTING:

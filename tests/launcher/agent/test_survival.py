@@ -103,6 +103,7 @@ def test_a_worker_that_hangs_for_another_one_is_freed(
     ("roles", "fewer", "changes"),
     [
         ("BBB", "BB", {}),
+        ("BBB", "BB", {"dense": "shard"}),
         pytest.param("AAE", "AE", {}, marks=pytest.mark.slow),
         pytest.param("BBB", "BB", {"fault": {"snapshots": {"every": 0}}}, marks=pytest.mark.slow),
         pytest.param("BBB", "BB", {"fault": {"snapshots": {"every": 3}}}, marks=pytest.mark.slow),
