@@ -277,7 +277,7 @@ STEPS: list[Callable[[Tensor, Tensor], Tensor]] = [
     lambda a, b: torch.cat([a, b])[2:6],
     lambda a, b: a + b[0],  # broadcast
     lambda a, b: a.bfloat16() * b.sum() + b,  # of two dtypes: the engine rounds the gradient to the input's
-    lambda a, b: torch.stack(a.unbind(1), 1) - b.detach(),
+    lambda a, b: torch.stack([x + x.exp() * x for x in a.unbind(1)], 1) - b.detach(),  # sums of several inputs
     lambda a, b: a.sort(0).values + a.max(1, keepdim=True).values * b,  # outputs without a gradient
 ]
 
@@ -394,16 +394,6 @@ def test_sums_never_write_into_a_tensor_of_the_graph() -> None:
         walk.add(total, seed)
         ((_, gradient),) = walk.finish()
     assert gradient.tolist() == [9.0] * 3 and seed.tolist() == [1.0] * 3
-
-
-def test_sums_of_several_inputs_of_one_node_are_kept_apart() -> None:
-    """Three gradients for each of two outputs of one node: the first sum is new memory, later ones go into it."""
-    leaf = torch.rand(2, 3, generator=torch.Generator().manual_seed(3)).requires_grad_()
-    left, right = (leaf * 2).unbind(0)
-    loss = (left.exp() + left * 0.3 + right.sin() * left + right * 0.7 + right.exp()).sum()
-    (expected,) = torch.autograd.grad(loss, (leaf,), retain_graph=True)
-    (ours,) = by_leaf([leaf], walk_in_pieces(loss))
-    assert ours is not None and torch.equal(ours, expected)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
