@@ -3,9 +3,10 @@
     python benchmarks/step.py [--steps N] [--size small|medium|wide] [--device cpu|cuda] [--precision float32|bfloat16]
 
 All train the same job from the same initial values on the same tokens, one thread each, taking turns step by step, so
-that a noisy neighbour meets all: ours under `determinism: layout`, ours under `off`, and the plain loop, which trains
-in the job's precision without float32 masters. Prints the plain loop's time over ours (tokens per second relative to
-it), and the price of the bits.
+that a noisy neighbour meets all: ours under `determinism: layout`, the same with a ledger, ours under `off`, and the
+plain loop, which trains in the job's precision without float32 masters. Prints the plain loop's time over ours (tokens
+per second relative to it), and the price of the bits and of the ledger; each by the clock and in processor time, which
+other work on the machine disturbs less.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +30,7 @@ from dougong.accelerators.base import switch_on_determinism
 from dougong.accelerators.registry import get_accelerator
 from dougong.job.schema import Job
 from dougong.parallel.comm.world import World
+from dougong.training.build import LedgerStart, StepOptions
 from dougong.training.replica import DTYPES
 from tests.jobs import VOCAB, make_rig
 from tests.reference import plain_step, reference_model
@@ -78,6 +82,20 @@ def make_job(size: str, **changes: Any) -> Job:
     })  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Spent:
+    """Seconds of one step, by the clock and of the processor."""
+
+    clock: float
+    processor: float
+
+
+def spent(run: Callable[[], object], device: torch.device) -> Spent:
+    worked = time.process_time()
+    clock = timed(run, device)
+    return Spent(clock, time.process_time() - worked)
+
+
 def timed(run: Callable[[], object], device: torch.device) -> float:
     begun = time.perf_counter()
     run()
@@ -101,30 +119,36 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     device = get_accelerator(options.device).open(0)
-    contestants = make_contestants(options.size, options.precision, options.experts, device)
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    for step in range(1, options.steps + 3):
+    with tempfile.TemporaryDirectory() as scratch:
+        contestants = make_contestants(options.size, options.precision, options.experts, device, Path(scratch))
+        taken = take_turns(contestants, options.steps, device)
+    words = f"{options.precision}, plain loop with {options.experts} experts, {options.steps} steps each, one thread"
+    print(f"size {options.size} on {device_name(device)}, {words}")
+    report(taken, tokens_of_step(options.size))
+
+
+def take_turns(contestants: Contestants, steps: int, device: torch.device) -> dict[str, list[Spent]]:
+    taken: dict[str, list[Spent]] = {name: [] for name in contestants}
+    for step in range(1, steps + 3):
         for name, (is_deterministic, run) in contestants.items():
             if is_deterministic:
                 switch_on_determinism()
             else:
                 torch.use_deterministic_algorithms(False)
-            took = timed(partial(run, step), device)
+            took = spent(partial(run, step), device)
             if step > 2:  # the first two warm up
-                seconds[name].append(took)
-    words = f"{options.precision}, plain loop with {options.experts} experts, {options.steps} steps each, one thread"
-    print(f"size {options.size} on {device_name(device)}, {words}")
-    report(seconds, tokens_of_step(options.size))
+                taken[name].append(took)
+    return taken
 
 
 Contestants = dict[str, tuple[bool, Callable[[int], object]]]
 """Name -> whether torch's deterministic forms are on, and what runs a step."""
 
 
-def make_contestants(size: str, precision: str, experts: str, device: torch.device) -> Contestants:
-    def ours(determinism: str) -> Callable[[int], object]:
+def make_contestants(size: str, precision: str, experts: str, device: torch.device, scratch: Path) -> Contestants:
+    def ours(determinism: str, ledger: LedgerStart | None = None) -> Callable[[int], object]:
         job = make_job(size, precision=precision, determinism=determinism)
-        rig = make_rig(job, world=World.alone(device))
+        rig = make_rig(job, world=World.alone(device), options=StepOptions(ledger=ledger))
         return lambda step: rig.stepper.run(step, rig.forwards(step))
 
     job = make_job(size)
@@ -132,6 +156,7 @@ def make_contestants(size: str, precision: str, experts: str, device: torch.devi
     model.config._experts_implementation = experts
     return {
         "dougong": (True, ours("layout")),
+        "dougong with a ledger": (True, ours("layout", LedgerStart(scratch / "ledger"))),
         "dougong, determinism off": (False, ours("off")),
         "plain loop": (False, plain_step(job, model)),
     }
@@ -145,13 +170,21 @@ def device_name(device: torch.device) -> str:
     return "the processor" if device.type == "cpu" else torch.cuda.get_device_name()
 
 
-def report(seconds: dict[str, list[float]], num_tokens: int) -> None:
-    """Every contestant's median, and ratios step by step: of tokens/s over the plain loop's, of time over `off`."""
-    for name, taken in seconds.items():
-        median = statistics.median(taken)
-        print(f"{name:<25} {median:.3f} s a step, {num_tokens / median:.0f} tokens/s")
-    print(f"ratio of tokens/s: {in_words(seconds['plain loop'], seconds['dougong'])}")
-    print(f"time of layout over off: {in_words(seconds['dougong'], seconds['dougong, determinism off'])}")
+def report(taken: dict[str, list[Spent]], num_tokens: int) -> None:
+    """Every contestant's medians, and ratios step by step: of tokens/s over the plain loop's, and of time."""
+    for name, steps in taken.items():
+        clock, processor = (statistics.median(getattr(one, kind) for one in steps) for kind in KINDS)
+        print(f"{name:<25} {clock:.3f} s a step, {num_tokens / clock:.0f} tokens/s, {processor:.3f} processor s")
+    for kind in KINDS:
+        seconds = {name: [getattr(one, kind) for one in steps] for name, steps in taken.items()}
+        ours = seconds["dougong"]
+        what = "tokens/s" if kind == "clock" else "tokens per processor second"
+        print(f"ratio of {what}: {in_words(seconds['plain loop'], ours)}")
+        print(f"{kind} time of layout over off: {in_words(ours, seconds['dougong, determinism off'])}")
+        print(f"{kind} time with a ledger over without: {in_words(seconds['dougong with a ledger'], ours)}")
+
+
+KINDS = ("clock", "processor")
 
 
 def in_words(above: list[float], below: list[float]) -> str:

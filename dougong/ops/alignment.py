@@ -17,7 +17,7 @@ from dougong.ops.sizes import ALIGNMENT_BYTES
 
 def is_aligned(tensor: Tensor) -> bool:
     """Whether a product may take it as it lies."""
-    return tensor.device.type == "cpu" or tensor.data_ptr() % ALIGNMENT_BYTES == 0
+    return tensor.is_cpu or tensor.data_ptr() % ALIGNMENT_BYTES == 0
 
 
 def aligned(tensor: Tensor) -> Tensor:

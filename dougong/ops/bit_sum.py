@@ -32,8 +32,10 @@ def bit_sums(tensors: Sequence[Tensor]) -> Tensor:
         return torch.zeros(0, dtype=torch.int64)
     words = _words_of(tensors)
     limit = _SMALL_WORDS.get(words[0].device.type, _SMALL_WORDS_ELSEWHERE)
-    small = [number for number, of_one in enumerate(words) if len(of_one) <= limit]
-    large = [number for number, of_one in enumerate(words) if len(of_one) > limit]
+    small: list[int] = []
+    large: list[int] = []
+    for number, of_one in enumerate(words):
+        (small if of_one.numel() <= limit else large).append(number)
     if not large:
         return _sums_of_small(words)
     sums = torch.stack([words[number].sum(0) for number in large])
@@ -84,14 +86,23 @@ def _begins_inside_a_word(tensor: Tensor) -> bool:
 def _words_of(tensors: Sequence[Tensor]) -> list[Tensor]:
     """Each one's bytes as int64, the last word filled up with zeros. Those that lie as they must
     are not copied; all others are, in the same few calls, however many they are."""
-    flat = [tensor.detach().contiguous().reshape(-1) for tensor in tensors]
-    odd = [one for one in flat if not _is_of_words(one)]
-    copies = iter(_copied_to_words(odd) if odd else ())
-    return [one.view(torch.int64) if _is_of_words(one) else next(copies) for one in flat]
+    words: list[Tensor] = []
+    odd: dict[int, Tensor] = {}
+    for number, tensor in enumerate(tensors):
+        flat = tensor.detach().contiguous().view(-1)
+        if _is_of_words(flat):
+            flat = flat.view(torch.int64)
+        else:
+            odd[number] = flat
+        words.append(flat)
+    if odd:
+        for number, copy in zip(odd, _copied_to_words(list(odd.values())), strict=True):
+            words[number] = copy
+    return words
 
 
 def _is_of_words(flat: Tensor) -> bool:
-    return flat.numel() * flat.element_size() % WORD_BYTES == 0 and not _begins_inside_a_word(flat)
+    return flat.nbytes % WORD_BYTES == 0 and not _begins_inside_a_word(flat)
 
 
 def _copied_to_words(tensors: Sequence[Tensor]) -> Iterator[Tensor]:

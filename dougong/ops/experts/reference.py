@@ -27,6 +27,9 @@ from dougong.ops.experts.base import AddWeights, Block, OneExpert, Tensors, noth
 
 T = TypeVar("T")
 
+_silu_backward = torch.ops.aten.silu_backward.grad_input
+"""Looked up once: torch takes longer for the name than for the call."""
+
 
 class ByBlock:
     """One product for each block: results depend on its rows alone. Weight gradients are added lane
@@ -235,9 +238,10 @@ class SwiGLUExpert:
     names = ("gate_up_proj", "down_proj")
 
     def forward(self, x_NH: Tensor, tensors: Tensors, out_NH: Tensor) -> tuple[Tensor, ...]:
-        gate_up_N2I = x_NH.new_empty(len(x_NH), len(tensors["gate_up_proj"]))
-        inner_NI = x_NH.new_empty(len(x_NH), gate_up_N2I.shape[1] // 2)
-        _swiglu(x_NH, tensors, gate_up_N2I, inner_NI, out_NH)
+        gate_up_N2I = aligned(x_NH) @ tensors["gate_up_proj"].t()
+        gate_NI, up_NI = gate_up_N2I.chunk(2, dim=-1)
+        inner_NI = F.silu(gate_NI).mul_(up_NI)
+        product_into(inner_NI, tensors["down_proj"].t(), out_NH)
         return x_NH, gate_up_N2I, inner_NI
 
     def backward(
@@ -330,7 +334,7 @@ def _swiglu_backward(
     dgate_NI, dup_NI = dgate_up_N2I.chunk(2, dim=-1)
     dinner_NI = aligned(dy_NH) @ tensors["down_proj"]
     torch.mul(dinner_NI, F.silu(gate_NI), out=dup_NI)
-    dgate_NI.copy_(torch.ops.aten.silu_backward(dinner_NI.mul_(up_NI), gate_NI))
+    _silu_backward(dinner_NI.mul_(up_NI), gate_NI, grad_input=dgate_NI)
     product_into(dgate_up_N2I, tensors["gate_up_proj"], dx_NH)
 
 

@@ -159,7 +159,7 @@ def _sort_crossing(index_TK: Tensor, holders: ExpertHolders, has_identity: bool)
     expert_TK = torch.where((index >= 0) & (index < num_experts), index, num_experts)
     worker_TK = holders.of_expert.index_select(0, expert_TK.view(-1)).view_as(expert_TK)
     choice_K = torch.arange(index_TK.shape[1], device=index_TK.device)
-    first_TK = _first_choices(worker_TK, choice_K)
+    first_TK = first_choices(worker_TK)
     # A token crosses to a worker by the first of its choices there; the others stand for no vector
     # of their own.
     crossing = sort_slots(torch.where(first_TK == choice_K, worker_TK, -1), num_workers)
@@ -173,10 +173,11 @@ def _rows_of_workers(ends_E: Sequence[int], num_experts: Sequence[int]) -> tuple
     return tuple(end - begin for begin, end in pairwise(bounds))
 
 
-def _first_choices(worker_TK: Tensor, choice_K: Tensor) -> Tensor:
+def first_choices(worker_TK: Tensor) -> Tensor:
     """For each choice, the first one of its token at the same worker, [T, K]."""
+    # Of equal values `argmax` names the first, and a choice is always at its own worker.
     same_TKK = worker_TK[:, :, None] == worker_TK[:, None, :]
-    return torch.where(same_TKK, choice_K, len(choice_K)).amin(-1)
+    return same_TKK.to(torch.uint8).argmax(-1)
 
 
 def _slots_there(

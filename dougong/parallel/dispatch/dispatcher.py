@@ -265,7 +265,8 @@ class Dispatcher:
         pieces = values.split(list(lengths))
         found = {}
         for place, lane in enumerate(handle.crossings):
-            found[lane] = torch.cat(pieces[place :: len(sizes)])
+            of_lane = pieces[place :: len(sizes)]
+            found[lane] = of_lane[0] if len(of_lane) == 1 else torch.cat(of_lane)
         return found
 
     def _checked(

@@ -9,7 +9,7 @@ handed out, not accumulated, so the order of every sum is the caller's. Bitwise 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator, KeysView
+from collections.abc import Iterable, Iterator, KeysView, Sequence
 from typing import Any
 
 import torch
@@ -41,7 +41,7 @@ class TapeWalk:
     def __init__(self, starts: Iterable[Tensor | GradientEdge]) -> None:
         """`starts`: all tensors that `add` will be told of. Each is looked at now, with everything
         that it was computed from, so that it is known how often every leaf was used."""
-        self._inputs: dict[GraphNode, dict[int, tuple[Tensor, bool]]] = {}
+        self._arrived: dict[GraphNode, _Arrived] = {}
         self._heap: list[tuple[int, int, GraphNode]] = []
         self._arrivals = 0
         self._following: dict[GraphNode, _Edges] = {}
@@ -75,30 +75,29 @@ class TapeWalk:
         # An experts call's bound is the number at its pause: nodes from there on belong to the
         # segment behind it, and nothing with a smaller number needs more than that segment gives,
         # but for the gradients of the call's inputs, which `add` brings before the walk goes on.
-        yield from self._take_complete()
-        while self._heap and -self._heap[0][0] >= bound:
-            node = heapq.heappop(self._heap)[2]
-            inputs = self._inputs.pop(node)
-            gradients: list[Tensor | None] = [None] * len(node._input_metadata)
-            for index, (gradient, _) in inputs.items():
-                gradients[index] = gradient
-            # What the node has used up must not outlive it: memory peaks here.
-            del inputs, gradient
-            self._run(node, gradients)
-            del node
-            yield from self._take_complete()
+        complete, heap = self._complete, self._heap
+        while complete or (heap and -heap[0][0] >= bound):
+            if complete:
+                yield complete.pop(0)
+            else:
+                self._run(heapq.heappop(heap)[2])
 
     def finish(self) -> Iterator[tuple[GraphNode, Tensor]]:
         """Run what is left, and yield every leaf that is still waiting."""
         yield from self.until(EVERYTHING)
         # A node that got no gradient was never run, and the leaves behind it still count its use.
-        for leaf in list(self._inputs):
-            yield leaf, self._inputs.pop(leaf)[0][0]
+        for leaf in list(self._arrived):
+            yield leaf, self._taken(leaf)
 
     def take(self, leaf: GraphNode) -> Tensor | None:
         """What a leaf has received, though the walk still waits for more; None: nothing."""
-        inputs = self._inputs.pop(leaf, None)
-        return None if inputs is None else inputs[0][0]
+        return self._taken(leaf) if leaf in self._arrived else None
+
+    def _taken(self, leaf: GraphNode) -> Tensor:
+        """What a leaf has received; it is not kept any longer."""
+        gradient = self._arrived.pop(leaf).gradients[0]
+        assert gradient is not None, "only what has received a gradient is noted"
+        return gradient
 
     def _look_through(self, starts: Iterable[Tensor | GradientEdge]) -> None:
         """Find all nodes that may be run, what follows each, and the uses of every leaf."""
@@ -118,14 +117,16 @@ class TapeWalk:
             self._uses[node] += 1
         elif node in self._following:
             return
-        elif _is_leaf(node):
+        elif type(node) is _LEAF:
             self._uses[node] = 1
         else:
             self._following[node] = ()
             waiting.append(node)
 
-    def _run(self, node: GraphNode, gradients: list[Tensor | None]) -> None:
-        """Call a node and hand its results to the nodes that follow; empties `gradients`."""
+    def _run(self, node: GraphNode) -> None:
+        """Call a node with what it has received, and hand its results to the nodes that follow."""
+        # What the node has used up must not outlive it: memory peaks here.
+        gradients = self._arrived.pop(node).gradients
         call = _call if callable(node) else _call_python
         try:
             results = call(node, gradients)
@@ -140,31 +141,42 @@ class TapeWalk:
     def _receive(self, node: GraphNode, index: int, gradient: Tensor | None) -> None:
         """An edge that leads to this node has been walked. None: it brought nothing."""
         if gradient is not None:
-            self._add_up(node, index, _fit(gradient, node._input_metadata[index]))
-        if node not in self._uses:
+            arrived = self._arrived.get(node) or self._note_arrival(node)
+            gradient = _fit(gradient, arrived.metadata[index])
+            held = arrived.gradients[index]
+            if held is None:
+                arrived.gradients[index] = gradient
+            elif index in arrived.sums:
+                held.add_(gradient)
+            else:
+                arrived.gradients[index] = held + gradient
+                arrived.sums = arrived.sums | {index}
+        uses = self._uses.get(node)
+        if uses is None:
             return
-        self._uses[node] -= 1
-        if not self._uses[node] and node in self._inputs:
-            self._complete.append((node, self._inputs.pop(node)[0][0]))
+        self._uses[node] = uses - 1
+        if uses == 1 and node in self._arrived:
+            self._complete.append((node, self._taken(node)))
 
-    def _add_up(self, node: GraphNode, index: int, gradient: Tensor) -> None:
-        inputs = self._inputs.get(node)
-        if inputs is None:
-            inputs = self._inputs[node] = {}
-            if node not in self._uses:
-                self._arrivals += 1
-                heapq.heappush(self._heap, (-int(node._sequence_nr()), self._arrivals, node))
-        held = inputs.get(index)
-        if held is None:
-            inputs[index] = (gradient, False)
-        elif held[1]:  # a sum that this walk made: nobody else holds it
-            held[0].add_(gradient)
-        else:
-            inputs[index] = (held[0] + gradient, True)
+    def _note_arrival(self, node: GraphNode) -> _Arrived:
+        """The first gradient for this node is here; one that is no leaf will be run."""
+        arrived = self._arrived[node] = _Arrived(node)
+        if node not in self._uses:
+            self._arrivals += 1
+            heapq.heappush(self._heap, (-node._sequence_nr(), self._arrivals, node))
+        return arrived
 
-    def _take_complete(self) -> Iterator[tuple[GraphNode, Tensor]]:
-        while self._complete:
-            yield self._complete.pop(0)
+
+class _Arrived:
+    """What a node has received, by input. `sums`: the inputs whose gradient is a sum that the walk
+    made, which nobody else holds. `metadata`: of the inputs; torch makes it anew at each look."""
+
+    __slots__ = ("gradients", "metadata", "sums")
+
+    def __init__(self, node: GraphNode) -> None:
+        self.metadata: Sequence[Any] = node._input_metadata
+        self.gradients: list[Tensor | None] = [None] * len(self.metadata)
+        self.sums: frozenset[int] = _NO_SUMS
 
 
 def leaf_node(tensor: Tensor) -> GraphNode:
@@ -178,8 +190,8 @@ def edge_of(start: Tensor | GradientEdge) -> GradientEdge:
     return get_gradient_edge(start) if isinstance(start, Tensor) else start
 
 
-def _is_leaf(node: GraphNode) -> bool:
-    return type(node).__name__ == "AccumulateGrad"
+_NO_SUMS: frozenset[int] = frozenset()
+_LEAF = type(leaf_node(torch.empty(0, requires_grad=True)))
 
 
 def _call(node: GraphNode, gradients: list[Tensor | None]) -> tuple[Tensor | None, ...]:

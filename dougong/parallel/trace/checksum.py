@@ -13,7 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dougong.ops.mixing import STEP, as_signed, mix_signed
@@ -21,8 +23,8 @@ from dougong.ops.mixing import STEP, as_signed, mix_signed
 WORD_BYTES = 4
 WIDTH = 1024
 """Words in a row of the fold."""
-ROWS_AT_ONCE = {"cpu": 256}
-"""Bounds the memory of the products (8 KiB a row); on the CPU they then stay in its cache."""
+ROWS_AT_ONCE = 256
+"""Bounds the memory of the products (8 KiB a row) on the CPU: they stay in its cache."""
 ROWS_AT_ONCE_ELSEWHERE = 1 << 14
 
 _LENGTH = 1 << 41
@@ -42,7 +44,7 @@ def checksums(tensors: Sequence[Tensor]) -> list[int]:
         return []
     with torch.no_grad():
         words = [_words(tensor.detach()) for tensor in tensors]
-        sums = _Fold(words).sums()
+        sums = _sums_of_rows(words)
         sizes = torch.tensor([[_num_rows(w) for w in words], [_num_bytes(t) for t in tensors]])
         num_rows, num_bytes = sizes.to(sums.device)
         ends = num_rows.cumsum(0)
@@ -57,30 +59,48 @@ def factors(device: torch.device) -> Tensor:
     return mix_signed(torch.arange(1, WIDTH + 1, device=device) * _SIGNED_STEP) | 1
 
 
-class _Fold:
-    """Weighted sums of the rows of several tensors' words, with memory for the products of as many
-    as are taken at once."""
+def _sums_of_rows(words: Sequence[Tensor]) -> Tensor:
+    """Weighted sums of the rows of all tensors' words in their order, int64; the last row of a
+    tensor may be short."""
+    if words[0].device.type == "cpu":
+        return sums_near([of_one.numpy() for of_one in words])
+    return Fold(words).sums()
+
+
+def sums_near(words: Sequence[NDArray[np.int32]]) -> Tensor:
+    """Weighted sums of rows on the CPU, by numpy, whose products of whole numbers of two widths
+    take two thirds of the time of torch's."""
+    weights = factors(torch.device("cpu")).numpy()
+    products = np.empty((ROWS_AT_ONCE, WIDTH), np.int64)
+    found: list[NDArray[np.int64]] = []
+    for of_one in words:
+        num_whole = len(of_one) // WIDTH * WIDTH
+        whole, rest = of_one[:num_whole].reshape(-1, WIDTH), of_one[num_whole:]
+        for begin in range(0, len(whole), ROWS_AT_ONCE):
+            rows = whole[begin : begin + ROWS_AT_ONCE]
+            of_rows = np.multiply(rows, weights, out=products[: len(rows)])
+            found.append(np.add.reduce(of_rows, axis=1))
+        if len(rest):
+            found.append(np.add.reduce(rest * weights[: len(rest)], keepdims=True))
+    return torch.from_numpy(np.concatenate(found)) if found else torch.zeros(0, dtype=torch.int64)
+
+
+class Fold:
+    """Weighted sums of rows on any device, with memory for the products of as many as are taken at
+    once."""
 
     def __init__(self, words: Sequence[Tensor]) -> None:
         self._words = words
         device = words[0].device
         self._weights = factors(device)
-        self._is_near = device.type == "cpu"
         most = sum(map(_num_rows, words))
-        if self._is_near:
-            most = max(len(of_one) // WIDTH for of_one in words)
-        self._at_once = min(max(1, most), ROWS_AT_ONCE.get(device.type, ROWS_AT_ONCE_ELSEWHERE))
+        self._at_once = min(max(1, most), ROWS_AT_ONCE_ELSEWHERE)
         self._products = torch.empty(self._at_once, WIDTH, dtype=torch.int64, device=device)
 
     def sums(self) -> Tensor:
-        """Of all rows in their order, int64; the last row of a tensor may be short."""
         found: list[Tensor] = []
-        if self._is_near:
-            for words in self._words:
-                found += self._of_one(words)
-        else:
-            for few in self._packs():
-                found += self._of_one(few[0]) if len(few) == 1 else [self._of_pack(few)]
+        for few in self._packs():
+            found += self._of_one(few[0]) if len(few) == 1 else [self._of_pack(few)]
         return torch.cat(found) if found else self._weights.new_zeros(0)
 
     def _of_one(self, words: Tensor) -> Iterator[Tensor]:
@@ -147,15 +167,15 @@ def _num_bytes(tensor: Tensor) -> int:
 def _words(tensor: Tensor) -> Tensor:
     """The bytes as int32, the last word filled up with zeros; no copy where the tensor lies as it
     must."""
-    data = _aligned(tensor).view(torch.uint8)
-    num_left = len(data) % WORD_BYTES
-    num_whole = len(data) - num_left
-    words = data[:num_whole].view(torch.int32)
+    flat = _aligned(tensor)
+    num_left = flat.nbytes % WORD_BYTES
     if not num_left:
-        return words
+        return flat.view(torch.int32)
+    data = flat.view(torch.uint8)
+    num_whole = len(data) - num_left
     last = data.new_zeros(WORD_BYTES)
     last[:num_left] = data[num_whole:]
-    return torch.cat([words, last.view(torch.int32)])
+    return torch.cat([data[:num_whole].view(torch.int32), last.view(torch.int32)])
 
 
 def _aligned(tensor: Tensor) -> Tensor:

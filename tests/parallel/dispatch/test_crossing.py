@@ -244,3 +244,10 @@ def test_tokens_cross_as_often_as_expected_of_a_uniform_router(num_experts: int,
     sets, away = comb(num_experts, choices), comb(num_experts - num_experts // workers, choices)
     assert sum(plan.tokens_D) == workers * (sets - away)
     assert sum(plan.rows_D) == sets * choices
+
+
+@given(st.lists(st.lists(st.integers(0, 3), min_size=4, max_size=4), min_size=1, max_size=6))
+@settings(deadline=None)
+def test_the_first_choice_of_a_token_at_each_worker_is_found(workers: list[list[int]]) -> None:
+    found = ops.first_choices(torch.tensor(workers))
+    assert found.tolist() == [[of_token.index(worker) for worker in of_token] for of_token in workers]

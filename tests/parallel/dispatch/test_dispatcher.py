@@ -20,6 +20,7 @@ from dougong.parallel.dispatch.dispatcher import Dispatcher
 from dougong.parallel.dispatch.handle import ExpertBatch
 from dougong.parallel.dispatch.spec import DispatchSpec, Sizes
 from dougong.parallel.exchange.exchange import Exchange
+from dougong.parallel.exchange.expected import Received
 from dougong.parallel.plan import Plan
 from dougong.parallel.schedules.operation import Kind, MessageKind
 from dougong.parallel.schedules.serial import serial
@@ -195,6 +196,21 @@ def test_a_world_of_one_needs_no_messages(num_experts: int, num_absent: int, kin
     for lane, ours in found.items():
         assert all(torch.equal(a, b) for a, b in zip(ours, on_one_worker(kind, lane, num_experts), strict=True))
     assert world.sent.total() == 0
+
+
+def test_what_one_experts_worker_answers_is_not_copied() -> None:
+    """Each lane's part is read where the message lies; those of several workers are put together."""
+    for roles, is_copied in (("B", False), ("BE", True)):
+        end = WorkerEnd(World.alone(), plan_of(roles, LANES, EXPERTS))
+        handle = end.dispatcher.begin_call(KEY, calls_of("random", range(LANES), EXPERTS))
+        num_rows = sum(crossing.routing.num_rows for crossing in handle.crossings.values())
+        values = torch.rand(num_rows, HIDDEN)
+        end.dispatcher.combine(handle, Received([values]), True)
+        found = handle.outputs
+        memory = {part.untyped_storage().data_ptr() for part in found.values()}
+        assert (memory != {values.untyped_storage().data_ptr()}) == is_copied
+        assert sum(len(part) for part in found.values()) == num_rows
+        end.exchange.close()
 
 
 def out_of_step(world: World, plan: Plan, difference: str) -> str | None:

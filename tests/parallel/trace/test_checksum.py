@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from dougong.parallel.trace.checksum import WIDTH, checksum, checksums, factors
+from dougong.parallel.trace.checksum import ROWS_AT_ONCE, WIDTH, Fold, checksum, checksums, factors, sums_near
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -105,3 +105,12 @@ def test_what_it_is_does_not_change() -> None:
 
 
 GOLDEN = 18364907730373317355
+
+
+def test_numpys_sums_are_those_of_the_form_for_any_device() -> None:
+    """Short, whole and many rows; the largest and the smallest words, whose products wrap around."""
+    lengths = [0, 1, WIDTH - 1, WIDTH, WIDTH + 1, 3 * WIDTH, (ROWS_AT_ONCE + 1) * WIDTH + 5]
+    words = [random_bytes(4 * length, seed).view(torch.int32) for seed, length in enumerate(lengths)]
+    words += [torch.full((2 * WIDTH,), torch.iinfo(torch.int32).min), torch.full((WIDTH,), -1, dtype=torch.int32)]
+    words = [of_one.to(torch.int32) for of_one in words]
+    assert torch.equal(sums_near([of_one.numpy() for of_one in words]), Fold(words).sums())
