@@ -1,70 +1,61 @@
-"""What helps a worker that ran out of memory, by what the plan says of its state. Pure."""
+"""What helps a worker that ran out of memory, by the plan's account of it. Pure."""
 
 from __future__ import annotations
 
-from dougong.job.schema import Job
-from dougong.parallel.plan import Inventory, Plan
-from dougong.planner.needs.holdings import by_worker, state_bytes
-from dougong.planner.needs.refusal import gb
-from dougong.planner.needs.snapshot_bytes import snapshot_bytes
+from collections.abc import Sequence
 
-_MOST_STATE = 0.8
-"""A part of the memory: with more of it taken by state there is hardly room to compute."""
+from dougong.job.schema import Job
+from dougong.parallel.plan import Inventory, Plan, Worker
+from dougong.planner.needs.refusal import advice, gb, listed, together
+from dougong.planner.needs.worker_memory import needed_memory
 
 
 def memory_advice(
     job: Job, inventory: Inventory, plan: Plan, worker: str, memory_bytes: int | None, shared: bool
 ) -> str:
-    """One sentence: how many bytes the state takes, of how many, and which keys make it less.
+    """One sentence: what the plan counts at the peak, of how much, and which keys make it less.
 
     `memory_bytes`: of the worker's device, of its machine where workers share one (`shared`); None
     where it is not known.
     """
-    used, who = _used_bytes(job, inventory, plan, worker, shared)
-    state = f"weights, gradients and optimizer state of {who} take {gb(used)}"
-    if memory_bytes is None:
-        return (
-            f"{state}; where a device has less, give the job more workers; where it has more, the "
-            f"rest is activations: {_fewer_activations(job)}"
-        )
-    state += f" of {gb(memory_bytes)}"
-    kept = _snapshots_there(job, inventory, plan, worker) if shared else 0
-    if used <= _MOST_STATE * memory_bytes < used + kept:
-        return (
-            f"{state}, and snapshots {gb(kept)}: set fault.snapshots.replicas: 0, or "
-            "fault.snapshots.every: 0"
-        )
-    if used <= _MOST_STATE * memory_bytes:
-        return f"{state}, so the rest is activations: {_fewer_activations(job)}"
-    place = "workers on more machines" if shared else "more workers"
-    island = plan.worker(worker).island
+    there = _who_shares(plan, worker) if shared else [plan.worker(worker)]
+    needed = needed_memory(job, inventory, plan)
+    terms = together([needed[one.rank] for one in there], with_host=shared)
+    total = sum(terms.values())
+    counted = f"the plan counts {gb(total)} at the peak of {_who(there)}"
+    if memory_bytes is not None:
+        counted += f", of {gb(memory_bytes)}"
+    if not terms:
+        return counted
+    words = f"{counted}: {listed(terms)}"
+    if memory_bytes is None or total > memory_bytes:
+        return f"{words}; {advice(terms)}"
     return (
-        f"{state}: no batch is small enough for that; give island {island} {place}, or train a "
-        "smaller model"
+        f"{words}; what came on top of that it does not know (experts that are chosen more often "
+        f"than others, memory of libraries, other processes): {_less(job)}"
     )
 
 
-def _used_bytes(
-    job: Job, inventory: Inventory, plan: Plan, worker: str, shared: bool
-) -> tuple[float, str]:
-    """The bytes that count against one memory, and whose they are in words."""
-    sizes = by_worker(plan, state_bytes(job, inventory, plan))
-    if not shared:
-        return sizes[worker], worker
+def _who_shares(plan: Plan, worker: str) -> list[Worker]:
     node = plan.worker(worker).node
-    there = [w.name for w in plan.workers if w.node == node]
-    total = sum(sizes[name] for name in there)
-    return total, worker if len(there) == 1 else f"the {len(there)} workers on {node}"
+    return [one for one in plan.workers if one.node == node]
 
 
-def _snapshots_there(job: Job, inventory: Inventory, plan: Plan, worker: str) -> int:
-    """Bytes of the snapshots on a worker's machine."""
-    sizes = by_worker(plan, [part.total for part in snapshot_bytes(job, inventory, plan)])
-    node = plan.worker(worker).node
-    return sum(sizes[other.name] for other in plan.workers if other.node == node)
+def _who(workers: Sequence[Worker]) -> str:
+    if len(workers) == 1:
+        return workers[0].name
+    return f"the {len(workers)} workers on {workers[0].node}"
 
 
-def _fewer_activations(job: Job) -> str:
+def _less(job: Job) -> str:
+    """What leaves more room, changing no bit where that is possible."""
+    ways = []
+    if job.recompute == "none":
+        ways.append("set recompute: layers")
+    if job.dense == "copy" and (job.pipeline in ("auto", "zebra") or job.batch.microbatches == 1):
+        ways.append("set dense: shard")
     if job.batch.microbatch_size > 1:
-        return f"lower batch.microbatch_size (now {job.batch.microbatch_size})"
-    return f"lower data.sequence_length (now {job.data.sequence_length})"
+        fewer = f"lower batch.microbatch_size (now {job.batch.microbatch_size}) in a new run"
+    else:
+        fewer = f"lower data.sequence_length (now {job.data.sequence_length}) in a new run"
+    return ", or ".join([*ways, "add workers", fewer])

@@ -148,8 +148,7 @@ CASES = [
          ["RECOVERING", "RUNNING", "RECOVERING", "FAILED"],
          ["EndGeneration 1", "ForgetParts", "FindCheckpoint", "ForkGeneration 2", "EndGeneration 2", "ForgetParts"],
          [*DIES, "generation_started", *DIES], culprit="east/1", status=1,
-         cause="killed by the kernel, out of memory; weights, gradients and optimizer state of the 3 workers on "
-               "here take 0 GB; where a device has less, give the job more workers",
+         cause="killed by the kernel, out of memory; the plan counts 0 GB at the peak of the 3 workers on here",
          reason="SIGKILL came twice with no step in between, so it is taken for one that would come again"),
     Case("several dead at once are one failure",
          [[exits("west/0", -9)], [exits("east/0", -9), exits("east/1", -9)], found(5)],
