@@ -46,6 +46,10 @@ _NOT_PATHS: dict[tuple[str, ...], str] = {
 _GLOBS = (("data", "text"), ("data", "dataset"))
 
 
+MOST_BYTES = 16 << 20
+"""Of a job file: one that is named by mistake may be larger than memory, or have no end."""
+
+
 @dataclass(frozen=True)
 class ResolvedJob:
     """A valid job and where each value came from: `default`, `FILE:LINE` or `-o KEY=VALUE`, by
@@ -185,7 +189,14 @@ def _read_source(file: Path, name: str) -> Source:
 
 def _read_text(file: Path) -> str:
     try:
-        return file.read_bytes().decode("utf-8-sig")
+        with file.open("rb") as opened:
+            found = opened.read(MOST_BYTES + 1)
+        if len(found) > MOST_BYTES:
+            raise JobError(
+                f"{file}: has more than {MOST_BYTES >> 20} MiB, which no job file has; name the "
+                "job file, a text such as examples/quickstart.yaml"
+            )
+        return found.decode("utf-8-sig")
     except IsADirectoryError:
         raise JobError(f"{file}: a folder; name the job file in it") from None
     except FileNotFoundError:

@@ -41,6 +41,8 @@ from dougong.errors import AliveError, StorageError
 from dougong.records.files import ROOM, write_all
 
 LEASES = "lease"
+MOST_LEASE_BYTES = 1 << 20
+"""What is read of a lease; one has a few hundred."""
 _RECORD_BYTES = 512
 """All renewals have one size: a reader never meets the end of an older one."""
 
@@ -122,7 +124,8 @@ def see_lease(run: Path, fence: int) -> LeaseSight:
     path = run / LEASES / str(fence)
     try:
         # NFS asks the server whether a file has changed when it is opened, and only then.
-        data = path.read_bytes()
+        with path.open("rb") as opened:
+            data = opened.read(MOST_LEASE_BYTES)
     except OSError as error:
         raise StorageError(f"{path}: cannot be read: {error.strerror}; {ROOM}") from error
     try:

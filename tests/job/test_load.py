@@ -123,6 +123,10 @@ def test_files_that_hold_no_job(tmp_path: Path, data: bytes, words: str) -> None
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     assert mistakes(tmp_path / "none.yaml") == ["none.yaml: there is no such file; check the path"]
+    with (tmp_path / "tokens.bin").open("wb") as hole:
+        hole.truncate(1 << 40)
+    (told,) = mistakes(tmp_path / "tokens.bin")
+    assert told.startswith("tokens.bin: has more than 16 MiB, which no job file has; name the job file")
     assert mistakes(tmp_path) == [f"{tmp_path}: a folder; name the job file in it".replace(f"{tmp_path.parent}/", "")]
     assert mistakes(tmp_path / ("x" * 300))[0].endswith("check its permissions")
 

@@ -5,6 +5,7 @@ id; and `dougong resume --address NEW` goes on with the agents and workers that 
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -31,6 +32,8 @@ SLOW_ISLANDS = [{**EAST, "emulate": SLOW}, {**WEST, "emulate": SLOW}]
 STEPS = 100
 LOSSES = ("worker", "agent", "node")
 NAME = "run"
+FIRST_ID = "cluster-id"
+"""A file: of the Ray that the run began with."""
 
 
 @pytest.fixture
@@ -39,6 +42,7 @@ def cluster() -> Iterator[Cluster]:
     with Lab(num_hosts=4) as lab:
         made = Cluster(lab, lab.hosts[0].start_ray(num_cpus=1))
         begin_nodes(made, lab.hosts[1:])
+        (lab.shared / FIRST_ID).write_text(cluster_id(lab.hosts[0], made.address))
         yield made
 
 
@@ -125,6 +129,19 @@ def left_of(cluster: Cluster) -> list[str]:
     return [one for one in words if "dougong.launcher" in one or "dougong agent" in one or "dougong run" in one]
 
 
+CLUSTER_ID = """
+import sys
+from ray._raylet import GcsClient
+print("cluster id", GcsClient(address=sys.argv[1]).cluster_id.hex())
+"""
+
+
+def cluster_id(host: Host, address: str) -> str:
+    """Of the Ray whose head is there."""
+    (line,) = re.findall("cluster id ([0-9a-f]{20,})", host.check([sys.executable, "-c", CLUSTER_ID, address]))
+    return str(line)
+
+
 def renew_ray(cluster: Cluster, head: Host) -> str:
     """What an operator does whose head has died: `ray stop` would take the agents, too. Its new address."""
     for host in cluster.lab.hosts:
@@ -133,6 +150,7 @@ def renew_ray(cluster: Cluster, head: Host) -> str:
     pool = "head" if head is cluster.lab.hosts[0] else "b"
     cluster.ray = head.start_ray(num_cpus=2, labels={"pool": pool})
     begin_nodes(cluster, [host for host in cluster.lab.hosts[1:] if host is not head])
+    assert cluster_id(head, cluster.address) != (cluster.lab.shared / FIRST_ID).read_text(), "another Ray"
     return cluster.address
 
 
