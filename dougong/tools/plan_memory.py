@@ -27,9 +27,11 @@ def total_line(
     """What all workers hold together, what a checkpoint takes, and the bytes that a step sends."""
     state = sum(memory.state for memory in memories)
     peaks = sum(memory.peak for memory in memories)
+    beside = sum(memory.on_host for memory in memories)
     total = f"{plural(len(memories), 'worker')}: {size(state)} of state"
     return (
-        f"{total}, {size(peaks)} at their peaks together; an expert takes {size(expert_bytes)} on "
+        f"{total}, {size(peaks)} at their peaks together and {size(beside)} of their machines' "
+        f"memory beside that; an expert takes {size(expert_bytes)} on "
         f"its worker; a checkpoint takes {size(checkpoint_bytes(job, model))}; a step sends "
         f"{size(crossing)} from worker to worker"
     )

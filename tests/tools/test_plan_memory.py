@@ -34,7 +34,7 @@ def test_the_whole_has_state_peaks_checkpoint_and_what_crosses() -> None:
     job = make_job()
     inventory, plan = inspect_model(job.model, VOCAB), plan_for(job, "AE")
     line = total_line(job, inventory, needed_memory(job, inventory, plan), 1 << 20, 3 << 20)
-    assert line.startswith("2 workers: ") and "at their peaks together; an expert takes 1.0 MiB on its worker" in line
+    assert line.startswith("2 workers: ") and "beside that; an expert takes 1.0 MiB on its worker" in line
     assert "a checkpoint takes " in line and line.endswith("a step sends 3.0 MiB from worker to worker")
 
 

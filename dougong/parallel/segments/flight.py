@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from dougong.errors import ModelError
 from dougong.parallel.segments.layer_hooks import LayerHooks
 from dougong.parallel.segments.layer_values import INSTEAD
-from dougong.parallel.segments.refusals import refuse_in_forward
+from dougong.parallel.segments.refusals import refuse_absent, refuse_in_forward
 from dougong.parallel.segments.repeats import LayerRepeats
 from dougong.parallel.segments.tape import GraphNode, TapeWalk, edge_of, leaf_node, sequence_now
 from dougong.parallel.segments.unit_spans import UnitSpans, UnitUse
@@ -167,6 +167,8 @@ class Flight:
                 result = self._greenlet.switch(*values)
         except RuntimeError as error:
             refuse_in_forward(error)
+            if self._spans is not None:
+                refuse_absent(error)
             # Experts' own parameters have no memory, so most operators raise over them. Where one
             # does not, the gradient of such a leaf is refused (`dense.gradients`).
             outputs = [call.output for call in self.calls]

@@ -232,12 +232,25 @@ def _on_the_cache(job: Job, inventory: Inventory) -> Remarks:
     return Remarks(warnings=(text,))
 
 
+def _on_layers_that_run_again(job: Job, inventory: Inventory) -> Remarks:
+    """With kernels whose bits vary a layer need not come to the same bits twice."""
+    if job.recompute == "none" or job.is_deterministic:
+        return Remarks()
+    text = (
+        "recompute: layers with determinism: off: a kernel whose bits vary lets a layer come to "
+        "other bits the second time, which ends the run; set recompute: none, or begin a run with "
+        "determinism: run"
+    )
+    return Remarks(warnings=(text,))
+
+
 _REMARKS: tuple[Callable[[Job, Inventory], Remarks], ...] = (
     _rate_remarks,
     _on_the_update,
     folder_remarks,
     tokenizer_remarks,
     _on_the_cache,
+    _on_layers_that_run_again,
 )
 """Who has something to say, in the order in which it is told."""
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
+from dougong.errors import ModelError
 from dougong.parallel.segments.flight import Flight, Forward
 from dougong.parallel.segments.tape import leaf_node
 from dougong.parallel.segments.unit_spans import UnitSpans, tell_units
@@ -110,3 +112,14 @@ def test_what_runs_in_no_flight_tells_nobody() -> None:
     tell_units(list(model.layers))
     assert UnitSpans.here() is None
     model.layers[0](torch.randn(TOKENS, WIDTH), torch.ones(TOKENS, 1))
+
+
+def test_a_tensor_that_is_used_by_another_way_than_its_module_is_told_with_what_to_do() -> None:
+    """As one that its unit has let go: it has no elements."""
+    model, notes = told_model(), Noting()
+    weight = model.layers[2].norm.weight
+    model.layers[0].twist = lambda layer, inner: torch.nn.functional.linear(inner, weight.data[:0])
+    with pytest.raises(ModelError, match=r"a tensor of no elements; with dense: shard .* set dense: copy$"):
+        flown(model, notes, notes)
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        flown(model, notes, None)

@@ -84,6 +84,16 @@ def test_an_unwritable_cache_is_told_and_costs_only_probes(text: Path, tmp_path:
     assert "probes the devices anew; name another folder: `cache: FOLDER`" in told
 
 
+def test_layers_that_run_again_beside_kernels_without_fixed_bits_are_warned_of(text: Path) -> None:
+    plain = job({"text": str(text)})
+    inventory = inspect_only(plain)
+    told = {}
+    for determinism in ("off", "run"):
+        asked = plain.model_copy(update={"recompute": "layers", "determinism": determinism})
+        told[determinism] = [line for line in remarks_on(asked, inventory).warnings if "recompute" in line]
+    assert told["run"] == [] and told["off"][0].endswith("set recompute: none, or begin a run with determinism: run")
+
+
 def test_tokens_lie_in_the_job_s_cache(text: Path, tmp_path: Path) -> None:
     asked = job({"text": str(text)}).model_copy(update={"cache": str(tmp_path / "mine")})
     open_data(asked, 256)
