@@ -21,7 +21,6 @@ from tests.training.running import Order, digests, run, token_file
 
 LANES = 5
 """On two to four workers they are uneven."""
-IN_SHORT = ("qwen3_moe", "deepseek_v3")
 LAYOUTS = ("B", "BB", "BBB", "BBBB", "AAE", "AE")
 Case = tuple[str, str, str, bool]
 """(family, precision, recompute, tied)."""
@@ -62,9 +61,22 @@ def check(family: str, layouts: tuple[str, ...], ways: list[Any]) -> None:
             assert found == due, (layout, case)
 
 
-@pytest.mark.parametrize("family", IN_SHORT)
-def test_it_has_the_bits_of_copies_on_one_to_four_workers(family: str) -> None:
-    check(family, LAYOUTS, WAYS if family == IN_SHORT[0] else WAYS[-1:])
+def test_it_has_the_bits_of_copies_on_one_to_four_workers() -> None:
+    check("qwen3_moe", LAYOUTS, [WAYS[0], WAYS[-1]])
+
+
+def a_dozen() -> list[tuple[str, str, Any]]:
+    """One case of each family: every layout and every way comes more than once."""
+    found = []
+    for number, family in enumerate(FAMILIES):
+        found.append((family, ("BB", "AE", "BBB")[number % 3], WAYS[(5 * number + number // 8) % len(WAYS)]))
+    return found
+
+
+@pytest.mark.parametrize("case", a_dozen(), ids=lambda case: f"{case[0]}-{case[1]}-{case[2][0]}-{case[2][1]}")
+def test_a_case_of_every_family_has_them(case: tuple[str, str, Any]) -> None:
+    family, layout, way = case
+    check(family, (layout,), [way])
 
 
 @pytest.mark.slow
