@@ -105,9 +105,8 @@ def main() -> None:
     jobs = [job_of(options, way) for way in WAYS]
     plan = plan_for(jobs[0], "B" * options.workers)
     words = f"qwen3_moe, {options.layers} layers, hidden {options.hidden}, {options.precision}"
-    print(
-        f"{words}; {options.workers} workers, 2 micro-batches of 2 x {options.tokens} tokens, {options.steps} steps each"
-    )
+    shape = f"2 micro-batches of 2 x {options.tokens} tokens"
+    print(f"{words}; {options.workers} workers, {shape}, {options.steps} steps each")
     by_worker = run_workers(taken, plan, jobs, options.steps)
     together = [list(zip(*of_way, strict=True)) for of_way in zip(*by_worker, strict=True)]
     cpu = [[sum(one[0] for one in step) for step in of_way] for of_way in together]

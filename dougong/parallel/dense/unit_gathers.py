@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from dougong.ops.bit_sum import WRAP, bit_sums
@@ -148,9 +149,10 @@ class UnitGathers:
             flat = tensors.buffers[number]
             for owner, part in tensors.buckets[number].parts.items():
                 if owner == rank:
-                    sends += [Transfer(peer, flat[part].cpu()) for peer in self._others]
+                    mine = flat[part].cpu()
+                    sends += [Transfer(peer, mine) for peer in self._others]
                 else:
-                    landing = flat[part] if flat.device.type == "cpu" else flat[part].cpu()
+                    landing = _room_on_host(flat[part])
                     gather.landings.append((landing, flat[part]))
                     receives.append(Transfer(owner, landing))
         what = f"dense tensors of {self._words(gather.group)}"
@@ -189,3 +191,9 @@ class UnitGathers:
         if group == LASTING:
             return "what several modules use"
         return self._tensors.units.units[group - 1].name
+
+
+def _room_on_host(place: Tensor) -> Tensor:
+    """Where what belongs to a place arrives: the place itself, where it is in the machine's
+    memory."""
+    return place if place.device.type == "cpu" else torch.empty_like(place, device="cpu")
