@@ -8,13 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from dougong.errors import CorruptionError, PeerError
 from dougong.job.schema import Job
 from dougong.parallel.comm.world import World
 from dougong.parallel.plan import Plan
+from dougong.parallel.trace.tracer import Tracer
+from dougong.training.build import StepOptions
 from dougong.training.drill.spoiler import flip_bit
+from dougong.training.non_finite import explain
 from tests.families import FAMILIES, config_values
-from tests.jobs import make_job, make_rig, plan_for
+from tests.jobs import Rig, make_job, make_rig, plan_for
 from tests.processes import run_workers
 from tests.test_recompute import Bits, bits_of_jobs
 from tests.training.running import Order, digests, run, token_file
@@ -152,3 +156,55 @@ def test_a_tensor_that_comes_with_another_bit_ends_the_step_with_its_name() -> N
     (told,) = [text for text in found if "the weight model.embed_tokens.weight is not the same on its owner" in text]
     assert told.startswith("step 2: ") and "no weight was moved" in told
     assert all("nobody" not in text for text in found)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What else looks at a step
+
+
+def pair(**changes: Any) -> list[Rig]:
+    """Rigs of one worker whose dense tensors stay, and come and go."""
+    return [make_rig(make_job(**{"pipeline": "zebra", **changes}, dense=dense)) for dense in ("copy", "shard")]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"router": {"global_loss": 0.01}},
+        {"router": {"sequence_loss": 0.01}},
+        {"family": "deepseek_v3", "router": {"bias_rate": 0.01}},
+        {"model": {"family": "qwen3_moe", "config": config_values("qwen3_moe", output_router_logits=True)}},
+    ],
+    ids=["global loss", "sequence loss", "bias", "the family's own loss"],
+)
+def test_routers_are_balanced_alike(changes: dict[str, Any]) -> None:
+    found = []
+    for rig in pair(**changes):
+        losses = rig.run(2)
+        masters = {name: master.sum().item() for name, master in rig.replica.masters.items()}
+        found.append((losses, rig.load.counts.tolist(), rig.load.loss, masters))
+    assert found[0] == found[1]
+
+
+def test_a_trace_has_the_same_places_and_checksums_and_steps_go_on_behind_it() -> None:
+    found = []
+    for dense in ("copy", "shard"):
+        tracer = Tracer(1)
+        rig = make_rig(make_job(pipeline="zebra", dense=dense), options=StepOptions(tracer=tracer))
+        found.append((rig.run(2), tracer.found))
+    assert found[0] == found[1] and len(found[0][1]) > 100
+
+
+def test_a_step_that_is_not_finite_is_looked_at_by_the_same_eyes() -> None:
+    """The place is found by computing it once more."""
+    told = []
+    for rig in pair():
+        name = "model.layers.1.mlp.gate.weight"
+        rig.replica.masters[name][0, 0] = float("nan")
+        with torch.no_grad():
+            rig.replica.refresh()
+        rig.note_state()
+        result = rig.stepper.run(1, rig.forwards(1))
+        assert result.not_finite is not None
+        told.append(explain(rig.stepper, result, rig.forwards(1), 1))
+    assert told[0] == told[1] and "the first value that is not finite" in told[0]

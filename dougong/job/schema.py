@@ -343,8 +343,9 @@ class Job(Section):
         "copy",
         "tensors outside of the experts: `copy`: every worker with lanes has all of them; `shard`: "
         "it keeps what it owns, and has a layer's tensors, and their gradients, while it computes "
-        "that layer; the same bits, for twice the bytes of weights that travel. It needs zebra, or "
-        "one micro-batch a step (pipeline: auto chooses zebra)",
+        "that layer; the same bits (determinism: layout), for twice the bytes of weights that "
+        "travel. It needs zebra, which has all micro-batches of a step alive at once, or one "
+        "micro-batch a step (pipeline: auto chooses zebra); gradients are always added in order",
     )
     offload: Literal["none", "auto"] | Count = physical(
         "none",

@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dougong.job.parts.router import Router as Settings
 from dougong.job.schema import Job
 from dougong.models.routers import find_choosers, watch
+from dougong.models.sites import find_sites
 from dougong.ops.permute import Routing
 from dougong.ops.topk import topk_by_index
 from dougong.parallel.comm.world import World
@@ -147,14 +148,24 @@ class LoadBalance(StepHook):
     """One worker's part in balancing: adds the balance losses, and moves the biases after the
     update. `load`: that of the newest step."""
 
-    def __init__(self, job: Job, plan: Plan, world: World, replica: Replica, clock: Clock) -> None:
-        """Collective. Raises `ModelError` when the model cannot be balanced as the job asks."""
+    def __init__(
+        self,
+        job: Job,
+        plan: Plan,
+        world: World,
+        replica: Replica,
+        clock: Clock,
+        form: nn.Module,
+    ) -> None:
+        """Collective. `form`: the model on meta: what its routers do follows from the shapes of its
+        tensors, of which the replica's need not be there. Raises `ModelError` when the model cannot
+        be balanced as the job asks."""
         self._job = job
         self._plan = plan
         self._world = world
         self._replica = replica
         self._clock = clock
-        self._choosers = find_choosers(replica.model, replica.sites, job.router)
+        self._choosers = find_choosers(form, find_sites(form), job.router)
         self._has_loss = job.router.has_loss
         if self._has_loss and plan.workers[world.rank].lanes:
             watch(replica.model, self._choosers)

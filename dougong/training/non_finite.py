@@ -174,7 +174,7 @@ def _look_together(stepper: Stepper, step: int, forwards: ForwardsOf) -> list[_L
         share.shard,
         parts.exchange,
         parts.clock,
-        ExecutorOptions(after_forward=parts.hooks.after_forward, tracer=watch),
+        ExecutorOptions(after_forward=parts.hooks.after_forward, tracer=watch, units=parts.gathers),
     )
     again = Stepper(dataclasses.replace(parts, executor=executor, tracer=watch))
     gradients = again.gradients(step, forwards).tensors

@@ -137,7 +137,8 @@ class DenseGradients:
                 if id(total) not in self._touched:
                     total.zero_()
             if self._tracer is not None:
-                self._tracer.sums(lane, sums)
+                # Copies: memory that a library has looked at cannot be given back any more.
+                self._tracer.sums(lane, {name: total.clone() for name, total in sums.items()})
         self._complete.add(number)
         if self._lanes:
             self._reducer.complete(number)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Future
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -25,6 +26,8 @@ from dougong.parallel.dense.unit_tensors import UnitTensors
 from dougong.parallel.plan import Plan
 
 HOST = torch.device("cpu")
+Outcome: TypeAlias = "Mark | Exception"
+"""Of the thread's work on a bucket."""
 
 
 class UnitReducer(OrderedReducer):
@@ -63,7 +66,7 @@ class UnitReducer(OrderedReducer):
     def _start(self) -> None:
         super()._start()
         self._complete: set[int] = set()
-        self._futures: list[Future[Mark]] = []
+        self._futures: list[Future[Outcome]] = []
 
     @property
     def lane_bytes(self) -> int:
@@ -90,7 +93,7 @@ class UnitReducer(OrderedReducer):
         # In their own order, whatever the order in which they are complete: the messages between
         # two workers match without a word about it.
         while len(self._futures) in self._complete:
-            call = (self._reduce, len(self._futures), mark(self._device))
+            call = (self._try_to_reduce, len(self._futures), mark(self._device))
             self._futures.append(self._thread.submit(*call))
 
     def finish(self) -> dict[str, Tensor]:
@@ -101,10 +104,20 @@ class UnitReducer(OrderedReducer):
         self._start()
         return results
 
-    def _await(self, future: Future[Mark], number: int) -> None:
+    def _await(self, future: Future[Outcome], number: int) -> None:
         what = f"gradients of bucket {number}, step {self._world.step}"
         with PeerWait(self._world.member, self._others, what) as wait:
-            wait_for(wait.for_future(future), self._device)
+            outcome = wait.for_future(future)
+        if isinstance(outcome, Exception):
+            raise outcome
+        wait_for(outcome, self._device)
+
+    def _try_to_reduce(self, number: int, handed_over: Mark) -> Outcome:
+        """What goes wrong here is not to be taken for a lost peer by whoever waits."""
+        try:
+            return self._reduce(number, handed_over)
+        except Exception as error:
+            return error
 
     def _reduce(self, number: int, handed_over: Mark) -> Mark:
         """In the thread: a bucket's whole sum, of which what is this worker's own is kept."""

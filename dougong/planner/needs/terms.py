@@ -19,8 +19,9 @@ class Term(Enum):
     GRADIENTS = (
         "gradients",
         "each lane of a worker has a sum of all that lies outside of the experts: set "
-        "dense: shard, where it is not set; where workers have several lanes, add workers with "
-        "lanes, or begin a run with fewer batch.lanes",
+        "dense: shard, where it is not set (in zebra, which has all micro-batches of a step alive "
+        "at once); where workers have several lanes, add workers with lanes, or begin a run with "
+        "fewer batch.lanes",
     )
     MASTERS = (
         "masters",
@@ -38,12 +39,13 @@ class Term(Enum):
         "activations",
         "set recompute: layers, where it is not set, or begin a run with a lower "
         "batch.microbatch_size or data.sequence_length; in zebra, which has all micro-batches of a "
-        "step alive at once, with fewer batch.microbatches, or set pipeline: serial, which has one",
+        "step alive at once, with fewer batch.microbatches, or set pipeline: serial, which has one "
+        "(not with dense: shard)",
     )
     ROWS = (
         "rows of experts",
         "set recompute: layers, where it is not set, add workers with experts, or begin a run with "
-        "a lower batch.microbatch_size",
+        "a lower batch.microbatch_size, or in zebra with fewer batch.microbatches",
     )
     MESSAGES = (
         "messages",

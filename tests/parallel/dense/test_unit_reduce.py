@@ -86,6 +86,18 @@ def test_a_bucket_has_memory_from_its_first_gradient_until_its_sum_is_there() ->
     assert reducer.lane_bytes == 0
 
 
+def test_what_goes_wrong_in_the_thread_is_no_lost_peer() -> None:
+    plan = plan_of("B", 2, shapes=SHAPES)
+    flat, _ = tensors_of(plan, 0)
+    reducer = UnitReducer(World.alone(), plan, flat)
+    reducer.open(0)
+    seen = [total.numpy() for name, total in reducer.sums(0).items() if name in flat.buckets[0].shapes]
+    assert seen, "memory that numpy has looked at cannot be given back"
+    reducer.complete(0)
+    with pytest.raises(RuntimeError, match="not resizable"):
+        reducer.open(len(flat.buckets) - 1)  # for which the first ones must have gone
+
+
 def lose_a_peer(world: World, plan: Plan) -> str:
     flat, _ = tensors_of(plan, world.rank)
     reducer = UnitReducer(world, plan, flat)
