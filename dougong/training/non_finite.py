@@ -22,6 +22,7 @@ from torch import Tensor
 from dougong.control.worker_api import Control
 from dougong.control.worker_messages import StepRepeated, UpdateSkipped
 from dougong.data.windows import TokenWindows
+from dougong.error_words import OF_A_MACHINE
 from dougong.errors import PeerError
 from dougong.job.schema import Fault
 from dougong.ops.finite import num_not_finite
@@ -226,10 +227,7 @@ def _first_place(looks: Sequence[_Look], sites: Sequence[str]) -> str:
     if sums:
         names = _some(sorted(sums, key=_natural))
         return f"every value is finite, but sums over the gradient of {names} overflow float32"
-    return (
-        "computed once more, every value was finite: a machine computed the step wrongly the first "
-        "time, or a kernel is not deterministic"
-    )
+    return f"computed once more, {OF_A_MACHINE} the first time, or a kernel is not deterministic"
 
 
 def _weights(looks: Sequence[_Look]) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from dougong.error_words import OF_A_MACHINE
 from dougong.records.directory import RunDir
 from dougong.records.events import (
     CheckpointCommitted,
@@ -129,6 +130,17 @@ def test_a_step_that_is_not_finite_is_left_out(path: Path) -> None:
     skipped = StepSkipped(generation=2, step=6, loss=math.nan, grad_norm=math.nan, where="the loss", in_a_row=3)
     again = [*events, created("dougong", "resume", "R"), skipped, bad]
     assert said(path, "failed", again) == "dougong resume R --no-ray -o fault.max_skips=6"
+
+
+def test_a_step_that_a_machine_has_computed_wrongly_is_computed_anew_by_the_same_job(path: Path) -> None:
+    cause = f"step 7: loss nan; computed once more, {OF_A_MACHINE} the first time"
+    bad = RunEnded(kind="failed", generation=1, step=7, cause=cause, worker="east/0", failure="numerics")
+    heat = "look at the machines' memory and heat, then: "
+    begun = created(*RUN, "-o", "optimizer.lr=0.1")
+    assert said(path, "failed", [begun, bad]) == (
+        f"{heat}dougong run job.yaml --no-ray -o optimizer.lr=0.1 --run-dir R"
+    )
+    assert said(path, "failed", [begun, COMMITTED, bad], "step-000005") == f"{heat}dougong resume R --no-ray"
 
 
 def test_checkpoints_that_were_all_rejected_are_looked_at(path: Path) -> None:
