@@ -11,9 +11,8 @@ import pytest
 from dougong.job.schema import Job
 from dougong.parallel.segments.tape import GraphNode
 from tests.families import FAMILIES, config_values
-from tests.jobs import Rig, make_job, make_rig, plan_for
-from tests.processes import run_workers
-from tests.test_recompute import Bits, bits_of_jobs
+from tests.jobs import Rig, make_job, make_rig
+from tests.test_recompute import Bits, bits_of_layout
 from torch import Tensor
 
 LANES = 4
@@ -38,15 +37,7 @@ def job_of(case: Case, pipeline: str, **changes: Any) -> Job:
 
 
 def bits_on(layout: str, cases: list[Case], pipeline: str) -> list[Bits]:
-    """Of each case of one family, what all workers of a layout found together."""
-    jobs = [job_of(case, pipeline) for case in cases]
-    found = []
-    for of_workers in zip(*run_workers(bits_of_jobs, plan_for(jobs[0], layout), jobs), strict=True):
-        losses = {key: loss for its, _ in of_workers for key, loss in its.items()}
-        digests = {name: digest for _, its in of_workers for name, digest in its.items()}
-        assert len(digests) == sum(len(its) for _, its in of_workers), "a tensor has two owners"
-        found.append((losses, digests))
-    return found
+    return bits_of_layout(layout, [job_of(case, pipeline) for case in cases])
 
 
 def check(family: str) -> None:

@@ -65,6 +65,17 @@ def bits_of_jobs(world: World, plan: Plan, jobs: list[Job]) -> list[Bits]:
     return found
 
 
+def bits_of_layout(layout: str, jobs: list[Job]) -> list[Bits]:
+    """Of each job of one family, what all workers of a layout found together."""
+    found = []
+    for of_workers in zip(*run_workers(bits_of_jobs, plan_for(jobs[0], layout), jobs), strict=True):
+        losses = {key: loss for its, _ in of_workers for key, loss in its.items()}
+        digests = {name: digest for _, its in of_workers for name, digest in its.items()}
+        assert len(digests) == sum(len(its) for _, its in of_workers), "a tensor has two owners"
+        found.append((losses, digests))
+    return found
+
+
 def assert_alike(cases: list[tuple[str, str, str, bool, float]]) -> None:
     """Each case with and without recomputation, on a worker for attention and one for experts."""
     pairs = [[job_of(*case, recompute=way) for way in ("none", "layers")] for case in cases]
@@ -130,16 +141,17 @@ def pair_of_rigs(**changes: Any) -> list[Rig]:
     return [make_rig(make_job(**changes, recompute=recompute)) for recompute in ("none", "layers")]
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"router": {"global_loss": 0.01}},
-        {"router": {"sequence_loss": 0.01}},
-        {"family": "deepseek_v3", "router": {"bias_rate": 0.01}},
-        {"model": {"family": "qwen3_moe", "config": config_values("qwen3_moe", output_router_logits=True)}},
-    ],
-    ids=["global loss", "sequence loss", "bias", "the family's own loss"],
-)
+BALANCED: dict[str, dict[str, Any]] = {
+    "global loss": {"router": {"global_loss": 0.01}},
+    "sequence loss": {"router": {"sequence_loss": 0.01}},
+    "bias": {"family": "deepseek_v3", "router": {"bias_rate": 0.01}},
+    "the family's own loss": {
+        "model": {"family": "qwen3_moe", "config": config_values("qwen3_moe", output_router_logits=True)}
+    },
+}
+
+
+@pytest.mark.parametrize("changes", BALANCED.values(), ids=BALANCED)
 def test_routers_losses_and_counts_are_taken_once(changes: dict[str, Any]) -> None:
     """A repetition runs the hooks of a router again, and transformers' collector of logits."""
     found = []

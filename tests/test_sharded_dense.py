@@ -20,7 +20,7 @@ from dougong.training.non_finite import explain
 from tests.families import FAMILIES, config_values
 from tests.jobs import Rig, make_job, make_rig, plan_for
 from tests.processes import run_workers
-from tests.test_recompute import Bits, bits_of_jobs
+from tests.test_recompute import BALANCED, Bits, bits_of_layout
 from tests.training.running import Order, digests, run, token_file
 
 LANES = 5
@@ -45,15 +45,7 @@ def job_of(case: Case, **changes: Any) -> Job:
 
 
 def bits_on(layout: str, cases: list[Case], **changes: Any) -> list[Bits]:
-    """Of each case of one family, what all workers of a layout found together."""
-    jobs = [job_of(case, **changes) for case in cases]
-    found = []
-    for of_workers in zip(*run_workers(bits_of_jobs, plan_for(jobs[0], layout), jobs), strict=True):
-        losses = {key: loss for its, _ in of_workers for key, loss in its.items()}
-        digests = {name: digest for _, its in of_workers for name, digest in its.items()}
-        assert len(digests) == sum(len(its) for _, its in of_workers), "a tensor has two owners"
-        found.append((losses, digests))
-    return found
+    return bits_of_layout(layout, [job_of(case, **changes) for case in cases])
 
 
 def check(family: str, layouts: tuple[str, ...], ways: list[Any]) -> None:
@@ -167,16 +159,7 @@ def pair(**changes: Any) -> list[Rig]:
     return [make_rig(make_job(**{"pipeline": "zebra", **changes}, dense=dense)) for dense in ("copy", "shard")]
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"router": {"global_loss": 0.01}},
-        {"router": {"sequence_loss": 0.01}},
-        {"family": "deepseek_v3", "router": {"bias_rate": 0.01}},
-        {"model": {"family": "qwen3_moe", "config": config_values("qwen3_moe", output_router_logits=True)}},
-    ],
-    ids=["global loss", "sequence loss", "bias", "the family's own loss"],
-)
+@pytest.mark.parametrize("changes", BALANCED.values(), ids=BALANCED)
 def test_routers_are_balanced_alike(changes: dict[str, Any]) -> None:
     found = []
     for rig in pair(**changes):

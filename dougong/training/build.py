@@ -179,7 +179,7 @@ def build_in_world(share: WorkerShare, world: World, options: StepOptions) -> St
     emulation = emulation_of(job, plan.workers[share.rank])
     link = None if emulation is None else emulation.link
     exchange = Exchange(world, link, replica.cut.names)
-    balance = LoadBalance(job, plan, world, replica, clock, share.blueprint.model)
+    balance = LoadBalance(share.blueprint, plan, world, replica, clock)
     ledger = None if options.ledger is None else _open_ledger(share, world, options.ledger)
     gathers = unit_gathers(share, world)
     guard = _guard(share, world, options.memory, gathers) if job.is_deterministic else None

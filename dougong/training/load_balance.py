@@ -15,12 +15,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dougong.job.parts.router import Router as Settings
-from dougong.job.schema import Job
 from dougong.models.routers import find_choosers, watch
-from dougong.models.sites import find_sites
 from dougong.ops.permute import Routing
 from dougong.ops.topk import topk_by_index
 from dougong.parallel.comm.world import World
@@ -28,7 +26,7 @@ from dougong.parallel.execute.clock import Clock
 from dougong.parallel.plan import Plan
 from dougong.parallel.segments.flight import Flight
 from dougong.training.hooks import StepHook
-from dougong.training.replica import Replica
+from dougong.training.replica import ModelBlueprint, Replica
 from dougong.training.results.reports import (
     LossKey,
     StepResult,
@@ -150,22 +148,21 @@ class LoadBalance(StepHook):
 
     def __init__(
         self,
-        job: Job,
+        blueprint: ModelBlueprint,
         plan: Plan,
         world: World,
         replica: Replica,
         clock: Clock,
-        form: nn.Module,
     ) -> None:
-        """Collective. `form`: the model on meta: what its routers do follows from the shapes of its
-        tensors, of which the replica's need not be there. Raises `ModelError` when the model cannot
-        be balanced as the job asks."""
+        """Collective. Raises `ModelError` when the model cannot be balanced as the job asks."""
+        job = blueprint.job
         self._job = job
         self._plan = plan
         self._world = world
         self._replica = replica
         self._clock = clock
-        self._choosers = find_choosers(form, find_sites(form), job.router)
+        # What routers do follows from the shapes of their tensors; the replica's need not be there.
+        self._choosers = find_choosers(blueprint.model, blueprint.sites, job.router)
         self._has_loss = job.router.has_loss
         if self._has_loss and plan.workers[world.rank].lanes:
             watch(replica.model, self._choosers)

@@ -224,19 +224,17 @@ class HostTransfers:
         sends: Sequence[Transfer],
         receives: Sequence[Transfer],
         what: str,
-        arrived: Callable[[], None] | None,
+        arrived: Callable[[], None] | None = None,
     ) -> Pending:
-        """As `World.transfer`. One thread at a time begins those of a kind. `arrived`: to be called
-        when all is there."""
+        """As `World.transfer`, but that nothing is counted. One thread at a time begins those of a
+        kind. `arrived`: to be called when all is there."""
         peers = sorted({transfer.rank for transfer in (*sends, *receives)})
 
         def new_wait() -> PeerWait:
             return PeerWait(self._member, peers, what)
 
-        under_way, host = (
-            self._route.begin(*self._tags.give(kind, sends, receives), new_wait()),
-            None,
-        )
+        under_way = self._route.begin(*self._tags.give(kind, sends, receives), new_wait())
+        host = None
         if under_way.needs_thread:
             if kind not in self._waiters:
                 self._waiters[kind] = self._make_thread(kind.value)

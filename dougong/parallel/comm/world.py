@@ -74,7 +74,7 @@ class World:
             thread = self.make_thread("native")
             self.native = NativeLibrary(groups.native, member.device, thread)
         self._tags = TransferTags()
-        self._on_host = HostTransfers(member, groups.attention, self._tags, self.make_thread)
+        self.on_host = HostTransfers(member, groups.attention, self._tags, self.make_thread)
         # The groups call a store of ours through its Python object, which their own reference does
         # not keep.
         self._store: Store | None = None
@@ -265,16 +265,12 @@ class World:
         sends: Sequence[Transfer],
         receives: Sequence[Transfer],
         what: str,
-        is_counted: bool = True,
     ) -> Pending:
-        """As `transfer`, of tensors in the machine's memory (`HostTransfers`). `is_counted`: it is
-        a part of the step's traffic."""
-        arrived = None
-        if is_counted:
-            self._count(kind, sends)
-            arrived = self._tallied(what, sends, receives) if kind is TrafficKind.SUMS else None
+        """As `transfer`, of tensors in the machine's memory (`HostTransfers`)."""
+        self._count(kind, sends)
+        arrived = self._tallied(what, sends, receives) if kind is TrafficKind.SUMS else None
         what = f"{what}, step {self.step}"
-        return self._on_host.begin(kind, sends, receives, what, arrived)
+        return self.on_host.begin(kind, sends, receives, what, arrived)
 
     def _tallied(
         self, what: str, sends: Sequence[Transfer], receives: Sequence[Transfer]

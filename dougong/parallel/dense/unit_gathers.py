@@ -155,10 +155,12 @@ class UnitGathers:
                     landing = _room_on_host(flat[part])
                     gather.landings.append((landing, flat[part]))
                     receives.append(Transfer(owner, landing))
-        what = f"dense tensors of {self._words(gather.group)}"
-        gather.pending = self._world.transfer_on_host(
-            TrafficKind.WEIGHTS, sends, receives, what, self._is_counted
-        )
+        world, what = self._world, f"dense tensors of {self._words(gather.group)}"
+        if self._is_counted:
+            begin = world.transfer_on_host
+        else:
+            begin, what = world.on_host.begin, f"{what}, step {world.step}"
+        gather.pending = begin(TrafficKind.WEIGHTS, sends, receives, what)
 
     def _take(self, gather: _Gather) -> None:
         assert gather.pending is not None

@@ -42,6 +42,9 @@ class UnitReducer(OrderedReducer):
         for group, numbers in enumerate(flat.groups):
             self._group_of |= dict.fromkeys(numbers, group)
         super().__init__(world, plan, flat)
+        self._stretches_of: list[list[int]] = [[] for _ in self._buckets]
+        for place, stretch in enumerate(self._stretches):
+            self._stretches_of[stretch.bucket].append(place)
         # What this worker owns of each bucket's sum. It lasts until the update.
         self._own: dict[int, Tensor] = {}
         for number, bucket in enumerate(self._buckets):
@@ -67,6 +70,7 @@ class UnitReducer(OrderedReducer):
         super()._start()
         self._complete: set[int] = set()
         self._futures: list[Future[Outcome]] = []
+        self._num_gone = 0
 
     @property
     def lane_bytes(self) -> int:
@@ -79,9 +83,8 @@ class UnitReducer(OrderedReducer):
     def open(self, number: int) -> None:
         """Not before what lies more than a unit behind has gone, where it is complete."""
         group = self._group_of[number]
-        for earlier, future in enumerate(self._futures):
-            if self._group_of[earlier] > group + 1:
-                self._await(future, earlier)
+        while self._num_gone < len(self._futures) and self._group_of[self._num_gone] > group + 1:
+            self._await_next()
         for leaves in self._leaves.values():
             flat = leaves[number]
             flat.untyped_storage().resize_(flat.numel() * flat.element_size())
@@ -98,16 +101,18 @@ class UnitReducer(OrderedReducer):
 
     def finish(self) -> dict[str, Tensor]:
         assert len(self._futures) == len(self._buckets), "a bucket's gradients are not complete"
-        for number, future in enumerate(self._futures):
-            self._await(future, number)
+        while self._num_gone < len(self._futures):
+            self._await_next()
         results = self._results
         self._start()
         return results
 
-    def _await(self, future: Future[Outcome], number: int) -> None:
-        what = f"gradients of bucket {number}, step {self._world.step}"
+    def _await_next(self) -> None:
+        """Until the first bucket whose sum has not been waited for is with its owners."""
+        what = f"gradients of bucket {self._num_gone}, step {self._world.step}"
         with PeerWait(self._world.member, self._others, what) as wait:
-            outcome = wait.for_future(future)
+            outcome = wait.for_future(self._futures[self._num_gone])
+        self._num_gone += 1
         if isinstance(outcome, Exception):
             raise outcome
         wait_for(outcome, self._device)
@@ -126,7 +131,7 @@ class UnitReducer(OrderedReducer):
         use_here(buffers)
         nodes = self._nodes[number] = self._sum_held(number)
         bucket = self._buckets[number]
-        stretches = [n for n, one in enumerate(self._stretches) if one.bucket == number]
+        stretches = self._stretches_of[number]
         for place, round_ in in_order(len(stretches), len(self._rounds)):
             while not self._has_begun(stretches[place], round_):
                 self._land(self._under_way.popleft())

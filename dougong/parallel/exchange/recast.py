@@ -101,12 +101,11 @@ class RecastWorld(World):
         sends: Sequence[Transfer],
         receives: Sequence[Transfer],
         what: str,
-        is_counted: bool = False,
     ) -> Pending:
         arrived = self._tallied(what, sends, receives)
         leaving, coming = self._mapped(sends), self._mapped(receives)
-        pending = self._real.transfer_on_host(kind, leaving, coming, what, is_counted=False)
-        return replace(pending, _arrived=arrived)
+        what = f"{what}, step {self.step}"
+        return self._real.on_host.begin(kind, leaving, coming, what, arrived)
 
     def add_counts(self, counts: Tensor, attention_only: bool = False) -> Tensor:
         return self._real.add_counts(counts, attention_only)
