@@ -32,7 +32,7 @@ help:
 	@echo "make test         install, then lint, types and every test but the slow ones"
 	@echo "make test-all     the same with the slow ones"
 	@echo "make test-gpu     the tests that need an NVIDIA GPU"
-	@echo "make gpu          what is looked at on a lent GPU, by GPU_PYTHON; GPU_ARGS=--half=1, GPU_WHEELS=FOLDER"
+	@echo "make gpu          what is looked at on a lent GPU, by GPU_PYTHON; GPU_ARGS=--part=1, GPU_WHEELS=FOLDER"
 	@echo "make check        lint and types only"
 	@echo "make format       put the sources into the house's form"
 	@echo "make families    write dougong/job/families.json anew from the transformers of $(VENV)"

@@ -1,10 +1,10 @@
 """What has to be looked at on a GPU that is lent for ten minutes, row by row: `make gpu GPU_PYTHON=python3`.
 
-    python benchmarks/gpu.py [--half 1|2] [--only ROW ...] [--accelerator cuda|cpu] [--wheels FOLDER] [--out FILE]
+    python benchmarks/gpu.py [--part 1|2|3] [--only ROW ...] [--accelerator cuda|cpu] [--wheels FOLDER] [--out FILE]
 
 It runs by the interpreter that starts it, with the torch that this one has, installs nothing, and needs no network and
 no Ray. Each row is a process of its own with a time limit, and what came of it is written into `benchmarks/gpu.md`
-before the next one begins. Either half ends within ten minutes. Packages that the interpreter lacks are taken from
+before the next one begins. Each part ends within ten minutes. Packages that the interpreter lacks are taken from
 wheels in a folder, which are unpacked beside it for the time of the run. Without a GPU every row says `not run`.
 """
 
@@ -29,8 +29,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "gpu.md"
-HALF_S = 590.0
-"""Of all rows of a half together, at most."""
+PART_S = 590.0
+"""Of all rows of a part together, at most."""
 NEEDED = ("torch", "numpy", "transformers", "safetensors", "pydantic", "typer", "rich", "yaml", "greenlet", "jinja2")
 _TAIL = 300
 _TITLE = "# On a GPU"
@@ -48,7 +48,7 @@ class Row:
     processor too. `module`: without it there is nothing to run."""
 
     name: str
-    half: int
+    part: int
     limit_s: float
     looks_at: str
     words: tuple[str, ...]
@@ -80,6 +80,11 @@ ROWS = (
     Row("price", 2, 90, "a step with determinism: layout against off", _own("price")),
     Row("conform", 2, 100, "the conformance report", ("-m", "dougong", "conform", "--accelerator", "{device}")),
     Row("shared", 2, 60, "two workers on one device", _own("shared"), False),
+    Row("memory", 3, 200, "most memory over the plan's; layers that run again, tensors that come and go: the same bits",
+        _own("memory")),
+    Row("audit", 3, 70, "steps that another worker computes again on the same device", _own("audit"), False),
+    Row("saves", 3, 100, "what a save holds training up for; the step beside its writing", _own("saves")),
+    Row("step", 3, 150, "a step's time over a plain loop's, of two layers of Qwen3-30B-A3B's width", _own("step")),
 )  # fmt: skip
 
 
@@ -209,7 +214,7 @@ def unpacked(folder: Path | None, into: Path) -> list[str]:
 
 
 def known_before(file: Path, rows: Sequence[Row]) -> dict[str, Outcome]:
-    """What the page says of rows that are not looked at now: the other half."""
+    """What the page says of rows that are not looked at now: the other parts."""
     if not file.is_file():
         return {}
     by_name = {row.name: row for row in rows}
@@ -263,7 +268,7 @@ def refuse_unknown(parser: argparse.ArgumentParser, device: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--half", type=int, choices=(1, 2))
+    parser.add_argument("--part", type=int, choices=sorted({row.part for row in ROWS}))
     parser.add_argument("--only", nargs="+", metavar="ROW", choices=[row.name for row in ROWS])
     parser.add_argument("--accelerator", default="cuda")
     parser.add_argument("--wheels", type=Path)
@@ -283,7 +288,7 @@ def main() -> None:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
         outcomes, where = known_before(options.out, ROWS), place(device)
         for row in ROWS:
-            if (options.half or row.half) != row.half or row.name not in (options.only or (row.name,)):
+            if (options.part or row.part) != row.part or row.name not in (options.only or (row.name,)):
                 continue
             found = run_row(row, device, environment, options.times_limit)
             before = outcomes.get(row.name)

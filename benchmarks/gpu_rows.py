@@ -335,8 +335,123 @@ def price(device: str) -> Sentences:
     return [f"layout over off: {seconds['layout'] / seconds['off']:.3f} (median of 8 steps each)"]
 
 
+THICK = {
+    "vocab_size": 32000, "hidden_size": 1024, "num_hidden_layers": 6, "num_attention_heads": 16,
+    "num_key_value_heads": 4, "head_dim": 64, "num_experts": 32, "num_experts_per_tok": 4,
+    "moe_intermediate_size": 512, "intermediate_size": 3072,
+}  # fmt: skip
+"""375 million parameters, 300 of them the experts'."""
+
+
+def memory(device: str) -> Sentences:
+    """A job of which all is kept, of which layers run again, and whose dense tensors come and go."""
+    config = SMALL | {"vocab_size": 512} if is_small(device) else THICK
+    sentences, bits = [], {}
+    for recompute, dense in itertools.product(("none", "layers"), ("copy", "shard")):
+        changes = {
+            "family": "qwen3_moe", "model": {"family": "qwen3_moe", "config": config}, "precision": "bfloat16",
+            "batch": {"lanes": 1, "microbatches": 2, "microbatch_size": 2}, "pipeline": "zebra",
+            "data": {"text": "stdlib", "sequence_length": 64 if is_small(device) else 1024},
+            "islands": [island("here", device)], "recompute": recompute, "dense": dense,
+        }  # fmt: skip
+        command = [sys.executable, "-m", "tests.device_peaks", device, json.dumps(changes)]
+        ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        if ended.returncode:
+            raise SystemExit(ended.stderr.strip().splitlines()[-1])
+        found = json.loads(ended.stdout.splitlines()[-1])
+        name = f"recompute {recompute}, dense {dense}"
+        bits[name] = found["losses"]
+        if found["measured"]:
+            over, giga = found["measured"] / found["planned"], found["measured"] / 1e9
+            kept = found["between"] / found["always"]
+            sentences.append(f"{name}: at most {giga:.2f} GB, {over:.3f} of the plan; between steps {kept:.3f} of it")
+    if len({tuple(losses) for losses in bits.values()}) > 1:
+        raise SystemExit(f"other bits: {bits}")
+    return [*sentences, f"the same losses in {len(bits)} ways"]
+
+
+def audit(device: str) -> Sentences:
+    changes = {"fault": {"audit": 2}}
+    two = [island("here", device, workers=2, devices="shared")]
+    with folder() as place:
+        plain = train(place, "plain", job_values(two))
+        audited = train(place, "audited", job_values(two, **changes))
+    if plain != audited:
+        raise SystemExit("audited steps have other bits")
+    return [f"{STEPS // 2} of {STEPS} steps computed again by the other worker: nobody accused, the same bits"]
+
+
+def saves(device: str) -> Sentences:
+    """One worker that saves before every second step, 8192 tokens a step."""
+    place = opened(device)
+    from benchmarks.saving import job_of, spread
+    from benchmarks.step import timed
+    from dougong.checkpoint.part import PartWriter
+    from dougong.checkpoint.snapshot import Saver
+    from dougong.deadlines import DEADLINES
+    from dougong.parallel.comm.world import World
+    from dougong.training.state import state_of
+    from tests.jobs import make_rig
+
+    size = "small" if is_small(device) else "wide"
+    rig = make_rig(job_of(size, 1, 8192), world=World.alone(place))
+
+    def state() -> Any:
+        return state_of(rig.replica, rig.stepper.optimizer)
+
+    held, alone, beside = [], [], []
+    with folder() as where:
+        names = rig.stepper.parts.share.blueprint.names
+        saver = Saver(
+            where, PartWriter("w/0", 0, 1), lambda part: None, lambda step, why: sys.exit(why), names, DEADLINES
+        )
+        saver.reserve(state())
+        steps = itertools.count(1)
+
+        def step() -> None:
+            number = next(steps)
+            rig.stepper.run(number, rig.forwards(number))
+
+        step()
+        for number in range(5):
+            alone.append(timed(step, place))
+            held.append(timed(lambda number=number: saver.stage(2 * number + 2, state()), place))
+            beside.append(timed(step, place))
+            saver.wait()
+    shares = [stall / statistics.median(alone) for stall in held]
+    over = [after / before for before, after in zip(alone, beside, strict=True)]
+    return [
+        f"a step {statistics.median(alone):.3f} s, held up {1000 * statistics.median(held):.1f} ms",
+        f"{spread(shares, 100)} % of a step",
+        f"the step beside the writing over the one before: {spread(over)}",
+    ]
+
+
+def step(device: str) -> Sentences:
+    """Of one worker, beside transformers' own model with its fastest experts, in turns."""
+    place = opened(device)
+    from benchmarks.step import in_words, make_contestants, take_turns, tokens_of_step
+
+    size = "small" if is_small(device) else "wide"
+    with folder() as scratch:
+        contestants = make_contestants(size, "bfloat16", "grouped_mm", place, scratch)
+        taken = {
+            name: [one.clock for one in steps]
+            for name, steps in take_turns(contestants, 2 if is_small(device) else 15, place).items()
+        }
+    ours, tokens = taken["dougong"], tokens_of_step(size)
+    sentences = [f"{name}: {tokens / statistics.median(times):.0f} tokens/s" for name, times in taken.items()]
+    return [
+        *sentences,
+        f"tokens/s over the plain loop's: {in_words(taken['plain loop'], ours)}",
+        f"layout over off: {in_words(ours, taken['dougong, determinism off'])}",
+        f"ledger over none: {in_words(taken['dougong with a ledger'], ours)}",
+    ]
+
+
 ROWS: Sequence[Callable[[str], Sentences]] = (
-    versions, attention, adamw, linear, rows, cumsum, waits, job, islands, shared, syncs, price,
+    versions, attention, adamw, linear, rows, cumsum, waits, job, islands, shared, syncs, price, memory, audit, saves,
+    step,
 )  # fmt: skip
 
 

@@ -24,10 +24,10 @@ def run(*words: str, within_s: float = 280) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("half", [1, 2])
-def test_a_half_ends_within_ten_minutes(half: int) -> None:
-    limits = [row.limit_s for row in gpu.ROWS if row.half == half]
-    assert limits and sum(limits) <= gpu.HALF_S < 600
+@pytest.mark.parametrize("part", [1, 2, 3])
+def test_a_part_ends_within_ten_minutes(part: int) -> None:
+    limits = [row.limit_s for row in gpu.ROWS if row.part == part]
+    assert limits and sum(limits) <= gpu.PART_S < 600
     assert len({row.name for row in gpu.ROWS}) == len(gpu.ROWS)
 
 
@@ -101,7 +101,7 @@ def test_a_page_that_cannot_be_written_is_refused_before_anything_runs(tmp_path:
 
 
 @pytest.mark.slow
-def test_the_other_half_stays_on_the_page(tmp_path: Path) -> None:
+def test_the_other_parts_stay_on_the_page(tmp_path: Path) -> None:
     page = tmp_path / "gpu.md"
     run("--accelerator", "cuda", "--out", str(page), "--only", "job")
     ended = run("--accelerator", "cpu", "--out", str(page), "--only", "adamw", "rows")

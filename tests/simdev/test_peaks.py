@@ -64,7 +64,7 @@ def peaks_of(changes: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
     } | changes  # fmt: skip
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     num_workers = sum(island.get("workers", 1) for island in values["islands"])
-    words = [sys.executable, "-m", "tests.simdev.peaks", json.dumps(values)]
+    words = [sys.executable, "-m", "tests.device_peaks", "sima", json.dumps(values)]
     workers = []
     for rank in range(num_workers):
         given = [*words, str(rank), str(store.port)]
