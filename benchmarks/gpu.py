@@ -283,9 +283,10 @@ def main() -> None:
     if why:
         parser.error(f"--out {options.out}: {why}")
     with tempfile.TemporaryDirectory(prefix="dougong-wheels-") as folder:
+        given = filter(None, [os.environ.get("PYTHONPATH")])
         path = [str(ROOT), *unpacked(options.wheels, Path(folder))]
         refuse_without_torch()
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*path, *given])}
         outcomes, where = known_before(options.out, ROWS), place(device)
         for row in ROWS:
             if (options.part or row.part) != row.part or row.name not in (options.only or (row.name,)):
