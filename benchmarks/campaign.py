@@ -6,15 +6,14 @@ Three places, for a row is tried where it can be done: `here` (the small job of 
 workers of each role, their agents and fork servers, the controller), `disk` (toy workers on one host of a lab: storage
 that is full, frozen, spoilt; root), `hosts` (the small job over Ray on five hosts of a lab: machines, cables, clocks,
 Ray; root). Each row comes `--times` times, on a worker of another role each time; whom it meets, how long it lasts and
-how far apart a pair is come from the seed. A line for each goes to DIR/campaign.jsonl; what stands there is not done
-again, so `--most` and `--minutes` make portions. Exit status 1 when fewer than 99 of 100 are right.
+how far apart a pair is come from the seed. A line for each goes to DIR/campaign.jsonl; what this software has
+done is not done again, so `--most` and `--minutes` make portions. Exit status 1 when fewer than 99 of 100 are right.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import random
 import signal
@@ -31,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import yaml
 
+from benchmarks.kept import KeptLines
 from dougong.control.environment import child_environment
 from dougong.control.messages import OrderDrill
 from dougong.deadlines import DEADLINES
@@ -360,11 +360,6 @@ def run(place_name: str, injections: Sequence[Injection], folder: Path, until_s:
             place.heal(injection)
 
 
-def read_lines(folder: Path) -> list[dict[str, Any]]:
-    file = folder / LINES
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-
-
 def report(lines: Sequence[dict[str, Any]], wanted: Sequence[Injection]) -> bool:
     """Print what has come of all; whether enough of them are right."""
     keys = {injection.key for injection in wanted}
@@ -394,15 +389,15 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what it has begun ends with it
     given.folder.mkdir(parents=True, exist_ok=True)
     until_s = time.monotonic() + 60 * given.minutes
-    wanted = planned(given.seed, given.times)
-    done = {line["seed"] for line in read_lines(given.folder)}
+    wanted, kept = planned(given.seed, given.times), KeptLines(given.folder / LINES)
+    done = {line["seed"] for line in kept.read()}
+    kept.tell_others()
     left = [one for one in wanted if one.key not in done and {one.fault.name, place_of(one.fault)} & {*given.only}]
     for name in PLACES:
         own = [one for one in left[: given.most] if place_of(one.fault) == name]
         for line in run(name, own, given.folder, until_s) if own else ():
-            with (given.folder / LINES).open("a") as file:
-                file.write(json.dumps(line) + "\n")
-    return 0 if report(read_lines(given.folder), wanted) else 1
+            kept.add(line)
+    return 0 if report(kept.read(), wanted) else 1
 
 
 if __name__ == "__main__":

@@ -4,14 +4,14 @@ accepted without a word. Beside ours: torch.distributed.checkpoint, under the ki
     python benchmarks/corruption.py [--number 10000] [--peer 690] [--seconds 3600] [--seed 0] [--record FILE]
 
 Every damage is a function of the seed and its number, done to a copy of three checkpoints by a process that is killed
-when it does not answer (30 s, the peer's 10 s). `--record` keeps one line a damage: a second run goes on behind them.
-It ends early, and says so, when `--seconds` are over. Exit status 1 where one of ours was accepted, not found, or hung.
+when it does not answer (30 s, the peer's 10 s). `--record` keeps one line a damage: a second run by the same software
+goes on behind them. It ends early, and says so, when `--seconds` are over. Exit status 1 where one of ours was
+accepted, not found, or hung.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import shutil
 import statistics
@@ -30,6 +30,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
 
+from benchmarks.kept import KeptLines
 from tests.checkpoint.attack import (
     DEADLINE_S,
     STEPS,
@@ -62,7 +63,7 @@ def main() -> int:
         repository = make_repository(Path(folder) / "ours" / "checkpoints")
         peer = make_peer(Path(folder) / "dcp", repository)
         kinds = {name: KINDS[name] for name in OF_ANY_FORMAT}
-        record = Record(asked.record, asked.seed)
+        record = Record(asked.record and KeptLines(asked.record), asked.seed)
         runs: list[tuple[str, Run, int]] = [
             ("torch.distributed.checkpoint", PeerAttack(peer, place, asked.seed).run, asked.peer),
             ("dougong, the same kinds", Attack(repository, kinds, place, asked.seed).run, asked.peer),
@@ -70,6 +71,8 @@ def main() -> int:
         ]
         results = {name: record.fill(name, run, range(number), until) for name, run, number in runs}
 
+    if record.lines is not None:
+        record.lines.tell_others()
     for name, _, number in runs:
         tell(name, results[name], number)
     ours = [outcome for name in results if name.startswith("dougong") for outcome in results[name]]
@@ -80,7 +83,7 @@ def main() -> int:
 class Record:
     """What was done before, by the file's lines, and what is done now."""
 
-    path: Path | None
+    lines: KeptLines | None
     seed: int
 
     def fill(self, name: str, run: Run, numbers: Sequence[int], until: float) -> list[Outcome]:
@@ -96,17 +99,13 @@ class Record:
         return found
 
     def _read(self, name: str) -> Iterator[Outcome]:
-        if self.path is None or not self.path.exists():
-            return
-        for line in self.path.read_text().splitlines():
-            raw = json.loads(line)
+        for raw in self.lines.read() if self.lines is not None else ():
             if (raw.pop("of"), raw.pop("seed")) == (name, self.seed):
                 yield Outcome(**{key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()})
 
     def _keep(self, name: str, outcome: Outcome) -> None:
-        if self.path is not None:
-            with self.path.open("a") as file:
-                file.write(json.dumps({"of": name, "seed": self.seed, **asdict(outcome)}) + "\n")
+        if self.lines is not None:
+            self.lines.add({"of": name, "seed": self.seed, **asdict(outcome)})
 
 
 def tell(name: str, outcomes: Sequence[Outcome], asked: int) -> None:

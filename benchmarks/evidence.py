@@ -22,7 +22,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -37,11 +37,15 @@ from benchmarks.evidence_page import (
     NOT_WHOLE,
     PASSED,
     RESULTS,
+    STANDING,
     Outcome,
     Row,
+    Standing,
     page,
+    read_drills,
     read_outcomes,
     read_rows,
+    read_standing,
 )
 from dougong.control.processes import die_with_parent
 from dougong.records.jsonl import JsonLines
@@ -87,14 +91,13 @@ def steps_of(row: Row) -> Iterator[list[str]]:
 
 
 def with_figures(row: Row, printed: str, found: Sequence[str]) -> tuple[str, list[str]]:
-    """What the row looks for in place of the last lines of its commands; it must be there."""
-    told = list(found[:1]) if row.all_tests else []
-    for pattern in row.figures:
-        matches = [match.group(0).strip() for match in re.finditer(pattern, printed)]
-        if not matches:
-            return FAILED, [*told, f"nothing like `{pattern}` was printed"]
-        told += dict.fromkeys(matches)
-    return PASSED, told
+    """What the row looks for in place of the last lines of its commands; it must be there, and within its bounds."""
+    told, wrong = list(found[:1]) if row.all_tests else [], list[str]()
+    for figure in row.figures:
+        there, amiss = figure.judge(printed)
+        told += [words for words in dict.fromkeys(there) if not any(words in before for before in told)]
+        wrong += amiss
+    return FAILED if wrong else PASSED, [*told, *dict.fromkeys(wrong)]
 
 
 def words_of(command: str) -> list[str]:
@@ -182,12 +185,31 @@ def machine() -> str:
     )
 
 
-def commit() -> str:
-    def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+def git(*words: str) -> str | None:
+    """None where there is no git, or it does not know what it is asked."""
+    try:
+        done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
 
+
+def commit() -> str:
     changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!docs/evidence.*")
-    return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
+    return (git("rev-parse", "--short=12", "HEAD") or "") + ("+" if changed else "")
+
+
+def standing(outcomes: Iterable[Outcome]) -> Standing:
+    """Of this checkout, beside commits at which rows have been run."""
+    here = git("log", "-1", "--format=%h", "--abbrev=12", "HEAD", "--", "dougong") or ""
+    changed = {}
+    for known in sorted({outcome.commit.rstrip("+") for outcome in outcomes} - {""}):
+        names = git("diff", "--name-only", known, "--", "dougong")
+        if names is not None:
+            changed[known] = len(names.splitlines())
+    files = git("ls-files", "--", "dougong") or ""
+    differs = git("status", "--porcelain", "--untracked-files=no", "--", "dougong")
+    return Standing(digest_of_software(), here + ("+" if differs else ""), len(files.splitlines()), changed)
 
 
 def is_done(row: Row, outcome: Outcome | None, software: str) -> bool:
@@ -239,9 +261,11 @@ def median_of(faults: Sequence[dict[str, Any]], name: str) -> float | None:
 
 def write_page() -> None:
     """From what lies in the checkout."""
-    lines = [line for line in JsonLines(RESULTS).read() if line["key"] == DRILLS]
-    text = page(read_rows(), read_outcomes(), lines[-1] if lines else None)
-    PAGE.write_text(text, encoding="utf-8")
+    outcomes = read_outcomes()
+    now = standing(outcomes.values())
+    if now != read_standing():
+        JsonLines(RESULTS).append({"key": STANDING, **vars(now)})
+    PAGE.write_text(page(read_rows(), outcomes, read_drills(), now), encoding="utf-8")
 
 
 def run_all(rows: Sequence[Row], given: argparse.Namespace) -> int:

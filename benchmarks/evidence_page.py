@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,43 @@ from dougong.records.jsonl import JsonLines
 ROOT = Path(__file__).resolve().parent.parent
 CLAIMS = ROOT / "docs" / "evidence.yaml"
 RESULTS = ROOT / "docs" / "evidence.jsonl"
-DRILLS = "drills"
+DRILLS, STANDING = "drills", "standing"
 PASSED, FAILED, NOT_WHOLE = "passed", "FAILED", "not whole"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What a row's commands must print: `pattern`, in so many places at least. In none of them may the number of a
+    named group be less than `at_least` has for it, or more than `at_most`."""
+
+    pattern: str
+    times: int = 1
+    at_least: Mapping[str, float] = field(default_factory=dict)
+    at_most: Mapping[str, float] = field(default_factory=dict)
+
+    def judge(self, printed: str) -> tuple[list[str], list[str]]:
+        """What is there, and what is wrong with it."""
+        matches = list(re.finditer(self.pattern, printed))
+        wrong = [words for match in matches for words in self._out_of_bounds(match)]
+        if len(matches) < self.times:
+            number = f"only {len(matches)} times, not {self.times}: " if matches else "nothing "
+            wrong.append(f"{number}like `{self.pattern}` was printed")
+        return [" ".join(match.group(0).split()) for match in matches], wrong
+
+    def _out_of_bounds(self, match: re.Match[str]) -> Iterator[str]:
+        for name, least in self.at_least.items():
+            if not float(match[name]) >= least:
+                yield f"{name} is {match[name]}, less than {least:g}"
+        for name, most in self.at_most.items():
+            if not float(match[name]) <= most:
+                yield f"{name} is {match[name]}, more than {most:g}"
 
 
 @dataclass(frozen=True)
 class Row:
     """A claim. `of`: the parts of README that make it; `tests`: below tests/; `commands`: from the top of a checkout;
-    `control`: tests or commands in which what is claimed is broken on purpose; `figures`: patterns of what the commands
-    must print, which is told; `limits`: what is not claimed, or not seen yet."""
+    `control`: tests or commands in which what is claimed is broken on purpose; `figures`: what the commands must print,
+    which is told; `limits`: what is not claimed, or not seen yet."""
 
     key: str
     section: str
@@ -35,7 +64,7 @@ class Row:
     tests: tuple[str, ...] = ()
     commands: tuple[str, ...] = ()
     control: tuple[str, ...] = ()
-    figures: tuple[str, ...] = ()
+    figures: tuple[Figure, ...] = ()
     limits: str = ""
     long: bool = False
 
@@ -69,6 +98,18 @@ class Outcome:
     row: str = ""
 
 
+@dataclass(frozen=True)
+class Standing:
+    """What the software was when the page was written. `commit`: the newest that touched dougong/, with a + where files
+    differ from it, empty without git; `files`: of dougong/; `changed`: how many of them differ from how they were at a
+    commit of an older row, as far as git knows it."""
+
+    software: str
+    commit: str
+    files: int
+    changed: Mapping[str, int]
+
+
 def is_test(text: str) -> bool:
     return "::" in text
 
@@ -78,14 +119,27 @@ def read_rows(file: Path = CLAIMS) -> list[Row]:
     found = []
     for section, rows in yaml.safe_load(file.read_text(encoding="utf-8")).items():
         for raw in rows:
-            many = {name: tuple(raw.pop(name, ())) for name in ("of", "tests", "commands", "control", "figures")}
-            found.append(Row(section=section, **raw, **many))
+            figures = tuple(Figure(raw) if isinstance(raw, str) else Figure(**raw) for raw in raw.pop("figures", ()))
+            many = {name: tuple(raw.pop(name, ())) for name in ("of", "tests", "commands", "control")}
+            found.append(Row(section=section, figures=figures, **raw, **many))
     return found
 
 
 def read_outcomes(file: Path = RESULTS) -> dict[str, Outcome]:
     """By key, the newest."""
-    return {line["key"]: Outcome(**line) for line in JsonLines(file).read() if line["key"] != DRILLS}
+    lines = JsonLines(file).read()
+    return {line["key"]: Outcome(**line) for line in lines if line["key"] not in (DRILLS, STANDING)}
+
+
+def read_drills(file: Path = RESULTS) -> dict[str, Any] | None:
+    """The newest table of schedules."""
+    return next((line for line in reversed(JsonLines(file).read()) if line["key"] == DRILLS), None)
+
+
+def read_standing(file: Path = RESULTS) -> Standing | None:
+    """The newest."""
+    lines = [line for line in JsonLines(file).read() if line.pop("key") == STANDING]
+    return Standing(**lines[-1]) if lines else None
 
 
 # The page.
@@ -100,8 +154,8 @@ What README and these pages claim, what shows it, and when that was run. `benchm
     .venv/bin/python benchmarks/evidence.py --list           # what is still to be run by this software
 
 Tests are named without `tests/`. A row has passed where every test and command of it, negative controls among them,
-ran and did as it should: one that was left out is no pass. *Control*: what is claimed is broken on purpose, and that is
-found.
+ran and did as it should (one that was left out is no pass), and its figures are within the bounds that
+`docs/evidence.yaml` sets. *Control*: what is claimed is broken on purpose, and that is found.
 What can go wrong, row by row, is in [trust.md](trust.md); what is promised to strangers in [security.md](security.md);
 figures of speed in [benchmarks/README.md](../benchmarks/README.md); what has been seen on a GPU in
 [gpu.md](../benchmarks/gpu.md). A row is of the commit and the software digest that it names, of none that came after;
@@ -111,11 +165,16 @@ NOT_RUN = "not run yet"
 COLUMNS = ("claim", "shown by", "control", "limits", "last run")
 
 
-def page(rows: Sequence[Row], outcomes: dict[str, Outcome], drills: dict[str, Any] | None) -> str:
+def page(
+    rows: Sequence[Row], outcomes: dict[str, Outcome], drills: dict[str, Any] | None, standing: Standing | None = None
+) -> str:
     """The whole page."""
     ran = [outcomes[row.key] for row in rows if row.key in outcomes]
     machines = list(dict.fromkeys(outcome.machine for outcome in ran))
     parts = [HEAD, f"{len(rows)} rows: {counted(rows, outcomes)}.\n"]
+    if standing is not None:
+        counting = [outcomes[row.key] for row in rows if state_of(row, outcomes.get(row.key)) != NOT_RUN]
+        parts.append(words_of_software(counting, len(rows), standing))
     parts += [f"Machine {letter(number)}: {name}.\n" for number, name in enumerate(machines)]
     for section in dict.fromkeys(row.section for row in rows):
         own = [row for row in rows if row.section == section]
@@ -128,6 +187,27 @@ def page(rows: Sequence[Row], outcomes: dict[str, Outcome], drills: dict[str, An
 def counted(rows: Sequence[Row], outcomes: dict[str, Outcome]) -> str:
     states = [state_of(row, outcomes.get(row.key)) for row in rows]
     return ", ".join(f"{states.count(state)} {state}" for state in (PASSED, FAILED, NOT_WHOLE, NOT_RUN))
+
+
+def words_of_software(ran: Sequence[Outcome], num_rows: int, standing: Standing) -> str:
+    """How many rows are of the software as it was when the page was written, and what has changed since the others."""
+    at = f"commit {standing.commit}, " if standing.commit else ""
+    present = sum(outcome.software == standing.software for outcome in ran)
+    words = (
+        f"Run by the software of when this page was written ({at}{standing.software}): {present} of {num_rows} rows.\n"
+    )
+    older = sorted((one for one in ran if one.software != standing.software), key=lambda one: one.date)
+    lines = []
+    for software in dict.fromkeys(outcome.software for outcome in older):
+        own = [outcome for outcome in older if outcome.software == software]
+        lines.append((str(len(own)), software, own[0].commit, changed_since(own[0].commit, standing)))
+    head = ("rows of an older one", "software", "first of them by commit", "files of dougong/ changed since")
+    return f"{words}\n{table(head, lines)}" if lines else words
+
+
+def changed_since(commit: str, standing: Standing) -> str:
+    number = standing.changed.get(commit.rstrip("+"))
+    return "not known here" if number is None else f"{number} of {standing.files}"
 
 
 def state_of(row: Row, outcome: Outcome | None) -> str:

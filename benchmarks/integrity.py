@@ -8,11 +8,15 @@ One worker, which sends its messages to itself. `cost`: at 8192 tokens a step, t
 and a step that is audited, each over the step. `flips`: one bit at a random place of the state or of a message, and
 whether the step ends before it is committed; beside it as many steps without one. `audit`: one bit of an activation
 at random steps, against the share that the formula gives.
+
+Exit status 1 where less than 99 % of flips of a kind are caught, a step without one is ended, or an audit sees a share
+that the formula gives in less than one of a thousand samples of that size.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import random
 import statistics
 import sys
@@ -37,9 +41,10 @@ from tests.jobs import Rig, RigForwards, make_rig
 from tests.jobs import make_job as make_tiny_job
 
 CPU = torch.device("cpu")
+CAUGHT, UNLIKELY = 0.99, 0.001
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=("cost", "flips", "audit"))
     parser.add_argument("--size", choices=sorted(SIZES), default="small")
@@ -52,12 +57,13 @@ def main() -> None:
     if options.rounds < 2:
         parser.error("--rounds: at least 2, since quartiles are printed")
     torch.set_num_threads(1)
+    chance = random.Random(options.seed)
     if options.what == "cost":
         cost(options.size, options.rounds)
-    elif options.what == "flips":
-        flips(options.count, random.Random(options.seed))
-    else:
-        audited(options.every, options.count, options.rate, random.Random(options.seed))
+        return 0
+    if options.what == "flips":
+        return 0 if flips(options.count, chance) else 1
+    return 0 if audited(options.every, options.count, options.rate, chance) else 1
 
 
 # What it costs
@@ -113,7 +119,8 @@ def tell(what: str, ours: list[float], theirs: list[float]) -> None:
 # How many flips are caught
 
 
-def flips(count: int, chance: random.Random) -> None:
+def flips(count: int, chance: random.Random) -> bool:
+    """Whether enough are caught, and no step is ended without one."""
     rig = make_rig(make_tiny_job(precision="bfloat16"))
     rig.stepper.run(1, rig.forwards(1))
     state = held_state_of(rig.replica, rig.stepper.optimizer)
@@ -126,8 +133,10 @@ def flips(count: int, chance: random.Random) -> None:
         undo()
         false_alarms += ends(rig, step)
     for kind in sorted(all_of):
-        print(f"flips in {kind}: {caught[kind]} of {all_of[kind]} caught before the step was committed")
+        share = f"{caught[kind] / all_of[kind]:.1%}".replace("%", " %")
+        print(f"flips in {kind}: {caught[kind]} of {all_of[kind]} caught before the step was committed ({share})")
     print(f"steps without a flip: {false_alarms} of {count} ended", flush=True)
+    return not false_alarms and all(caught[kind] >= CAUGHT * all_of[kind] for kind in all_of)
 
 
 def ends(rig: Rig, step: int, audit: Audit | None = None) -> bool:
@@ -185,7 +194,20 @@ def share_caught(every: int, steps: int, rate: float) -> float:
     return 1.0 - (1.0 - rate) ** (steps // every)
 
 
-def audited(every: int, count: int, rate: float, chance: random.Random) -> None:
+def likely(count: int, share: float) -> tuple[float, float]:
+    """The least and the most of `count` in which something of this probability happens, by the binomial distribution:
+    fewer, or more, come in less than half of `UNLIKELY` each."""
+
+    def at_most(number: int) -> float:
+        ways = (math.comb(count, k) * share**k * (1 - share) ** (count - k) for k in range(number + 1))
+        return math.fsum(ways)
+
+    inside = [k for k in range(count + 1) if at_most(k) >= UNLIKELY / 2 and 1 - at_most(k - 1) >= UNLIKELY / 2]
+    return inside[0] / count, inside[-1] / count
+
+
+def audited(every: int, count: int, rate: float, chance: random.Random) -> bool:
+    """Whether what is seen is what the formula gives, and no step is ended without a flip."""
     rig = make_rig(make_tiny_job())
     audit = Audit(rig.stepper, RigForwards(rig), every)  # type: ignore[arg-type]
     caught = 0
@@ -193,13 +215,18 @@ def audited(every: int, count: int, rate: float, chance: random.Random) -> None:
         spoil_activation(rig, chance)
         caught += ends(rig, step, audit)
     print(f"once, in each of {count} steps: {caught / count:.3f} seen before the commit, 1/{every} = {1 / every:.3f}")
-    waited = [steps_until_caught(rig, audit, rate, chance) for _ in range(max(2, count // 20))]
+    is_good = caught == count // every
+    waited = [steps_until_caught(rig, audit, rate, chance) for _ in range(max(2, count // 8))]
     for steps in (every, 2 * every, 4 * every):
         seen = sum(one <= steps for one in waited) / len(waited)
-        print(f"again and again, in {rate:g} of all steps: {seen:.3f} seen within {steps} steps, "
-              f"formula {share_caught(every, steps, rate):.3f}")  # fmt: skip
+        formula = share_caught(every, steps, rate)
+        low, high = likely(len(waited), formula)
+        print(f"again and again, in {rate:g} of all steps: {seen:.3f} of {len(waited)} seen within {steps} steps, "
+              f"formula {formula:.3f} ({low:.3f} to {high:.3f} of so many)")  # fmt: skip
+        is_good = is_good and low <= seen <= high
     clean = sum(ends(rig, step, audit) for step in range(1, count + 1))
     print(f"steps without a flip: {clean} of {count} ended", flush=True)
+    return is_good and not clean
 
 
 def steps_until_caught(rig: Rig, audit: Audit, rate: float, chance: random.Random) -> int:
@@ -226,4 +253,4 @@ def spoil_activation(rig: Rig, chance: random.Random) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

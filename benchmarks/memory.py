@@ -112,7 +112,7 @@ def afd(options: argparse.Namespace) -> None:
     for role, low, high in zip(("attention", "experts"), few, many, strict=True):
         slope, due = ((after - before) / (MANY - FEW) for before, after in zip(low, high, strict=True))
         print(
-            f"{role:<10} {FEW} micro-batches {low[0]:.0f} ({low[1]:.0f}), {MANY}: {high[0]:.0f} ({high[1]:.0f}); "
+            f"{role:<10} {FEW} micro-batches {words_of(low)}, {MANY}: {words_of(high)}; "
             f"each more {slope:.1f} ({due:.1f})"
         )
 
@@ -123,8 +123,13 @@ def jobs(options: argparse.Namespace) -> None:
     for name, (roles, changes) in JOBS.items():
         batch = {"lanes": 2, "microbatches": 4, "microbatch_size": 4}
         found = measured(job_of(SMALL | {"num_hidden_layers": 8}, batch=batch, **changes), roles)
-        each = ", ".join(f"{taken:.0f} ({due:.0f}: {taken / due:.3f})" for taken, due in found)
-        print(f"{name:<38} {each}")
+        print(f"{name:<38} {', '.join(map(words_of, found))}")
+
+
+def words_of(one: tuple[float, float]) -> str:
+    """A worker's: taken (planned: ratio)."""
+    taken, due = one
+    return f"{taken:.0f} ({due:.0f}: {taken / due:.3f})"
 
 
 def large(options: argparse.Namespace) -> None:

@@ -6,7 +6,8 @@ Parts: kill, stop, agent, agent_spare, fork_server, controller, controller_ray (
 its own); node, cable, cable_alone (hosts of a lab, root); drills (random schedules, held against the undisturbed run),
 lab_drills (of what takes root and hosts, too); torchft, ray_train, torchrun, lm_resiliency (peers). Each part can run
 by itself, later and elsewhere. What it measures is appended to DIR/recovery.jsonl, a line for each fault; the table is
-of all lines that are there.
+of all lines of this software that are there. Exit status 1 where a fault of these parts was named wrongly or not got
+over.
 
 Peers are installed by name into an environment of their own in DIR/peers, which takes torch and Ray from this one. The
 same question is asked of all: seconds from SIGKILL of one process to the first step that the group has done together
@@ -17,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import signal
 import site
@@ -36,6 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import yaml
 
+from benchmarks.kept import KeptLines
 from dougong.control.environment import child_environment
 from dougong.records.directory import RunDir
 from dougong.records.events import AgentsStarted, Event, FirstStep, Recovered, SpareStands, SpareTook
@@ -64,21 +65,20 @@ KILLS_OF_A_RUN = 3
 
 @dataclass(frozen=True)
 class Found:
-    """One fault. `phases`: seconds since the fault at which each part of the way was done."""
+    """One fault. `seconds`: until training went on, None where it did not; `phases`: seconds since the fault at which
+    each part of the way was done."""
 
     part: str
-    seconds: float
+    seconds: float | None
     phases: dict[str, float | None]
     right: bool = True
     tier: str = ""
 
     def write(self, folder: Path) -> None:
-        line = vars(self) | {"load": round(os.getloadavg()[0], 1)}
-        with (folder / LINES).open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        KeptLines(folder / LINES).add(vars(self) | {"load": round(os.getloadavg()[0], 1)})
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS))
     parser.add_argument("--n", type=int, default=20, help="faults of each part on one machine; a fifth in the lab")
@@ -91,7 +91,7 @@ def main() -> None:
             PARTS[part](options.folder, part, options.n)
         except (MissingError, LabError) as error:
             print(f"{part}: left out: {error}", flush=True)
-    report(options.folder)
+    return 0 if report(options.folder, options.only) else 1
 
 
 class MissingError(Exception):
@@ -112,8 +112,7 @@ def ours(folder: Path, part: str, n: int) -> None:
             before = len(run_dir.read_events())
             verdict = drills.rehearse(PlannedFault(LOCAL[part], WORKERS[number % len(WORKERS)], after_s=1.0))
             recovered = last_recovery(run_dir.read_events()[before:])
-            seconds = verdict.recovered_s if verdict.recovered_s is not None else 0.0
-            Found(part, seconds, phases_of(recovered), verdict.is_right, verdict.tier).write(folder)
+            Found(part, verdict.recovered_s, phases_of(recovered), verdict.is_right, verdict.tier).write(folder)
             print(f"  {number + 1} of {n}: {verdict}", flush=True)
 
 
@@ -131,9 +130,8 @@ def agents_with_spare(folder: Path, part: str, n: int) -> None:
                 verdict = RunDrills(run_dir).rehearse(PlannedFault("kill_agent", worker, after_s=1.0))
                 events = run_dir.read_events()[before:]
                 took = any(isinstance(event, SpareTook) for event in events)
-                seconds = verdict.recovered_s if verdict.recovered_s is not None else 0.0
-                found = Found(part, seconds, phases_of(last_recovery(events)), verdict.is_right and took, verdict.tier)
-                found.write(folder)
+                phases, is_right = phases_of(last_recovery(events)), verdict.is_right and took
+                Found(part, verdict.recovered_s, phases, is_right, verdict.tier).write(folder)
                 words = "a spare took the place" if took else "no spare"
                 print(f"  {number + 1} of {n}: {verdict}; {words}", flush=True)
 
@@ -418,26 +416,26 @@ def until(condition: Callable[[], Any], what: str, timeout_s: float) -> None:
         time.sleep(0.05)
 
 
-def read_lines(folder: Path, part: str) -> list[dict[str, Any]]:
-    file = folder / LINES
-    lines = file.read_text().splitlines() if file.exists() else []
-    return [row for row in map(json.loads, lines) if row["part"] == part]
-
-
-def report(folder: Path) -> None:
-    """Medians and worst, where the time goes, and ratios."""
-    medians = {}
+def report(folder: Path, asked: Sequence[str]) -> bool:
+    """Medians and worst, where the time goes, and ratios. Whether all faults of these parts were named and got over."""
+    medians, kept = {}, KeptLines(folder / LINES)
+    lines = kept.read()
+    kept.tell_others()
     for part in PARTS:
-        rows = read_lines(folder, part)
-        if rows:
-            seconds = [row["seconds"] for row in rows]
+        rows = [line for line in lines if line["part"] == part]
+        seconds = [row["seconds"] for row in rows if row["seconds"] is not None]
+        if seconds:
             loads = [row["load"] for row in rows]
             medians[part] = statistics.median(seconds)
             print(f"{part}: median {medians[part]:.2f} s, worst {max(seconds):.2f} s, n {len(rows)}, "
                   f"load {min(loads)} to {max(loads)}{way(rows)}")  # fmt: skip
+    wrong = [line for line in lines if line["part"] in asked and not (line["right"] and line["seconds"] is not None)]
+    for line in wrong:
+        print(f"{line['part']}: one was not right, or not got over: {line['seconds']} s")
     for part in (*PEERS, "ray_train", "torchrun"):
         if part in medians and "kill" in medians:
             print(f"{part} over dougong, killed worker: {medians[part] / medians['kill']:.2f}")
+    return not wrong
 
 
 def way(rows: Sequence[dict[str, Any]]) -> str:
@@ -464,4 +462,4 @@ PARTS: dict[str, Callable[[Path, str, int], None]] = {
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

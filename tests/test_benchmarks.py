@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
+import random
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from benchmarks.kept import KeptLines
 from dougong.deadlines import DEADLINES
+from dougong.tools.drill.lines import digest_of_software
+from dougong.training.audit import Audit
+from dougong.training.integrity.guard import Guard
+from tests.programs import load
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -53,9 +60,27 @@ def test_flips_are_counted_and_the_price_of_seeing_them_is_measured() -> None:
     assert ended.returncode == 0, ended.stderr
     assert "sums of state and copies, of a step: median" in ended.stdout
     ended = run("benchmarks/integrity.py", "flips", "--count", "12")
-    assert "steps without a flip: 0 of 12 ended" in ended.stdout
+    assert ended.returncode == 0 and "steps without a flip: 0 of 12 ended" in ended.stdout, ended.stdout
     ended = run("benchmarks/integrity.py", "audit", "--every", "2", "--count", "8")
+    assert ended.returncode == 0, ended.stdout
     assert "once, in each of 8 steps: 0.500 seen before the commit, 1/2 = 0.500" in ended.stdout
+
+
+def test_flips_that_nobody_compares_and_audits_left_out_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The benchmark's own controls: it is no pass where nothing is caught, or less than the formula gives."""
+    integrity = load("integrity")
+    assert integrity.flips(6, random.Random(1)) and integrity.audited(2, 8, 0.5, random.Random(1))
+    with monkeypatch.context() as patch:
+        patch.setattr(Guard, "judge", lambda guard, step, words: None)
+        assert not integrity.flips(6, random.Random(1))
+    monkeypatch.setattr(Audit, "wants", lambda audit, result: result.step % 4 == 0)
+    assert not integrity.audited(2, 8, 0.5, random.Random(1))
+
+
+def test_a_share_is_held_against_what_its_formula_gives_of_so_many() -> None:
+    likely = load("integrity").likely
+    assert likely(50, 0.75) == (0.54, 0.92) and likely(50, 1.0) == (1.0, 1.0)
+    assert likely(400, 0.25)[0] > 0.15 and likely(400, 0.25)[1] < 0.35
 
 
 @pytest.mark.slow
@@ -107,12 +132,42 @@ def test_the_price_of_snapshots_is_measured() -> None:
 
 def test_rehearsed_faults_are_counted(tmp_path: Path) -> None:
     """What has been measured before is told again; whole schedules are `tests/tools/drill`'s."""
-    kill = '{"part": "kill", "seconds": %s, "phases": {"noticed_s": 0.02}, "right": true, "tier": "own", "load": 1.5}\n'
-    (tmp_path / "recovery.jsonl").write_text(kill % 0.5 + kill % 0.7 + kill % 0.4)
-    ended = run("benchmarks/recovery.py", "--only", "drills", "--n", "0", "--folder", str(tmp_path))
+    file, words = tmp_path / "recovery.jsonl", ("--n", "0", "--folder", str(tmp_path))
+    kill = {"part": "kill", "phases": {"noticed_s": 0.02}, "right": True, "tier": "own", "load": 1.5}
+    for seconds in (0.5, 0.7, 0.4):
+        KeptLines(file).add(kill | {"seconds": seconds})
+    with file.open("a") as others:
+        others.write(
+            json.dumps(kill | {"seconds": 90.0}) + "\n" + json.dumps(kill | {"seconds": 9.0, "code": "x"}) + "\n"
+        )
+    ended = run("benchmarks/recovery.py", "--only", "drills", *words)
     assert ended.returncode == 0, ended.stderr
     assert "0 of 0 schedules done" in ended.stdout
     assert "kill: median 0.50 s, worst 0.70 s, n 3, load 1.5 to 1.5; noticed 0.020" in ended.stdout
+    assert f"2 lines are of another software than {digest_of_software()}, and do not count" in ended.stdout
+    KeptLines(file).add(kill | {"seconds": None, "right": False})
+    ended = run("benchmarks/recovery.py", "--only", "kill", *words)
+    assert ended.returncode == 1, ended.stderr
+    assert (
+        "median 0.50 s, worst 0.70 s, n 4" in ended.stdout
+        and "kill: one was not right, or not got over" in ended.stdout
+    )
+
+
+def test_damages_of_another_software_are_done_again(tmp_path: Path) -> None:
+    record = tmp_path / "corruption.jsonl"
+    words = ("benchmarks/corruption.py", "--number", "4", "--peer", "0", "--record", str(record))
+    assert "dougong: 4 damages" in run(*words).stdout
+    lines = [json.loads(line) for line in record.read_text().splitlines()]
+    assert [line["number"] for line in lines] == [0, 1, 2, 3] and {line["code"] for line in lines} == {
+        digest_of_software()
+    }
+    run(*words)
+    assert len(record.read_text().splitlines()) == 4, "what this software has done is not done again"
+    record.write_text("".join(json.dumps(line | {"code": "another"}) + "\n" for line in lines))
+    ended = run(*words)
+    assert "4 lines are of another software" in ended.stdout
+    assert len(record.read_text().splitlines()) == 8
 
 
 @pytest.mark.parametrize(

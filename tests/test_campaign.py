@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from benchmarks.kept import KeptLines
 from dougong.job.drills.vocabulary import FAULTS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,14 +42,16 @@ def test_what_happens_to_machines_and_cables_is_named(tmp_path: Path) -> None:
 
 
 def test_what_has_been_done_is_counted_and_what_is_wrong_is_told(tmp_path: Path) -> None:
-    line = ('{"seed": "1/kill/%d", "fault": "kill", "place": "here", "worker": "both/0", "ok": %s, "load": 1.0, '
-            '"told": [{"kind": "hang", "culprit": "experts/0"}]}\n')  # fmt: skip
+    line = {"fault": "kill", "place": "here", "worker": "both/0", "load": 1.0,
+            "told": [{"kind": "hang", "culprit": "experts/0"}]}  # fmt: skip
+    file = tmp_path / "campaign.jsonl"
+    file.write_text(json.dumps(line | {"seed": "1/kill/2", "ok": True, "code": "of another software"}) + "\n")
     words = [sys.executable, "benchmarks/campaign.py", "--most", "0", "--folder", str(tmp_path)]
-    for told, status in ((line % (0, "true"), 0), (line % (1, "false"), 1)):
-        with (tmp_path / "campaign.jsonl").open("a") as file:
-            file.write(told)
+    for number, status in ((0, 0), (1, 1)):
+        KeptLines(file).add(line | {"seed": f"1/kill/{number}", "ok": status == 0})
         ended = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60)
         assert ended.returncode == status, ended.stderr
     rows = len(FAULTS)
     assert f"2 of {3 * rows} injections, 1 of {rows} rows, 1 right (50.0 %)" in ended.stdout
     assert "wrong: 1/kill/1 on both/0: hang of experts/0" in ended.stdout
+    assert "1 lines are of another software" in ended.stdout

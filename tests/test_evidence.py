@@ -7,14 +7,27 @@ import ast
 import json
 import re
 import shlex
+import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from benchmarks.evidence_page import DRILLS, NOT_RUN, PASSED, RESULTS, Outcome, Row, page, read_outcomes, read_rows
+from benchmarks.evidence_page import (
+    NOT_RUN,
+    PASSED,
+    Figure,
+    Outcome,
+    Row,
+    Standing,
+    page,
+    read_drills,
+    read_outcomes,
+    read_rows,
+    read_standing,
+)
 from dougong.cli.main import load_command
-from dougong.records.jsonl import JsonLines
 from dougong.tools.drill.lines import digest_of_software
 from tests.programs import load
 
@@ -81,15 +94,15 @@ def test_the_commands_of_rows_are_commands(command: str) -> None:
 @pytest.mark.parametrize("row", [row for row in ROWS if row.figures], ids=lambda row: row.key)
 def test_figures_are_looked_for_where_something_is_printed(row: Row) -> None:
     assert row.commands
-    for pattern in row.figures:
-        re.compile(pattern)
+    for figure in row.figures:
+        groups = set(re.compile(figure.pattern).groupindex)
+        assert groups == {*figure.at_least, *figure.at_most}
 
 
 def test_the_page_is_what_the_tool_writes() -> None:
     """`python benchmarks/evidence.py --page` after a change of the claims."""
-    lines = [line for line in JsonLines(RESULTS).read() if line["key"] == DRILLS]
     written = (ROOT / "docs" / "evidence.md").read_text(encoding="utf-8")
-    assert written == page(ROWS, read_outcomes(), lines[-1] if lines else None)
+    assert written == page(ROWS, read_outcomes(), read_drills(), read_standing())
     assert "docs/evidence.md" in README
 
 
@@ -110,6 +123,50 @@ def test_a_row_tells_what_came_of_it_as_it_stands_now(outcome: Outcome | None, w
     text = page([ROW], {} if outcome is None else {"one": outcome}, None)
     (line,) = [line for line in text.splitlines() if "it holds" in line]
     assert f"| {words}" in line and "`test_x.py::test_y`" in line and "| here |" in line
+
+
+def test_the_head_tells_how_many_rows_are_of_the_present_software() -> None:
+    rows = [replace(ROW, key=key) for key in ("one", "two", "three", "four")]
+    old = {"two": ("soft0", "c0+"), "three": ("soft1", "c1"), "four": ("soft0", "c2")}
+    outcomes = {row.key: replace(DONE, key=row.key, row=row.digest, commit="c3") for row in rows}
+    for number, (key, (software, commit)) in enumerate(old.items()):
+        outcomes[key] = replace(outcomes[key], software=software, commit=commit, date=f"2026-01-0{number + 1}")
+    text = page(rows, outcomes, None, Standing("soft", "c3", 300, {"c0": 161, "c2": 5}))
+    assert "Run by the software of when this page was written (commit c3, soft): 1 of 4 rows.\n" in text
+    assert "| 2 | soft0 | c0+ | 161 of 300 |\n| 1 | soft1 | c1 | not known here |\n" in text
+    outcomes["one"] = replace(outcomes["one"], row="written anew since")
+    text = page(rows, outcomes, None, Standing("soft", "", 0, {}))
+    assert (
+        "when this page was written (soft): 0 of 4 rows.\n" in text and "| 2 | soft0 | c0+ | not known here |" in text
+    )
+
+
+def test_what_has_changed_since_a_commit_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evidence, "ROOT", tmp_path)
+    assert evidence.standing([DONE]) == Standing(digest_of_software(), "", 0, {}), "no checkout of git"
+
+    def git(*words: str) -> str:
+        own = ("-c", "user.name=a", "-c", "user.email=a@b")
+        return subprocess.run(
+            ["git", *own, *words], cwd=tmp_path, check=True, capture_output=True, text=True
+        ).stdout.strip()
+
+    def commit(*names: str) -> str:
+        for name in names:
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).write_text(f"{time.monotonic_ns()}")
+        git("add", ".")
+        git("commit", "-m", "more")
+        return git("rev-parse", "--short=12", "HEAD")
+
+    git("init")
+    first = commit("dougong/a.py", "dougong/b.py", "docs/c.md")
+    second = commit("dougong/b.py")
+    commit("docs/c.md")
+    outcomes = [replace(DONE, commit=known) for known in (f"{first}+", second, "0123456789ab")]
+    assert evidence.standing(outcomes) == Standing(digest_of_software(), second, 2, {first: 1, second: 0})
+    (tmp_path / "dougong" / "a.py").write_text("as it is now")
+    assert evidence.standing(outcomes) == Standing(digest_of_software(), f"{second}+", 2, {first: 2, second: 1})
 
 
 def test_what_has_passed_by_this_software_is_not_run_again() -> None:
@@ -146,8 +203,8 @@ def with_command(code: str, **changes: object) -> Row:
     [
         (with_command("print(7)"), "passed", "7"),
         (with_command("print(7); raise SystemExit(3)"), "FAILED", "exit status 3: 7"),
-        (with_command("print('3 of 3 done\\nend')", figures=(r"\d of \d done",)), "passed", "3 of 3 done"),
-        (with_command("print('end')", figures=(r"\d of \d done",)), "FAILED", "nothing like"),
+        (with_command("print('3 of 3 done\\nend')", figures=(Figure(r"\d of \d done"),)), "passed", "3 of 3 done"),
+        (with_command("print('end')", figures=(Figure(r"\d of \d done"),)), "FAILED", "nothing like"),
         (with_command("print(1)", control=("python -c 'raise SystemExit(1)'",)), "FAILED", "1; exit status 1"),
     ],
 )

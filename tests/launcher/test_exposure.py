@@ -11,6 +11,8 @@ import os
 import re
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -132,6 +134,15 @@ def test_nobody_is_asked(tmp_path: Path) -> None:
     roles = {role_of(words): place for words, place in read.items() if "dougong" in words.split(" ")[0]}
     assert roles.pop("agent").startswith("socket:")  # the line to its controller
     assert {"controller", "worker"} <= set(roles) and set(roles.values()) == {"/dev/null"}
+
+
+def test_who_asks_is_seen(tmp_path: Path) -> None:
+    """The negative control of the test above: its trap goes off."""
+    marker = tmp_path / "asked"
+    (tmp_path / "sitecustomize.py").write_text(ASKED.format(marker=str(marker)))
+    words = [sys.executable, "-c", "input('Do you wish to run the custom code? [y/N] ')"]
+    ended = subprocess.run(words, env={**os.environ, "PYTHONPATH": str(tmp_path)}, input=b"y\n", capture_output=True)
+    assert ended.returncode == 1 and "custom code" in marker.read_text()
 
 
 def test_no_source_asks() -> None:

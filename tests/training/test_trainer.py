@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import queue
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from dougong.accelerators import staging
+from dougong.checkpoint.snapshot import Saver
 from dougong.control.worker_api import Kept, WorkerContext
 from dougong.errors import PeerError
 from dougong.job.schema import Job
 from dougong.parallel.comm.world import World
 from dougong.training.memory.state_memory import StateMemory
 from dougong.training.results.kept_rows import KeptRows
+from dougong.training.state import state_of
 from dougong.training.trainer import JobForm, Trainer, build_trainer
 from tests.jobs import make_job
 from tests.training.running import HandControl, lay_out, token_file
 
+COUNTER_BYTES = 4
 VALIDATION = {"fraction": 0.2, "every": 3, "batches": 1}
 
 
@@ -79,6 +84,48 @@ def test_what_is_due_after_each_step(tmp_path: Path) -> None:
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5]
     assert [row["step"] for row in rows if "val_loss" in row] == [3, 5]
     assert [row["step"] for row in rows if "counts" in row["load"]] == [2, 4, 5]
+
+
+def taken_for_saves(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Bytes of each piece of staging memory, as it is taken."""
+    taken, honest = list[int](), staging.host_memory
+
+    def counted(num_bytes: int, device: Any) -> Any:
+        taken.append(num_bytes)
+        return honest(num_bytes, device)
+
+    monkeypatch.setattr(staging, "host_memory", counted)
+    return taken
+
+
+def test_memory_of_saves_is_there_before_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of it, as soon as the thread beside has taken it; the first save takes the counters of updates alone, which
+    begin with the first one."""
+    taken = taken_for_saves(monkeypatch)
+    trainer, _, _ = trainer_of(job_of(tmp_path), tmp_path)
+    for thread in threading.enumerate():
+        if thread.name == "checkpoint-memory":
+            thread.join(60)
+    share = trainer.stepper.parts.share
+    state = state_of(share.replica, share.optimizer)
+    assert sum(taken) == sum(item.tensor.numel() * item.tensor.element_size() for item in state) > 0
+    taken.clear()
+    for step in range(1, 6):
+        trainer.run_step(step)
+    trainer.finish()
+    assert set(taken) <= {COUNTER_BYTES}
+
+
+def test_what_nobody_has_reserved_is_taken_by_the_first_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The negative control of the test above."""
+    monkeypatch.setattr(Saver, "reserve", lambda saver, tensors: None)
+    taken = taken_for_saves(monkeypatch)
+    trainer, _, _ = trainer_of(job_of(tmp_path), tmp_path)
+    trainer.run_step(1)
+    assert taken == []
+    trainer.run_step(2)
+    trainer.finish()
+    assert max(taken) > COUNTER_BYTES
 
 
 def test_a_part_says_the_ledgers_digest_of_its_own_step(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from dougong.parallel.comm.traffic import TrafficKind
 from dougong.parallel.comm.world import World
 from dougong.training import session
 from dougong.training.drill.spoiler import flip_bit
+from dougong.training.integrity.guard import Guard
 from tests.training.drill.test_spoiler import victim_of
 from tests.training.running import Order, Outcome, run
 from tests.training.session_drill import train_with
@@ -41,6 +42,19 @@ def test_a_worker_alone_finds_its_own(fault: str, says: str, tmp_path: Path) -> 
         trainer.run_step(2)
     now = trainer.stepper.parts.share.replica.masters
     assert all((now[name] == tensor).all() for name, tensor in before.items()), "no update was made"
+
+
+def test_a_flip_that_nobody_compares_is_committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The negative control: without the comparison the same flips end no step, and other weights are trained."""
+    trainers = [trainer_of(job_of(tmp_path), tmp_path / name)[0] for name in "ab"]
+    monkeypatch.setattr(Guard, "judge", lambda guard, step, words: None)
+    for trainer in trainers:
+        trainer.run_step(1)
+    victim_of(trainers[0]).spoil("flip_weight")
+    for trainer in trainers:
+        trainer.run_step(2)
+    spoilt, honest = (trainer.stepper.parts.share.replica.masters for trainer in trainers)
+    assert any((spoilt[name] != tensor).any() for name, tensor in honest.items())
 
 
 @pytest.mark.parametrize(("roles", "worker", "fault", "accused"), [
