@@ -199,11 +199,11 @@ def commit() -> str:
     return (git("rev-parse", "--short=12", "HEAD") or "") + ("+" if changed else "")
 
 
-def standing(outcomes: Iterable[Outcome]) -> Standing:
-    """Of this checkout, beside commits at which rows have been run."""
+def standing(commits: Iterable[str]) -> Standing:
+    """Of this checkout, beside those at which rows have been run."""
     here = git("log", "-1", "--format=%h", "--abbrev=12", "HEAD", "--", "dougong") or ""
     changed = {}
-    for known in sorted({outcome.commit.rstrip("+") for outcome in outcomes} - {""}):
+    for known in sorted({commit.rstrip("+") for commit in commits} - {""}):
         names = git("diff", "--name-only", known, "--", "dougong")
         if names is not None:
             changed[known] = len(names.splitlines())
@@ -261,11 +261,12 @@ def median_of(faults: Sequence[dict[str, Any]], name: str) -> float | None:
 
 def write_page() -> None:
     """From what lies in the checkout."""
-    outcomes = read_outcomes()
-    now = standing(outcomes.values())
+    outcomes, schedules = read_outcomes(), read_drills()
+    of_schedules = [schedules["commit"]] if schedules is not None else []
+    now = standing([*(outcome.commit for outcome in outcomes.values()), *of_schedules])
     if now != read_standing():
         JsonLines(RESULTS).append({"key": STANDING, **vars(now)})
-    PAGE.write_text(page(read_rows(), outcomes, read_drills(), now), encoding="utf-8")
+    PAGE.write_text(page(read_rows(), outcomes, schedules, now), encoding="utf-8")
 
 
 def run_all(rows: Sequence[Row], given: argparse.Namespace) -> int:

@@ -180,7 +180,7 @@ def page(
         own = [row for row in rows if row.section == section]
         lines = [line_of(row, outcomes.get(row.key), machines) for row in own]
         parts.append(f"## {section}\n\n{table(COLUMNS, lines)}")
-    parts.append(f"## Schedules of faults, counted\n\n{words_of_drills(drills)}")
+    parts.append(f"## Schedules of faults, counted\n\n{words_of_drills(drills, standing)}")
     return "\n".join(parts)
 
 
@@ -242,15 +242,18 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(text.replace('|', chr(92) + '|') for text in line)} |\n" for line in lines)
 
 
-def words_of_drills(drills: dict[str, Any] | None) -> str:
+def words_of_drills(drills: dict[str, Any] | None, standing: Standing | None) -> str:
     if drills is None:
         return f"By `python benchmarks/evidence.py --drills FOLDER`: {NOT_RUN}.\n"
     failed = f"; not as they should be: {', '.join(drills['failed'])}" if drills["failed"] else ""
+    since = ""
+    if standing is not None and drills["software"] != standing.software:
+        since = f" (files of dougong/ changed since: {changed_since(drills['commit'], standing)})"
     words = (
         f"{drills['good']} of {drills['schedules']} schedules ended with the weights, optimizer state and samples of\n"
         f"the undisturbed run, every fault named right and nothing left{failed}. Digests of their final state: "
         f"{', '.join(drills['digests'])}.\nMedian {drills['seconds']} s each; {drills['first']} to {drills['last']}; "
-        f"{drills['machine']}; commit {drills['commit']},\nsoftware {drills['software']}.\n\n"
+        f"{drills['machine']}; commit {drills['commit']},\nsoftware {drills['software']}{since}.\n\n"
     )
     rows = [tuple(str("" if value is None else value) for value in fault.values()) for fault in drills["faults"]]
     head = ("fault", "times", "named right", "acted on after (s, median)", "training again after (s, median)")

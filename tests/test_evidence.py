@@ -143,7 +143,7 @@ def test_the_head_tells_how_many_rows_are_of_the_present_software() -> None:
 
 def test_what_has_changed_since_a_commit_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evidence, "ROOT", tmp_path)
-    assert evidence.standing([DONE]) == Standing(digest_of_software(), "", 0, {}), "no checkout of git"
+    assert evidence.standing(["abc"]) == Standing(digest_of_software(), "", 0, {}), "no checkout of git"
 
     def git(*words: str) -> str:
         own = ("-c", "user.name=a", "-c", "user.email=a@b")
@@ -163,10 +163,10 @@ def test_what_has_changed_since_a_commit_is_counted(tmp_path: Path, monkeypatch:
     first = commit("dougong/a.py", "dougong/b.py", "docs/c.md")
     second = commit("dougong/b.py")
     commit("docs/c.md")
-    outcomes = [replace(DONE, commit=known) for known in (f"{first}+", second, "0123456789ab")]
-    assert evidence.standing(outcomes) == Standing(digest_of_software(), second, 2, {first: 1, second: 0})
+    known = [f"{first}+", second, "0123456789ab"]
+    assert evidence.standing(known) == Standing(digest_of_software(), second, 2, {first: 1, second: 0})
     (tmp_path / "dougong" / "a.py").write_text("as it is now")
-    assert evidence.standing(outcomes) == Standing(digest_of_software(), f"{second}+", 2, {first: 2, second: 1})
+    assert evidence.standing(known) == Standing(digest_of_software(), f"{second}+", 2, {first: 2, second: 1})
 
 
 def test_what_has_passed_by_this_software_is_not_run_again() -> None:
@@ -237,6 +237,8 @@ def test_schedules_are_summed_up_by_fault(tmp_path: Path) -> None:
     assert told["faults"] == [{"fault": "kill", "n": 3, "right": 3, "acted_s": 0.2, "recovered_s": None}]
     text = page([ROW], {}, told)
     assert "2 of 3 schedules ended with the weights" in text and "not as they should be: 7/3" in text
-    assert "| kill | 3 | 3 | 0.2 |  |" in text
+    assert "| kill | 3 | 3 | 0.2 |  |" in text and "changed since" not in text
+    text = page([ROW], {}, told, Standing("newer", "c3", 300, {told["commit"].rstrip("+"): 7}))
+    assert f"software {digest_of_software()} (files of dougong/ changed since: 7 of 300)." in text
     with pytest.raises(SystemExit, match="no line of this software"):
         evidence.drills_in(tmp_path / "nothing")
