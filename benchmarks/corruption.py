@@ -118,8 +118,9 @@ def tell(name: str, outcomes: Sequence[Outcome], asked: int) -> None:
     print(f"    accepted without a word: {len(silent)} ({share:.1%})")
     print(f"    something else was wrong (a hang, a valid one not found, an unexpected error): {len(wrong)}")
     times = sorted(1000 * outcome.seconds for outcome in outcomes if outcome.seconds)
-    low, high = times[len(times) // 20], times[-1 - len(times) // 20]
-    print(f"    asked of all three: {statistics.median(times):.1f} ms (median; 5 % {low:.1f}, 95 % {high:.1f})")
+    if times:
+        low, high = times[len(times) // 20], times[-1 - len(times) // 20]
+        print(f"    asked of all three: {statistics.median(times):.1f} ms (median; 5 % {low:.1f}, 95 % {high:.1f})")
     changed, by_kind = Counter(o.kind for o in effective), Counter(o.kind for o in silent)
     for kind, count in sorted(by_kind.items(), key=lambda item: -item[1] / changed[item[0]]):
         print(f"        {kind}: {count} of {changed[kind]}")
