@@ -18,6 +18,8 @@ from dougong.checkpoint.snapshot import StateTensor
 from dougong.job.optimizers.registry import declaration_of
 from dougong.job.schema import Job
 from dougong.models.weights import WeightsFolder
+from dougong.parallel.dense.buckets import in_pieces
+from dougong.parallel.pieces import tensor_of
 from dougong.parallel.plan import Plan, Worker
 from dougong.training.hooks import StepHook
 from dougong.training.integrity.guard import Guard
@@ -57,15 +59,15 @@ class StartState:
         kinds = optimizer.declaration.state_kinds
         # Numbers exist from a tensor's first update on; what has the tensor's shape is stored as
         # zeros before that, so it does not tell.
-        updated = set(optimizer.names)
+        updated = set(map(tensor_of, optimizer.names))
         for kind in kinds:
             if not kind.like_parameter:
-                updated &= set(self.source.names(kind.name))
-        for name in optimizer.names:
-            if name not in updated:
-                continue
-            for kind in kinds:
-                optimizer.load(kind.name, name, self.source.read(kind.name, name))
+                updated &= set(map(tensor_of, self.source.names(kind.name)))
+        # Kind by kind: pieces of a tensor that is stored whole are read one after the other.
+        for kind in kinds:
+            for name in optimizer.names:
+                if tensor_of(name) in updated:
+                    optimizer.load(kind.name, name, self.source.read(kind.name, name))
 
     @staticmethod
     def of(source: StateSource) -> StartState:
@@ -134,12 +136,13 @@ def wanted_state(blueprint: ModelBlueprint, plan: Plan) -> list[list[StateKey]]:
     wanted: list[list[StateKey]] = []
     for worker in plan.workers:
         dense = list(plan.owners) if worker.lanes else []
-        owned = [name for name in dense if plan.owners[name] == worker.rank]
-        trained = [name for name in owned if name in trainable]
+        rank = worker.rank
+        owned = [name for name in dense if plan.owners[name] == rank]
+        trained = [name for name in owned if tensor_of(name) in trainable]
         if is_sharded:
             dense = [
                 *owned,
-                *(name for name in dense if name not in trainable and name not in owned),
+                *(n for n in dense if tensor_of(n) not in trainable and plan.owners[n] != rank),
             ]
         experts, idle = _expert_tensors(blueprint, worker)
         keys = [(MODEL_GROUP, name) for name in (*dense, *experts, *idle)]
@@ -193,6 +196,7 @@ class GuardHook(StepHook):
 
 def held_state_of(replica: Replica, optimizer: Optimizer) -> HeldState:
     """What a worker holds from step to step; what comes and goes is none of it."""
-    copies = dict(replica.dense) | dict(replica.copies)
-    spread = frozenset(name for name, _ in replica.leaves)
+    copies = dict(replica.owned_dense) | dict(replica.copies)
+    trained = in_pieces(dict(replica.leaves), replica.pieces)
+    spread = frozenset(name for name, _ in trained)
     return HeldState(replica.masters, copies, spread, optimizer)
