@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 
 from dougong.checkpoint.directories import MANIFEST, MODEL, step_of
 from dougong.checkpoint.disk import digest, digest_range, is_refused, opened, read_into
-from dougong.checkpoint.manifest import Entry, FileRecord, Manifest
+from dougong.checkpoint.manifest import MODEL_GROUP, Entry, FileRecord, Manifest
 from dougong.checkpoint.proof.header import PlacedTensor, TensorClaim, compare_header
 from dougong.checkpoint.proof.signing import KeyStanding, SignatureError, SigningKey
 from dougong.checkpoint.tensorfile import FiniteCount, not_finite_words
@@ -189,7 +189,10 @@ def _check_header(
 
 def _claim(entry: Entry) -> TensorClaim:
     place = PlacedTensor(entry.dtype, entry.shape, entry.offset, entry.num_bytes)
-    return TensorClaim(entry.label, entry.name_in_file, entry.row, place)
+    # The pieces of an optimizer's tensors are tensors of their own in the files of their owners.
+    is_span = entry.span is not None and entry.group == MODEL_GROUP
+    begin = entry.span.begin if entry.span is not None and is_span else None
+    return TensorClaim(entry.label, entry.name_in_file, entry.row, place, begin)
 
 
 def _check_finite(file: str, tensor: str, count: int) -> list[Defect]:
