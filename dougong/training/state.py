@@ -131,19 +131,18 @@ def wanted_state(blueprint: ModelBlueprint, plan: Plan) -> list[list[StateKey]]:
     """What each worker of a plan begins with, by rank: what it computes with, and what it owns. The
     kinds of state that a tensor has only once it was updated are among it."""
     trainable = trainable_dense(blueprint.model)
+    trained_names = {name for name in plan.owners if tensor_of(name) in trainable}
+    frozen = [name for name in plan.owners if name not in trained_names]
     is_sharded = blueprint.job.dense == "shard"
     kinds = [kind.name for kind in declaration_of(blueprint.job.optimizer).state_kinds]
     wanted: list[list[StateKey]] = []
     for worker in plan.workers:
-        dense = list(plan.owners) if worker.lanes else []
-        rank = worker.rank
+        dense, rank = list(plan.owners) if worker.lanes else [], worker.rank
         owned = [name for name in dense if plan.owners[name] == rank]
-        trained = [name for name in owned if tensor_of(name) in trainable]
+        trained = [name for name in owned if name in trained_names]
         if is_sharded:
-            dense = [
-                *owned,
-                *(n for n in dense if tensor_of(n) not in trainable and plan.owners[n] != rank),
-            ]
+            others = frozen if worker.lanes else []
+            dense = [*owned, *(name for name in others if plan.owners[name] != rank)]
         experts, idle = _expert_tensors(blueprint, worker)
         keys = [(MODEL_GROUP, name) for name in (*dense, *experts, *idle)]
         for kind in kinds:
