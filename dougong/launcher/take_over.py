@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import cast
 
-from dougong.checkpoint.directories import list_committed
+from dougong.checkpoint.directories import list_committed, refuse_no_folder
 from dougong.checkpoint.repository import steps_in
 from dougong.errors import RecordError, SourceError
 from dougong.fault.diagnosis import Diagnosis, FailureKind
@@ -38,7 +38,9 @@ _LEFT = 100
 
 def take_over(run_dir: RunDir, chosen: int | None = None) -> ResumePoint:
     """What the run's record and its checkpoints say of its earlier life. `chosen`: as in
-    `ResumePoint`; SourceError where there is no checkpoint of that step."""
+    `ResumePoint`; SourceError where there is no checkpoint of that step, or a file in the place of
+    all."""
+    refuse_no_folder(run_dir.checkpoints)
     committed: set[int] = set()
     fired: set[FiredDrill] = set()
     events = run_dir.read_events()
@@ -142,6 +144,27 @@ def beginning_words(point: ResumePoint) -> str:
     return "the run had committed no checkpoint, so that it starts from the beginning"
 
 
+def lost_history_words(run_dir: RunDir, point: ResumePoint) -> str:
+    """That the record of the run's events is lost, and what with it; empty where it is there, or
+    nothing has been recorded yet."""
+    if not _is_history_lost(run_dir, run_dir.read_events()):
+        return ""
+    what = "holds nothing of this run" if run_dir.events_file.is_file() else "is gone"
+    return (
+        f"{run_dir.events_file} {what}: its history is lost (faults, times, goodput, devices in "
+        "quarantine, drills that were carried out) and begins anew now; what it has trained is "
+        f"whole, and it goes on from step {point.step}"
+    )
+
+
+def _is_history_lost(run_dir: RunDir, events: Sequence[Event]) -> bool:
+    """Whether a run that has trained tells of no controller."""
+    if any(isinstance(event, RunCreated) for event in events):
+        return False
+    has_trained = bool(run_dir.read_last_metrics(lambda _: None))
+    return has_trained or bool(list_committed(run_dir.checkpoints))
+
+
 def _skipped(events: Sequence[Event], same_since: int) -> frozenset[int]:
     """Steps that the run has left out since its last change of what may change bits."""
     found = set()
@@ -172,6 +195,11 @@ def _next_generation(run_dir: RunDir, events: Sequence[Event]) -> int:
     it that has written nothing yet.
     """
     seen = max((event.generation for event in events), default=0)
+    if _is_history_lost(run_dir, events):
+        # Rows and logs bear the numbers of those whose events are lost.
+        rows = run_dir.read_last_metrics(lambda _: None)
+        told = [row.get("generation", 1) for row in rows]
+        seen = max([seen, *told, *[generation for generation, _ in run_dir.log_files()]])
     known = max((event.fence for event in events), default=0)
     thousand = max(seen - 1, 0) // GENERATIONS
     if not are_past(run_dir.path, max(known, 1), run_dir.fence - 1):
