@@ -7,12 +7,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from dougong.checkpoint.verify import verify
+from dougong.fault.culprit import Culprit
 from dougong.records.directory import RunDir
-from dougong.records.events import CheckpointCommitted, RecoveryDecided, RunEnded
+from dougong.records.events import CheckpointCommitted, FailureDiagnosed, RecoveryDecided, RunEnded
 from tests.checkpoint.saving import make_not_finite
 from tests.jobs import make_job
 from tests.training.running import token_file
@@ -79,3 +81,24 @@ def test_verify_says_what_is_not_finite(blown_up: Blown) -> None:
     said = dougong("verify", str(run.path))
     assert said.returncode == 1
     assert "lm_head.weight: finite: expected no NaN and no infinity, found 1 value" in said.stdout + said.stderr
+
+
+@pytest.mark.parametrize("fault", [{}, {"non_finite": "skip", "audit": "all"}], ids=["stop", "skip, audited"])
+def test_a_nan_that_does_not_come_again_costs_one_step(fault: dict[str, Any], tmp_path: Path) -> None:
+    """The step is computed again, with the bits of a run in which nothing happened."""
+    losses = {}
+    for name, drill in (("honest", []), ("spoilt", [{"at_step": 3, "fault": "nan", "on": "east/1"}])):
+        job = make_job(
+            data={"tokens": str(token_file(tmp_path)), "sequence_length": 16}, steps=4, fault=fault, drill=drill,
+            islands=[{"name": "east", "accelerator": "cpu", "workers": 2}],
+        )  # fmt: skip
+        job_file = tmp_path / f"{name}.yaml"
+        job_file.write_text(yaml.safe_dump(job.model_dump(mode="json", exclude_none=True)))
+        ended = dougong("run", str(job_file), "--no-ray", "--run-dir", str(tmp_path / name))
+        assert ended.returncode == 0, ended.stderr
+        run = RunDir(tmp_path / name)
+        losses[name] = [(row["step"], row["loss"]) for row in run.latest_metrics()]
+    assert losses["spoilt"] == losses["honest"]
+    (named,) = (event for event in run.read_events() if isinstance(event, FailureDiagnosed))
+    who = Culprit("worker", "east/1") if fault else Culprit("workers", "")
+    assert (named.failure, named.culprit) == ("corruption", who)
