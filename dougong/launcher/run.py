@@ -14,13 +14,10 @@ from typing import IO, cast
 
 from rich.console import Console
 
-from dougong.checkpoint.directories import step_of
 from dougong.checkpoint.proof.signing import SigningKey
-from dougong.checkpoint.repository import VerifyResult, newest_valid, none_is_valid, steps_in
 from dougong.deadlines import Deadlines
 from dougong.errors import (
     DougongError,
-    JobError,
     SupersededError,
     WorkerError,
 )
@@ -58,6 +55,7 @@ from dougong.launcher.take_over import (
     beginning_words,
     lost_history_words,
     of_follower,
+    refuse_if_done,
     take_over,
     with_memory,
 )
@@ -72,7 +70,6 @@ from dougong.records.events import (
     WarningRaised,
 )
 from dougong.records.files import exposed_words, make_run_folder
-from dougong.records.finished import resume_command
 from dougong.records.lease import Lease
 from dougong.records.machine import describe_machine
 from dougong.records.rebuilt_status import known_status
@@ -194,7 +191,6 @@ def resume_run(
         before = recorded_job(run_dir)
         after = next_job(before, run_dir, overrides, request.job)
         resume_point = take_over(run_dir, request.chosen)
-        lost = lost_history_words(run_dir, resume_point)
         check_lift(after.job.fault.quarantine.lift, resume_point.quarantined)
         resume_point = _with_changes(resume_point, before.job, after.job)
         resume_point = with_memory(resume_point, run_dir, before.job, after.job)
@@ -205,9 +201,8 @@ def resume_run(
         signed, signs = before.job.checkpoint.sign, job.checkpoint.sign
         has_committed, chosen = resume_point.has_committed, resume_point.chosen
         key = key_of_resume(run_dir, signed, signs, has_committed, chosen)
-        resume_point = _refuse_if_done(run_dir, resume_point, after.job.steps, key)
-        bent = bent_rate(before.job, after.job, resume_point.step + 1)
-        warnings = tuple(filter(None, (lost, bent)))
+        resume_point = refuse_if_done(run_dir, resume_point, after.job.steps, key)
+        warnings = _warnings_of(run_dir, before.job, after.job, resume_point)
         launch = Launch(
             job, run_dir, lease, resume_point, after.to_yaml(), (), warnings, follows, key, held
         )
@@ -251,33 +246,10 @@ def _with_changes(point: ResumePoint, before: Job, after: Job) -> ResumePoint:
     return dataclasses.replace(point, changed=changed, same_since=same_since, skipped=frozenset())
 
 
-class StepsDoneError(JobError):
-    """All the steps that a run is to have are done already."""
-
-
-def _refuse_if_done(
-    run_dir: RunDir, point: ResumePoint, steps: int, key: SigningKey | None
-) -> ResumePoint:
-    """The point from which there are steps to go on with. A run whose last checkpoint is damaged is
-    not done: it goes on from the newest valid one, as any other does. StepsDoneError where there is
-    none, CheckpointError where no checkpoint is valid."""
-    if point.step < steps:
-        return point
-    root = run_dir.checkpoints
-    results: list[VerifyResult] = []
-    found = newest_valid(root, results.append, key=key) if point.chosen is None else None
-    if found is None and point.chosen is None:
-        names = [result.directory.name for result in results]
-        raise none_is_valid(root, names, resume_command(run_dir.path), key)
-    step = point.step if found is None else step_of(found) or 0
-    if step < steps:
-        return dataclasses.replace(point, step=step)
-    further = 2 * max(steps, step)
-    raise StepsDoneError(
-        f"{run_dir.path}: step {step} of {steps} is done already; to go on "
-        f"further, add `-o steps={further}`; to go on from an earlier checkpoint, `--step N` "
-        f"(there are: {steps_in(root)})"
-    )
+def _warnings_of(run_dir: RunDir, before: Job, after: Job, point: ResumePoint) -> tuple[str, ...]:
+    """What is told at the start of a resume from there."""
+    bent = bent_rate(before, after, point.step + 1)
+    return tuple(filter(None, (lost_history_words(run_dir, point), bent)))
 
 
 def _run(launch: Launch, options: Options) -> int:

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import cast
 
-from dougong.checkpoint.directories import list_committed, refuse_no_folder
-from dougong.checkpoint.repository import steps_in
-from dougong.errors import RecordError, SourceError
+from dougong.checkpoint.directories import list_committed, refuse_no_folder, step_of
+from dougong.checkpoint.proof.signing import SigningKey
+from dougong.checkpoint.repository import VerifyResult, newest_valid, none_is_valid, steps_in
+from dougong.errors import JobError, RecordError, SourceError
 from dougong.fault.diagnosis import Diagnosis, FailureKind
 from dougong.fault.drill import FiredDrill
 from dougong.fault.policy import PastFailure
@@ -29,7 +30,7 @@ from dougong.records.events import (
     RunCreated,
     StepSkipped,
 )
-from dougong.records.finished import newest_generation
+from dougong.records.finished import newest_generation, resume_command
 from dougong.records.lease import are_past
 
 _LEFT = 100
@@ -206,3 +207,32 @@ def _next_generation(run_dir: RunDir, events: Sequence[Event]) -> int:
         return (thousand + max(run_dir.fence - known, 1)) * GENERATIONS + 1
     is_full = seen > (thousand + 1) * GENERATIONS - _LEFT
     return (thousand + 1) * GENERATIONS + 1 if is_full else seen + 1
+
+
+class StepsDoneError(JobError):
+    """All the steps that a run is to have are done already."""
+
+
+def refuse_if_done(
+    run_dir: RunDir, point: ResumePoint, steps: int, key: SigningKey | None
+) -> ResumePoint:
+    """The point from which there are steps to go on with. A run whose last checkpoint is damaged is
+    not done: it goes on from the newest valid one, as any other does. StepsDoneError where there is
+    none, CheckpointError where no checkpoint is valid."""
+    if point.step < steps:
+        return point
+    root = run_dir.checkpoints
+    results: list[VerifyResult] = []
+    found = newest_valid(root, results.append, key=key) if point.chosen is None else None
+    if found is None and point.chosen is None:
+        names = [result.directory.name for result in results]
+        raise none_is_valid(root, names, resume_command(run_dir.path), key)
+    step = point.step if found is None else step_of(found) or 0
+    if step < steps:
+        return replace(point, step=step)
+    further = 2 * max(steps, step)
+    raise StepsDoneError(
+        f"{run_dir.path}: step {step} of {steps} is done already; to go on "
+        f"further, add `-o steps={further}`; to go on from an earlier checkpoint, `--step N` "
+        f"(there are: {steps_in(root)})"
+    )
