@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dougong.checkpoint.directories import INDEX_FILE, MODEL
+from dougong.checkpoint.directories import INDEX_FILE, MODEL, refuse_no_folder
 from dougong.checkpoint.disk import (
     Buffer,
     digest,
@@ -40,6 +40,7 @@ def choose(
 ) -> Path:
     """The checkpoint to export from a run's `checkpoints/`: the newest valid one, or that of
     `step`, verified."""
+    refuse_no_folder(root)
     if step is not None:
         return valid_one_of(root, step)
     newest = newest_valid(root, on_invalid)
@@ -72,7 +73,7 @@ def export(
         unfinished.rename(out)
         sync_directory(out.parent)
     except OSError as error:
-        raise storage_error(out, error, "the export") from error
+        raise storage_error(out, error, "the export", "free some, then export again") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return sorted(out.iterdir())

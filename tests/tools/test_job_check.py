@@ -154,7 +154,8 @@ def test_a_package_under_a_name_of_dougong_s_own_is_refused_at_the_key(
         (None, 0o600, "own.key: the key cannot be read: No such file"),
         (bytes(32), 0o644, "own.key: others may read or write this key (mode 0644)"),
         (bytes(8), 0o600, "own.key: is no key: a key has 32"),
-        (bytes(32), 0o600, None),
+        (bytes(32), 0o600, "own.key: is no key: it holds one byte again and again"),
+        (bytes(range(32)), 0o600, None),
     ],
 )
 def test_a_key_to_sign_with_is_looked_at_before_anything_starts(
