@@ -98,6 +98,8 @@ def drill(
         raise JobError("--control, --schedule and --lab are for the small job: leave RUN_DIR out")
     else:
         drills = RunDrills(RunDir.open(run_dir), tell=lambda text: typer.echo(f"  {text}"))
+        if not dry_run:
+            drills.refuse_if_over()
         drawn = list(drills.draw(seed, count or 1)) if fault is None and on is None else []
         _on_run(drills, drawn or [_asked_for(fault, on, for_s)], dry_run)
 
