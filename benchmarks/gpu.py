@@ -1,6 +1,6 @@
 """What has to be looked at on a GPU that is lent for ten minutes, row by row: `make gpu GPU_PYTHON=python3`.
 
-    python benchmarks/gpu.py [--part 1|2|3] [--only ROW ...] [--accelerator cuda|cpu] [--wheels FOLDER] [--out FILE]
+    python benchmarks/gpu.py [--part 1|2|3|4] [--only ROW ...] [--accelerator cuda|cpu] [--wheels FOLDER] [--out FILE]
 
 It runs by the interpreter that starts it, with the torch that this one has, installs nothing, and needs no network and
 no Ray. Each row is a process of its own with a time limit, and what came of it is written into `benchmarks/gpu.md`
@@ -72,19 +72,19 @@ ROWS = (
     Row("rows", 1, 40, "bits of row sums over the number of rows; ours over the same", _own("rows")),
     Row("cumsum", 1, 40, "what is exempt from the strict switch has one answer", _own("cumsum")),
     Row("waits", 1, 40, "what a wait with a limit costs the host, against one without", _own("waits"), False),
-    Row("job", 2, 130, "a job twice, with a worker killed, and resumed: the same bits", _own("job")),
+    Row("job", 2, 280, "a job twice, with a worker killed, and resumed: the same bits", _own("job")),
     Row("golden", 2, 60, "golden losses of this kind of device", ("-m", "tests.golden.record", "--device", "{device}"),
         False),
     Row("islands", 2, 100, "attention on the device, experts on a processor, and the reverse", _own("islands")),
     Row("syncs", 2, 50, "waits of the host for the device in a step, by place", _own("syncs"), False),
     Row("price", 2, 90, "a step with determinism: layout against off", _own("price")),
-    Row("conform", 2, 100, "the conformance report", ("-m", "dougong", "conform", "--accelerator", "{device}")),
-    Row("shared", 2, 60, "two workers on one device", _own("shared"), False),
+    Row("shared", 3, 70, "two workers on one device", _own("shared"), False),
     Row("memory", 3, 200, "most memory over the plan's; layers that run again, tensors that come and go: the same bits",
         _own("memory")),
-    Row("audit", 3, 70, "steps that another worker computes again on the same device", _own("audit"), False),
-    Row("saves", 3, 100, "what a save holds training up for; the step beside its writing", _own("saves")),
-    Row("step", 3, 150, "a step's time over a plain loop's, of two layers of Qwen3-30B-A3B's width", _own("step")),
+    Row("audit", 3, 80, "steps that another worker computes again on the same device", _own("audit"), False),
+    Row("conform", 3, 240, "the conformance report", ("-m", "dougong", "conform", "--accelerator", "{device}")),
+    Row("saves", 4, 200, "what a save holds training up for; the step beside its writing", _own("saves")),
+    Row("step", 4, 300, "a step's time over a plain loop's, of two layers of Qwen3-30B-A3B's width", _own("step")),
 )  # fmt: skip
 
 

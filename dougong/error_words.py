@@ -8,10 +8,6 @@ from dataclasses import dataclass
 import dougong.errors as family
 from dougong.errors import DougongError, LaunchError, NoRoomError
 
-OF_A_MACHINE = "every value was finite: a machine computed the step wrongly"
-"""What is said of a step that was not finite, and is when it is computed once more: the job is not
-to be changed for it."""
-
 
 def reason_words(error: BaseException, named: bool = False) -> str:
     """What an error of another's code says, on one line, for a sentence of ours; with `named`,

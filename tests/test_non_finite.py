@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 import yaml
 from dougong.checkpoint.verify import verify
+from dougong.fault.culprit import Culprit
 from dougong.records.directory import RunDir
-from dougong.records.events import CheckpointCommitted, RecoveryDecided, RunEnded
+from dougong.records.events import CheckpointCommitted, FailureDiagnosed, RecoveryDecided, RunEnded
 from tests.checkpoint.saving import make_not_finite
 from tests.folders import change_weights, small_folder
 from tests.jobs import make_job
@@ -93,9 +94,9 @@ def advised() -> list[str]:
     return re.findall(r"`(dougong [^`]+)`", row.rsplit(" | ", 1)[-1])
 
 
-def test_readme_s_commands_after_a_step_that_is_not_finite_are_these_three() -> None:
+def test_readme_s_commands_after_a_step_that_is_not_finite_are_these_two() -> None:
     begun = [words.split(" -o ")[0] for words in advised()]
-    assert begun == ["dougong resume RUN", "dougong resume RUN", "dougong run FILE"]
+    assert begun == ["dougong resume RUN", "dougong run FILE"]
 
 
 def given(words: str, **names: object) -> list[str]:
@@ -126,14 +127,7 @@ def failed_run(folder: Path, **changes: Any) -> Path:
     return run
 
 
-def test_a_step_that_a_machine_computed_wrongly_is_computed_anew_by_readme_s_first_command(tmp_path: Path) -> None:
-    run = failed_run(tmp_path, drill=[{"at_step": 3, "fault": "nan", "on": "east/0"}])
-    ended = dougong(*given(advised()[0], RUN=run))
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert [row["step"] for row in RunDir(run).read_metrics()][-1] == 6
-
-
-def test_a_batch_that_is_to_blame_is_left_out_by_readme_s_second_command(tmp_path: Path) -> None:
+def test_a_batch_that_is_to_blame_is_left_out_by_readme_s_first_command(tmp_path: Path) -> None:
     """One token of all has an embedding whose square overflows: the step that reads it has a NaN, and no other."""
     folder = small_folder(tmp_path / "model")
     ids = np.random.default_rng(5).integers(3, 250, 6 * 4 * 17 + 1).astype("<u2")
@@ -142,17 +136,17 @@ def test_a_batch_that_is_to_blame_is_left_out_by_readme_s_second_command(tmp_pat
     change_weights(folder, lambda tensors: tensors["model.embed_tokens.weight"][255].fill_(3e38))
     run = failed_run(tmp_path, model={"path": str(folder)}, batch={"lanes": 2, "microbatches": 1, "microbatch_size": 2})
     (bad,) = [row["step"] for row in RunDir(run).read_metrics() if row.get("skipped")]
-    ended = dougong(*given(advised()[1], RUN=run))
+    ended = dougong(*given(advised()[0], RUN=run))
     assert ended.returncode == 0, ended.stdout + ended.stderr
     rows = {row["step"]: row for row in RunDir(run).read_metrics()}
     assert max(rows) == 6 and [step for step, row in rows.items() if row.get("skipped")] == [bad]
 
 
-def test_after_training_has_diverged_a_new_run_goes_on_from_weights_by_readme_s_third_command(tmp_path: Path) -> None:
+def test_after_training_has_diverged_a_new_run_goes_on_from_weights_by_readme_s_second_command(tmp_path: Path) -> None:
     """A decay that multiplies weights by 1e10 each step: those of the first can still be trained from."""
     run = failed_run(tmp_path, optimizer=DIVERGING)
     assert len(list(run.glob("checkpoints/step-*"))) >= 2
-    lower = f"{advised()[2].replace('=...', '=1.0e-15')} --run-dir {tmp_path / 'lower'}"
+    lower = f"{advised()[1].replace('=...', '=1.0e-15')} --run-dir {tmp_path / 'lower'}"
     words = given(lower, RUN=run, FILE=tmp_path / "job.yaml", **{"step-N": "step-000001"})
     ended = dougong(*words)
     assert ended.returncode == 0, ended.stdout + ended.stderr
@@ -165,3 +159,24 @@ def test_a_resume_keeps_the_learning_rate(tmp_path: Path) -> None:
     run = failed_run(tmp_path, optimizer=DIVERGING)
     ended = dougong(*given("dougong resume RUN -o optimizer.lr=1.0e-15", RUN=run))
     assert ended.returncode == 2 and "optimizer.lr: 0.01 then, 1.0e-15 now" in ended.stderr
+
+
+@pytest.mark.parametrize("fault", [{}, {"non_finite": "skip", "audit": "all"}], ids=["stop", "skip, audited"])
+def test_a_nan_that_does_not_come_again_costs_one_step(fault: dict[str, Any], tmp_path: Path) -> None:
+    """The step is computed again, with the bits of a run in which nothing happened."""
+    losses = {}
+    for name, drill in (("honest", []), ("spoilt", [{"at_step": 3, "fault": "nan", "on": "east/1"}])):
+        job = make_job(
+            data={"tokens": str(token_file(tmp_path)), "sequence_length": 16}, steps=4, fault=fault, drill=drill,
+            islands=[{"name": "east", "accelerator": "cpu", "workers": 2}],
+        )  # fmt: skip
+        job_file = tmp_path / f"{name}.yaml"
+        job_file.write_text(yaml.safe_dump(job.model_dump(mode="json", exclude_none=True)))
+        ended = dougong("run", str(job_file), "--no-ray", "--run-dir", str(tmp_path / name))
+        assert ended.returncode == 0, ended.stderr
+        run = RunDir(tmp_path / name)
+        losses[name] = [(row["step"], row["loss"]) for row in run.latest_metrics()]
+    assert losses["spoilt"] == losses["honest"]
+    (named,) = (event for event in run.read_events() if isinstance(event, FailureDiagnosed))
+    who = Culprit("worker", "east/1") if fault else Culprit("workers", "")
+    assert (named.failure, named.culprit) == ("corruption", who)

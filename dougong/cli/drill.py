@@ -192,9 +192,9 @@ def _words_of(rehearsal: Rehearsal) -> str:
 
 
 def _print_table() -> None:
-    table = plain_table("fault", "what it does", "named as", "goes on?", "in a job file?")
+    table = plain_table("fault", "what it does", "named as", "in a job file?")
     for one in FAULTS:
         named = f"{one.kind} of {' or '.join(one.culprits)}" if one.kind else "nothing"
         ordered = f"no: {one.refusal}" if one.refusal else "yes"
-        table.add_row(one.name, one.does, named, one.decision, ordered)
+        table.add_row(one.name, one.does, named, ordered)
     print_table(table)

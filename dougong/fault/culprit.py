@@ -7,6 +7,7 @@ from typing import Literal
 
 CulpritKind = Literal[
     "worker",
+    "workers",
     "agent",
     "fork_server",
     "node",
@@ -22,8 +23,8 @@ CulpritKind = Literal[
 @dataclass(frozen=True)
 class Culprit:
     """What failed first. `name`: a worker's or an agent's, of a fork server its agent's, of a link
-    both of its ends; `node`: the machine on which it is, empty where all of the run is on one, or
-    where the name says it."""
+    both of its ends, of `workers` none: nobody knows which of them it was; `node`: the machine on
+    which it is, empty where all of the run is on one, or where the name says it."""
 
     kind: CulpritKind
     name: str

@@ -211,10 +211,13 @@ def _diagnose_error(failure: Raised) -> Diagnosis:
 
 def _accused(failure: Raised) -> Culprit:
     """Who tells of an error, unless it says who else it was: of numbers that change on their way
-    from one worker to another nobody knows at which of the two."""
+    from one worker to another nobody knows at which of the two. Of a step that was computed wrongly
+    the one who tells is not accused."""
     names = failure.error.accused
     if len(names) == 2:
         return Culprit("link", " and ".join(names))
+    if not names and "CorruptionError" in failure.error.bases:
+        return Culprit("workers", "")
     return Culprit("worker", names[0]) if names else failure.culprit
 
 

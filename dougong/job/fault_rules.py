@@ -230,13 +230,7 @@ def _drill_doubts(job: Job) -> Iterator[str]:
         if fault is None or not fault.must_be_named or fault.target == "controller":
             continue
         path = f"drill.{index}: {drill.what}"
-        if fault.decision == "end" and not (fault.name == "nan" and _skips(job)):
-            yield f"{path} ends the run, as its fault does"
-        elif actions.of(fault.kind) == "fail":
+        if actions.of(fault.kind) == "fail":
             yield f"{path} ends the run: fault.actions.{fault.kind} is fail"
         elif counts == 0 and fault.kind != "preemption":
             yield f"{path} ends the run: fault.max_restarts is 0"
-
-
-def _skips(job: Job) -> bool:
-    return job.fault.non_finite == "skip"

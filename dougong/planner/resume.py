@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from dougong.errors import JobError
+from dougong.errors import CheckpointError, JobError
 from dougong.fault.quarantine import QuarantinedDevice
 from dougong.job.schema import Job
 from dougong.job.section import Section, mark_of, section_for, sections_of
@@ -109,6 +109,18 @@ def check_resume(before: Job, after: Job) -> None:
         f"would be another run's; a resume may change {', '.join(others)} and {last}; for the "
         "rest, begin a new run"
     )
+
+
+def check_written(place: str, written: Mapping[str, Any] | None, job: Job) -> None:
+    """CheckpointError when a checkpoint at `place` is another job's. `written`: the identity that
+    it holds, None where it holds none. A run's job.yaml may have been changed by hand."""
+    found = changes(written, identity(job)) if written else []
+    if found:
+        raise CheckpointError(
+            f"{place}: was written by another job ({'; '.join(map(str, found))}), so the next "
+            "steps would be another run's; put job.yaml back as it was, or begin a new run with "
+            "`model: {path: ...}`"
+        )
 
 
 def _fixed_values(section: type[Section], values: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -22,13 +22,15 @@ from torch import Tensor
 from dougong.control.worker_api import Control
 from dougong.control.worker_messages import StepRepeated, UpdateSkipped
 from dougong.data.windows import TokenWindows
-from dougong.error_words import OF_A_MACHINE
 from dougong.errors import PeerError
 from dougong.job.schema import Fault
 from dougong.ops.finite import num_not_finite
+from dougong.parallel.comm.world import World
 from dougong.parallel.execute.executor import Executor, ExecutorOptions
 from dougong.parallel.trace.finite_watch import FiniteWatch
 from dougong.parallel.trace.trace_key import TraceKey
+from dougong.training.integrity.evidence import WrongNumbers
+from dougong.training.integrity.guard import blame
 from dougong.training.results.reports import LossKey, NotFinite, StepResult
 from dougong.training.step import ForwardsOf, Stepper, WorkerShare
 
@@ -36,7 +38,6 @@ _ADVICE = (
     "where weights have grown, begin anew with a lower optimizer.lr or an optimizer.clip_norm; "
     "`dougong resume` with {} leaves such steps out"
 )
-_ADVICE_TO_REPEAT = "`dougong resume` computes it anew; look at the machines' memory and heat"
 _MOST_WINDOWS = 64
 MOST_NAMES = 3
 """So many of a kind are named in one error, and the others counted."""
@@ -91,7 +92,11 @@ def where(found: NotFinite) -> str:
 
 def explain(stepper: Stepper, result: StepResult, forwards: ForwardsOf, in_a_row: int) -> str:
     """Everything about a step that ends the run, in words: the same on every worker. Computes the
-    step once more. Collective. `in_a_row`: steps without an update, this one counted."""
+    step once more. Collective. `in_a_row`: steps without an update, this one counted.
+
+    Raises CorruptionError, or PeerError on all workers but one, where it is finite then: the step
+    is redone, and the run goes on.
+    """
     known = "" if result.not_finite is None else where(result.not_finite)
     advice = _ADVICE.format("`-o fault.non_finite=skip`")
     begin = f"step {result.step}: {numbers(result)}, so no weight was moved"
@@ -106,11 +111,19 @@ def explain(stepper: Stepper, result: StepResult, forwards: ForwardsOf, in_a_row
         # What was seen is worth more than why it could not be looked at more closely.
         reason = f"the place was not found: {type(error).__name__}: {error}"
         return "; ".join(part for part in (begin, known, reason, advice) if part)
+    if not any(look.place is not None or look.sums or look.state for look in looks):
+        _blame_a_machine(stepper.parts.world, result, known)
     place = _first_place(looks, stepper.parts.share.replica.cut.names)
-    if not any(look.place is not None or look.sums for look in looks):
-        advice = _ADVICE_TO_REPEAT
     parts = (begin, place, known, _weights(looks), advice)
     return "; ".join(part for part in parts if part)
+
+
+def _blame_a_machine(world: World, result: StepResult, known: str) -> NoReturn:
+    """Of several workers nobody knows which one it was: an audit would."""
+    alone = world.size == 1
+    whose = "" if alone else "; `-o fault.audit=N` names the worker"
+    text = f"{numbers(result)}; {known}; computed once more, every value is finite{whose}"
+    blame(world, result.step, WrongNumbers(text, (0,) if alone else ()))
 
 
 def skip_message(result: StepResult, in_a_row: int, data: TokenWindows) -> UpdateSkipped:
@@ -227,7 +240,7 @@ def _first_place(looks: Sequence[_Look], sites: Sequence[str]) -> str:
     if sums:
         names = _some(sorted(sums, key=_natural))
         return f"every value is finite, but sums over the gradient of {names} overflow float32"
-    return f"computed once more, {OF_A_MACHINE} the first time, or a kernel is not deterministic"
+    return "computed once more, every value is finite"
 
 
 def _weights(looks: Sequence[_Look]) -> str:

@@ -181,7 +181,8 @@ class Stepper:
     ) -> StepResult:
         """One step; one that is not finite is left without its update, on all workers alike, and
         `is_skipped` of the result says so. Where the job leaves such steps out it is computed once
-        more before: what a device has computed wrongly is right then.
+        more before: what a device has computed wrongly is right then. With an `audit` others
+        compute it, who name the one that erred.
 
         `asked` says what this worker was asked for, and is called when the gradients are there: a
         request that comes while they are computed still counts. `skips`: steps that are left
@@ -190,12 +191,13 @@ class Stepper:
         fault, is_listed = self._job.fault, step in skips and self._job.fault.non_finite == "skip"
         result, computed = self._computed(step, forwards, asked)
         first = result.not_finite
-        if first is not None and not is_listed and step_decision(fault, 1) == "retry_step":
-            result, computed = self._computed(step, forwards, asked)
-            result = replace(result, was_not_finite=first)
+        if first is not None and not is_listed:
+            if audit is not None:
+                audit.not_finite(step, computed)
+            elif step_decision(fault, 1) == "retry_step":
+                result, computed = self._computed(step, forwards, asked)
+                result = replace(result, was_not_finite=first)
         is_skipped = result.not_finite is not None or is_listed
-        if audit is not None and result.not_finite is not None and not is_listed:
-            audit.not_finite(step, computed)
         looks = audit is not None and not is_skipped and audit.wants(result)
         if audit is not None and looks:
             audit.gradients(step, computed)

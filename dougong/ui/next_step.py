@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dougong.checkpoint.directories import list_committed
-from dougong.error_words import OF_A_MACHINE
 from dougong.records.directory import RunDir
 from dougong.records.events import (
     CheckpointCommitted,
@@ -35,12 +34,12 @@ MISTAKES = ("data", "model")
 _MEND = "mend what it names"
 _REMEDIES = {
     **dict.fromkeys(("crash", "node_lost", "preemption", "storage"), ""),
+    "corruption": "look at the machines' memory and heat",
     "numerics": "lower optimizer.lr or set optimizer.clip_norm",
     "irreproducible": "mend what has changed (or accept other bits: -o numerics=bounded)",
 }
 """What has to be done first, by the class of failure; nothing where it came from outside. Any
 other comes again until what it names is mended."""
-_OF_MACHINES = "look at the machines' memory and heat"
 _RATE = re.compile(r"((?:-o|--override=)?optimizer\.lr=).*", re.DOTALL)
 """A word that sets the learning rate."""
 _MODULE = "python -m dougong"
@@ -113,7 +112,7 @@ def _may_be_held(events: Sequence[Event]) -> bool:
 
 def _resume(words: Sequence[str], events: Sequence[Event]) -> NextStep:
     ended = _failed_end_of(events)
-    if ended is not None and ended.failure == "numerics" and not _is_of_a_machine(ended):
+    if ended is not None and ended.failure == "numerics":
         # A resume may not change the optimizer: the steps that are not finite are left out.
         return NextStep(" ".join([*words, _change_for(events)]))
     return NextStep(" ".join(words), _remedy_of(ended))
@@ -122,12 +121,7 @@ def _resume(words: Sequence[str], events: Sequence[Event]) -> NextStep:
 def _remedy_of(ended: RunEnded | None) -> str:
     if ended is None:
         return ""
-    return _OF_MACHINES if _is_of_a_machine(ended) else _REMEDIES.get(ended.failure or "", _MEND)
-
-
-def _is_of_a_machine(ended: RunEnded) -> bool:
-    """Whether a step was finite when it was computed once more: the job is right as it is."""
-    return ended.failure == "numerics" and OF_A_MACHINE in (ended.cause or "")
+    return _REMEDIES.get(ended.failure or "", _MEND)
 
 
 def _is_gone(path: Path, events: Sequence[Event]) -> bool:
@@ -185,7 +179,7 @@ def _begin_again(path: Path, events: Sequence[Event]) -> str:
         return f"{program(events)} run FILE {' '.join(options)}"
     words, address = begun[-1].command, begun[-1].address
     ended = _failed_end_of(events)
-    if ended is not None and ended.failure == "numerics" and not _is_of_a_machine(ended):
+    if ended is not None and ended.failure == "numerics":
         # What is to be lowered is not said again as it was.
         words = tuple(_RATE.sub(r"\1LOWER", word) for word in words)
     # A default directory has the time in its name: said again, it would be another one.

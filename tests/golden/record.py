@@ -45,7 +45,8 @@ def file_of(device: str) -> Path:
 def compute(device: str) -> dict[str, Any]:
     """This machine's class of kernels, and per case the losses and the state after the last step, as hexadecimal
     numbers; in a process of its own, with a worker's environment."""
-    environment = {**os.environ, **get_accelerator(device).worker_environment(1), "PYTHONPATH": str(ROOT)}
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, **get_accelerator(device).worker_environment(1), "PYTHONPATH": path}
     command = [sys.executable, "-m", "tests.golden.record", "--here", device]
     ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280)
     if ended.returncode:

@@ -28,15 +28,17 @@ def refused(run: ToyRun, *words: str) -> str:
     return run.text()
 
 
-def test_a_resume_with_other_kernels_is_refused_and_the_run_is_as_it_was(tmp_path: Path) -> None:
+def test_a_job_file_that_was_changed_by_hand_is_refused_and_the_run_is_as_it_was(tmp_path: Path) -> None:
     run = ToyRun(tmp_path / "run", toy_job(steps=5)).start()
     assert run.finish() == 0, run.text()
     job = yaml.safe_load(run.run_dir.job_file.read_text())
-    job["model"]["config"]["kernels"] = {"east": "other"}
+    job_seed = job["seed"]
+    job["seed"] = 99
     run.run_dir.job_file.write_text(yaml.safe_dump(job))
 
     said = refused(run, "-o", "steps=9", "-o", "schedule.decay_steps=5")
     assert "refused: the resume has trained nothing" in said
+    assert f"step-000005: was written by another job (seed: {job_seed} then, 99 now), so the next" in said
     assert "refused, and the run is as it was: toy: finished at step 5/5" in said
     assert "failed at step" not in said and "report:" not in said
     again = f"dougong resume {run.path} -o steps=9 -o schedule.decay_steps=5"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from dougong.errors import JobError
+from dougong.errors import CheckpointError, JobError
 from dougong.fault.quarantine import QuarantinedDevice
 from dougong.job.schema import Job
 from dougong.job.section import Section, mark_of, sections_of
@@ -15,6 +15,7 @@ from dougong.planner.resume import (
     changes_of_bits,
     check_lift,
     check_resume,
+    check_written,
     identity,
     may_change,
 )
@@ -161,3 +162,15 @@ def test_a_device_that_was_never_left_out_cannot_be_used_again() -> None:
         check_lift(["GPU-1", "GPU-2"], known)
     with pytest.raises(JobError, match="there is none; give a key"):
         check_lift(["GPU-1"], [])
+
+
+def test_a_job_file_that_was_changed_by_hand_is_refused() -> None:
+    """What a resume may change is no reason."""
+    written = identity(BEFORE)
+    check_written("step-000005", written, job_of(steps=99, numerics="bounded"))
+    check_written("step-000005", None, job_of(seed=5))
+    with pytest.raises(CheckpointError) as caught:
+        check_written("step-000005", written, job_of(optimizer={"lr": 0.5}))
+    text = str(caught.value)
+    assert text.startswith("step-000005: was written by another job (optimizer.lr: ") and "then, 0.5 now)" in text
+    assert "put job.yaml back as it was" in text

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from dougong.error_words import OF_A_MACHINE
 from dougong.records.directory import RunDir
 from dougong.records.events import (
     CheckpointCommitted,
@@ -133,8 +132,8 @@ def test_a_step_that_is_not_finite_is_left_out(path: Path) -> None:
 
 
 def test_a_step_that_a_machine_has_computed_wrongly_is_computed_anew_by_the_same_job(path: Path) -> None:
-    cause = f"step 7: loss nan; computed once more, {OF_A_MACHINE} the first time"
-    bad = RunEnded(kind="failed", generation=1, step=7, cause=cause, worker="east/0", failure="numerics")
+    cause = "step 7: loss nan; computed once more, every value is finite"
+    bad = RunEnded(kind="failed", generation=1, step=7, cause=cause, worker=None, failure="corruption")
     heat = "look at the machines' memory and heat, then: "
     begun = created(*RUN, "-o", "optimizer.lr=0.1")
     assert said(path, "failed", [begun, bad]) == (

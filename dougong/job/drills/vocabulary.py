@@ -45,8 +45,7 @@ _IS_TWO = "order its two parts by themselves"
 class NamedFault:
     """A row. `kind`, `culprits`: the class that a diagnosis must give (or `or_kind`, where the two
     cannot be told apart), and who may be named; where `must_be_named` is false, to name nothing is
-    right too, and with `is_anyones` any of that kind may be named: once a step is over nobody can
-    tell whose number it was. `decision`: whether the run goes on.
+    right too.
 
     `lasts_s`: how long it lasts if nobody says otherwise; None: a moment, or for good. `is_silent`:
     no step looks different, only its numbers. `refusal`: why a job file cannot order it; empty: it
@@ -59,9 +58,7 @@ class NamedFault:
     kind: str
     culprits: tuple[str, ...]
     needs: tuple[Need, ...] = ()
-    decision: Literal["continue", "end"] = "continue"
     must_be_named: bool = True
-    is_anyones: bool = False
     lasts_s: float | None = None
     is_silent: bool = False
     refusal: str = ""
@@ -177,10 +174,8 @@ _WORKERS = (
         "nan",
         "one number of an activation is NaN, once",
         "worker",
-        "numerics",
-        ("worker", "device"),
-        decision="end",
-        is_anyones=True,
+        "corruption",
+        ("worker", "workers", "device"),
     ),
     _flip("weight", has_copy=True),
     _flip("gradient", has_copy=False),
@@ -396,5 +391,4 @@ def orderable() -> tuple[NamedFault, ...]:
 
 def continuing(is_audited: bool = False) -> tuple[NamedFault, ...]:
     """Rows after which a run goes on to the bits of an undisturbed one; with audits silent ones."""
-    seen = [fault for fault in FAULTS if is_audited or not fault.is_silent]
-    return tuple(fault for fault in seen if fault.decision == "continue")
+    return tuple(fault for fault in FAULTS if is_audited or not fault.is_silent)

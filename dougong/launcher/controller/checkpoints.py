@@ -32,7 +32,7 @@ from dougong.launcher.controller.inbound.items import (
 )
 from dougong.models import companions
 from dougong.parallel.plan import Plan
-from dougong.planner.resume import describe_data, identity
+from dougong.planner.resume import check_written, describe_data, identity
 from dougong.records.event.base import RunEvent
 from dougong.records.events import (
     CheckpointCommitted,
@@ -205,6 +205,7 @@ class CheckpointManager:
             return ()
         self._trusted.add(found.name)
         written = Manifest.load(found, self.key).metadata
+        check_written(str(found), written.get("job"), self.job)
         refuse_other_data(found, written, origin)
         warnings = compare_recipes(self.job, found, written, origin)
         warnings += compare_versions(self.job, found, written, package_versions())

@@ -43,6 +43,8 @@ def options(listener: Any, timeout: timedelta) -> Any:
 
 
 def _make(group: Any, given: Any) -> Any:
+    if given is None:  # another library's group, of which it is all the same to us how it speaks
+        return dist.ProcessGroupGloo(group.store, group.group_rank, group.group_size, group.timeout)
     given.global_ranks_in_group = group.global_ranks_in_group
     given.group_name = group.group_id
     return dist.ProcessGroupGloo(group.store, group.group_rank, group.group_size, given)

@@ -126,14 +126,17 @@ class PeerWait:
 
     def _is_late(self, error: BaseException) -> bool:
         # The clock says it surely; gloo's own may have begun a moment before ours.
-        return self.left_s == 0.0 or isinstance(error, FutureTimeout) or _GLOO_LATE in str(error)
+        return self.left_s == 0.0 or isinstance(error, FutureTimeout) or _is_gloos_limit(str(error))
 
     @property
     def _me(self) -> str:
         return self._member.in_words([self._member.rank])
 
 
-_GLOO_LATE = "Operation timed out"
+def _is_gloos_limit(text: str) -> bool:
+    # Not a socket's "Connection timed out", which is a link's end.
+    return "Operation timed out" in text or "Timed out waiting" in text
+
 
 NewWait = Callable[[], PeerWait]
 """Begins a wait for the peers of an operation, which an error then names."""

@@ -148,7 +148,7 @@ def _fits(one: Struck, named: _Named) -> bool:
     assert fault is not None, "faults come from the table"
     is_kind = named.kind in {fault.kind, fault.or_kind or fault.kind}
     is_one_of = is_kind and named.who.kind in fault.culprits
-    return is_one_of and (fault.is_anyones or _is_of(named.who, one))
+    return is_one_of and _is_of(named.who, one)
 
 
 def _is_of(culprit: Culprit, one: Struck) -> bool:

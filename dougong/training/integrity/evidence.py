@@ -41,7 +41,7 @@ class WorkerEvidence:
 @dataclass(frozen=True)
 class WrongNumbers:
     """What has changed, in words, and whom that points at, by rank: one worker, whose own memory it
-    was, or two between which it happened, the one who noticed it last."""
+    was, or two between which it happened, the one who noticed it last, or nobody."""
 
     what: str
     accused: tuple[int, ...]

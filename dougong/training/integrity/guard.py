@@ -109,13 +109,14 @@ class Guard:
 def blame(world: World, step: int, found: WrongNumbers) -> NoReturn:
     """End the generation before the step is committed. Collective: `found` is the same everywhere.
 
-    Raises CorruptionError on the worker that is accused, or that noticed it, and PeerError on all
-    others.
+    Raises CorruptionError on the worker that is accused, or that noticed it, or on the first where
+    nobody knows whose numbers they are; and PeerError on all others.
     """
     names = world.member.names or tuple(str(rank) for rank in range(world.size))
     accused = tuple(names[rank] for rank in found.accused)
-    text = f"step {step}: {found.what} ({' and '.join(accused)}); no weight was moved by it"
-    if world.rank == found.accused[-1]:
+    who = f" ({' and '.join(accused)})" if accused else ""
+    text = f"step {step}: {found.what}{who}; no weight was moved by it"
+    if world.rank == (found.accused or (0,))[-1]:
         raise CorruptionError(text, accused)
     world.barrier()  # one of its workers ends: this raises
     raise PeerError(text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
+import torch
 import torch.distributed as dist
 from dougong.addresses import PER_WORKER
 from dougong.control.worker.listen_ports import own_ports
@@ -43,3 +44,14 @@ def test_a_worker_listens_on_as_many_ports_as_are_counted_for_it() -> None:
     assert run_workers(count_listeners, plan_of("BB")) == [PER_WORKER, PER_WORKER]
     islands = (("east", (0, 1)), ("west", (2, 3)))
     assert run_workers(count_listeners, plan_of("AAEE"), islands=islands)[0] == PER_WORKER
+
+
+def sum_in_a_group_of_anothers(world: World, plan: Plan) -> float:
+    """As DeepSpeed makes its groups, of the default one's backend and without options."""
+    values = torch.tensor([1.0 + world.rank])
+    dist.all_reduce(values, group=dist.new_group([0, 1]))
+    return values.item()
+
+
+def test_another_library_may_make_groups_beside_ours() -> None:
+    assert run_workers(sum_in_a_group_of_anothers, plan_of("BB")) == [3.0, 3.0]

@@ -34,7 +34,14 @@ def test_the_end_of_the_time_names_its_key() -> None:
     assert (str(caught.value), caught.value.waited_for) == (said, ("west/0",))
 
 
-def test_gloo_s_own_clock_counts_too() -> None:
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[transport/tcp/unbound_buffer.cc:121] Operation timed out!",
+        "[transport/tcp/unbound_buffer.cc:78] Timed out waiting 999ms for recv operation to complete",
+    ],
+)
+def test_gloo_s_own_clock_counts_too(text: str) -> None:
     """It may have begun a moment before ours."""
     with (
         pytest.raises(
@@ -42,8 +49,14 @@ def test_gloo_s_own_clock_counts_too() -> None:
         ) as caught,
         PeerWait(member(600), [1], "rows"),
     ):
-        raise RuntimeError("[transport/tcp/unbound_buffer.cc:121] Operation timed out!")
+        raise RuntimeError(text)
     assert caught.value.waited_for == ("west/0",)
+
+
+def test_a_socket_s_own_limit_is_the_end_of_a_link() -> None:
+    lost = pytest.raises(PeerError, match=r"lost worker 1 \(west/0\): rows: .*Connection timed out")
+    with lost, PeerWait(member(600), [1], "rows"):
+        raise RuntimeError("[transport/tcp/pair.cc:534] Read error: Connection timed out")
 
 
 def test_an_error_of_ours_comes_out_as_it_is() -> None:
