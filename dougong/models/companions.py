@@ -9,7 +9,7 @@ of their training. Imports no torch.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -52,13 +52,13 @@ _MERGE = (
 )
 
 
-def of_folder(folder: Path) -> dict[str, bytes]:
-    """A Hugging Face folder's small files, by their names in it.
+def of_folder(folder: Path, but: Collection[str] = ()) -> dict[str, bytes]:
+    """A Hugging Face folder's small files, by their names in it; those of `but` are not read.
 
     Raises `ModelError` for a file that is not there in truth: a git-lfs pointer, or JSON that is
     cut short.
     """
-    return {name: _read(folder / name) for name in _names(folder)}
+    return {name: _read(folder / name) for name in _names(folder) if name not in but}
 
 
 def left_out(folder: Path) -> list[str]:

@@ -148,7 +148,7 @@ def what_helps(number: int | None) -> str:
         case errno.EROFS:
             return "mount it there for writing"
         case errno.ENOSPC | errno.EDQUOT:
-            return "make room there"
+            return "make room"
         case errno.ENOTDIR:
             return "move it away"
     return "mount it there anew, or mend it"

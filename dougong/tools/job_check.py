@@ -78,13 +78,20 @@ def _folder(job: Job) -> Iterator[Breach]:
         return
     try:
         check_folder(Path(job.model.path))
-        companions.of_folder(Path(job.model.path))
+        companions.of_folder(Path(job.model.path), but=_own_tokenizer(job))
     except ModelError as error:
         yield Breach(("model", "path"), str(error).removeprefix("model.path: "))
         return
     if not isinstance(model_config(job).get("model_type"), str):
         text = f"{job.model.path}/{CONFIG} has no model_type, which names the family; add it"
         yield Breach(("model", "path"), text)
+
+
+def _own_tokenizer(job: Job) -> tuple[str, ...]:
+    """The folder's file that is its job's tokenizer, which has a rule of its own."""
+    file = _file_of(tokenizer_of(job))
+    is_own = file is not None and job.model.path is not None and file.parent == Path(job.model.path)
+    return (file.name,) if file is not None and is_own else ()
 
 
 def _vocabulary(job: Job) -> Iterator[Breach]:

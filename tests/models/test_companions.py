@@ -129,7 +129,7 @@ def test_an_adapter_is_told_once(tmp_path: Path, names: tuple[str, ...], said: s
 
 def test_a_folder_with_an_adapter_alone_is_refused_with_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text("{}")
-    with pytest.raises(ModelError, match=r"has no config.json; its adapter_config.json says .* merge_and_unload"):
+    with pytest.raises(ModelError, match=r"has no config.json; its adapter_config.json says .*merge_and_unload"):
         read_config(tmp_path)
 
 

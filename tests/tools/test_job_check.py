@@ -194,7 +194,7 @@ def test_a_tokenizer_that_is_its_own_code_is_no_good_job(tmp_path: Path) -> None
     path = job_file(tmp_path, MODEL.format(family="qwen3_moe", extra=""), "{text: stdlib, tokenizer: own}")
     (line,) = mistakes(path)
     assert line.startswith(
-        "job.yaml:8:35: data.tokenizer: the tokenizer own needs its own code (auto_map); dougong runs"
+        "job.yaml:8:33: data.tokenizer: the tokenizer own needs its own code (auto_map); dougong runs"
     )
     with pytest.raises(DataError, match="needs its own code"):
         open_tokenizer(str(folder))

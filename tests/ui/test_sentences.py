@@ -216,7 +216,7 @@ EVENTS: list[tuple[dict[str, Any], str, str]] = [
     (
         {"kind": "worker_died", "worker": "east/1", "class": "corruption", "cause": "CorruptionError: step 3"},
         "error",
-        "worker east/1 failed: corruption: CorruptionError: step 3",
+        "worker east/1 failed: CorruptionError: step 3",
     ),
     (
         {"kind": "diagnosis", "worker": "east/1", "class": "hang", "cause": "no progress"},

@@ -98,7 +98,7 @@ def test_no_room_is_the_disk_s_finding(tmp_path: Path, words: tuple[str, ...]) -
         fill(tmp_path / "filling")
         (symptom,) = only_disk(tmp_path, *words)
     assert "has 0 B free of 1.0 MiB, and a run needs 1.0 GiB" in symptom.words
-    assert symptom.remedy == "make room there, or choose another place by --run-dir"
+    assert symptom.remedy == "make room, or choose another place by --run-dir"
 
 
 def test_a_cluster_that_is_not_there_is_a_finding(tmp_path: Path) -> None:

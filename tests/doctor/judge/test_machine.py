@@ -105,7 +105,7 @@ def test_a_full_or_dead_disk_names_its_node(folder: FolderFacts, text: str) -> N
     [
         (errno.EROFS, "mount it there for writing"),
         (errno.EACCES, "let that user read and write there"),
-        (errno.EDQUOT, "make room there"),
+        (errno.EDQUOT, "make room,"),
         (errno.EIO, "mount it there anew, or mend it"),
         (errno.ENOTDIR, "move it away"),
     ],
@@ -121,7 +121,7 @@ def test_a_place_that_takes_nothing_has_the_remedy_of_its_cause(number: int, rem
 def test_no_room_is_told_once() -> None:
     folder = FolderFacts("/shared", 0, 200 * GIB, problem="/shared cannot be written", number=errno.ENOSPC)
     (symptom,) = machine.check_disk(with_facts(sound(), "n1", folder=folder)).symptoms
-    assert "has 0 B free of 200.0 GiB" in symptom.words and symptom.remedy.startswith("make room there")
+    assert "has 0 B free of 200.0 GiB" in symptom.words and symptom.remedy.startswith("make room,")
 
 
 def test_the_job_s_checkpoints_need_their_room() -> None:
