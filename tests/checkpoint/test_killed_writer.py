@@ -54,13 +54,19 @@ def begun(life: Life, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("is_torn", "before", "after"), [(False, 40, 10), pytest.param(True, 10, 1, marks=pytest.mark.slow)]
+    ("is_torn", "every", "before", "after"),
+    [
+        (False, 5, 8, 2),
+        pytest.param(False, 1, 40, 10, marks=pytest.mark.slow),
+        pytest.param(True, 1, 10, 1, marks=pytest.mark.slow),
+    ],
 )
 def test_no_kill_of_a_save_loses_or_fakes_a_checkpoint(
-    is_torn: bool, before: int, after: int, life: Life, begun: Path, tmp_path: Path
+    is_torn: bool, every: int, before: int, after: int, life: Life, begun: Path, tmp_path: Path
 ) -> None:
+    """Killed at `every` so many calls."""
     found_steps = []
-    for at_call in range(1, MOST_CALLS):
+    for at_call in range(1, MOST_CALLS, every):
         run = Path(shutil.copytree(begun, tmp_path / str(at_call)))
         root, reports = run / "checkpoints", run / "reports"
         code = run_dying(lambda root=root, reports=reports: life.save(root, 40, 2, reports), at_call, is_torn)
@@ -69,7 +75,7 @@ def test_no_kill_of_a_save_loses_or_fakes_a_checkpoint(
         assert all(verify(place.path).ok for place in list_committed(root)), "what is committed is whole"
         found_steps.append(int(found.name.removeprefix("step-")))
         assert found_steps[-1] >= max(map(int, reports.read_text().split())), "what was reported is there"
-        if at_call % 7 == 0 or code == 0:
+        if at_call % (7 * every) == 1 or code == 0:
             _goes_on(life, run)
         shutil.rmtree(run)
         if code == 0:
