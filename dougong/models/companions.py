@@ -45,7 +45,6 @@ _OF_TOKENIZER = (
 _VOCABULARIES = ("tokenizer.json", "vocab*", "added_tokens.json", "tekken.json")
 _BESIDE_TOKENIZER = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 _TEMPLATES = "additional_chat_templates"
-_ADAPTERS = ("adapter_*", f"*/{ADAPTER}")
 _MERGE = (
     "where it is meant, merge it first (PEFT's `merge_and_unload`, then `save_pretrained`) and "
     "give that folder"
@@ -90,7 +89,7 @@ def beside_words(folder: Path) -> Iterator[str]:
     code = own_code_words(read_config(folder))
     if code:
         yield code
-    adapters = sorted({place for pattern in _ADAPTERS for place in folder.glob(pattern)})
+    adapters = sorted({*folder.glob("adapter_*"), *folder.glob(f"*/{ADAPTER}")})
     if adapters:
         yield _adapter_words(folder, adapters)
     told = {place.relative_to(folder).parts[0] for place in adapters}
