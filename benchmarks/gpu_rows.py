@@ -129,7 +129,28 @@ def adamw(device: str) -> Sentences:
     step(resumed, other, 3)
     if not torch.equal(resumed, straight):
         raise SystemExit("a resumed update has other bits")
-    return ["3 steps, saved, loaded, 1 step: the bits of 4 steps"]
+    sentence = "3 steps, saved, loaded, 1 step: the bits of 4 steps"
+    return [sentence, f"a matrix that is owned in {in_pieces(torch, place)} pieces: the bits of a whole one"]
+
+
+def in_pieces(torch: Any, place: Any) -> int:
+    """How many pieces of a matrix have been updated apart, with the bits of the whole."""
+    from dougong.job.optimizers.adamw import AdamW
+    from dougong.parallel.dense.buckets import ALIGNMENT
+    from dougong.training.optimizers.adamw import OwnedAdamW
+
+    whole = drawn(torch, place, 331, 257)
+    gradient, pieces = drawn(torch, place, 331, 257), whole.clone().view(-1).split(64 * ALIGNMENT)
+    parts = {f"w[{number}]": piece for number, piece in enumerate(pieces)}
+    alone = OwnedAdamW(AdamW(), {"w": whole})
+    apart = OwnedAdamW(AdamW(), parts, dict.fromkeys(parts, tuple(whole.shape)))
+    for number in range(1, 4):
+        alone.step({"w": number * gradient}, 1e-3)
+        of_parts = (number * gradient).view(-1).split(64 * ALIGNMENT)
+        apart.step(dict(zip(parts, of_parts, strict=True)), 1e-3)
+    if not torch.equal(torch.cat(pieces), whole.view(-1)):
+        raise SystemExit("an update in pieces has other bits")
+    return len(pieces)
 
 
 def moved_on(values: Any, offset: int) -> Any:

@@ -42,7 +42,7 @@ from dougong.parallel.tree import LaneTree
 from dougong.planner.needs.programs import programs_of, prove
 from dougong.planner.needs.snapshot_bytes import snapshot_bytes
 from dougong.planner.needs.worker_memory import needed_memory
-from dougong.planner.plan_job import plan_job
+from dougong.planner.plan_job import elementwise_rule, plan_job
 from dougong.tools.plan_chart import alike_in, cost_of
 from dougong.training.traffic import flows_of_step
 
@@ -165,7 +165,7 @@ def simulated(size: Size) -> float:
 
 
 CASES: dict[str, Callable[[Size], object]] = {
-    "make_plan": lambda size: make_plan(size.job.batch.lanes, size.model, size.seats),
+    "make_plan": lambda size: make_plan(size.job.batch.lanes, size.model, size.seats, None, elementwise_rule(size.job)),
     "lane_shares, seven speeds": lambda size: lane_shares(size.job.batch.lanes, size.speeds),
     "plan_job": lambda size: plan_job(size.job, size.model, size.seats),
     "Plan.to_json": lambda size: size.plan.to_json(),

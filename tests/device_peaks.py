@@ -1,8 +1,8 @@
 """The most memory that the steps of a worker took of its device, as the device's allocator counts it, what was planned,
 and the bits that came of them: JSON.
 
-python -m tests.device_peaks ACCELERATOR JOB [RANK PORT]     (JSON: changes of `make_job`, with `family`; the worker's
-rank, and where the workers' store is)
+python -m tests.device_peaks ACCELERATOR JOB [RANK PORT]     (JSON: changes of `make_job`, with `family`, and perhaps
+the `piece_numel` of large tensors; the worker's rank, and where the workers' store is)
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import torch
 from dougong.accelerators.registry import get_accelerator
 from dougong.deadlines import DEADLINES
 from dougong.job.schema import Job
+from dougong.parallel import pieces
 from dougong.parallel.comm.membership import Membership
 from dougong.parallel.comm.world import World
 from dougong.parallel.plan import Plan
@@ -81,6 +82,7 @@ def world_of(plan: Plan, device: torch.device, rank: int, port: int) -> World:
 
 def main(accelerator: str, changes: str, rank: str = "0", port: str = "0") -> None:
     values = json.loads(changes)
+    pieces.PIECE_NUMEL = values.pop("piece_numel", pieces.PIECE_NUMEL)
     device = get_accelerator(accelerator).open(0)
     with tempfile.TemporaryDirectory() as folder:
         job = make_job(values.pop("family"), **values)

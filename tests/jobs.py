@@ -13,6 +13,7 @@ from dougong.models.inventory import inspect_model
 from dougong.parallel.comm.world import World
 from dougong.parallel.plan import Plan, Seat, make_plan
 from dougong.parallel.segments.flight import Forward
+from dougong.planner.plan_job import elementwise_rule
 from dougong.training.build import StepOptions, build_model, rebuild
 from dougong.training.load_balance import Load
 from dougong.training.replica import Replica
@@ -43,7 +44,8 @@ def plan_for(job: Job, roles: str = "B") -> Plan:
     """A plan with one worker per letter: A attention, E experts, B both."""
     names = {"A": "attention", "E": "experts", "B": "both"}
     seats = [Seat(f"east/{i}", "east", names[r], "node", f"cpu:{i}") for i, r in enumerate(roles)]
-    return make_plan(job.batch.lanes, inspect_model(job.model, VOCAB), seats)
+    rule = elementwise_rule(job)
+    return make_plan(job.batch.lanes, inspect_model(job.model, VOCAB), seats, is_elementwise=rule)
 
 
 def tokens(job: Job, step: int, lane: int, microbatch: int) -> Tensor:

@@ -129,9 +129,8 @@ def flipped(world: World, plan: Plan, job: Job) -> str:
         honest(group)
         shown.append(group)
         if world.rank == 2 and group == 1 and shown.count(1) == 2:
-            name, value = next(iter(flat.values(group).items()))
-            assert plan.owners[name] != 2, "its owner is another worker"
-            flip_bit(value)
+            of_others = (value for name, value in flat.values(group).items() if plan.owners[name] != 2)
+            flip_bit(next(of_others))
 
     flat.show = show
     try:

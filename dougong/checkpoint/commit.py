@@ -14,6 +14,7 @@ or a whole one, because of the order in which `commit` does things:
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -36,6 +37,8 @@ from dougong.checkpoint.part import CheckpointPart, StateShape
 from dougong.checkpoint.proof.sense import count_held
 from dougong.checkpoint.proof.signing import KeyStanding, SignatureError, SigningKey
 from dougong.errors import CheckpointError
+
+_SIGN_ROOM = "free some, then the same command again"
 
 
 @dataclass(frozen=True)
@@ -177,7 +180,8 @@ def _publish(root: Path, pending: Path, manifest: Manifest, key: SigningKey | No
 def sign_anew(directory: Path, key: SigningKey) -> None:
     """Sign a checkpoint that somebody vouches for: its manifest is replaced by the same one with
     this key's signature. CheckpointError where it bears this key's name and was changed since,
-    for that nobody vouches by mistake; and where storage refuses. It stays as it was then."""
+    for that nobody vouches by mistake; and where storage refuses. It stays as it was then, with
+    nothing beside it."""
     manifest = Manifest.load(directory)
     try:
         Manifest.load(directory, key)
@@ -193,4 +197,6 @@ def sign_anew(directory: Path, key: SigningKey) -> None:
         unfinished.replace(directory / MANIFEST)
         sync_directory(directory)
     except OSError as error:
-        raise storage_error(unfinished, error) from error
+        with contextlib.suppress(OSError):  # the storage may take nothing at all now
+            unfinished.unlink(missing_ok=True)
+        raise storage_error(unfinished, error, "a signature", _SIGN_ROOM) from error

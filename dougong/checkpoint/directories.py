@@ -14,6 +14,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from dougong.checkpoint.disk import in_the_way
+from dougong.errors import SourceError
+
 MANIFEST = "manifest.json"
 PENDING = "pending"
 SET_ASIDE = "set-aside"
@@ -59,6 +62,14 @@ def next_folder(parent: Path) -> Path:
 def list_committed(root: Path) -> list[CheckpointPlace]:
     """Every directory that claims to be a checkpoint, newest first."""
     return sorted(_places(root), reverse=True)
+
+
+def refuse_no_folder(root: Path) -> None:
+    """SourceError where a file, or a link to nothing, stands in the place of a run's checkpoints:
+    to read it as if there were none would hide that they are gone."""
+    words = in_the_way(root)
+    if words:
+        raise SourceError(f"{root}: {words}, then this command again")
 
 
 def list_pending(root: Path, fence: int = 0) -> list[CheckpointPlace]:

@@ -19,6 +19,8 @@ from dougong.errors import CheckpointError
 CHUNK_BYTES = 8 << 20
 MOST_SMALL_BYTES = 1 << 29
 """Of a file that is read whole: ten times the manifest of a model of a trillion parameters."""
+ROOM = "free some, or lower checkpoint.keep"
+"""What a run does for space on its disk."""
 _NO_STORAGE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG)
 """What is said of names, not by storage that is ill: it stays so until somebody changes a file."""
 
@@ -146,19 +148,32 @@ def is_refused(error: BaseException) -> bool:
     return isinstance(cause, OSError) and cause.errno not in _NO_STORAGE
 
 
-def storage_error(path: Path, error: OSError, what: str = "a checkpoint") -> CheckpointError:
+def storage_error(
+    path: Path, error: OSError, what: str = "a checkpoint", room: str = ROOM
+) -> CheckpointError:
     """What a user reads when storage refuses: the place, the numbers, the remedy. `what` was to be
-    written."""
+    written; `room`: what helps where there is no space."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return CheckpointError(
-            f"{path}: no space left to write {what}{_free_words(path)}; free some, or lower "
-            "checkpoint.keep"
-        )
+        return CheckpointError(f"{path}: no space left to write {what}{_free_words(path)}; {room}")
+    above = next((place for place in path.parents if os.path.lexists(place)), path)
+    blocked = in_the_way(above)
+    if blocked:
+        return CheckpointError(f"{above}: {blocked}, then go on")
     if error.errno == errno.EEXIST:
         return CheckpointError(
             f"{path}: exists already; a directory of one step and generation is never written twice"
         )
     return CheckpointError(f"{path}: {error.strerror or error}; mend the storage, then go on")
+
+
+def in_the_way(place: Path) -> str:
+    """What stands where a folder must be, in words after its name, and what to do; empty where a
+    folder is there, or nothing."""
+    if place.is_dir() or not os.path.lexists(place):
+        return ""
+    if place.exists():
+        return "a file lies where a folder must be; move it away and put the folder back"
+    return f"is a link to {os.readlink(place)}, which is not there; mount it, or mend the link"
 
 
 def _free_words(path: Path) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dougong.checkpoint.directories import INDEX_FILE, MODEL
+from dougong.checkpoint.directories import INDEX_FILE, MODEL, refuse_no_folder
 from dougong.checkpoint.disk import (
     Buffer,
     digest,
@@ -40,6 +40,7 @@ def choose(
 ) -> Path:
     """The checkpoint to export from a run's `checkpoints/`: the newest valid one, or that of
     `step`, verified."""
+    refuse_no_folder(root)
     if step is not None:
         return valid_one_of(root, step)
     newest = newest_valid(root, on_invalid)
@@ -72,7 +73,7 @@ def export(
         unfinished.rename(out)
         sync_directory(out.parent)
     except OSError as error:
-        raise storage_error(out, error, "the export") from error
+        raise storage_error(out, error, "the export", "free some, then export again") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return sorted(out.iterdir())
@@ -88,7 +89,7 @@ def _check_request(out: Path, dtype: str) -> None:
 
 @dataclass(frozen=True)
 class _Whole:
-    """A tensor on disk with the places of its bytes: one, or one a row."""
+    """A tensor on disk with the places of its bytes: one, or one a row or a span."""
 
     shape: TensorShape
     places: tuple[tuple[str, Entry], ...]
@@ -160,7 +161,7 @@ def _index(files: Sequence[str], shards: Sequence[Sequence[_Whole]]) -> bytes:
 
 
 def _whole_tensors(job: _Export) -> list[_Whole]:
-    """The model's tensors by name, with the rows of each put in order."""
+    """The model's tensors by name, with the rows and spans of each put in order."""
     places: dict[str, list[tuple[str, Entry]]] = {}
     for file, entry in job.manifest.entries():
         if entry.group == MODEL_GROUP:
@@ -169,10 +170,16 @@ def _whole_tensors(job: _Export) -> list[_Whole]:
 
 
 def _whole(job: _Export, name: str, held: list[tuple[str, Entry]]) -> _Whole:
-    rows = sorted(held, key=lambda place: place[1].row or 0)
+    rows = sorted(held, key=lambda place: _number_of(place[1]))
     _, first = rows[0]
     shape = first.shape if first.row is None else (len(rows), *first.shape)
+    if first.span is not None:
+        shape = first.span.shape
     return _Whole(TensorShape(name, job.dtype_of(first), shape), tuple(rows))
+
+
+def _number_of(entry: Entry) -> int:
+    return entry.row or 0 if entry.span is None else entry.span.begin
 
 
 def _shards(wholes: Sequence[_Whole], shard_bytes: int) -> list[list[_Whole]]:

@@ -4,13 +4,14 @@ converters.
 A *logical* tensor is what training owns: a dense tensor under its live name, or one expert's slice
 of a parameter of an experts module, `<site>.<param>[<e>]`. On disk a family may keep it under other
 names, split, transposed, one tensor per expert or one row of a tensor `[E, ...]`; which, is found
-in `parameters`.
+in `parameters`. A piece of a large dense tensor (`parallel.pieces`) is a span of the one on disk.
 """
 
 from __future__ import annotations
 
 import copy
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,7 +28,7 @@ from dougong.checkpoint.parameters import (
     expert_on_disk,
     refuse_shared,
 )
-from dougong.checkpoint.tensorfile import FileLayout, plan_layout
+from dougong.checkpoint.tensorfile import FileLayout, TensorSpan, plan_layout
 from dougong.errors import ModelError
 from dougong.models.library.transformers_internals import (
     names_not_saved,
@@ -35,6 +36,7 @@ from dougong.models.library.transformers_internals import (
     tied_names,
 )
 from dougong.models.older_names import with_older_names
+from dougong.parallel.pieces import OwnedPiece, piece_named
 
 _EXPERT = re.compile(r"(.*)\[(\d+)\]")
 
@@ -111,9 +113,45 @@ class Names:
         return ModelTensors(dense, experts)
 
     def pieces(self, logical: str) -> tuple[Piece, ...]:
-        """Where a logical tensor lies on disk, in the order that `to_disk` uses."""
+        """Where a logical tensor, or a piece of one by its name, lies on disk, in the order that
+        `to_disk` uses."""
+        part = piece_named(logical)
+        if part is not None:
+            return (self._span_on_disk(part),)
         parameter, expert = self._find(logical)
         return parameter.pieces(expert)
+
+    def span(self, part: OwnedPiece) -> TensorSpan:
+        """A piece of a live tensor. Raises `ModelError` where the model has no such tensor, or it
+        is not as large."""
+        parameter, _ = self._find(part.tensor)
+        if not 0 <= part.begin < part.end <= math.prod(parameter.shape):
+            raise ModelError(f"{part.name}: the model's tensor has shape {parameter.shape}")
+        return TensorSpan(part.begin, part.end, parameter.shape)
+
+    def _span_on_disk(self, part: OwnedPiece) -> Piece:
+        span = self.span(part)
+        parameter, _ = self._find(part.tensor)
+        if parameter.converter is not None or parameter.rows is not None:
+            raise ModelError(
+                f"{part.name}: files have {part.tensor} in another form, so that no piece of it "
+                "can be written alone; such a tensor stays whole"
+            )
+        (whole,) = parameter.pieces(None)
+        return Piece(whole.disk, None, TensorSpan(span.begin, span.end, whole.disk.shape))
+
+    def is_stored_alike(self, tensor: str) -> bool:
+        """Whether a dense tensor has the same values on disk in the same order."""
+        parameter = self._parameters.get(tensor)
+        return parameter is None or (parameter.rows is None and parameter.converter is None)
+
+    def file_of_pieces(self, tensor: str) -> tuple[str, FileLayout]:
+        """The file that the owners of a dense tensor's pieces write between them, which holds that
+        tensor alone, and how it is laid out: the same for every worker."""
+        parameter, _ = self._find(tensor)
+        number = list(self._parameters).index(tensor)
+        (whole,) = parameter.pieces(None)
+        return f"dense-{number:05d}.safetensors", plan_layout([whole.disk])
 
     def aliases(self, logical: str) -> tuple[str, ...]:
         """The names on disk of what is tied to a logical tensor: a folder may hold them as well, or
@@ -136,8 +174,13 @@ class Names:
         return layouts
 
     def to_disk(self, logical: str, tensor: Tensor) -> list[tuple[Piece, Tensor]]:
-        """A logical tensor's values as they lie on disk; may be views of `tensor`. Raises
-        `ModelError` on its shape."""
+        """A logical tensor's values, or a piece's, as they lie on disk; may be views of `tensor`.
+        Raises `ModelError` on its shape."""
+        part = piece_named(logical)
+        if part is not None:
+            place = self._span_on_disk(part)
+            _check_piece(f"{logical}: shape", tensor, place)
+            return [(place, tensor)]
         parameter, expert = self._find(logical)
         _check_shape(f"{logical}: shape", tensor, parameter)
         if parameter.converter is None and expert is None:
@@ -152,7 +195,13 @@ class Names:
         return found
 
     def from_disk(self, logical: str, values: Mapping[str, Tensor]) -> Tensor:
-        """The live values of a logical tensor from its pieces' values, by the pieces' names."""
+        """The live values of a logical tensor, or of a piece of one, from those of its places on
+        disk, by their names."""
+        part = piece_named(logical)
+        if part is not None:
+            place = self._span_on_disk(part)
+            _check_piece(f"{logical}: reads as", values[place.name], place)
+            return values[place.name]
         parameter, expert = self._find(logical)
         parts = []
         for stored in parameter.tensors:
@@ -188,6 +237,11 @@ def _check_shape(what: str, tensor: Tensor, parameter: ParameterOnDisk) -> None:
     shape = tuple(tensor.shape)
     if shape != parameter.shape:
         raise ModelError(f"{what} {shape}, but the model has {parameter.shape}")
+
+
+def _check_piece(what: str, tensor: Tensor, place: Piece) -> None:
+    if tuple(tensor.shape) != place.shape:
+        raise ModelError(f"{what} {tuple(tensor.shape)}, but the piece has {place.shape}")
 
 
 def _split(logical: str) -> tuple[str, int | None]:

@@ -2,18 +2,19 @@
 
 It names every file, tensor and digest, and carries its own digest. Imports no torch. On disk:
 
-    {"format": "dougong.checkpoint/1", "digest": of the body's canonical JSON,
+    {"format": "dougong.checkpoint/1" (or 2), "digest": of the body's canonical JSON,
      "signature": {"key", "hmac-sha256"} of the same (where the job signs), "body": {
         "step", "generation", "fence" (where it is known), "header": {...},
         "files": {"model/config.json": {"bytes", "digest"},
                   "model/model-rank00000.safetensors": {"bytes", "header": [bytes, digest],
-                      "tensors": [[group, name, row, offset, bytes, dtype, shape, digest], ...]}},
+                      "tensors": [[group, name, place, offset, bytes, dtype, shape, digest], ...]}},
         "logical": {"dense": {name: shape}, "experts": {"site.param": [rows, *shape]}},
         "keep_float32": [tensor names], "held": {group: number of its entries}}}
 
-The body's "header" is `Manifest.metadata`, a file's "header" is that of the safetensors format,
-and "logical" is `Manifest.tensors`: the keys on disk stay so that older checkpoints open. Those of
-older releases have no "held".
+A "place" is null for a whole tensor, the number of a row, or [begin, end, shape of the whole] of a
+span of elements. The body's "header" is `Manifest.metadata`, a file's "header" is that of the
+safetensors format, and "logical" is `Manifest.tensors`: the keys on disk stay so that older
+checkpoints open. Those of older releases have no "held".
 
 The digest says that the text is as it was written, `proof.sense` that what was written makes sense.
 """
@@ -31,7 +32,7 @@ from dougong.checkpoint.disk import MOST_SMALL_BYTES, digest, read_file
 from dougong.checkpoint.proof.sense import MODEL_GROUP as MODEL_GROUP
 from dougong.checkpoint.proof.sense import check_sense
 from dougong.checkpoint.proof.signing import SCHEME, Signature, SigningKey
-from dougong.checkpoint.tensorfile import ITEM_BYTES
+from dougong.checkpoint.tensorfile import ITEM_BYTES, TensorSpan
 from dougong.errors import CheckpointError, ManifestError
 
 _OF_ITS_TEXT = (
@@ -44,10 +45,13 @@ _OF_ITS_TEXT = (
 )
 """What Python raises of a text that is not as ours are."""
 FORMAT = "dougong.checkpoint/1"
+FORMAT_OF_SPANS = "dougong.checkpoint/2"
+"""Of one that holds spans of tensors, which older releases do not read: it says so to them."""
 IMPORTED = "imported"
 """The key of the metadata that says that the state is another program's, and whose."""
 
-EntryKey = tuple[str, str, int | None]
+EntryKey = tuple[str, str, int | tuple[int, int] | None]
+"""(group, name, row or span's ends)."""
 
 
 def name_in_file(group: str, name: str) -> str:
@@ -59,8 +63,9 @@ def name_in_file(group: str, name: str) -> str:
 class Entry:
     """Where one tensor's bytes lie in a file.
 
-    `row`: one expert's row of a tensor `[E, ...]`; `shape` is then the row's. `dtype` is
-    safetensors' word (`F32`).
+    `row`: one expert's row of a tensor `[E, ...]`; `shape` is then the row's. `span`: elements of a
+    tensor that several workers own; `shape` is theirs, flat, or that of a number which belongs to
+    them. `dtype` is safetensors' word (`F32`).
     """
 
     group: str
@@ -71,30 +76,46 @@ class Entry:
     dtype: str
     shape: tuple[int, ...]
     digest: str
+    span: TensorSpan | None = None
 
     @property
     def key(self) -> EntryKey:
+        if self.span is not None:
+            return (self.group, self.name, (self.span.begin, self.span.end))
         return (self.group, self.name, self.row)
 
     @property
     def label(self) -> str:
         """The tensor as messages name it."""
-        name = self.name if self.row is None else f"{self.name}[{self.row}]"
+        name = self._owned if self.row is None else f"{self.name}[{self.row}]"
         return name if self.group == MODEL_GROUP else f"{self.group} of {name}"
 
     @property
     def name_in_file(self) -> str:
-        """By which the file's own header knows the tensor, or that of which this is a row."""
-        return name_in_file(self.group, self.name)
+        """By which the file's own header knows the tensor, or that of which this is a row, or, of
+        the model, a span."""
+        is_of_model = self.group == MODEL_GROUP
+        return name_in_file(self.group, self.name if is_of_model else self._owned)
+
+    @property
+    def _owned(self) -> str:
+        return self.name if self.span is None else f"{self.name}{self.span.label}"
 
     def to_json(self) -> list[Any]:
-        where = [self.group, self.name, self.row, self.offset, self.num_bytes]
+        place: Any = self.row
+        if self.span is not None:
+            place = [self.span.begin, self.span.end, list(self.span.shape)]
+        where = [self.group, self.name, place, self.offset, self.num_bytes]
         return [*where, self.dtype, list(self.shape), self.digest]
 
     @staticmethod
     def from_json(raw: list[Any]) -> Entry:
-        group, name, row, offset, num_bytes, dtype, shape, checksum = raw
-        return Entry(group, name, row, offset, num_bytes, dtype, tuple(shape), checksum)
+        group, name, place, offset, num_bytes, dtype, shape, checksum = raw
+        row, span = place, None
+        if isinstance(place, list):
+            begin, end, whole = place
+            row, span = None, TensorSpan(begin, end, tuple(whole))
+        return Entry(group, name, row, offset, num_bytes, dtype, tuple(shape), checksum, span)
 
 
 @dataclass(frozen=True)
@@ -103,7 +124,7 @@ class FileRecord:
 
     A plain file has a `digest` of all its bytes. A safetensors file has a `header` (its size in
     bytes and its digest; None while only a part of the file is known) and one entry for each
-    tensor or row.
+    tensor, row or span.
     """
 
     num_bytes: int
@@ -232,7 +253,9 @@ class Manifest:
             body["held"] = dict(self.held)
         text = _canonical(body)
         signed = "" if key is None else _signature_text(key.sign(text.encode()))
-        head = f'{{"format":"{FORMAT}",\n"digest":"{digest(text.encode())}",\n{signed}'
+        has_spans = any(entry.span is not None for _, entry in self.entries())
+        kind = FORMAT_OF_SPANS if has_spans else FORMAT
+        head = f'{{"format":"{kind}",\n"digest":"{digest(text.encode())}",\n{signed}'
         return f'{head}"body":{text}}}\n'.encode()
 
     @staticmethod
@@ -309,8 +332,9 @@ def _parse(body: Mapping[str, Any], signature: Signature | None) -> Manifest:
 
 
 def _checked_body(document: dict[str, Any]) -> dict[str, Any]:
-    if document["format"] != FORMAT:
-        raise ValueError(f"format {document['format']!r}, this dougong reads {FORMAT!r}")
+    if document["format"] not in (FORMAT, FORMAT_OF_SPANS):
+        known = f"{FORMAT!r} and {FORMAT_OF_SPANS!r}"
+        raise ValueError(f"format {document['format']!r}, this dougong reads {known}")
     body: dict[str, Any] = document["body"]
     # Of the values, not of the text: canonical JSON has one text for them, whoever wrote it.
     actual = digest(_canonical(body).encode())

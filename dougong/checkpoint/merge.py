@@ -6,6 +6,7 @@ every function here raises `CheckpointError` for them and names the worker, file
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,10 +14,11 @@ from dataclasses import dataclass
 from dougong.checkpoint.manifest import MODEL_GROUP, EntryKey, FileRecord, ModelTensors
 from dougong.checkpoint.part import CheckpointPart, ModelDescription, StateShape
 from dougong.errors import CheckpointError
+from dougong.parallel.pieces import OwnedPiece, piece_named
 from dougong.parallel.plan import Inventory
 
-_Held = dict[tuple[str, str], tuple[int, ...]]
-"""(group, name) -> shape of what the workers wrote."""
+_Key = tuple[str, str]
+"""(group, name)."""
 
 
 def expected_tensors(inventory: Inventory, state_kinds: Sequence[str]) -> list[StateShape]:
@@ -150,8 +152,10 @@ def check_complete(
     wanted += expected
     _check_none_missing(held, wanted)
     for item in wanted:
-        shape = held[item.key]
-        if shape != item.shape:
+        shape = held.shapes.get(item.key)
+        if shape is None:
+            _check_pieces(item, held.pieces[item.key])
+        elif shape != item.shape:
             raise CheckpointError(
                 f"{item.group} {item.name}: written as {list(shape)}, "
                 f"expected shape {list(item.shape)}"
@@ -159,7 +163,7 @@ def check_complete(
 
 
 def _check_none_missing(held: _Held, wanted: Sequence[StateShape]) -> None:
-    missing = [item for item in wanted if item.key not in held]
+    missing = [i for i in wanted if i.key not in held.shapes and i.key not in held.pieces]
     if not missing:
         return
     first = missing[0]
@@ -170,13 +174,43 @@ def _check_none_missing(held: _Held, wanted: Sequence[StateShape]) -> None:
     )
 
 
+@dataclass(frozen=True)
+class _Held:
+    """What the workers wrote: the shapes of whole tensors, and the pieces of others."""
+
+    shapes: dict[_Key, tuple[int, ...]]
+    pieces: dict[_Key, list[OwnedPiece]]
+
+
 def _held(parts: Sequence[CheckpointPart]) -> _Held:
-    held: _Held = {}
+    held, known = _Held({}, {}), set[_Key]()
     for part in parts:
         for item in part.state:
-            if item.key in held:
+            if item.key in known:
                 raise CheckpointError(
                     "two workers wrote the same tensor; every tensor has one owner, see plan.json"
                 )
-            held[item.key] = item.shape
+            known.add(item.key)
+            piece = piece_named(item.name)
+            if piece is None:
+                held.shapes[item.key] = item.shape
+            else:
+                held.pieces.setdefault((item.group, piece.tensor), []).append(piece)
     return held
+
+
+def _check_pieces(wanted: StateShape, pieces: Sequence[OwnedPiece]) -> None:
+    """Together they must be all of it, each element once."""
+    end = 0
+    for piece in sorted(pieces, key=lambda piece: piece.begin):
+        if piece.begin != end:
+            raise CheckpointError(
+                f"{wanted.group} {wanted.name}: its piece {piece.name} was written, but those "
+                f"before it end at {end}; every piece has one owner, see plan.json"
+            )
+        end = piece.end
+    if end != math.prod(wanted.shape):
+        raise CheckpointError(
+            f"{wanted.group} {wanted.name}: its pieces end at {end}, but shape "
+            f"{list(wanted.shape)} has {math.prod(wanted.shape)} elements"
+        )

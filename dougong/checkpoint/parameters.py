@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from dougong.checkpoint.conversion import Converters, Reading
-from dougong.checkpoint.tensorfile import TensorShape
+from dougong.checkpoint.tensorfile import TensorShape, TensorSpan
 from dougong.errors import ModelError
 
 _DIGITS = re.compile(r"(\d+)")
@@ -49,11 +49,13 @@ def kept_dtype(dtype: torch.dtype) -> str:
 class Piece:
     """A place on disk.
 
-    `row` None: the whole tensor `disk`. Else that row of it; `disk.shape` is then `[E, ...]`.
+    `row` None: the whole tensor `disk`, or a `span` of its elements. Else that row of it;
+    `disk.shape` is then `[E, ...]`.
     """
 
     disk: TensorShape
     row: int | None
+    span: TensorSpan | None = None
 
     @property
     def name(self) -> str:
@@ -61,7 +63,9 @@ class Piece:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of what is stored here: the whole tensor, or one row."""
+        """The shape of what is stored here: the whole tensor, one row, or the span, flat."""
+        if self.span is not None:
+            return (self.span.numel,)
         return self.disk.shape if self.row is None else self.disk.shape[1:]
 
 

@@ -15,7 +15,8 @@ from dougong.checkpoint.manifest import FileRecord, ModelTensors
 
 @dataclass(frozen=True)
 class StateShape:
-    """One whole logical tensor of the state. `group`: "model", or an optimizer's state kind."""
+    """One logical tensor of the state, whole, or by its name a piece of one. `group`: "model", or
+    an optimizer's state kind."""
 
     group: str
     name: str

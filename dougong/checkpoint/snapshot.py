@@ -2,7 +2,7 @@
 training.
 
     training thread:  stage: device -> staging memory (training waits for this only)
-    writer thread:    look for NaN -> digest staged memory -> write -> fsync
+    writer thread:    digest staged memory -> look for NaN -> write -> fsync
                       -> read back and compare -> on_durable(part)
 """
 
@@ -35,8 +35,10 @@ from dougong.checkpoint.manifest import MODEL_GROUP, Entry, FileRecord, name_in_
 from dougong.checkpoint.parameters import Piece, kept_dtype
 from dougong.checkpoint.part import CheckpointPart, ModelDescription, PartWriter, StateShape
 from dougong.checkpoint.tensorfile import (
+    ITEM_BYTES,
     FileLayout,
     TensorShape,
+    TensorSpan,
     files_by_tensor,
     plan_layout,
     refuse_not_finite,
@@ -44,6 +46,7 @@ from dougong.checkpoint.tensorfile import (
 from dougong.checkpoint.verify import read_back
 from dougong.deadlines import Deadlines
 from dougong.errors import CheckpointError, PeerError
+from dougong.parallel.pieces import piece_named, tensor_of
 from dougong.storage.beside import start_beside
 
 OnDurable = Callable[[CheckpointPart], None]
@@ -55,8 +58,8 @@ OnFailed = Callable[[int, str], None]
 
 @dataclass(frozen=True)
 class StateTensor:
-    """One tensor of the state, whole. `group`: "model", or an optimizer's state kind such as
-    "exp_avg"; `name`: its logical name."""
+    """One tensor of the state, whole, or a piece of one, flat. `group`: "model", or an optimizer's
+    state kind such as "exp_avg"; `name`: its logical name, or the piece's."""
 
     group: str
     name: str
@@ -65,27 +68,36 @@ class StateTensor:
 
 @dataclass(frozen=True)
 class _Staged:
-    """One tensor, or one row of a shared tensor, in staging memory.
+    """One tensor, or one row or span of a shared tensor, in staging memory.
 
-    `file`: where it goes, under the checkpoint's directory. `key`: its name in that file.
+    `file`: where it goes, under the checkpoint's directory. `key`: its name in that file; `behind`:
+    bytes of that tensor before these.
     """
 
     file: str
     group: str
     name: str
     key: str
-    row: int | None
     shape: TensorShape
     memory: Tensor
-
-    @property
-    def label(self) -> str:
-        """The tensor as messages name it."""
-        return self.name if self.group == MODEL_GROUP else f"{self.group} of {self.name}"
+    row: int | None = None
+    span: TensorSpan | None = None
+    behind: int = 0
 
     @property
     def data(self) -> memoryview:
         return self.memory.reshape(-1).view(torch.uint8).numpy().data
+
+    def is_first(self, layout: FileLayout) -> bool:
+        """Whether its file begins with it."""
+        is_first = self.row == 0 if self.span is None else self.span.begin == 0
+        return is_first and self.name == next(iter(layout.tensors))
+
+    def entry(self, layout: FileLayout) -> Entry:
+        """Its place in the file, and what it is."""
+        shape, offset = self.shape, layout.offsets[self.key] + self.behind
+        where = (self.group, self.name, self.row, offset, shape.num_bytes)
+        return Entry(*where, shape.dtype, shape.shape, digest(self.data), self.span)
 
 
 @dataclass(frozen=True)
@@ -251,22 +263,28 @@ class Saver:
         if item.group != MODEL_GROUP:
             return [self._copy_optimizer_tensor(item, take)]
         pieces = self._names.to_disk(item.name, item.tensor)
-        return [self._copy_piece(piece, value, take) for piece, value in pieces]
+        return [self._copy_piece(item.name, piece, value, take) for piece, value in pieces]
 
     def _copy_optimizer_tensor(self, item: StateTensor, take: Take) -> _Staged:
         file = f"optimizer/rank{self._writer.rank:05d}.safetensors"
-        key = name_in_file(item.group, item.name)
+        key, part = name_in_file(item.group, item.name), piece_named(item.name)
+        span = None if part is None else self._names.span(part)
         shape = TensorShape(key, kept_dtype(item.tensor.dtype), tuple(item.tensor.shape))
         memory = take((file, key, None), item.tensor)
-        return _Staged(file, item.group, item.name, key, None, shape, memory)
+        return _Staged(file, item.group, tensor_of(item.name), key, shape, memory, span=span)
 
-    def _copy_piece(self, piece: Piece, value: Tensor, take: Take) -> _Staged:
+    def _copy_piece(self, live: str, piece: Piece, value: Tensor, take: Take) -> _Staged:
+        shape, behind = TensorShape(piece.name, piece.disk.dtype, piece.shape), 0
         file = f"{MODEL}/model-rank{self._writer.rank:05d}.safetensors"
         if piece.row is not None:
-            file = self._file_of[piece.name]
-        shape = TensorShape(piece.name, piece.disk.dtype, piece.shape)
-        memory = take((file, piece.name, piece.row), value)
-        return _Staged(file, MODEL_GROUP, piece.name, piece.name, piece.row, shape, memory)
+            file, behind = self._file_of[piece.name], piece.row * shape.num_bytes
+        elif piece.span is not None:
+            name, layout = self._names.file_of_pieces(tensor_of(live))
+            file, behind = f"{MODEL}/{name}", piece.span.begin * ITEM_BYTES[shape.dtype]
+            self._layouts[file] = layout
+        memory = take((file, piece.name, piece.row, behind), value)
+        place = (piece.row, piece.span, behind)
+        return _Staged(file, MODEL_GROUP, piece.name, piece.name, shape, memory, *place)
 
     def _run(self, job: _WriteJob) -> None:
         try:
@@ -336,8 +354,6 @@ class Saver:
     def _write_file(self, path: Path, file: str, staged: list[_Staged]) -> FileRecord:
         """Write, make durable and read back this worker's bytes of one file."""
         flags = os.O_RDWR | os.O_CREAT
-        for item in staged:
-            refuse_not_finite(path.parent.parent.name, item.label, item.data, item.shape.dtype)
         layout = self._layouts.get(file)
         layout_is_own = layout is None
         if layout is None:
@@ -346,11 +362,13 @@ class Saver:
             writes_header = True
         else:
             # All workers plan a shared file alike, from the model alone, so each may write its
-            # rows without asking the others. Whoever holds the file's first row writes the header:
-            # exactly one worker does.
-            writes_header = _holds_first_row(layout, staged)
-        header = _header_record(layout) if writes_header else None
-        entries = tuple(_entry(layout, item) for item in staged)
+            # part without asking the others. Whoever holds the file's first row, or first piece,
+            # writes the header: exactly one worker does.
+            writes_header = any(item.is_first(layout) for item in staged)
+        header = (len(layout.header), digest(layout.header)) if writes_header else None
+        entries = tuple(item.entry(layout) for item in staged)
+        for entry, item in zip(entries, staged, strict=True):
+            refuse_not_finite(path.parent.parent.name, entry.label, item.data, entry.dtype)
         with opened(path, flags) as fd:
             if layout_is_own:
                 self._made.append(path)
@@ -374,26 +392,3 @@ class Saver:
         for folder in sorted(folders):
             if folder.is_dir():
                 sync_directory(folder)
-
-
-def _header_record(layout: FileLayout) -> tuple[int, str]:
-    return len(layout.header), digest(layout.header)
-
-
-def _holds_first_row(layout: FileLayout, staged: list[_Staged]) -> bool:
-    first = next(iter(layout.tensors))
-    return any(item.name == first and item.row == 0 for item in staged)
-
-
-def _entry(layout: FileLayout, staged: _Staged) -> Entry:
-    shape = staged.shape
-    return Entry(
-        group=staged.group,
-        name=staged.name,
-        row=staged.row,
-        offset=layout.offsets[staged.key] + (staged.row or 0) * shape.num_bytes,
-        num_bytes=shape.num_bytes,
-        dtype=shape.dtype,
-        shape=shape.shape,
-        digest=digest(staged.data),
-    )

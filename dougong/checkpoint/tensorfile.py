@@ -59,6 +59,24 @@ class TensorShape:
 
 
 @dataclass(frozen=True)
+class TensorSpan:
+    """Elements `begin` to before `end` of a tensor of this `shape`, counted as they lie there."""
+
+    begin: int
+    end: int
+    shape: tuple[int, ...]
+
+    @property
+    def numel(self) -> int:
+        return self.end - self.begin
+
+    @property
+    def label(self) -> str:
+        """Behind the tensor's name."""
+        return f"[{self.begin}:{self.end}]"
+
+
+@dataclass(frozen=True)
 class FileLayout:
     """A file, planned whole: the header's bytes, each tensor's absolute offset, the size.
 

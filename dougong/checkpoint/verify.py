@@ -12,13 +12,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 
 from dougong.checkpoint.directories import MANIFEST, MODEL, step_of
 from dougong.checkpoint.disk import digest, digest_range, is_refused, opened, read_into
-from dougong.checkpoint.manifest import Entry, FileRecord, Manifest
+from dougong.checkpoint.manifest import MODEL_GROUP, Entry, FileRecord, Manifest
 from dougong.checkpoint.proof.header import PlacedTensor, TensorClaim, compare_header
 from dougong.checkpoint.proof.signing import KeyStanding, SignatureError, SigningKey
 from dougong.checkpoint.tensorfile import FiniteCount, not_finite_words
@@ -31,6 +31,7 @@ class Defect:
 
     `tensor` is empty where a whole file or its header is meant, `expected` where `rule` says all.
     `is_unread`: storage has refused to give it, so that nothing is known of it.
+    `is_of_signature`: who has signed it, which says nothing of its bytes.
     """
 
     file: str
@@ -39,6 +40,7 @@ class Defect:
     expected: str
     actual: str
     is_unread: bool = False
+    is_of_signature: bool = False
 
     def __str__(self) -> str:
         place = f"{self.file}: {self.tensor}" if self.tensor else self.file
@@ -73,6 +75,11 @@ class VerifyResult:
         """Whether storage has refused to give it: it may be valid."""
         return any(problem.is_unread for problem in self.problems)
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing but its signature is wrong, of what was read: see `verify`."""
+        return all(problem.is_of_signature for problem in self.problems)
+
     def __str__(self) -> str:
         if self.ok:
             size = f"{self.num_bytes / 1e6:.1f} MB"
@@ -84,8 +91,19 @@ class VerifyResult:
 
 def verify(directory: Path, threads: int = 2, key: SigningKey | None = None) -> VerifyResult:
     """Hash everything and compare. Never raises for a damaged checkpoint: the result says what is
-    wrong. With a `key`, one that is not signed by it is not valid."""
+    wrong. With a `key`, one that is not signed by it is not valid, and no more of it is read."""
     return _verify(directory, _check_bytes, threads, key)
+
+
+def verify_whoever_signed(directory: Path, key: SigningKey | None) -> VerifyResult:
+    """As `verify`, for a person: one that the key has not signed is read whole, too, so that its
+    damage is told beside that."""
+    found = verify(directory, key=key)
+    if found.standing in (None, KeyStanding.SIGNED):
+        return found
+    bare = verify(directory)
+    problems = (*found.problems, *bare.problems)
+    return replace(bare, problems=problems, standing=found.standing)
 
 
 def verify_sizes(directory: Path, key: SigningKey | None = None) -> VerifyResult:
@@ -101,8 +119,9 @@ def _verify(directory: Path, check: _Check, threads: int, key: SigningKey | None
     try:
         manifest = Manifest.load(directory, key)
     except ManifestError as error:
-        defect = Defect(MANIFEST, "", error.reason, "", "", is_refused(error))
         standing = error.standing if isinstance(error, SignatureError) else None
+        is_of_signature = standing is not None
+        defect = Defect(MANIFEST, "", error.reason, "", "", is_refused(error), is_of_signature)
         return VerifyResult(directory, step_of(directory), 0, 0, 0, (defect,), standing=standing)
 
     # A thread waits for storage most of its time, and hashing gives the interpreter lock away.
@@ -189,7 +208,10 @@ def _check_header(
 
 def _claim(entry: Entry) -> TensorClaim:
     place = PlacedTensor(entry.dtype, entry.shape, entry.offset, entry.num_bytes)
-    return TensorClaim(entry.label, entry.name_in_file, entry.row, place)
+    # The pieces of an optimizer's tensors are tensors of their own in the files of their owners.
+    is_span = entry.span is not None and entry.group == MODEL_GROUP
+    begin = entry.span.begin if entry.span is not None and is_span else None
+    return TensorClaim(entry.label, entry.name_in_file, entry.row, place, begin)
 
 
 def _check_finite(file: str, tensor: str, count: int) -> list[Defect]:

@@ -13,9 +13,15 @@ import typer
 
 from dougong.checkpoint import export as writing
 from dougong.checkpoint.commit import sign_anew
-from dougong.checkpoint.directories import DAMAGED, SET_ASIDE, list_committed, step_of
+from dougong.checkpoint.directories import (
+    DAMAGED,
+    SET_ASIDE,
+    list_committed,
+    refuse_no_folder,
+    step_of,
+)
 from dougong.checkpoint.proof.signing import KeyStanding, SigningKey
-from dougong.checkpoint.verify import VerifyResult
+from dougong.checkpoint.verify import VerifyResult, verify_whoever_signed
 from dougong.checkpoint.verify import verify as verify_checkpoint
 from dougong.cli.options import JobFile, Overrides, RunPath
 from dougong.errors import SourceError
@@ -61,7 +67,7 @@ def verify(
     paths = _checkpoints_of(directory)
     if sign and known is not None:
         _sign_trusted(directory, paths, known)
-    results = [verify_checkpoint(path, key=known) for path in paths]
+    results = [verify_whoever_signed(path, known) for path in paths]
     for path in _set_aside_as_damaged(directory):
         typer.echo(f"note: {path}: was damaged when the run looked for a checkpoint", err=True)
     for result in results:
@@ -86,10 +92,13 @@ def _sign_trusted(directory: Path, paths: Sequence[Path], key: SigningKey) -> No
     doubtful = not is_named and after.is_any_signed(paths, key)
     for path in paths:
         standing = after.standing_of(path, key)
-        if standing is KeyStanding.WRONG or (doubtful and standing is not KeyStanding.SIGNED):
-            typer.echo(f"note: {path}: not signed: {after.why_not(standing)}", err=True)
-        elif verify_checkpoint(path).ok:
+        if standing is KeyStanding.SIGNED:
+            continue
+        found = verify_checkpoint(path)
+        if found.ok and standing is not KeyStanding.WRONG and not doubtful:
             sign_anew(path, key)
+        else:
+            typer.echo(f"note: {path}: not signed: {after.why_not(standing, found)}", err=True)
 
 
 def _signed_words(result: VerifyResult, key: SigningKey | None) -> str:
@@ -167,6 +176,7 @@ def _checkpoints_of(directory: Path) -> list[Path]:
     if (directory / "manifest.json").is_file() or step_of(directory) is not None:
         return [directory]
     root = directory if list_committed(directory) else RunDir.open(directory).checkpoints
+    refuse_no_folder(root)
     committed = reversed(list_committed(root))
     paths = [found.path for found in committed]
     if not paths:

@@ -97,9 +97,17 @@ def drill(
     elif control or schedule is not None or lab:
         raise JobError("--control, --schedule and --lab are for the small job: leave RUN_DIR out")
     else:
-        drills = RunDrills(RunDir.open(run_dir), tell=lambda text: typer.echo(f"  {text}"))
+        drills = _drills_of(run_dir, dry_run)
         drawn = list(drills.draw(seed, count or 1)) if fault is None and on is None else []
         _on_run(drills, drawn or [_asked_for(fault, on, for_s)], dry_run)
+
+
+def _drills_of(run_dir: Path, dry_run: bool) -> RunDrills:
+    """LaunchError where the run is over, unless it is only to be said what would come."""
+    drills = RunDrills(RunDir.open(run_dir), tell=lambda text: typer.echo(f"  {text}"))
+    if not dry_run:
+        drills.refuse_if_over()
+    return drills
 
 
 def _asked_for(fault: str | None, on: str | None, for_s: float | None) -> PlannedFault:

@@ -41,7 +41,13 @@ from dougong.planner.snapshot_room import short_of_room
 from dougong.remarks import Remarks
 from dougong.tools.job_check import load_whole_job
 from dougong.tools.plan_chart import chart_lines, fits
-from dougong.tools.plan_memory import kind_lines, machine_lines, total_line, unit_lines
+from dougong.tools.plan_memory import (
+    kind_lines,
+    machine_lines,
+    owner_lines,
+    total_line,
+    unit_lines,
+)
 from dougong.ui.formatting import plural, ranges, site_experts, size, worker_list
 
 MOST_COLUMNS = 120
@@ -95,6 +101,7 @@ def room_lines(
     yield total_line(job, model, memories, largest, crossing_bytes(job, model, made))
     yield from kind_lines(made, memories, width)
     yield from unit_lines(job, model, memories)
+    yield from owner_lines(job, model, made)
     for reason in unknown_activations(model):
         yield f"warning: activations are not counted: {reason}"
     yield from host_lines([memory.state_on_host for memory in memories])
@@ -130,8 +137,9 @@ def attention_words(forms: Sequence[str]) -> str:
 
 
 def plan_table(made: Plan, state_bytes: Sequence[int]) -> Table:
-    """One row for each worker: lanes, experts, how many dense tensors it owns, and its
-    `state_bytes`; one for many neighbours of an island that have as much each, or for all of it."""
+    """One row for each worker: lanes, experts, how many dense tensors, or pieces, it owns, and
+    its `state_bytes`; one for many neighbours of an island that have as much each, or for all of
+    it."""
     num_owned = Counter(made.owners.values())
     table = plain_table(
         "worker", "role", "device", "lanes", "experts", "dense tensors owned", "state"

@@ -85,7 +85,8 @@ class NetworkFacts:
 @dataclass(frozen=True)
 class FolderFacts:
     """Where runs are to lie. `place`: the folder, or the nearest above it that there is; `trouble`:
-    why it is not the one that the others see; `problem`: why nothing is known of it."""
+    why it is not the one that the others see; `problem`: why nothing is known of it, or nothing can
+    be written there, and `number`, the system's number for that."""
 
     place: str
     free_bytes: int | None = None
@@ -94,6 +95,7 @@ class FolderFacts:
     mount: str = ""
     trouble: FolderTrouble | None = None
     problem: str = ""
+    number: int | None = None
 
 
 @dataclass(frozen=True)
@@ -236,11 +238,13 @@ class StoreQuestion:
 
 @dataclass(frozen=True)
 class StoreAnswer:
-    """Bytes a second, flushed to the storage. `problem`: why there is no figure."""
+    """Bytes a second, flushed to the storage. `problem`: why there is no figure; `number`: the
+    system's number for that."""
 
     write_bytes_per_s: float = 0.0
     read_bytes_per_s: float = 0.0
     problem: str = ""
+    number: int | None = None
 
 
 Asked = TypeVar("Asked")

@@ -68,9 +68,11 @@ def counts(config: Mapping[str, Any], keys: Iterable[str]) -> list[tuple[str, in
     return [(key, config[key]) for key in keys if type(config.get(key)) is int]
 
 
+FOLDER_CODE_KEYS = ("auto_map", "custom_pipelines")
+"""Those that lead to files of their own folder: nothing is run by them unless it is asked for."""
 CODE_KEYS = (
-    "trust_remote_code", "code_revision", "auto_map", "use_kernels", "kernel_config",
-    "allow_all_kernels",
+    *FOLDER_CODE_KEYS, "trust_remote_code", "code_revision", "use_kernels", "kernel_config",
+    "allow_all_kernels", "custom_generate",
 )  # fmt: skip
 """Keys by which transformers is told to run code that lies in a folder or on a hub."""
 
@@ -91,10 +93,31 @@ def foreign_code(values: object) -> tuple[str, str] | None:
 
 
 def _asks_for_code(key: str, value: object) -> bool:
-    if key in CODE_KEYS and key != "auto_map":  # that of a folder leads to its own files
-        return bool(value)
+    if key in CODE_KEYS:
+        return bool(value) and key not in FOLDER_CODE_KEYS
     is_form = key.removesuffix("_internal").endswith("_implementation")
     return is_form and any("/" in text for text in _texts(value))
+
+
+def without_code(values: Any) -> tuple[Any, tuple[str, ...]]:
+    """What JSON holds without all that names code, at any depth, and the keys that are left out."""
+    left: list[str] = []
+    kept = _without_code(values, left)
+    return kept, tuple(dict.fromkeys(left))
+
+
+def _without_code(values: Any, left: list[str]) -> Any:
+    if isinstance(values, list):
+        return [_without_code(value, left) for value in values]
+    if not isinstance(values, dict):
+        return values
+    kept = {}
+    for key, value in values.items():
+        if key in CODE_KEYS or _asks_for_code(key, value):
+            left.append(key)
+        else:
+            kept[key] = _without_code(value, left)
+    return kept
 
 
 def _texts(value: object) -> Iterator[str]:

@@ -15,11 +15,9 @@ from typing import IO, cast
 from rich.console import Console
 
 from dougong.checkpoint.proof.signing import SigningKey
-from dougong.checkpoint.repository import steps_in
 from dougong.deadlines import Deadlines
 from dougong.errors import (
     DougongError,
-    JobError,
     SupersededError,
     WorkerError,
 )
@@ -53,7 +51,14 @@ from dougong.launcher.signing.key_file import named_key
 from dougong.launcher.signing.key_of_run import key_of_resume, key_of_run
 from dougong.launcher.sources import known_sources
 from dougong.launcher.supervisor import ControllerDeath
-from dougong.launcher.take_over import beginning_words, of_follower, take_over, with_memory
+from dougong.launcher.take_over import (
+    beginning_words,
+    lost_history_words,
+    of_follower,
+    refuse_if_done,
+    take_over,
+    with_memory,
+)
 from dougong.planner.resume import changes_of_bits, check_lift
 from dougong.records.claim import Claim, claim
 from dougong.records.directory import RunDir
@@ -119,7 +124,7 @@ class ResumeRequest:
 @dataclass(frozen=True)
 class Launch:
     """One controller's part of a run. `job_text`: what job.yaml says once it trains, None where it
-    says so already; `notes` and `warning`: what is told at its start; `follows`: the death after
+    says so already; `notes` and `warnings`: what is told at its start; `follows`: the death after
     which it goes on by itself; `key`: by which checkpoints are signed; `before`: of a resume that
     somebody typed, what the directory held."""
 
@@ -129,7 +134,7 @@ class Launch:
     resume_point: ResumePoint = FROM_START
     job_text: str | None = None
     notes: tuple[str, ...] = ()
-    warning: str | None = None
+    warnings: tuple[str, ...] = ()
     follows: ControllerDeath | None = None
     key: SigningKey | None = None
     before: RunBefore | None = None
@@ -186,9 +191,7 @@ def resume_run(
         before = recorded_job(run_dir)
         after = next_job(before, run_dir, overrides, request.job)
         resume_point = take_over(run_dir, request.chosen)
-        _refuse_if_done(run_dir, resume_point, after.job.steps)
         check_lift(after.job.fault.quarantine.lift, resume_point.quarantined)
-        bent = bent_rate(before.job, after.job, resume_point.step + 1)
         resume_point = _with_changes(resume_point, before.job, after.job)
         resume_point = with_memory(resume_point, run_dir, before.job, after.job)
         if follows is not None:
@@ -198,8 +201,10 @@ def resume_run(
         signed, signs = before.job.checkpoint.sign, job.checkpoint.sign
         has_committed, chosen = resume_point.has_committed, resume_point.chosen
         key = key_of_resume(run_dir, signed, signs, has_committed, chosen)
+        resume_point = refuse_if_done(run_dir, resume_point, after.job.steps, key)
+        warnings = _warnings_of(run_dir, before.job, after.job, resume_point)
         launch = Launch(
-            job, run_dir, lease, resume_point, after.to_yaml(), (), bent, follows, key, held
+            job, run_dir, lease, resume_point, after.to_yaml(), (), warnings, follows, key, held
         )
         with placed(after):
             return _run(launch, options)
@@ -241,18 +246,10 @@ def _with_changes(point: ResumePoint, before: Job, after: Job) -> ResumePoint:
     return dataclasses.replace(point, changed=changed, same_since=same_since, skipped=frozenset())
 
 
-class StepsDoneError(JobError):
-    """All the steps that a run is to have are done already."""
-
-
-def _refuse_if_done(run_dir: RunDir, resume_point: ResumePoint, steps: int) -> None:
-    if resume_point.step >= steps:
-        further = 2 * max(steps, resume_point.step)
-        raise StepsDoneError(
-            f"{run_dir.path}: step {resume_point.step} of {steps} is done already; to go on "
-            f"further, add `-o steps={further}`; to go on from an earlier checkpoint, `--step N` "
-            f"(there are: {steps_in(run_dir.checkpoints)})"
-        )
+def _warnings_of(run_dir: RunDir, before: Job, after: Job, point: ResumePoint) -> tuple[str, ...]:
+    """What is told at the start of a resume from there."""
+    bent = bent_rate(before, after, point.step + 1)
+    return tuple(filter(None, (lost_history_words(run_dir, point), bent)))
 
 
 def _run(launch: Launch, options: Options) -> int:
@@ -320,7 +317,7 @@ def _tell_start(launch: Launch, options: Options, recorder: Recorder) -> None:
         recorder.record(NoteTaken(generation=generation, text=text))
     for text in doubts(launch.job, is_new=generation == 1):
         recorder.record(WarningRaised(generation=generation, text=text))
-    for text in filter(None, (launch.warning, exposed_words(launch.run_dir.path))):
+    for text in filter(None, (*launch.warnings, exposed_words(launch.run_dir.path))):
         recorder.record(WarningRaised(generation=generation, text=text))
 
 

@@ -6,7 +6,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from dougong.job.load import ResolvedJob
-from dougong.launcher.run import Options, ResumeRequest, StepsDoneError, resume_run
+from dougong.launcher.run import Options, ResumeRequest, resume_run
+from dougong.launcher.take_over import StepsDoneError
 from dougong.records.claim import has_committed
 from dougong.records.directory import RunDir
 from dougong.records.events import RunCreated

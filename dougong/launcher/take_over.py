@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import cast
 
-from dougong.checkpoint.directories import list_committed
-from dougong.checkpoint.repository import steps_in
-from dougong.errors import RecordError, SourceError
+from dougong.checkpoint.directories import list_committed, refuse_no_folder, step_of
+from dougong.checkpoint.proof.signing import SigningKey
+from dougong.checkpoint.repository import VerifyResult, newest_valid, none_is_valid, steps_in
+from dougong.errors import JobError, RecordError, SourceError
 from dougong.fault.diagnosis import Diagnosis, FailureKind
 from dougong.fault.drill import FiredDrill
 from dougong.fault.policy import PastFailure
@@ -29,7 +30,7 @@ from dougong.records.events import (
     RunCreated,
     StepSkipped,
 )
-from dougong.records.finished import newest_generation
+from dougong.records.finished import newest_generation, resume_command
 from dougong.records.lease import are_past
 
 _LEFT = 100
@@ -38,7 +39,9 @@ _LEFT = 100
 
 def take_over(run_dir: RunDir, chosen: int | None = None) -> ResumePoint:
     """What the run's record and its checkpoints say of its earlier life. `chosen`: as in
-    `ResumePoint`; SourceError where there is no checkpoint of that step."""
+    `ResumePoint`; SourceError where there is no checkpoint of that step, or a file in the place of
+    all."""
+    refuse_no_folder(run_dir.checkpoints)
     committed: set[int] = set()
     fired: set[FiredDrill] = set()
     events = run_dir.read_events()
@@ -142,6 +145,27 @@ def beginning_words(point: ResumePoint) -> str:
     return "the run had committed no checkpoint, so that it starts from the beginning"
 
 
+def lost_history_words(run_dir: RunDir, point: ResumePoint) -> str:
+    """That the record of the run's events is lost, and what with it; empty where it is there, or
+    nothing has been recorded yet."""
+    if not _is_history_lost(run_dir, run_dir.read_events()):
+        return ""
+    what = "holds nothing of this run" if run_dir.events_file.is_file() else "is gone"
+    return (
+        f"{run_dir.events_file} {what}: its history is lost (faults, times, goodput, devices in "
+        "quarantine, drills that were carried out) and begins anew now; what it has trained is "
+        f"whole, and it goes on from step {point.step}"
+    )
+
+
+def _is_history_lost(run_dir: RunDir, events: Sequence[Event]) -> bool:
+    """Whether a run that has trained tells of no controller."""
+    if any(isinstance(event, RunCreated) for event in events):
+        return False
+    has_trained = bool(run_dir.read_last_metrics(lambda _: None))
+    return has_trained or bool(list_committed(run_dir.checkpoints))
+
+
 def _skipped(events: Sequence[Event], same_since: int) -> frozenset[int]:
     """Steps that the run has left out since its last change of what may change bits."""
     found = set()
@@ -172,9 +196,43 @@ def _next_generation(run_dir: RunDir, events: Sequence[Event]) -> int:
     it that has written nothing yet.
     """
     seen = max((event.generation for event in events), default=0)
+    if _is_history_lost(run_dir, events):
+        # Rows and logs bear the numbers of those whose events are lost.
+        rows = run_dir.read_last_metrics(lambda _: None)
+        told = [row.get("generation", 1) for row in rows]
+        seen = max([seen, *told, *[generation for generation, _ in run_dir.log_files()]])
     known = max((event.fence for event in events), default=0)
     thousand = max(seen - 1, 0) // GENERATIONS
     if not are_past(run_dir.path, max(known, 1), run_dir.fence - 1):
         return (thousand + max(run_dir.fence - known, 1)) * GENERATIONS + 1
     is_full = seen > (thousand + 1) * GENERATIONS - _LEFT
     return (thousand + 1) * GENERATIONS + 1 if is_full else seen + 1
+
+
+class StepsDoneError(JobError):
+    """All the steps that a run is to have are done already."""
+
+
+def refuse_if_done(
+    run_dir: RunDir, point: ResumePoint, steps: int, key: SigningKey | None
+) -> ResumePoint:
+    """The point from which there are steps to go on with. A run whose last checkpoint is damaged is
+    not done: it goes on from the newest valid one, as any other does. StepsDoneError where there is
+    none, CheckpointError where no checkpoint is valid."""
+    if point.step < steps:
+        return point
+    root = run_dir.checkpoints
+    results: list[VerifyResult] = []
+    found = newest_valid(root, results.append, key=key) if point.chosen is None else None
+    if found is None and point.chosen is None:
+        names = [result.directory.name for result in results]
+        raise none_is_valid(root, names, resume_command(run_dir.path), key)
+    step = point.step if found is None else step_of(found) or 0
+    if step < steps:
+        return replace(point, step=step)
+    further = 2 * max(steps, step)
+    raise StepsDoneError(
+        f"{run_dir.path}: step {step} of {steps} is done already; to go on "
+        f"further, add `-o steps={further}`; to go on from an earlier checkpoint, `--step N` "
+        f"(there are: {steps_in(root)})"
+    )

@@ -10,19 +10,9 @@ from typing import Any
 from dougong.errors import ModelError
 from dougong.job.rule import CODE_KEYS, foreign_code
 from dougong.job.schema import Model
-from dougong.models.folder import read_config
+from dougong.models.folder import EXTRA_LAYERS, read_config
 from dougong.models.library.transformers_internals import declared_ties
 from dougong.models.weights import differing_tie
-
-_EXTRA_LAYERS = (
-    "num_nextn_predict_layers",
-    "num_mtp_modules",
-    "mtp_num_hidden_layers",
-    "num_mtp_layers",
-    "use_mtp",
-)
-"""What families call the number of their layers for multi-token prediction; `use_mtp` is a flag."""
-
 
 LOADER_KEYS = (
     "cache_dir", "force_download", "proxies", "token", "local_files_only", "revision", "subfolder",
@@ -50,8 +40,16 @@ def folder_config(model: Model) -> Any:
             f"model.path: {path}: transformers cannot read this configuration: {error}"
         ) from error
     # It says where a family's own code lies. None of it runs here, and none goes into a checkpoint.
-    vars(config).pop("auto_map", None)
+    _drop_code(config)
     return config
+
+
+def _drop_code(config: Any) -> None:
+    for key in CODE_KEYS:
+        vars(config).pop(key, None)
+    for inner in list(vars(config).values()):
+        if hasattr(inner, "model_type"):  # the configuration of a part
+            _drop_code(inner)
 
 
 def untied_pair(model: Model, config: Any) -> tuple[str, str] | None:
@@ -106,7 +104,7 @@ def refuse_code_keys(given: Mapping[str, Any]) -> None:
 def declare_no_extra_layers(model: Model, config: Any) -> None:
     """No family's layers for the prediction of further tokens are built or trained, so no
     configuration may say that a checkpoint holds them."""
-    for key in _EXTRA_LAYERS:
+    for key in EXTRA_LAYERS:
         if model.config.get(key):
             raise ModelError(
                 f"model.config: {key}: {config.model_type} is trained without layers that predict "
@@ -121,4 +119,4 @@ def extra_layers(config: Any) -> list[str]:
     tokens (multi-token prediction, DeepSeek-V3 section 2.2). One number goes by one name: a class
     may know a second one for it (`attribute_map`), which no file holds."""
     aliases = getattr(type(config), "attribute_map", {})
-    return [key for key in _EXTRA_LAYERS if key not in aliases and getattr(config, key, None)]
+    return [key for key in EXTRA_LAYERS if key not in aliases and getattr(config, key, None)]

@@ -15,8 +15,19 @@ from pathlib import Path
 from typing import Any
 
 from dougong.errors import ModelError
+from dougong.job.rule import FOLDER_CODE_KEYS
 
 CONFIG = "config.json"
+ADAPTER = "adapter_config.json"
+"""What PEFT writes beside an adapter's weights: which model it changes, and how."""
+EXTRA_LAYERS = (
+    "num_nextn_predict_layers",
+    "num_mtp_modules",
+    "mtp_num_hidden_layers",
+    "num_mtp_layers",
+    "use_mtp",
+)
+"""What families call the number of their layers for multi-token prediction; `use_mtp` is a flag."""
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 DEQUANTISE = (
     "which cannot be trained; dequantise the weights first (read them with transformers, "
@@ -76,11 +87,20 @@ def problems(folder: Path) -> list[str]:
 def own_code_words(values: Mapping[str, Any]) -> str:
     """What is told of a config.json that names code in its folder, of a family that transformers
     knows; empty where it names none."""
-    if "auto_map" not in values:
+    found = [key for key in FOLDER_CODE_KEYS if key in values]
+    if not found:
         return ""
     return (
-        "its own code (auto_map) is not used: it is not run, and does not go into checkpoints; the "
-        f"model is transformers' {values.get('model_type')}"
+        f"its own code ({', '.join(found)}) is not used: it is not run, and does not go into "
+        f"checkpoints; the model is transformers' {values.get('model_type')}"
+    )
+
+
+def extra_layer_words(key: str, number: object) -> str:
+    """What is told of a configuration with layers for multi-token prediction."""
+    return (
+        f"its configuration says {key}: {number}; layers for multi-token prediction are not "
+        "trained, so the configuration of this run says that there are none"
     )
 
 
@@ -89,7 +109,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     quantised."""
     path = folder / CONFIG
     if not path.exists():
-        raise ModelError(f"model.path: {folder} has no {CONFIG}; give a Hugging Face folder")
+        raise ModelError(f"model.path: {folder} has no {CONFIG}; {_instead_of(folder)}")
     config = read_json(path)
     for key in ("quantization_config", "compression_config"):
         if config.get(key):
@@ -98,6 +118,16 @@ def read_config(folder: Path) -> dict[str, Any]:
                 f"{DEQUANTISE}"
             )
     return config
+
+
+def _instead_of(folder: Path) -> str:
+    if (folder / ADAPTER).exists():
+        return (
+            f"its {ADAPTER} says that it is an adapter, and adapters are not trained: merge it "
+            "into its model (PEFT's `merge_and_unload`, then `save_pretrained`) and give that "
+            "folder"
+        )
+    return "give a Hugging Face folder"
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -140,6 +170,13 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
     return tensors
 
 
+def weight_files(folder: Path) -> set[str]:
+    """The files that `stored_tensors` reads."""
+    if _is_listed(folder / SINGLE):
+        return {SINGLE}
+    return {INDEX, *_weight_map(folder / INDEX).values()}
+
+
 def is_scale(name: str) -> bool:
     """Whether a tensor's name says that others must be multiplied by it, or moved."""
     return _SCALE.search(name) is not None
@@ -170,7 +207,7 @@ def _refuse_absent(folder: Path, files: Sequence[str]) -> None:
     if absent:
         raise _refused(
             folder / INDEX,
-            f"names {len(files)} files, of which {len(absent)} are not there: {_few(absent)}; "
+            f"names {len(files)} files, of which {len(absent)} are not there: {few(absent)}; "
             f"{_AGAIN}",
         )
 
@@ -293,7 +330,7 @@ def _other_format(folder: Path) -> str:
     found = sorted(path.name for path in folder.glob("*.bin"))
     if not found:
         return ""
-    return f" ({_few(found)} may run code when opened); save it with `save_pretrained`"
+    return f" ({few(found)} may run code when opened); save it with `save_pretrained`"
 
 
 def _read(path: Path) -> bytes:
@@ -335,7 +372,7 @@ def _what_it_is(begin: bytes) -> str | None:
     return None
 
 
-def _few(names: Sequence[str]) -> str:
+def few(names: Sequence[str]) -> str:
     """The first names, and how many more there are."""
     shown = ", ".join(names[:3])
     return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"

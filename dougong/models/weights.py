@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from safetensors import safe_open
 from torch import Tensor
@@ -32,13 +34,24 @@ class StoredForm(Protocol):
     def dtype(self) -> str: ...
 
 
+class StoredSpan(Protocol):
+    """Elements of a tensor, counted as they lie there."""
+
+    @property
+    def begin(self) -> int: ...
+    @property
+    def end(self) -> int: ...
+
+
 class StoredPiece(Protocol):
-    """A place on disk: the whole tensor `disk` (`row` None), or that row of it."""
+    """A place on disk: the whole tensor `disk` (`row` None), or that row or `span` of it."""
 
     @property
     def name(self) -> str: ...
     @property
     def row(self) -> int | None: ...
+    @property
+    def span(self) -> StoredSpan | None: ...
     @property
     def disk(self) -> StoredForm: ...
 
@@ -56,7 +69,7 @@ class TensorNames(Protocol):
         """Names on disk of tensors that are tied to a logical one, which is stored for them."""
 
     def pieces(self, logical: str) -> Sequence[StoredPiece]:
-        """Where a logical tensor lies."""
+        """Where a logical tensor lies, or a piece of one by its name."""
 
     def from_disk(self, logical: str, values: Mapping[str, Tensor]) -> Tensor:
         """The live values of a logical tensor from its pieces' values, by the pieces' names."""
@@ -90,7 +103,7 @@ class WeightsFolder:
         return tuple(unused)
 
     def read(self, logical: str) -> Tensor:
-        """A logical tensor in float32 on the CPU.
+        """A logical tensor, or by its name a piece of one, in float32 on the CPU.
 
         Raises `ModelError` when the folder does not hold it, or holds a NaN or an infinity in it.
         """
@@ -101,8 +114,10 @@ class WeightsFolder:
     def _piece(self, piece: StoredPiece, logical: str) -> Tensor:
         found = self._find(piece, logical)
         with safe_open(found.file, framework="pt") as opened:
-            if piece.row is None:
-                tensor: Tensor = opened.get_tensor(found.name)
+            if piece.span is not None:
+                tensor = _span_of(opened.get_slice(found.name), found.shape, piece.span)
+            elif piece.row is None:
+                tensor = opened.get_tensor(found.name)
             else:
                 tensor = opened.get_slice(found.name)[piece.row]
         values = _as_float32(tensor)
@@ -171,6 +186,14 @@ def _by_name(stored: Mapping[str, StoredTensor], name: str) -> StoredTensor | No
     return stored.get(name) or stored.get(name.partition(".")[2])
 
 
+def _span_of(stored: Any, shape: tuple[int, ...], span: StoredSpan) -> Tensor:
+    """Of a tensor in a file, no more of which is read than the rows around the span. Flat."""
+    row_numel = math.prod(shape[1:])
+    first, last = span.begin // row_numel, (span.end - 1) // row_numel
+    rows: Tensor = stored[first : last + 1].reshape(-1)
+    return rows[span.begin - first * row_numel :][: span.end - span.begin]
+
+
 def _check_form(found: StoredTensor, piece: StoredPiece) -> None:
     if found.shape != piece.disk.shape:
         raise ModelError(
@@ -192,6 +215,9 @@ def _refuse_not_finite(found: StoredTensor, piece: StoredPiece, values: Tensor) 
     first = first_not_finite(values)
     assert first is not None
     place = [*first] if piece.row is None else [piece.row, *first]
+    if piece.span is not None:
+        (number,) = first
+        place = list(map(int, np.unravel_index(piece.span.begin + number, found.shape)))
     raise ModelError(
         f"model.path: {found.file}: {found.name} is not finite (NaN or infinite) in float32 in "
         f"{count} of its values, the first at {place}: {float(values[first])}; training on it "

@@ -6,7 +6,6 @@ workers. Imports no torch.
 
 from __future__ import annotations
 
-import heapq
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -16,9 +15,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, ConfigDict, TypeAdapter
 
 from dougong.errors import PlanError
+from dougong.job.optimizers.declaration import ElementwiseRule, of_no_tensor
 from dougong.parallel.activations import Activations
 from dougong.parallel.assign import EQUAL, Speed, contiguous, lane_shares, shares
 from dougong.parallel.island_paths import IslandPath
+from dougong.parallel.owners import assign_owners, check_owners
+from dougong.parallel.pieces import TensorSpec as TensorSpec
 from dougong.parallel.units import DenseUnits
 
 Role = Literal["attention", "experts", "both"]
@@ -42,21 +44,6 @@ def role_in_step(has_attention: bool, has_experts: bool) -> Role:
     if has_attention and has_experts:
         return "both"
     return "attention" if has_attention else "experts"
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """One named tensor of the model outside its experts. `stays_float32`: in a half-precision job
-    too."""
-
-    name: str
-    shape: tuple[int, ...]
-    trainable: bool
-    stays_float32: bool = False
-
-    @property
-    def num_parameters(self) -> int:
-        return _numel(self.shape)
 
 
 @dataclass(frozen=True)
@@ -155,7 +142,8 @@ class Worker:
 
 @dataclass(frozen=True)
 class Plan:
-    """Lanes to workers, experts to workers, dense tensors to owners (`owners`: name -> rank).
+    """Lanes to workers, experts to workers, dense tensors to owners (`owners`: the name of each, or
+    of each piece of one that is cut (`pieces`) -> rank).
     `has_snapshots`: its machines have the memory for those that the job wants. `paths`: the way
     between each two islands, and inside one of several workers; empty in what older versions
     wrote."""
@@ -222,9 +210,10 @@ def make_plan(
     inventory: Inventory,
     seats: Sequence[Seat],
     offload: Sequence[int] | None = None,
+    is_elementwise: ElementwiseRule = of_no_tensor,
 ) -> Plan:
-    """Lay a job out over seats: lanes and experts in proportion to speed, tensors to the least
-    loaded attention worker.
+    """Lay a job out over seats: lanes and experts in proportion to speed, tensors, or pieces of
+    those that are updated element by element, to the least loaded attention worker.
 
     Lanes are contiguous along the reduction tree; experts of a site are contiguous, in order of
     rank. `offload`: how many experts of every site workers of role `attention` keep (default:
@@ -237,7 +226,7 @@ def make_plan(
     workers = []
     for rank, seat in enumerate(seats):
         workers.append(_worker_at(seat, rank, lanes, by_site))
-    owners = _assign_owners(inventory.tensors, attention)
+    owners = assign_owners(inventory.tensors, attention, is_elementwise)
     return Plan(num_lanes, inventory.num_experts, tuple(workers), owners)
 
 
@@ -365,11 +354,7 @@ def _check_ranks(plan: Plan) -> None:
             worker.rank == rank,
             f"{worker.name}: has rank {worker.rank}, but stands at place {rank}",
         )
-    for tensor, owner in plan.owners.items():
-        _require(
-            0 <= owner < num_workers,
-            f"owners.{tensor}: is rank {owner}, but the plan has {num_workers} workers",
-        )
+    check_owners(plan.owners, num_workers)
     lanes: list[int] = []
     for worker in plan.workers:
         lanes += worker.lanes
@@ -378,17 +363,6 @@ def _check_ranks(plan: Plan) -> None:
         lanes == list(range(plan.num_lanes)),
         f"its workers have lanes {lanes}, but each of 0 to {plan.num_lanes - 1} needs one worker",
     )
-
-
-def _assign_owners(tensors: Sequence[TensorSpec], ranks: Sequence[int]) -> dict[str, int]:
-    """Large tensors first, each to the worker that has least so far; of equals the first."""
-    loads = [(0, rank) for rank in ranks]  # a heap: ranks ascend
-    owners: dict[str, int] = {}
-    for tensor in sorted(tensors, key=lambda t: (-t.num_parameters, t.name)):
-        load, rank = loads[0]
-        owners[tensor.name] = rank
-        heapq.heapreplace(loads, (load + tensor.num_parameters, rank))
-    return dict(sorted(owners.items()))
 
 
 def _numel(shape: Sequence[int]) -> int:

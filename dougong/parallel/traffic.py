@@ -22,6 +22,7 @@ from dougong.parallel.dense.doubling import Doubling
 from dougong.parallel.dense.halving import Halving
 from dougong.parallel.dispatch.crossing import Combine
 from dougong.parallel.dispatch.table import share_bytes
+from dougong.parallel.pieces import owned_specs, tensor_of
 from dougong.parallel.plan import Inventory, Plan, Worker
 from dougong.parallel.tree import LaneTree
 
@@ -228,9 +229,9 @@ def flows_of_dense(shape: StepShape, inventory: Inventory, plan: Plan) -> list[F
     back, which workers hand on to each other, or get from the owners where they come and go."""
     values = [0.0] * len(plan.workers)
     gradients = [0.0] * len(plan.workers)
-    for tensor in inventory.tensors:
+    for tensor, owner in owned_specs(inventory.tensors, plan.owners):
         if tensor.trainable:
-            owner, size = plan.owners[tensor.name], aligned(tensor.num_parameters)
+            size = aligned(tensor.num_parameters)
             width = FLOAT32_BYTES if tensor.stays_float32 else shape.value_bytes
             gradients[owner] += GRADIENT_BYTES * size
             values[owner] += width * size
@@ -256,11 +257,11 @@ def _flow_of_units(shape: StepShape, inventory: Inventory, plan: Plan) -> Flow:
     for unit in units.units[: units.kept_from]:
         again.update(unit.tensors)
     of_owner = [0.0] * len(plan.workers)
-    for tensor in inventory.tensors:
+    for tensor, owner in owned_specs(inventory.tensors, plan.owners):
         if tensor.trainable:
             width = FLOAT32_BYTES if tensor.stays_float32 else shape.value_bytes
             num_bytes = width * aligned(tensor.num_parameters)
-            of_owner[plan.owners[tensor.name]] += num_bytes * (2 if tensor.name in again else 1)
+            of_owner[owner] += num_bytes * (2 if tensor_of(tensor.name) in again else 1)
     to_each = [float(bool(worker.lanes)) for worker in plan.workers]
     return Product(TrafficKind.WEIGHTS, of_owner, to_each)
 

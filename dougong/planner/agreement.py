@@ -136,16 +136,22 @@ def _user(trouble: FolderTrouble) -> str:
 
 def _remedy(trouble: FolderTrouble) -> str:
     """The system's words, and what helps."""
-    match trouble.number:
+    return f"{trouble.reason}; {what_helps(trouble.number)}, or {_SHARED}"
+
+
+def what_helps(number: int | None) -> str:
+    """What is to be done where storage refuses with this number of the system's; None: it has not
+    answered."""
+    match number:
         case errno.EACCES | errno.EPERM:
-            helps = "let that user read and write there (an NFS export may make root another user)"
+            return "let that user read and write there (an NFS export may make root another user)"
         case errno.EROFS:
-            helps = "mount it there for writing"
+            return "mount it there for writing"
         case errno.ENOSPC | errno.EDQUOT:
-            helps = "make room"
-        case _:
-            helps = "mount it there anew, or mend it"
-    return f"{trouble.reason}; {helps}, or {_SHARED}"
+            return "make room"
+        case errno.ENOTDIR:
+            return "move it away"
+    return "mount it there anew, or mend it"
 
 
 def _check_versions(nodes: Mapping[str, Software], here: Software | None) -> None:

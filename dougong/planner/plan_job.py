@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 from dougong.accelerators.registry import get_accelerator
 from dougong.errors import PlanError
+from dougong.job.optimizers.declaration import ElementwiseRule
+from dougong.job.optimizers.registry import declaration_of
 from dougong.job.schema import Island, Job
 from dougong.parallel.assign import EQUAL, LayerTimes, Room, Speed, lane_shares, offload
 from dougong.parallel.bridge.choice import Shore, choose_paths
@@ -27,11 +29,17 @@ def plan_job(job: Job, inventory: Inventory, seats: Sequence[Seat]) -> Plan:
     in memory, or has no schedule that is complete and free of deadlock."""
     islands = {island.name: island for island in job.islands}
     seats = [dataclasses.replace(seat, speed=speed_of(islands[seat.island])) for seat in seats]
-    plan = make_plan(job.batch.lanes, inventory, seats, _experts_kept(job, inventory, seats))
+    kept, is_elementwise = _experts_kept(job, inventory, seats), elementwise_rule(job)
+    plan = make_plan(job.batch.lanes, inventory, seats, kept, is_elementwise)
     plan = dataclasses.replace(plan, paths=island_paths(job))
     _check_memory(job, inventory, plan)
     prove(job, plan)
     return plan
+
+
+def elementwise_rule(job: Job) -> ElementwiseRule:
+    """Which tensors may be owned in pieces, as the job's optimizer declares it."""
+    return declaration_of(job.optimizer).is_elementwise
 
 
 def island_paths(job: Job) -> tuple[IslandPath, ...]:
@@ -110,7 +118,7 @@ def _attention_time(num_lanes: int, speeds: Sequence[Speed]) -> float:
 def _room(job: Job, inventory: Inventory, seats: Sequence[Seat]) -> Room:
     """How many experts fit beside attention, and how many do not fit on the experts workers."""
     # A plan without offload: what is used before any expert is moved.
-    plan = make_plan(job.batch.lanes, inventory, seats)
+    plan = make_plan(job.batch.lanes, inventory, seats, is_elementwise=elementwise_rule(job))
     limits = _memory_limits(job)
     most, least = 0, 0
     for worker, held in zip(plan.workers, holdings(job, inventory, plan), strict=True):

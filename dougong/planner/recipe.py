@@ -12,8 +12,10 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from dougong.job.optimizers.declaration import OptimizerDeclaration
 from dougong.job.optimizers.registry import declaration_of
 from dougong.job.schema import Job
+from dougong.parallel import pieces
 from dougong.parallel.plan import Inventory
 from dougong.planner.needs.tiles import product_rows
 
@@ -70,10 +72,19 @@ def make_recipe(job: Job, inventory: Inventory) -> Recipe:
         microbatches=job.batch.microbatches,
         sums="micro-batches in order, lanes in a binary tree" if ordered else "native library",
         products=f"tiles of {rows} rows" if isinstance(rows, int) else f"one for each {rows}",
-        norm="whole tensors, in the order of names",
+        norm=_norm_of(inventory, optimizer),
         optimizer=f"{optimizer.name}, {optimizer.arithmetic_of(job.optimizer)}",
         attention=inventory.attention[0] if len(inventory.attention) == 1 else "",
     )
+
+
+def _norm_of(inventory: Inventory, optimizer: OptimizerDeclaration) -> str:
+    """Of what the gradients' norm is added up: of each tensor in one, or of its pieces, where it
+    is one that has several."""
+    for tensor in inventory.tensors:
+        if len(pieces.pieces_of(tensor, optimizer.is_elementwise)) > 1:
+            return f"pieces of {pieces.PIECE_NUMEL} elements, in the order of names"
+    return "whole tensors, in the order of names"
 
 
 def _arithmetic_of(job: Job) -> int:

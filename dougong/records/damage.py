@@ -3,15 +3,18 @@ place, the fault and the next step."""
 
 from __future__ import annotations
 
+import contextlib
 import reprlib
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from dougong.checkpoint.directories import MANIFEST
 from dougong.errors import RecordError
-from dougong.records.events import Event, from_json
+from dougong.records.events import Event, RunCreated, from_json
 from dougong.records.metrics import MetricsRow, RowShape
 
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -109,3 +112,35 @@ def first_fault(error: ValidationError) -> str:
     if fault["type"] not in _WITHOUT_VALUE:
         text = f"{text} (got {reprlib.repr(fault['input'])})"
     return f"{place}: {text}" if place else text
+
+
+def lost_job_words(job_file: Path, newest: Path, began: Sequence[str]) -> str:
+    """That a run's job.yaml is gone, and from what it is written anew. `newest`: the run's newest
+    checkpoint; `began`: the words of the command that began it, empty where nobody knows."""
+    by = f" (`{shlex.join(['dougong', *began[1:]])}`)" if began else ""
+    return (
+        f"{job_file}: is gone, and the run goes on by it; put it back from a copy, or write it "
+        f"anew from the job file that the run began with{by}, with the same -o: `dougong check "
+        f"FILE --print > {shlex.quote(str(job_file))}`; the values of it that fix the bits are in "
+        f"{newest / MANIFEST} (body.header.job)"
+    )
+
+
+def command_of(read_events: Callable[[], Sequence[Event]]) -> tuple[str, ...]:
+    """The words of the command that began a run; empty where its events do not say it."""
+    with contextlib.suppress(RecordError):
+        created = (event for event in read_events() if isinstance(event, RunCreated))
+        return next((event.command for event in created), ())
+    return ()
+
+
+def meant_words(path: Path) -> str:
+    """Which run directory was meant, as the end of a sentence."""
+    inner = [found.parent for found in path.glob("*/events.jsonl")]
+    if inner:
+        newest = max(inner, key=lambda run: (run / "events.jsonl").stat().st_mtime)
+        return f"; did you mean {newest}?"
+    for outer in path.absolute().parents:
+        if (outer / "events.jsonl").is_file():
+            return f"; did you mean {outer}?"
+    return "; give the directory that `dougong run` printed"

@@ -18,13 +18,17 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from dougong.checkpoint.directories import list_committed
 from dougong.errors import PlaceError, PlanError, RecordError, StorageError
 from dougong.parallel.plan import Plan
 from dougong.records.damage import (
     OnFault,
     check_row,
+    command_of,
     damaged,
     first_fault,
+    lost_job_words,
+    meant_words,
     parse_event,
     read_model,
     read_text,
@@ -150,10 +154,16 @@ class RunDir:
                 what = "a link to nothing" if self.path.is_symlink() else "a file"
             raise PlaceError(f"{self.path}: {what}; give the directory that `dougong run` printed")
         missing = [p.name for p in (self.job_file, self.events_file) if not p.is_file()]
+        checkpoints = list_committed(self.checkpoints) if missing else []
+        if checkpoints and self.job_file.is_file():
+            return  # its history is lost, which a resume tells
+        if checkpoints:
+            began = command_of(self.read_events)
+            raise PlaceError(lost_job_words(self.job_file, checkpoints[0].path, began))
         if missing:
             names = " and ".join(missing)
             raise PlaceError(
-                f"{self.path}: not a run directory: {names} missing{_guess(self.path)}"
+                f"{self.path}: not a run directory: {names} missing{meant_words(self.path)}"
             )
 
     def owns(self, name: str) -> bool:
@@ -386,15 +396,3 @@ class RunDir:
             replace_file(path, text, mode, durable)
         except OSError as error:
             raise StorageError(f"{path}: cannot be written: {error.strerror}; {ROOM}") from error
-
-
-def _guess(path: Path) -> str:
-    """Which directory was meant, as the end of a sentence."""
-    inner = [found.parent for found in path.glob("*/events.jsonl")]
-    if inner:
-        newest = max(inner, key=lambda run: (run / "events.jsonl").stat().st_mtime)
-        return f"; did you mean {newest}?"
-    for outer in path.absolute().parents:
-        if (outer / "events.jsonl").is_file():
-            return f"; did you mean {outer}?"
-    return "; give the directory that `dougong run` printed"

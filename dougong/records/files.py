@@ -95,19 +95,38 @@ def exposed_words(path: Path) -> str:
 def why_not_writable(path: Path) -> str:
     """Why nothing could be made at `path` or below it, in words after its name; empty where it
     could: a little is written there, and nothing stays."""
-    path = path.absolute()
-    there = next(place for place in (path, *path.parents) if os.path.lexists(place))
+    there = nearest_place(path)
     if not there.is_dir():
-        return f"{there} is not a folder"
+        return no_folder_words(there)
+    refusal = refusal_to_write(there)
+    return "" if refusal is None else f"{there} cannot be written: {refusal.strerror}"
+
+
+def nearest_place(path: Path) -> Path:
+    """The path, or the nearest above it at which there is anything, a link to nothing included."""
+    path = path.absolute()
+    return next(place for place in (path, *path.parents) if os.path.lexists(place))
+
+
+def no_folder_words(place: Path) -> str:
+    """What lies there, where it is no folder."""
+    if place.is_symlink() and not place.exists():
+        return f"{place} is a link to {os.readlink(place)}, which is not there"
+    return f"{place} is not a folder"
+
+
+def refusal_to_write(folder: Path) -> OSError | None:
+    """Why nothing can be written in a folder that is there; None where it can: a little is written,
+    and nothing stays."""
     # Permissions do not tell: root passes them, and neither a full disk nor /proc is asked by them.
     try:
-        with tempfile.TemporaryFile(dir=there, prefix=".dougong-") as file:
+        with tempfile.TemporaryFile(dir=folder, prefix=".dougong-") as file:
             file.write(bytes(_TRIED_BYTES))
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        return f"{there} cannot be written: {error.strerror}"
-    return ""
+        return error
+    return None
 
 
 def is_empty_folder(path: Path) -> bool:
@@ -118,12 +137,9 @@ def is_empty_folder(path: Path) -> bool:
 
 def _in_the_way(path: Path) -> str:
     """What stands where a directory was to be made: the path itself or one above it."""
-    place = next(p for p in (path, *path.parents) if os.path.lexists(p))
+    place = nearest_place(path)
     if place.is_symlink() and not place.exists():
-        return (
-            f"{path}: {place} is a link to {os.readlink(place)}, which is not there; mount it, or "
-            "pass another --run-dir"
-        )
+        return f"{path}: {no_folder_words(place)}; mount it, or pass another --run-dir"
     return f"{place}: a file lies there; pass another --run-dir"
 
 

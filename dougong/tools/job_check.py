@@ -4,8 +4,9 @@ torch nor transformers: a fraction of a second."""
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from dougong.accelerators.registry import check_claims, get_accelerator
 from dougong.data.formats import refuse_other_than_json
@@ -15,10 +16,23 @@ from dougong.job.load import ResolvedJob, load_job
 from dougong.job.model_rules import model_rules
 from dougong.job.rule import Breach, Rule, model_config
 from dougong.job.schema import Job
-from dougong.job.tokenizer_choice import BYTES, NUM_BYTES, tokenizer_of
+from dougong.job.tokenizer_choice import (
+    BYTES,
+    NUM_BYTES,
+    names_own_code,
+    needs_own_code,
+    tokenizer_of,
+)
 from dougong.job.tokenizer_rules import number_in
 from dougong.launcher.signing.key_file import named_key
-from dougong.models.folder import CONFIG, check_folder, own_code_words, read_config
+from dougong.models import companions
+from dougong.models.folder import (
+    CONFIG,
+    EXTRA_LAYERS,
+    check_folder,
+    extra_layer_words,
+    read_config,
+)
 
 
 def load_whole_job(path: str | Path, override: Sequence[str] = ()) -> ResolvedJob:
@@ -39,11 +53,24 @@ def unchecked_model() -> str:
 
 
 def folder_notes(job: Job) -> Iterator[str]:
-    """What is known of a good job's model folder without transformers, and told once."""
-    path = job.model.path
-    code = "" if path is None else own_code_words(read_config(Path(path)))
-    if code:
-        yield f"model.path: {path}: {code}"
+    """What is known of a good job's folders without transformers, and told once."""
+    tokenizer = tokenizer_of(job)
+    if tokenizer is not None and names_own_code(tokenizer):
+        yield (
+            f"the tokenizer {tokenizer} names its own code (auto_map), which is not run; "
+            "`dougong plan` says whether it can be read without"
+        )
+    if job.model.path is not None:
+        notes = _on_folder(Path(job.model.path), job.model.config)
+        yield from (f"model.path: {job.model.path}: {note}" for note in notes)
+
+
+def _on_folder(folder: Path, given: Mapping[str, Any]) -> Iterator[str]:
+    config = read_config(folder)
+    for key in EXTRA_LAYERS:
+        if config.get(key) and key not in given:
+            yield extra_layer_words(key, config[key])
+    yield from companions.beside_words(folder)
 
 
 def _folder(job: Job) -> Iterator[Breach]:
@@ -51,12 +78,20 @@ def _folder(job: Job) -> Iterator[Breach]:
         return
     try:
         check_folder(Path(job.model.path))
+        companions.of_folder(Path(job.model.path), but=_own_tokenizer(job))
     except ModelError as error:
         yield Breach(("model", "path"), str(error).removeprefix("model.path: "))
         return
     if not isinstance(model_config(job).get("model_type"), str):
         text = f"{job.model.path}/{CONFIG} has no model_type, which names the family; add it"
         yield Breach(("model", "path"), text)
+
+
+def _own_tokenizer(job: Job) -> tuple[str, ...]:
+    """The folder's file that is its job's tokenizer, which has a rule of its own."""
+    file = _file_of(tokenizer_of(job))
+    is_own = file is not None and job.model.path is not None and file.parent == Path(job.model.path)
+    return (file.name,) if file is not None and is_own else ()
 
 
 def _vocabulary(job: Job) -> Iterator[Breach]:
@@ -115,6 +150,16 @@ def _tokenizer_file(job: Job) -> Iterator[Breach]:
         yield Breach(path, f"{text}; give one, or a Hugging Face folder")
 
 
+def _tokenizer_code(job: Job) -> Iterator[Breach]:
+    """A folder whose tokenizer is its own code and nothing else."""
+    name = tokenizer_of(job)
+    if name is None or not needs_own_code(name):
+        return
+    path = ("model", "path") if job.data.tokenizer is None else ("data", "tokenizer")
+    text = f"the tokenizer {name} needs its own code (auto_map); dougong runs none"
+    yield Breach(path, f"{text}; give a folder with its tokenizer.json")
+
+
 def _file_of(tokenizer: str | None) -> Path | None:
     """A tokenizer's file, or that of its folder; None where there is none to look at."""
     if tokenizer is None or tokenizer == BYTES:
@@ -145,6 +190,7 @@ _RULES = (
     Rule(("islands",), _accelerators),
     Rule(("model",), _folder),
     Rule(("data", "model"), _tokenizer_file),
+    Rule(("data", "model"), _tokenizer_code),
     Rule(("data", "model"), _vocabulary),
     Rule(("checkpoint",), _signing_key),
 )

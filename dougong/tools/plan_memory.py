@@ -7,8 +7,10 @@ from collections.abc import Iterator, Sequence
 from operator import itemgetter
 
 from dougong.job.schema import Job
-from dougong.parallel.plan import Inventory, Plan, Worker
-from dougong.planner.needs.holdings import checkpoint_bytes
+from dougong.parallel import pieces
+from dougong.parallel.pieces import cut_tensors
+from dougong.parallel.plan import Inventory, Plan, TensorSpec, Worker
+from dougong.planner.needs.holdings import checkpoint_bytes, owned_parameters, owning_bytes
 from dougong.planner.needs.refusal import beside_devices, together
 from dougong.planner.needs.terms import Terms, WorkerMemory
 from dougong.planner.needs.worker_memory import shares_machine
@@ -66,6 +68,42 @@ def unit_lines(job: Job, model: Inventory, memories: Sequence[WorkerMemory]) -> 
         f"tensors outside of the experts come and go in {num} units, the largest {name}: "
         f"{size(weights)} of weights{stays}"
     )
+
+
+def owner_lines(job: Job, model: Inventory, made: Plan) -> Iterator[str]:
+    """Of large dense tensors: how many are owned in pieces, what a worker owns, and what stays
+    whole and why. Nothing of a model that has none."""
+    large = [t for t in model.tensors if t.trainable and t.num_parameters > pieces.PIECE_NUMEL]
+    if not large:
+        return
+    cut = cut_tensors(made.owners)
+    owned, each = owned_parameters(model, made), owning_bytes(job)
+    num_owners = sum(bool(worker.lanes) for worker in made.workers)
+    most = max(range(len(owned)), key=owned.__getitem__)
+    line = (
+        f"outside of the experts {made.workers[most].name} owns most: {size(owned[most] * each)} "
+        f"of float32 weights and moments ({size(sum(owned) * each / num_owners)} in the mean)"
+    )
+    if cut:
+        num_pieces = sum(map(len, cut.values()))
+        line += f"; {plural(len(cut), 'tensor')} of more than {pieces.PIECE_NUMEL:,} elements "
+        line += f"{'is' if len(cut) == 1 else 'are'} owned in {num_pieces} pieces"
+    yield line
+    whole = sorted((t for t in large if t.name not in cut), key=lambda t: -t.num_parameters)
+    if whole:
+        yield _whole_line(job, made, whole)
+
+
+def _whole_line(job: Job, made: Plan, whole: Sequence[TensorSpec]) -> str:
+    """`whole`: large tensors that are not cut, the largest first."""
+    first = whole[0]
+    why = "files have it in another form"
+    if first.is_stored_alike:
+        why = f"{job.optimizer.name} updates it as a whole"
+    owner = made.workers[made.owners[first.name]].name
+    taken = size(first.num_parameters * owning_bytes(job))
+    more = f"; {plural(len(whole) - 1, 'smaller one')} likewise" if len(whole) > 1 else ""
+    return f"{first.name} {list(first.shape)} is not cut, since {why}: {taken} on {owner}{more}"
 
 
 def machine_lines(

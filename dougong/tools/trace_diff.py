@@ -18,6 +18,7 @@ from dougong.checkpoint.manifest import Manifest
 from dougong.checkpoint.verify import verify
 from dougong.errors import CheckpointError, JobError
 from dougong.job.load import load_recorded
+from dougong.parallel.pieces import cut_tensors, tensor_of
 from dougong.parallel.plan import Plan, Worker
 from dougong.parallel.trace.trace_key import TraceKey, first_difference
 from dougong.planner.resume import identity
@@ -236,17 +237,21 @@ def _suspects(reruns: tuple[Rerun, Rerun], wrong: Rerun, runs: Runs) -> list[str
     first_kind, _ = different[0]
     return sorted(
         {
-            _owner(name, plan, wrong.trace.sites).name
+            owner_of(name, plan, wrong.trace.sites).name
             for kind, name in different
             if kind == first_kind
         }
     )
 
 
-def _owner(tensor: str, plan: Plan, sites: Sequence[str]) -> Worker:
-    """The worker of a dense tensor by its name, of an expert's by the number in brackets."""
+def owner_of(tensor: str, plan: Plan, sites: Sequence[str]) -> Worker:
+    """The worker of a dense tensor, or of its first piece where the name is that of the whole; of
+    an expert's by the number in brackets."""
     if tensor in plan.owners:
         return plan.workers[plan.owners[tensor]]
+    pieces = cut_tensors(plan.owners).get(tensor_of(tensor))
+    if pieces is not None:
+        return plan.workers[plan.owners[pieces[0].name]]
     number = int(tensor.rpartition("[")[2].rstrip("]"))
     # A family may store rows behind those of its experts; they belong to the last expert's owner.
     expert = min(number, plan.num_experts - 1)

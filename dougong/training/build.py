@@ -43,6 +43,7 @@ from dougong.parallel.execute.clock import Clock
 from dougong.parallel.execute.emulate import Emulation
 from dougong.parallel.execute.executor import Executor, ExecutorOptions
 from dougong.parallel.execute.shard import ExpertShard
+from dougong.parallel.pieces import tensor_of
 from dougong.parallel.plan import Plan, Worker
 from dougong.parallel.schedules.message_order import message_order
 from dougong.parallel.segments.tape import leaf_node
@@ -138,7 +139,8 @@ def build_on_plan(
     job = blueprint.job
     replica = build_replica(blueprint, plan, rank, start.read)
     forms = report_forms(job, plan, replica)
-    optimizer = make_optimizer(job, {n: replica.masters[n] for n in forms[rank].squares})
+    trained = {name: replica.masters[name] for name in forms[rank].squares}
+    optimizer = make_optimizer(job, trained, replica.shapes)
     start.load_optimizer(optimizer)
     programs = programs_of(job, plan)
     return WorkerShare(
@@ -229,7 +231,7 @@ def report_forms(job: Job, plan: Plan, replica: Replica) -> tuple[ReportForm, ..
     all_dense = tuple(sorted(replica.trainable))
     owned: dict[int, list[str]] = {}
     for name, owner in plan.owners.items():
-        if name in replica.trainable:
+        if tensor_of(name) in replica.trainable:
             owned.setdefault(owner, []).append(name)
     for worker in plan.workers:
         losses = loss_keys(worker.lanes, job.batch.microbatches)
@@ -239,7 +241,7 @@ def report_forms(job: Job, plan: Plan, replica: Replica) -> tuple[ReportForm, ..
 
 
 def _trained_names(replica: Replica, worker: Worker, dense: Sequence[str]) -> tuple[str, ...]:
-    """The tensors that a worker updates, in the order of names. `dense`: those outside of the
+    """What a worker updates, in the order of names. `dense`: owned names of that outside of the
     experts."""
     names = list(dense)
     for site, experts in zip(replica.sites, worker.experts, strict=True):

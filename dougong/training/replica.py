@@ -1,13 +1,14 @@
 """One worker's part of the model: dense compute copies, its own experts, and float32 masters of
 what it owns.
 
-Every attention worker holds all dense tensors in compute precision. A named tensor has one owner,
-which keeps its float32 master, updates it and saves it; in float32 the owner's master and its
-compute copy are one tensor, but where masters lie on the host and the worker computes elsewhere.
+Every attention worker holds all dense tensors in compute precision. A named tensor, or a piece of a
+large one, has one owner, which keeps its float32 master, updates it and saves it; in float32 the
+owner's master and compute copy are one memory, unless masters lie on the host beside a device.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,8 +25,9 @@ from dougong.models.cut import cut
 from dougong.models.layers import find_units
 from dougong.models.sites import Site, find_sites
 from dougong.ops.experts.base import ExpertOp
-from dougong.parallel.dense.buckets import FlatTensors
-from dougong.parallel.dense.unit_tensors import UnitTensors
+from dougong.parallel.dense.buckets import FlatTensors, in_pieces
+from dougong.parallel.dense.unit_tensors import UnitTensors, without_memory
+from dougong.parallel.pieces import OwnedPiece, cut_tensors, piece_named, tensor_of
 from dougong.parallel.plan import Plan, SiteExperts
 from dougong.parallel.segments.cut import Cut
 from dougong.parallel.segments.unit_spans import tell_units
@@ -87,9 +89,10 @@ class Replica:
     dense: compute copies by name that are there all the time (trainable and frozen, but with
     `dense: shard` frozen ones alone; empty on a pure experts worker); flat: the buffers in which
     the trainable ones lie; experts[site][expert]: compute copies of owned experts;
-    masters: float32, everything that this worker owns, trainable or not; trainable: names of the
-    dense tensors that training changes (every expert's are). link: from masters on the host to the
-    device that computes; None where they lie there.
+    masters: float32, by owned name, everything that this worker owns, trainable or not, pieces
+    flat; trainable: names of the dense tensors that training changes (every expert's are). pieces:
+    of all dense tensors that are owned so; shapes: of those tensors, by the pieces' names. link:
+    from masters on the host to the device that computes; None where they lie there.
     """
 
     model: nn.Module
@@ -100,6 +103,8 @@ class Replica:
     experts: list[dict[int, dict[str, Tensor]]]
     masters: dict[str, Tensor]
     trainable: frozenset[str]
+    pieces: Mapping[str, Sequence[OwnedPiece]]
+    shapes: Mapping[str, tuple[int, ...]]
     link: HostLink | None = None
 
     @property
@@ -110,9 +115,14 @@ class Replica:
         return ((n, t) for n, t in self.dense.items() if n in self.trainable)
 
     @property
+    def owned_dense(self) -> Iterator[tuple[str, Tensor]]:
+        """(owned name, compute copy) of all of `dense`, whoever owns it."""
+        return in_pieces(self.dense, self.pieces)
+
+    @property
     def copies(self) -> Iterator[tuple[str, Tensor]]:
-        """(name, compute copy) of everything owned that has one."""
-        for name, tensor in self.dense.items():
+        """(owned name, compute copy) of everything owned that has one."""
+        for name, tensor in self.owned_dense:
             if name in self.masters:
                 yield name, tensor
         for site, experts in zip(self.sites, self.experts, strict=True):
@@ -150,6 +160,7 @@ def build_replica(
     experts = _Experts(blueprint, part.source, read).build(sites, worker.experts, masters)
     is_again = blueprint.job.recompute == "layers"
     described = cut(part.model, sites, is_again, part.flat.buffers)
+    pieces = cut_tensors(plan.owners)
     return Replica(
         model=part.model,
         sites=sites,
@@ -159,8 +170,20 @@ def build_replica(
         experts=experts,
         masters=masters,
         trainable=trainable_dense(part.source),
+        pieces=pieces,
+        shapes=_shapes_of_pieces(blueprint, pieces),
         link=blueprint.link_to_masters(),
     )
+
+
+def _shapes_of_pieces(
+    blueprint: ModelBlueprint, pieces: Mapping[str, Sequence[OwnedPiece]]
+) -> dict[str, tuple[int, ...]]:
+    found: dict[str, tuple[int, ...]] = {}
+    for tensor, its in pieces.items():
+        for piece in its:
+            found[piece.name] = tuple(blueprint.model.get_parameter(tensor).shape)
+    return found
 
 
 @dataclass(frozen=True)
@@ -180,13 +203,13 @@ def _copy(blueprint: ModelBlueprint, plan: Plan, rank: int, read: ReadTensor | N
     """`dense: copy`: all of it, where there are lanes."""
     source = model = build_on_meta(blueprint.config)
     if plan.workers[rank].lanes:
-        _fill_dense(source, blueprint, read)
+        _fill_dense(source, blueprint, plan, read)
         model = _compute_copy(source, blueprint)
     dense, trainable = _named(model), trainable_dense(source)
     # The buffers take over the parameters' memory, so they come before the masters, which in
     # float32 are views of the same memory.
     flat = FlatTensors({n: t for n, t in dense.items() if n in trainable}, plan.owners)
-    masters = _dense_masters(source, blueprint, plan.owners, rank, shared=model is source)
+    masters = _dense_masters(source, blueprint, plan, rank, shared=model is source)
     return _DensePart(source, model, dense, flat, masters)
 
 
@@ -196,59 +219,61 @@ def _shard(blueprint: ModelBlueprint, plan: Plan, rank: int, read: ReadTensor | 
         return _copy(blueprint, plan, rank, read)
     source = build_on_meta(blueprint.config)
     trainable = trainable_dense(source)
-    _fill_dense(source, blueprint, read, trainable)
+    _fill_dense(source, blueprint, plan, read, trainable)
     model = _compute_copy(source, blueprint, trainable)
-    masters = _dense_masters(source, blueprint, plan.owners, rank, shared=model is source)
-    owned = [name for name in sorted(trainable) if plan.owners[name] == rank]
-    masters |= _owned_masters(blueprint, owned, trainable, read)
+    masters = _dense_masters(source, blueprint, plan, rank, shared=model is source)
+    masters |= _owned_masters(blueprint, _owned_by(plan, rank, trainable), trainable, read)
     dense, units = _named(model), find_units(model, find_sites(model))
     shapes = {n: p for n, p in model.named_parameters() if n in trainable}
-    parameters = _without_memory(model, shapes, blueprint.device)
+    parameters = without_memory(model, shapes, blueprint.device)
     flat = UnitTensors(units, parameters, shapes, plan.owners, masters)
     tell_units([model.get_submodule(unit.name) for unit in units.units])
     return _DensePart(source, model, dense, flat, masters)
 
 
+def _owned_by(plan: Plan, rank: int, tensors: frozenset[str]) -> dict[str, list[str]]:
+    """Of some tensors those of which a worker owns anything, and the owned names."""
+    owned: dict[str, list[str]] = {}
+    for name, owner in plan.owners.items():
+        if owner == rank and tensor_of(name) in tensors:
+            owned.setdefault(tensor_of(name), []).append(name)
+    return owned
+
+
 def _owned_masters(
     blueprint: ModelBlueprint,
-    owned: Sequence[str],
+    owned: Mapping[str, Sequence[str]],
     trainable: frozenset[str],
     read: ReadTensor | None,
 ) -> dict[str, Tensor]:
     """Float32 masters of trained tensors, without ever having all of them."""
-    place = blueprint.master_device
+    place, masters = blueprint.master_device, dict[str, Tensor]()
     if read is not None:
-        return {name: read(name).to(place, torch.float32, copy=True) for name in owned}
-    masters: dict[str, Tensor] = {}
+        for name in itertools.chain.from_iterable(owned.values()):
+            masters[name] = read(name).to(place, torch.float32, copy=True)
+        return masters
     sizes = {name: p.numel() for name, p in blueprint.model.named_parameters() if name in trainable}
-    waiting = list(owned)
+    waiting = sorted(owned)
     while waiting:
         some = [waiting.pop()]
         while waiting and sum(sizes[n] for n in (*some, waiting[-1])) <= AT_ONCE:
             some.append(waiting.pop())
         model = build_on_meta(blueprint.config)
-        seed = blueprint.job.seed
-        materialise(model, blueprint.device, seed, absent=trainable.difference(some))
+        absent = trainable.difference(some)
+        materialise(model, blueprint.device, blueprint.job.seed, absent=absent)
         values = dict(model.named_parameters())
-        masters |= {name: values[name].detach().to(place) for name in some}
+        for tensor in some:
+            masters |= _kept(values[tensor], owned[tensor], place)
     return masters
 
 
-def _without_memory(
-    model: nn.Module, shapes: Mapping[str, nn.Parameter], device: torch.device
-) -> dict[str, nn.Parameter]:
-    """Parameters of no elements in the place of some that are on meta, wherever the model has
-    them; by name."""
-    parameters = {}
-    for name, shape in shapes.items():
-        empty = torch.empty(0, dtype=shape.dtype, device=device)
-        parameters[name] = nn.Parameter(empty, requires_grad=shape.requires_grad)
-    places = {id(shape): parameters[name] for name, shape in shapes.items()}
-    for module in model.modules():
-        for name, parameter in module._parameters.items():
-            if id(parameter) in places:
-                module._parameters[name] = places[id(parameter)]
-    return parameters
+def _kept(values: Tensor, names: Sequence[str], place: torch.device) -> dict[str, Tensor]:
+    """A tensor, or those of its pieces that are owned, so that the rest of it can be freed."""
+    found = {}
+    for name in names:
+        piece, its = piece_named(name), values.detach()
+        found[name] = (its if piece is None else its.view(-1)[piece.range].clone()).to(place)
+    return found
 
 
 def trainable_dense(model: nn.Module) -> frozenset[str]:
@@ -274,6 +299,7 @@ def _without_graph(tensor: Tensor) -> Tensor:
 def _fill_dense(
     model: nn.Module,
     blueprint: ModelBlueprint,
+    plan: Plan,
     read: ReadTensor | None,
     absent: frozenset[str] = frozenset(),
 ) -> None:
@@ -284,8 +310,8 @@ def _fill_dense(
         return
     materialise(model, device, seed, unfilled=model.state_dict(), absent=absent)
     with torch.no_grad():
-        for name, tensor in _named(model).items():
-            tensor.copy_(read(name))
+        for name, values in in_pieces(_named(model), cut_tensors(plan.owners)):
+            values.copy_(read(name))
 
 
 def _compute_copy(
@@ -308,13 +334,14 @@ def _compute_copy(
 def _dense_masters(
     source: nn.Module,
     blueprint: ModelBlueprint,
-    owners: Mapping[str, int],
+    plan: Plan,
     rank: int,
     shared: bool,
 ) -> dict[str, Tensor]:
-    """Float32 masters of the dense tensors that `rank` owns. `shared`: the model computes with
+    """Float32 masters of what `rank` owns of dense tensors. `shared`: the model computes with
     them; otherwise they are copies, so that the rest of `source` can be freed."""
-    masters = {n: t.detach() for n, t in _named(source).items() if owners[n] == rank}
+    owned = in_pieces(_named(source), cut_tensors(plan.owners))
+    masters = {name: values.detach() for name, values in owned if plan.owners[name] == rank}
     if blueprint.has_masters_apart:
         return {n: t.to(blueprint.master_device) for n, t in masters.items()}
     if shared:

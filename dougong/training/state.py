@@ -18,6 +18,8 @@ from dougong.checkpoint.snapshot import StateTensor
 from dougong.job.optimizers.registry import declaration_of
 from dougong.job.schema import Job
 from dougong.models.weights import WeightsFolder
+from dougong.parallel.dense.buckets import in_pieces
+from dougong.parallel.pieces import tensor_of
 from dougong.parallel.plan import Plan, Worker
 from dougong.training.hooks import StepHook
 from dougong.training.integrity.guard import Guard
@@ -57,15 +59,15 @@ class StartState:
         kinds = optimizer.declaration.state_kinds
         # Numbers exist from a tensor's first update on; what has the tensor's shape is stored as
         # zeros before that, so it does not tell.
-        updated = set(optimizer.names)
+        updated = set(map(tensor_of, optimizer.names))
         for kind in kinds:
             if not kind.like_parameter:
-                updated &= set(self.source.names(kind.name))
-        for name in optimizer.names:
-            if name not in updated:
-                continue
-            for kind in kinds:
-                optimizer.load(kind.name, name, self.source.read(kind.name, name))
+                updated &= set(map(tensor_of, self.source.names(kind.name)))
+        # Kind by kind: pieces of a tensor that is stored whole are read one after the other.
+        for kind in kinds:
+            for name in optimizer.names:
+                if tensor_of(name) in updated:
+                    optimizer.load(kind.name, name, self.source.read(kind.name, name))
 
     @staticmethod
     def of(source: StateSource) -> StartState:
@@ -129,18 +131,18 @@ def wanted_state(blueprint: ModelBlueprint, plan: Plan) -> list[list[StateKey]]:
     """What each worker of a plan begins with, by rank: what it computes with, and what it owns. The
     kinds of state that a tensor has only once it was updated are among it."""
     trainable = trainable_dense(blueprint.model)
+    trained_names = {name for name in plan.owners if tensor_of(name) in trainable}
+    frozen = [name for name in plan.owners if name not in trained_names]
     is_sharded = blueprint.job.dense == "shard"
     kinds = [kind.name for kind in declaration_of(blueprint.job.optimizer).state_kinds]
     wanted: list[list[StateKey]] = []
     for worker in plan.workers:
-        dense = list(plan.owners) if worker.lanes else []
-        owned = [name for name in dense if plan.owners[name] == worker.rank]
-        trained = [name for name in owned if name in trainable]
+        dense, rank = list(plan.owners) if worker.lanes else [], worker.rank
+        owned = [name for name in dense if plan.owners[name] == rank]
+        trained = [name for name in owned if name in trained_names]
         if is_sharded:
-            dense = [
-                *owned,
-                *(name for name in dense if name not in trainable and name not in owned),
-            ]
+            others = frozen if worker.lanes else []
+            dense = [*owned, *(name for name in others if plan.owners[name] != rank)]
         experts, idle = _expert_tensors(blueprint, worker)
         keys = [(MODEL_GROUP, name) for name in (*dense, *experts, *idle)]
         for kind in kinds:
@@ -193,6 +195,7 @@ class GuardHook(StepHook):
 
 def held_state_of(replica: Replica, optimizer: Optimizer) -> HeldState:
     """What a worker holds from step to step; what comes and goes is none of it."""
-    copies = dict(replica.dense) | dict(replica.copies)
-    spread = frozenset(name for name, _ in replica.leaves)
+    copies = dict(replica.owned_dense) | dict(replica.copies)
+    trained = in_pieces(dict(replica.leaves), replica.pieces)
+    spread = frozenset(name for name, _ in trained)
     return HeldState(replica.masters, copies, spread, optimizer)

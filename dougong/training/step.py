@@ -343,8 +343,9 @@ class Stepper:
         )
 
     def _squares(self, gradients: Mapping[str, Tensor]) -> dict[str, float]:
-        """Squared norms of the trained tensors' gradients, by name; each of one whole tensor by
-        itself, so that no bit depends on who its neighbours are. 0 where there is no gradient."""
+        """Squared norms of the gradients of what this worker trains, by owned name; each of one
+        tensor or piece by itself, so that no bit depends on who its neighbours are. 0 where there
+        is no gradient."""
         squares = dict.fromkeys(self._share.forms[self._share.rank].squares, 0.0)
         if gradients:
             norms = torch.stack(torch._foreach_norm(list(gradients.values())))
@@ -358,7 +359,7 @@ class Stepper:
         # As torch: a tensor that the graph did not reach has no gradient and stays as it is
         # (transformers gives some none: DSA indexers), a gradient of zero is one. An expert's
         # leaf is its layer's fused weight, which every step reaches.
-        gradients = {n: g for n, g in gradients.items() if n not in result.unreached}
+        gradients = result.with_gradient(gradients)
         # Every worker has the same norm and limit, so all of them scale or none does.
         if scale != 1.0 and gradients:
             torch._foreach_mul_(list(gradients.values()), scale)

@@ -102,10 +102,10 @@ class Takeover:
             leaving = mine[number] if number < len(mine) else ()
             coming = theirs[number] if number < len(theirs) else ()
             masters, moments = self._swap_state(leaving, coming)
-            optimizer = make_optimizer(job, masters)
+            optimizer = make_optimizer(job, masters, self._parts.share.replica.shapes)
             for (kind, name), value in moments.items():
                 optimizer.load(kind, name, value)
-            reached = {n: gradients[n] for n in coming if n not in result.unreached}
+            reached = result.with_gradient({name: gradients[name] for name in coming})
             optimizer.step(reached, result.rate)
             state = {("weight", name): master for name, master in masters.items()}
             state |= {(kind, name): value for kind, name, value in optimizer.state()}

@@ -13,6 +13,7 @@ from dougong.job.schema import Job
 from dougong.models.inventory import inventory_of
 from dougong.parallel.comm.traffic import TrafficKind
 from dougong.parallel.comm.world import World
+from dougong.parallel.pieces import owned_specs
 from dougong.parallel.plan import Inventory, Plan, Worker
 from dougong.parallel.replica_holders import replica_holders
 from dougong.parallel.traffic import (
@@ -61,10 +62,10 @@ def flows_of_step(job: Job, inventory: Inventory, plan: Plan) -> list[Flow]:
 def _flow_of_reports(job: Job, inventory: Inventory, plan: Plan) -> Flow:
     """What everybody tells everybody: a report, the losses of the router, checksums."""
     num_trained = [0] * len(plan.workers)
-    for tensor in inventory.tensors:
+    for tensor, owner in owned_specs(inventory.tensors, plan.owners):
         if tensor.trainable:
-            num_trained[plan.owners[tensor.name]] += 1
-    num_dense = sum(num_trained)
+            num_trained[owner] += 1
+    num_dense = sum(tensor.trainable for tensor in inventory.tensors)
     ledger = TOTALS_BYTES if job.is_deterministic else 0
     entry = ENTRY_BYTES if job.router.has_loss else 0
     told = []

@@ -192,7 +192,8 @@ def moves(moved: Sequence[MovedWorker]) -> list[str]:
 def _(event: GenerationStarted) -> Sentence:
     start = f"from {event.resume or 'the beginning'}"
     if event.in_memory:
-        start = "from memory"  # from which step, its workers have yet to agree
+        # From which step, its workers have yet to agree, and whether they hold all of it.
+        start = f"from memory where it is whole, else {start},"
     who = f"with {plural(len(event.workers), 'worker')} [{worker_list(event.workers)}]"
     return Sentence("info", f"generation {event.generation} starts {start} {who}")
 
@@ -271,11 +272,20 @@ def _(event: SuspicionEnded) -> Sentence:
 
 @describe.register
 def _(event: WorkerDied) -> Sentence:
-    what = "hangs" if event.failure == "hang" else "died"
+    what = _ENDS.get(event.failure, "failed")
     return Sentence(
         "error",
         f"worker {event.who} {what}: {failure_words(event.failure, event.cause)}",
     )
+
+
+_ENDS = {
+    **dict.fromkeys(("crash", "out_of_memory", "preemption"), "died"),
+    "hang": "hangs",
+    "slow": "is slow",
+}
+"""How a worker came to its end, by the class of failure. Any other one has found something wrong,
+and ended by itself."""
 
 
 @describe.register

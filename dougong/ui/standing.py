@@ -211,7 +211,7 @@ def find_standing(
         fault=None if fault is None else _fault_of(fault, events, now),
         remark=vain_resume(events) if status.state == "FINISHED" else "",
         links=link_words(events),
-        saves=save_words(rows),
+        saves=save_words(rows, committed[-1].step if committed else None),
     )
 
 

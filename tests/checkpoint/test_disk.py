@@ -106,3 +106,21 @@ def test_what_storage_refuses_is_said_with_place_and_remedy(number: int, message
 def test_no_space_names_what_was_to_be_written(tmp_path: Path) -> None:
     error = storage_error(tmp_path, OSError(errno.ENOSPC, "full"), "the ledger")
     assert f"{tmp_path}: no space left to write the ledger (" in str(error)
+
+
+@pytest.mark.parametrize("number", [errno.EEXIST, errno.ENOTDIR])
+def test_a_file_where_a_folder_must_be_is_named(number: int, tmp_path: Path) -> None:
+    root = tmp_path / "checkpoints"
+    root.write_text("mine")
+    error = storage_error(root / "pending" / "2", OSError(number, os.strerror(number)))
+    said = "a file lies where a folder must be; move it away and put the folder back, then go on"
+    assert str(error) == f"{root}: {said}"
+    root.unlink()
+    root.symlink_to(tmp_path / "away")
+    error = storage_error(root / "pending" / "2", OSError(number, os.strerror(number)))
+    assert str(error).startswith(f"{root}: is a link to {tmp_path}/away, which is not there; mount it")
+
+
+def test_what_helps_where_there_is_no_space_is_what_helps(tmp_path: Path) -> None:
+    error = storage_error(tmp_path, OSError(errno.ENOSPC, "full"), "a signature", "free some, then again")
+    assert str(error).endswith("; free some, then again")

@@ -95,3 +95,34 @@ def test_a_state_that_is_not_whole_is_refused(expected: list[StateShape], messag
         check_complete(parts, ModelTensors({}, {"w": (5, 2)}), [])
     with pytest.raises(CheckpointError, match="two workers wrote the same tensor"):
         check_complete([*parts, part(2, [3])], ModelTensors(), [])
+
+
+def in_pieces(*pieces: tuple[int, int, int]) -> list[CheckpointPart]:
+    """(rank, begin, end) of a tensor of 3 x 4."""
+    found = []
+    for rank, begin, end in pieces:
+        state = (StateShape("model", f"t[{begin}:{end}]", (end - begin,)),)
+        found.append(CheckpointPart(f"east/{rank}", rank, 1, 20, "step-000020.g1", {}, state))
+    return found
+
+
+TWELVE = ModelTensors({"t": (3, 4)})
+
+
+def test_pieces_of_several_workers_are_a_tensor() -> None:
+    check_complete(in_pieces((1, 4, 8), (0, 0, 4), (0, 8, 12)), TWELVE, [])
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        (in_pieces((0, 0, 4), (1, 8, 12)), r"t: its piece t\[8:12\] was written, but those before it end at 4"),
+        (in_pieces((0, 0, 8), (1, 4, 12)), r"its piece t\[4:12\] was written, but those before it end at 8"),
+        (in_pieces((0, 0, 4), (1, 4, 8)), r"model t: its pieces end at 8, but shape \[3, 4\] has 12 elements"),
+        (in_pieces((0, 0, 4), (1, 0, 4), (1, 4, 12)), "two workers wrote the same tensor"),
+        (in_pieces(), "model t: no worker wrote it"),
+    ],
+)
+def test_pieces_that_are_not_a_tensor_are_refused(parts: list[CheckpointPart], message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        check_complete(parts, TWELVE, [])

@@ -137,6 +137,19 @@ def test_verify_what_is_neither(tmp_path: Path) -> None:
     assert "no checkpoint yet" in str(dougong("verify", empty.path).exception)
 
 
+def test_a_file_in_the_place_of_a_runs_checkpoints_is_told(run: RunDir, tmp_path: Path) -> None:
+    run.checkpoints.rename(tmp_path / "moved")
+    run.checkpoints.write_text("mine")
+    for words in (("verify", run.path), ("export", run.path, tmp_path / "out")):
+        result = dougong(*words)
+        assert isinstance(result.exception, DougongError)
+        assert result.exception.exit_status == 2
+        assert f"{run.checkpoints}: a file lies where a folder must be; move it away" in str(result.exception)
+    run.checkpoints.unlink()
+    run.checkpoints.symlink_to(tmp_path / "away")
+    assert f"is a link to {tmp_path}/away, which is not there; mount it" in str(dougong("verify", run.path).exception)
+
+
 def test_export_writes_the_newest_or_the_named_step(run: RunDir, tmp_path: Path) -> None:
     result = dougong("export", run.path, tmp_path / "out")
     assert result.exit_code == 0, result.output

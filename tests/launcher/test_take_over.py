@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 import socket
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +31,7 @@ from dougong.launcher.run import (
     resume_run,
     start_run,
 )
-from dougong.launcher.take_over import beginning_words, of_follower, take_over, with_memory
+from dougong.launcher.take_over import beginning_words, lost_history_words, of_follower, take_over, with_memory
 from dougong.records.directory import RunDir
 from dougong.records.events import (
     CheckpointCommitted,
@@ -226,8 +227,14 @@ def resumable(run_dir: RunDir, **changes: Any) -> str:
     ("overrides", "request_", "error", "words"),
     [
         (["seed=7"], ResumeRequest(), JobError, "seed: 0 then, 7 now"),
-        (["steps=4"], ResumeRequest(), JobError, r"step 10 of 4 is done already.*`-o steps=20`"),
-        (["steps=10"], ResumeRequest(), JobError, r"step 10 of 10 is done already.*`--step N` \(there are: 10\)"),
+        (["steps=4"], ResumeRequest(step=10), JobError, r"step 10 of 4 is done already.*`-o steps=20`"),
+        (
+            ["steps=10"],
+            ResumeRequest(step=10),
+            JobError,
+            r"step 10 of 10 is done already.*`--step N` \(there are: 10\)",
+        ),
+        (["steps=10"], ResumeRequest(), CheckpointError, r"no checkpoint is valid \(step-000010; `dougong verify"),
         ([], ResumeRequest(step=5), CheckpointError, "no checkpoint of step 5; there are: 10"),
         (["islands.0.node=nowhere"], ResumeRequest(), LaunchError, "pinned to node 'nowhere'"),
         (["islands.0.workers=64"], ResumeRequest(), JobError, "lanes"),
@@ -273,3 +280,34 @@ def test_a_read_only_directory_is_a_sentence(tmp_path: Path) -> None:
         for path in (folder, folder / "new"):
             with pytest.raises(StorageError, match=rf"{REFUSED}; .*pass another"):
                 start_run(load_job(job), path, Options(ray=False))
+
+
+def test_a_resume_where_a_file_lies_in_the_place_of_the_checkpoints_says_so(run_dir: RunDir) -> None:
+    resumable(run_dir)
+    shutil.rmtree(run_dir.checkpoints)
+    run_dir.checkpoints.write_text("mine")
+    words = f"{run_dir.checkpoints}: a file lies where a folder must be; move it away and put the folder back"
+    with pytest.raises(CheckpointError, match=words):
+        resume_run(run_dir.path, [], Options(ray=False))
+    assert run_dir.checkpoints.read_text() == "mine"
+
+
+def test_a_run_whose_events_are_lost_goes_on_under_a_number_of_its_own(run_dir: RunDir) -> None:
+    assert lost_history_words(run_dir, take_over(run_dir)) == "", "nothing has been recorded yet"
+    (run_dir.checkpoints / "step-000010").mkdir()
+    run_dir.append_metrics({"generation": 3, "step": 10, "loss": 1.0})
+    log = run_dir.log_file(4, "east/0")
+    log.parent.mkdir(parents=True)
+    log.write_text("")
+    with held(run_dir) as written:
+        point = take_over(written)
+        told = lost_history_words(written, point)
+    assert (point.generation, point.step, point.has_committed) == (5, 10, True)
+    assert told.startswith(
+        f"{run_dir.events_file} holds nothing of this run: its history is lost (faults, times, goodput"
+    )
+    assert told.endswith("what it has trained is whole, and it goes on from step 10")
+    run_dir.events_file.unlink()
+    assert lost_history_words(run_dir, point).startswith(f"{run_dir.events_file} is gone: its history is lost")
+    run_dir.append_event(RunCreated(generation=5, job="toy"))
+    assert lost_history_words(run_dir, point) == "", "once"

@@ -11,7 +11,18 @@ from dougong.checkpoint.export import export, small_files
 from dougong.checkpoint.manifest import Manifest
 from dougong.checkpoint.part import CheckpointPart
 from dougong.errors import CheckpointError, ModelError
-from dougong.models.companions import is_companion, left_out, of_folder, of_job, of_tokenizer
+from dougong.job.rule import CODE_KEYS
+from dougong.models.companions import (
+    beside_words,
+    is_companion,
+    left_out,
+    of_folder,
+    of_job,
+    of_tokenizer,
+    unused,
+    without_their_code,
+)
+from dougong.models.folder import read_config
 from tests.checkpoint.saving import names_of, share, state_of, tiny_model, write_parts
 
 OWN_GENERATION = {"eos_token_id": [2, 5], "temperature": 0.6, "top_p": 0.95, "do_sample": True}
@@ -48,6 +59,78 @@ def test_no_entry_says_where_code_lies(tmp_path: Path) -> None:
     files = of_folder(base_folder(tmp_path / "base"))
     assert json.loads(files["tokenizer_config.json"]) == {"eos_token": "<斗>"}
     assert not any(b"auto_map" in data for data in files.values())
+
+
+def test_no_setting_names_code_at_any_depth_and_what_was_left_out_is_known(tmp_path: Path) -> None:
+    folder = base_folder(tmp_path / "base")
+    code = {
+        "custom_generate": "owner/name",
+        "trust_remote_code": True,
+        "text": [{"_attn_implementation": "owner/kernel"}],
+    }
+    (folder / "generation_config.json").write_text(json.dumps(OWN_GENERATION | code))
+    assert json.loads(of_folder(folder)["generation_config.json"]) == OWN_GENERATION | {"text": [{}]}
+    assert without_their_code(folder) == {
+        "generation_config.json": ("custom_generate", "trust_remote_code", "_attn_implementation"),
+        "tokenizer_config.json": ("auto_map",),
+    }
+    words = list(beside_words(folder))
+    left = "custom_generate, trust_remote_code, _attn_implementation: no code is named there"
+    assert f"generation_config.json goes into checkpoints without {left}" in words
+
+
+@pytest.mark.parametrize("key", CODE_KEYS)
+def test_every_key_of_the_one_list_stays_behind(tmp_path: Path, key: str) -> None:
+    folder = base_folder(tmp_path / "base")
+    (folder / "generation_config.json").write_text(json.dumps(OWN_GENERATION | {key: {"a": 1}}))
+    assert json.loads(of_folder(folder)["generation_config.json"]) == OWN_GENERATION
+
+
+def test_words_of_a_vocabulary_are_no_settings(tmp_path: Path) -> None:
+    folder = base_folder(tmp_path / "base")
+    words = json.dumps({"auto_map": 0, "trust_remote_code": 1})
+    for name in ("vocab.json", "added_tokens.json", "tokenizer.json"):
+        (folder / name).write_text(words)
+    files = of_folder(folder)
+    assert all(files[name].decode() == words for name in ("vocab.json", "added_tokens.json", "tokenizer.json"))
+    (tmp_path / "own.json").write_text(words)
+    assert of_tokenizer(tmp_path / "own.json")["tokenizer.json"].decode() == words
+
+
+def test_what_lies_beside_the_model_and_goes_nowhere_is_known(tmp_path: Path) -> None:
+    folder = base_folder(tmp_path / "base")
+    (folder / "figures").mkdir()
+    assert set(unused(folder)) == {*STAY, "figures/"} - {
+        "config.json", "model.safetensors", "model.safetensors.index.json", ".cache.json"
+    }  # fmt: skip
+
+
+WHAT_BECOMES = (
+    "is not used: neither merged into the weights, nor trained, nor written into checkpoints; where it is meant"
+)
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (("adapter_config.json", "adapter_model.safetensors"), "a LORA adapter of own/base"),
+        (("adapter_config.json",), "a LORA adapter of own/base, whose weights are not beside it,"),
+        (("adapter_model.bin",), "an adapter"),
+    ],
+)
+def test_an_adapter_is_told_once(tmp_path: Path, names: tuple[str, ...], said: str) -> None:
+    folder = base_folder(tmp_path / "base")
+    for name in names:
+        (folder / name).write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": "own/base"}))
+    words = [text for text in beside_words(folder) if "adapter" in text]
+    assert [text.startswith(f"{', '.join(names)}: {said} {WHAT_BECOMES}") for text in words] == [True], words
+    assert not any(name.startswith("adapter") for name in of_folder(folder))
+
+
+def test_a_folder_with_an_adapter_alone_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ModelError, match=r"has no config.json; its adapter_config.json says .*merge_and_unload"):
+        read_config(tmp_path)
 
 
 def test_a_file_that_is_not_there_in_truth_is_refused_by_name(tmp_path: Path) -> None:

@@ -53,6 +53,28 @@ def test_every_tensor_comes_back_bit_by_bit(family: str, how: dict[str, Any], tm
         assert torch.equal(folder.read(name), tensor), name
 
 
+@pytest.mark.parametrize(("name", "numel"), [("model.embed_tokens.weight", 16384), ("model.norm.weight", 64)])
+def test_a_piece_is_read_by_its_name(name: str, numel: int, tmp_path: Path) -> None:
+    live, folder = saved(tmp_path, "qwen3_moe"), opened(tmp_path)
+    for begin, end in ((0, numel), (0, 1), (numel - 1, numel), (5, 60), (numel // 2 - 3, numel // 2 + 2)):
+        assert torch.equal(folder.read(f"{name}[{begin}:{end}]"), live[name].view(-1)[begin:end])
+    for begin, end in ((0, numel + 1), (5, 5)):
+        with pytest.raises(ModelError, match=rf"\[{begin}:{end}\]: the model's tensor has shape"):
+            folder.read(f"{name}[{begin}:{end}]")
+
+
+def test_what_is_not_finite_in_a_piece_is_told_by_its_place(tmp_path: Path) -> None:
+    saved(tmp_path, "qwen3_moe")
+    file = tmp_path / "model.safetensors"
+    tensors = load_file(file)
+    tensors["model.embed_tokens.weight"][3, 7] = float("nan")
+    save_file(tensors, file, metadata={"format": "pt"})
+    folder = opened(tmp_path)
+    assert len(folder.read("model.embed_tokens.weight[0:199]")) == 199
+    with pytest.raises(ModelError, match=r"in 1 of its values, the first at \[3, 7\]: nan"):
+        folder.read("model.embed_tokens.weight[190:300]")
+
+
 def test_a_base_models_folder_is_read_by_its_shorter_names(tmp_path: Path) -> None:
     live = saved(tmp_path, "qwen3_moe")
     file = tmp_path / "model.safetensors"

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from typing import Any
 
-from dougong.parallel.plan import Inventory
+from dougong.parallel.plan import Inventory, TensorSpec
 from dougong.planner.recipe import make_recipe
 from tests.jobs import make_job
 
@@ -43,6 +43,17 @@ def test_a_product_that_moved_between_unlike_devices_is_another_recipe() -> None
     assert arithmetic(("cuda", "cuda")) == arithmetic(("cpu",))
     at_experts = {"combine": "at_experts", "determinism": "run"}
     assert arithmetic(("cpu", "cuda"), **at_experts) == arithmetic(("cpu",), **at_experts)
+
+
+def test_a_norm_is_taken_by_the_piece_where_a_tensor_has_several() -> None:
+    """Models without such tensors keep the recipe that they had."""
+
+    def norm(numel: int, *, trainable: bool = True) -> str:
+        tensors = (TensorSpec("w", (numel,), trainable), TensorSpec("b", (3,), True))
+        return make_recipe(make_job(), dataclasses.replace(INVENTORY, tensors=tensors)).norm
+
+    assert norm(1 << 24) == norm(1 << 25, trainable=False) == make_recipe(make_job(), INVENTORY).norm
+    assert norm((1 << 24) + 1) == "pieces of 16777216 elements, in the order of names"
 
 
 def test_it_needs_no_torch() -> None:

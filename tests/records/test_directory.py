@@ -15,7 +15,7 @@ import pytest
 from dougong.errors import LaunchError, RecordError
 from dougong.parallel.plan import Plan, Worker
 from dougong.records.directory import RunDir
-from dougong.records.events import WarningRaised, WorkerDied
+from dougong.records.events import RunCreated, WarningRaised, WorkerDied
 from dougong.records.status import ControllerAddress, RunStatus
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -68,6 +68,40 @@ def test_open_says_what_is_missing(tmp_path: Path) -> None:
     (tmp_path / "job.yaml").write_text("")
     with pytest.raises(LaunchError, match=r"not a run directory: events\.jsonl missing"):
         RunDir.open(tmp_path)
+
+
+def committed(run: RunDir) -> Path:
+    """A directory that claims to be a checkpoint."""
+    place = run.checkpoints / "step-000012"
+    place.mkdir()
+    return place
+
+
+def test_a_run_whose_events_are_gone_is_a_run(tmp_path: Path) -> None:
+    """A resume tells what is lost with them."""
+    run = make_run(tmp_path / "run")
+    committed(run)
+    run.events_file.unlink()
+    assert RunDir.open(run.path).read_events() == []
+
+
+@pytest.mark.parametrize("has_events", [True, False])
+def test_a_run_whose_job_is_gone_says_what_brings_it_back(tmp_path: Path, has_events: bool) -> None:
+    run = make_run(tmp_path / "run")
+    manifest = committed(run) / "manifest.json"
+    command = ("__main__.py", "run", "tiny job.yaml", "-o", "steps=12")
+    run.append_event(RunCreated(generation=1, job="tiny", command=command))
+    run.job_file.unlink()
+    began = " (`dougong run 'tiny job.yaml' -o steps=12`)" if has_events else ""
+    if not has_events:
+        run.events_file.unlink()
+    with pytest.raises(LaunchError) as caught:
+        RunDir.open(run.path)
+    assert str(caught.value) == (
+        f"{run.job_file}: is gone, and the run goes on by it; put it back from a copy, or write it anew from the job "
+        f"file that the run began with{began}, with the same -o: `dougong check FILE --print > {run.job_file}`; the "
+        f"values of it that fix the bits are in {manifest} (body.header.job)"
+    )
 
 
 def test_open_guesses_which_directory_was_meant(tmp_path: Path) -> None:

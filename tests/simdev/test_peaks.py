@@ -46,6 +46,15 @@ JOBS: dict[str, dict[str, Any]] = {
         "dense": "shard", "recompute": "layers", "precision": "bfloat16", "batch": BATCH | {"lanes": 3},
         "model": {"family": "qwen3_moe", "config": WIDE}, "islands": [ISLAND | {"workers": 2}],
     },
+    "two workers own pieces that come and go, half moments": {
+        "dense": "shard", "precision": "bfloat16", "batch": BATCH | {"lanes": 2}, "piece_numel": 1 << 18,
+        "model": {"family": "qwen3_moe", "config": WIDE}, "islands": [ISLAND | {"workers": 2}],
+        "optimizer": {"name": "adamw", "lr": 1e-3, "state": "bfloat16"},
+    },
+    "two workers own pieces": {
+        "piece_numel": 1 << 16, "batch": BATCH | {"lanes": 2}, "islands": [ISLAND | {"workers": 2}],
+        "model": {"family": "qwen3_moe", "config": WIDE},
+    },
     "apart, layers run again, bfloat16": {
         "pipeline": "af_pipe", "recompute": "layers", "precision": "bfloat16", "islands": APART,
     },

@@ -10,11 +10,12 @@ from dougong.checkpoint.manifest import Manifest
 from dougong.checkpoint.proof.signing import KeyStanding, SigningKey
 from dougong.launcher.signing.key_file import make_key
 from dougong.records.directory import RunDir
-from dougong.records.events import RunCreated
+from dougong.records.events import CheckpointRejected, FirstStep, RunCreated, RunEnded
+from dougong.records.status import RunStatus
 from dougong.tools.after_verify import standing_of
 from tests.checkpoint.edits import rewrite
 from tests.checkpoint.saving import save, tiny_model
-from tests.cli.test_checkpoint import dougong
+from tests.cli.test_checkpoint import dougong, spoil
 
 
 @pytest.fixture
@@ -91,3 +92,86 @@ def test_of_another_key_the_right_one_is_asked_for_first(run: RunDir, key: Signi
     assert last.startswith("next: name the key that they were signed with; where it is lost, --sign puts")
     assert last.endswith(f"dougong verify {run.path} --key {other.path} --sign")
     assert dougong("verify", run.path, "--key", other.path, "--sign").exit_code == 0
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> SigningKey:
+    """A key that has signed nothing yet."""
+    return make_key(tmp_path / "keys" / "key")
+
+
+def finish(run: RunDir) -> None:
+    run.append_event(RunEnded(kind="finished", generation=1, step=60, saved=60))
+    run.write_status(RunStatus(job="test", state="FINISHED", generation=1, step=60, steps=60))
+
+
+def last_line(run: RunDir, *words: str | Path) -> str:
+    told = dougong("verify", run.path, *words)
+    assert told.exit_code == 1
+    return str(told.stderr.splitlines()[-1]).replace(str(run.path), "RUN")
+
+
+def test_whole_ones_beside_a_damaged_one_are_to_be_signed_and_not_thrown_away(run: RunDir, other: SigningKey) -> None:
+    finish(run)
+    victim = run.checkpoints / "step-000060"
+    spoil(victim)
+    sign = (
+        f"--sign puts this key's name under them, by your word that nobody has changed them: dougong verify {run.path}"
+    )
+    for place in (run.path, victim):
+        told = dougong("verify", place, "--key", other.path).stderr
+        of_victim = told.partition(f"{victim}: not valid")[2]
+        assert "is not signed, and must be" in of_victim and ": digest: expected" in of_victim
+        assert "next: step-000060 cannot be used; as for step-000020, step-000040: they are whole;" in told
+        assert told.splitlines()[-1].endswith(f"{sign} --key {other.path} --sign")
+        assert "--from-scratch" not in told
+    signing = dougong("verify", run.path, "--key", other.path, "--sign")
+    assert f"note: {victim}: not signed: it is damaged" in signing.stderr
+    assert signing.stdout.count("signed by key") == 2
+    assert signing.stderr.splitlines()[-1] == f"next: dougong resume {run.path} -o checkpoint.sign={other.path}"
+
+
+def test_a_damaged_one_before_a_whole_last_one_is_named_and_a_finished_run_is_exported(
+    run: RunDir, other: SigningKey
+) -> None:
+    """`export` takes no `-o`: what is suggested can be typed."""
+    finish(run)
+    victim = run.checkpoints / "step-000040"
+    spoil(victim)
+    for place in (run.path, victim):
+        told = dougong("verify", place, "--key", other.path, "--sign").stderr
+        assert f"note: {victim}: not signed: it is damaged" in told
+        assert ": digest: expected" in told
+        assert told.splitlines()[-1] == f"next: dougong export {run.path} OUT"
+    assert standing_of(victim, other) is KeyStanding.UNSIGNED
+    assert last_line(run) == "next: dougong export RUN OUT"
+
+
+def test_of_a_finished_run_a_damaged_last_one_is_computed_again_where_the_run_was(run: RunDir) -> None:
+    run.append_event(RunCreated(generation=2, job="test", command=("dougong", "resume", "run", "--no-ray")))
+    run.append_event(FirstStep(generation=2, step=21))
+    finish(run)
+    spoil(run.checkpoints / "step-000060")
+    assert last_line(run) == "next: dougong resume RUN --no-ray"
+    spoil(run.checkpoints / "step-000020")
+    assert last_line(run) == "next: dougong resume RUN --no-ray"
+    spoil(run.checkpoints / "step-000040")
+    assert last_line(run).endswith("set aside: dougong resume RUN --no-ray --from-scratch")
+
+
+def test_a_copy_that_takes_the_place_of_a_rejected_one_is_gone_on_from(run: RunDir) -> None:
+    """The record still says that all were rejected, which is no reason to look once more."""
+    for step in (20, 40, 60):
+        name = f"step-{step:06d}"
+        run.append_event(CheckpointRejected(generation=1, directory=name, reason="damaged"))
+    spoil(run.checkpoints / "step-000060")
+    assert last_line(run) == "next: dougong resume RUN"
+
+
+def test_where_one_was_changed_the_others_without_a_signature_are_not_to_be_signed(
+    run: RunDir, key: SigningKey
+) -> None:
+    forge(run.checkpoints / "step-000060")
+    for step in (20, 40):
+        strip(run.checkpoints / f"step-{step:06d}")
+    assert last_line(run, "--key", key.path).endswith("set aside: dougong resume RUN --from-scratch")

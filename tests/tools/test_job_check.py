@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-from dougong.errors import JobError
+from dougong.data.tokenizer import open_tokenizer
+from dougong.errors import DataError, JobError
 from dougong.job.families import read_families
 from dougong.tools.job_check import folder_notes, load_whole_job, unchecked_model
+from tests.data.test_tokenizer import train_tokenizer
 
 FAMILY_IS_LISTED = read_families().is_of_installed
 
@@ -154,7 +156,8 @@ def test_a_package_under_a_name_of_dougong_s_own_is_refused_at_the_key(
         (None, 0o600, "own.key: the key cannot be read: No such file"),
         (bytes(32), 0o644, "own.key: others may read or write this key (mode 0644)"),
         (bytes(8), 0o600, "own.key: is no key: a key has 32"),
-        (bytes(32), 0o600, None),
+        (bytes(32), 0o600, "own.key: is no key: it holds one byte again and again"),
+        (bytes(range(32)), 0o600, None),
     ],
 )
 def test_a_key_to_sign_with_is_looked_at_before_anything_starts(
@@ -181,3 +184,32 @@ def test_code_beside_a_family_that_is_known_is_told_and_not_used(tmp_path: Path,
     notes = list(folder_notes(load_whole_job(job_file(tmp_path, f"  path: {folder}")).job))
     used = f"model.path: {folder}: its own code (auto_map) is not used: it is not run, and does not go into checkpoints"
     assert [note.startswith(used) for note in notes] == [True] * len(code)
+
+
+def test_a_tokenizer_that_is_its_own_code_is_no_good_job(tmp_path: Path) -> None:
+    """As `plan` has it; where transformers may know the class, `check` says that it does not know."""
+    own = {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["own.Own", None]}}
+    folder = tmp_path / "own"
+    folder.mkdir()
+    (folder / "tokenizer_config.json").write_text(json.dumps(own))
+    path = job_file(tmp_path, MODEL.format(family="qwen3_moe", extra=""), "{text: stdlib, tokenizer: own}")
+    (line,) = mistakes(path)
+    assert line.startswith(
+        "job.yaml:8:33: data.tokenizer: the tokenizer own needs its own code (auto_map); dougong runs"
+    )
+    with pytest.raises(DataError, match="needs its own code"):
+        open_tokenizer(str(folder))
+    (folder / "tokenizer.model").write_text("of another format")
+    (note,) = folder_notes(load_whole_job(path).job)
+    assert note.startswith(
+        f"the tokenizer {folder} names its own code (auto_map), which is not run; `dougong plan` says"
+    )
+    train_tokenizer(folder)
+    assert mistakes(path) == [] and list(folder_notes(load_whole_job(path).job)) == []
+
+
+def test_a_small_file_that_is_not_there_in_truth_is_a_mistake_as_for_plan(tmp_path: Path) -> None:
+    folder = folder_with(tmp_path, GOOD | {"vocab_size": 256}, EMPTY)
+    (folder / "generation_config.json").write_text("version https://git-lfs.github.com/spec/v1\n")
+    (line,) = mistakes(job_file(tmp_path, f"  path: {folder}"))
+    assert "generation_config.json: is a git-lfs pointer" in line

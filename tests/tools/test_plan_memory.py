@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+from dougong.job.optimizers.declaration import ElementwiseRule, of_every_tensor, of_no_tensor
 from dougong.models.inventory import inspect_model
+from dougong.parallel import pieces
+from dougong.parallel.plan import make_plan
 from dougong.planner.needs.terms import Term, WorkerMemory
 from dougong.planner.needs.worker_memory import needed_memory
 from dougong.planner.placement import seats_of_job
 from dougong.planner.plan_job import plan_job
-from dougong.tools.plan_memory import kind_lines, machine_lines, total_line, unit_lines
+from dougong.tools.plan_memory import kind_lines, machine_lines, owner_lines, total_line, unit_lines
 from tests.families import config_values
 from tests.jobs import VOCAB, make_job, plan_for
 
@@ -75,3 +79,25 @@ def test_units_of_dense_tensors_are_told_with_the_largest_and_what_stays() -> No
     (line,) = told[1]
     assert line.startswith("tensors outside of the experts come and go in 4 units, the largest model.layers.0: ")
     assert line.endswith("of weights; model.embed_tokens.weight stays through a step, for several modules use it")
+
+
+def told_of_owners(rule: ElementwiseRule, **changes: Any) -> list[str]:
+    job = make_job(**changes)
+    inventory, seats = inspect_model(job.model, VOCAB), seats_of_job(job.islands)
+    plan = make_plan(job.batch.lanes, inventory, seats * 2, is_elementwise=rule)
+    return list(owner_lines(job, inventory, plan))
+
+
+def test_what_is_owned_in_pieces_is_told_and_what_stays_whole_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert told_of_owners(of_every_tensor) == [], "the model has no large tensor"
+    monkeypatch.setattr(pieces, "PIECE_NUMEL", 2048)
+    (line,) = told_of_owners(of_every_tensor)
+    assert line.startswith("outside of the experts east/0 owns most: ")
+    assert " of float32 weights and moments (" in line
+    assert line.endswith("; 8 tensors of more than 2,048 elements are owned in 28 pieces")
+    assert told_of_owners(of_no_tensor)[1] == (
+        "model.embed_tokens.weight [256, 64] is not cut, since adamw updates it as a whole: 192.0 KiB on east/0; "
+        "7 smaller ones likewise"
+    )
+    some, whole = told_of_owners(lambda name, shape: "q_proj" not in name)
+    assert "are owned in" in some and whole.startswith("model.layers.0.self_attn.q_proj.weight [")

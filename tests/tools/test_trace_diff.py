@@ -8,9 +8,11 @@ import pytest
 import typer
 from dougong.cli.diff import diff as diff_command
 from dougong.errors import JobError
+from dougong.parallel import pieces
 from dougong.records.directory import RunDir
 from dougong.tools.run_diff import diff
-from dougong.tools.trace_diff import retrace
+from dougong.tools.trace_diff import owner_of, retrace
+from tests.jobs import make_job, plan_for
 from tests.tools.recording import QUICK, recorded, small_job
 from tests.training.flipping import Flip
 from typer.testing import CliRunner
@@ -60,3 +62,14 @@ def test_runs_of_two_jobs_are_not_traced(tmp_path: Path) -> None:
     refused = CliRunner().invoke(app, [str(a.path), str(b.path), "--trace"])
     assert refused.exit_code == 2
     assert "step 1: loss: " in refused.output and "dougong diff --trace: " in refused.output
+
+
+def test_a_piece_and_its_tensor_belong_to_an_owner(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pieces, "PIECE_NUMEL", 1024)
+    plan = plan_for(make_job(), "BB")
+    name = "model.embed_tokens.weight"
+    first, second = f"{name}[0:1024]", f"{name}[1024:2048]"
+    places = {first: first, second: second, name: first, f"{name}[0:16]": first}
+    for asked, owned in places.items():
+        assert owner_of(asked, plan, ["model.layers.0.mlp.experts"]).rank == plan.owners[owned]
+    assert 3 in owner_of("model.layers.0.mlp.experts.down_proj[3]", plan, ["model.layers.0.mlp.experts"]).experts[0]

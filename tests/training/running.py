@@ -24,6 +24,7 @@ from dougong.job.optimizers.registry import declaration_of
 from dougong.job.schema import Job
 from dougong.models.inventory import inspect_model
 from dougong.parallel.plan import Plan, Seat, make_plan
+from dougong.planner.plan_job import elementwise_rule
 from dougong.training.session import train
 from tests.processes import CONTEXT
 from tests.stores import asker_of
@@ -56,7 +57,8 @@ def digests(checkpoint: Path) -> dict[Any, str]:
 def lay_out(job: Job, roles: str) -> Plan:
     """A plan with one worker per letter: A attention, E experts, B both."""
     seats = [Seat(f"east/{i}", "east", ROLES[r], "node", f"cpu:{i}") for i, r in enumerate(roles)]
-    return make_plan(job.batch.lanes, inspect_model(job.model, None), seats)
+    rule = elementwise_rule(job)
+    return make_plan(job.batch.lanes, inspect_model(job.model, None), seats, is_elementwise=rule)
 
 
 def token_file(folder: Path, num_tokens: int = 4096, highest: int = 255) -> Path:

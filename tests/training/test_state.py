@@ -12,6 +12,7 @@ import torch
 from dougong.errors import CheckpointError
 from dougong.job.fault.snapshots import Snapshots
 from dougong.job.schema import Job
+from dougong.parallel import pieces
 from dougong.parallel.comm.world import World
 from dougong.parallel.plan import Plan
 from dougong.training.build import StepOptions, build_model, rebuild
@@ -103,25 +104,25 @@ def undisturbed(world: World, plan: Plan, job: Job) -> tuple[list[str], int]:
     return steps_of(build_model(job, VOCAB, CPU), plan, world, StartState(), None, range(1, 5))
 
 
-def recovered(world: World, plan: Plan, job: Job, roles: str, lost: tuple[int, ...], port: int) -> Restored:
+def recovered(world: World, plan: Plan, job: Job, later: Plan, lost: tuple[int, ...], port: int) -> Restored:
     """Two steps on a plan; some workers forget what they have, or are there no more; two steps on another plan."""
     blueprint, memory = build_model(job, VOCAB, CPU), StateMemory(Snapshots())
     losses, _ = steps_of(blueprint, plan, world, StartState(), memory, range(1, 3))
     world.leave()
     memory.leave()
-    if world.rank >= len(roles):
+    size = len(later.workers)
+    if world.rank >= size:
         return losses, 0, []
-    later = plan_for(job, roles)
     attention = tuple(w.rank for w in later.workers if w.lanes)
-    everybody = tuple(range(len(roles)))
+    everybody = tuple(range(size))
     islands = (("east", "gloo", everybody),)
     member = dataclasses.replace(
         world.member,
         generation=2,
-        size=len(roles),
+        size=size,
         attention=attention,
         islands=islands,
-        names=world.member.names[: len(roles)],
+        names=world.member.names[:size],
     )
     if world.rank in lost:
         memory = StateMemory(Snapshots())
@@ -141,20 +142,25 @@ RECOVERIES: dict[str, tuple[str, str, str, tuple[int, ...], dict[str, Any]]] = {
     "attention lost, half precision": ("gpt_oss", "AAE", "AAE", (0,), {"precision": "bfloat16"}),
     "other roles, idle experts": ("longcat_flash", "AEE", "EBA", (0,), {"precision": "bfloat16"}),
     "fewer workers, some never updated": ("deepseek_v32", "BBB", "BB", (), {}),
+    "in pieces, fewer workers": ("deepseek_v32", "BBB", "BB", (), {"dense": "shard", "pipeline": "zebra"}),
 }
-QUICK = ("apart, a moved bias",)
+QUICK = ("apart, a moved bias", "in pieces, fewer workers")
 
 
 @pytest.mark.parametrize(
     "case", [pytest.param(case, marks=[] if case in QUICK else pytest.mark.slow) for case in RECOVERIES]
 )
-def test_a_run_that_goes_on_from_memory_has_the_bits_of_one_that_was_never_disturbed(case: str) -> None:
+def test_a_run_that_goes_on_from_memory_has_the_bits_of_one_that_was_never_disturbed(
+    case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     family, before, after, lost, changes = RECOVERIES[case]
+    if "pieces" in case:
+        monkeypatch.setattr(pieces, "PIECE_NUMEL", 512)
     batch = {"lanes": 3, "microbatches": 2, "microbatch_size": 1}
     job = make_job(family, steps=4, batch=batch, **changes)
     expected = run_workers(undisturbed, plan_for(job, "B"), job)
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    found = run_workers(recovered, plan_for(job, before), job, after, lost, store.port)
+    found = run_workers(recovered, plan_for(job, before), job, plan_for(job, after), lost, store.port)
     kept = found[: len(after)]
     assert all(losses == expected[0][0] for losses, _, _ in kept)
     assert sum(state for _, state, _ in kept) == expected[0][1]

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from dougong.job.schema import Job
 from dougong.models.inventory import inspect_model, inventory_of
+from dougong.parallel import pieces
 from dougong.parallel.comm.traffic import TrafficKind
 from dougong.parallel.comm.world import World
 from dougong.parallel.plan import Inventory, Plan
@@ -91,6 +92,29 @@ def test_a_step_sends_what_was_planned(roles: str, tmp_path: Path) -> None:
             for kind in TrafficKind:
                 sent = results[source][number][0][kind.number][target]
                 assert sent == pytest.approx(planned(flows, kind, source, target), abs=1), (case, kind, source, target)
+
+
+def step_on(world: World, plan: Plan, job: Job, folder: Path) -> list[list[int]]:
+    rig = rig_of(world, plan, job, folder)
+    before = world.sent.num_bytes.copy()
+    rig.stepper.run(2, rig.forwards(2))
+    sent: list[list[int]] = (world.sent.num_bytes - before).tolist()
+    close(rig)
+    return sent
+
+
+@pytest.mark.parametrize("case", ["layout", "dense tensors come and go", "summed at the experts"])
+def test_so_does_one_of_tensors_in_pieces(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pieces, "PIECE_NUMEL", 512)
+    job = job_of(case, choices=4)
+    plan = plan_for(job, "BB")
+    assert len(pieces.cut_tensors(plan.owners)) > 10
+    flows, results = flows_of_step(job, inventory(job), plan), run_workers(step_on, plan, job, tmp_path)
+    for source, target in ((0, 1), (1, 0)):
+        for kind in TrafficKind:
+            assert results[source][kind.number][target] == pytest.approx(planned(flows, kind, source, target), abs=1), (
+                kind
+            )
 
 
 def test_even_routing_is_expected(tmp_path: Path) -> None:

@@ -25,4 +25,14 @@ def row(step_s: float, **more: float) -> dict[str, Any]:
     ],
 )
 def test_saves_are_counted_and_the_steps_beside_them_compared(rows: list[dict[str, Any]], words: str) -> None:
-    assert save_words(rows) == words
+    assert save_words(rows, None) == save_words(rows, 0) == words
+
+
+def test_a_save_behind_the_last_step_is_counted_too() -> None:
+    rows: list[Any] = [row(1.0), {**row(1.0, save_s=0.2), "step": 5}]
+    assert save_words(rows, 4) == "1 save held it up 0.20 s"
+    assert save_words(rows, 5) == "2 saves, the first held it up 0.20 s"
+    rows.append({**row(1.0, save_s=0.4), "step": 9})
+    assert save_words(rows, 8) == "2 saves held it up 0.30 s each"
+    assert save_words(rows, 9) == "3 saves, the first 2 held it up 0.30 s each"
+    assert save_words([row(1.0)], 1) == "", "nothing is known of what it cost"

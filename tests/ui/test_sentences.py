@@ -94,7 +94,7 @@ EVENTS: list[tuple[dict[str, Any], str, str]] = [
     (
         {"kind": "generation_started", "workers": ["east/0"], "resume": "step-000020", "step": 27, "in_memory": True},
         "info",
-        "generation 2 starts from memory with 1 worker [east/0]",
+        "generation 2 starts from memory where it is whole, else from step-000020, with 1 worker [east/0]",
     ),
     (
         {"kind": "state_restored", "step": 27, "tiers": {"own": 2 << 20, "peer": 1 << 20}, "seconds": 0.1},
@@ -212,6 +212,11 @@ EVENTS: list[tuple[dict[str, Any], str, str]] = [
         {"kind": "worker_died", "worker": "east/1", "class": "out_of_memory", "cause": "out of memory: 20 GiB"},
         "error",
         "worker east/1 died: out of memory: 20 GiB",
+    ),
+    (
+        {"kind": "worker_died", "worker": "east/1", "class": "corruption", "cause": "CorruptionError: step 3"},
+        "error",
+        "worker east/1 failed: CorruptionError: step 3",
     ),
     (
         {"kind": "diagnosis", "worker": "east/1", "class": "hang", "cause": "no progress"},

@@ -7,6 +7,7 @@ what was never written, although all digests are right.
 from __future__ import annotations
 
 import json
+import math
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -29,13 +30,14 @@ class PlacedTensor:
 
 @dataclass(frozen=True)
 class TensorClaim:
-    """What a manifest says of a tensor, or (`row`) of one row of it. `name`: by which the header
-    knows it; `label`: by which messages do."""
+    """What a manifest says of a tensor, or of one `row` of it, or of its elements from `begin` on.
+    `name`: by which the header knows it; `label`: by which messages do."""
 
     label: str
     name: str
     row: int | None
     place: PlacedTensor
+    begin: int | None = None
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ def compare_header(data: bytes, claims: Iterable[TensorClaim]) -> list[HeaderMis
     found = []
     for claim in claims:
         tensor = tensors.get(claim.name)
-        there = tensor if tensor is None or claim.row is None else _row_of(tensor, claim.row)
+        there = None if tensor is None else _part_of(tensor, claim)
         if there != claim.place:
             due = "no such tensor" if there is None else str(there)
             rule = "in the manifest as in the file's own header"
@@ -86,6 +88,20 @@ def _placed(raw: Mapping[str, Any], end_of_header: int) -> PlacedTensor:
     begin, stop = raw["data_offsets"]
     shape = tuple(int(extent) for extent in raw["shape"])
     return PlacedTensor(raw["dtype"], shape, end_of_header + int(begin), int(stop) - int(begin))
+
+
+def _part_of(tensor: PlacedTensor, claim: TensorClaim) -> PlacedTensor | None:
+    """That of which the claim is; None where the tensor does not hold it."""
+    if claim.row is not None:
+        return _row_of(tensor, claim.row)
+    if claim.begin is None:
+        return tensor
+    numel = math.prod(tensor.shape)
+    (length,) = claim.place.shape
+    if not numel or claim.begin + length > numel:
+        return None
+    item = tensor.num_bytes // numel
+    return PlacedTensor(tensor.dtype, (length,), tensor.offset + claim.begin * item, length * item)
 
 
 def _row_of(tensor: PlacedTensor, row: int) -> PlacedTensor | None:

@@ -16,6 +16,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, ValidationError
 
+from dougong.checkpoint.proof.spans import ListedSpan, check_spans
+
 MODEL_GROUP = "model"
 _MOST_HEADER_BYTES = 100_000_000
 """As the safetensors library has it."""
@@ -24,9 +26,10 @@ _EXPERT = re.compile(r"(.*)\[(\d+)\]")
 
 Whole = Annotated[int, Field(strict=True, ge=0, lt=1 << 63)]
 Shape = Annotated[list[Whole], Field(max_length=64)]
-_Row = Whole | None
-Entry = tuple[str, str, _Row, Whole, Whole, str, Shape, str]
-"""(group, name, row, offset, bytes, dtype, shape, digest)"""
+_Span = tuple[Whole, Whole, Shape]
+Entry = tuple[str, str, Whole | _Span | None, Whole, Whole, str, Shape, str]
+"""(group, name, place, offset, bytes, dtype, shape, digest); the place: None of a whole tensor, the
+number of a row, or (begin, end, shape of the whole) of a span of elements."""
 
 
 class _File(BaseModel):
@@ -134,12 +137,30 @@ def _check_path(name: str) -> None:
 
 
 def _check_one_place_each(body: _Body) -> None:
-    places: dict[tuple[str, str, int | None], str] = {}
+    places: dict[tuple[str, str], str] = {}
     for name, entry in body.entries():
-        key = entry[:3]
+        key = entry[0], _place(entry)
         if key in places:
             raise ValueError(f"{_label(entry)}: lies in {places[key]} and in {name}")
         places[key] = name
+    check_spans(_listed_spans(body))
+    for name, entry in body.entries():
+        group, tensor, place, *_ = entry
+        if isinstance(place, tuple) and (group, tensor) in places:
+            there = places[group, tensor]
+            raise ValueError(f"{_label(entry)}: lies in {name}, and the whole tensor in {there}")
+
+
+def _listed_spans(body: _Body) -> Iterator[ListedSpan]:
+    for name, entry in body.entries():
+        group, tensor, place, *_, shape, _ = entry
+        if isinstance(place, tuple):
+            begin, end, whole = place
+            label = _of_group(group, tensor)
+            if group == MODEL_GROUP and not shape:
+                raise ValueError(f"{_label(entry)}: has no shape")
+            file = name if group == MODEL_GROUP else ""
+            yield ListedSpan(label, begin, end, tuple(whole), tuple(shape), file)
 
 
 def _check_counts(body: _Body) -> None:
@@ -164,10 +185,13 @@ def _check_model(body: _Body) -> None:
     due = sum(math.prod(shape) for shape in (*listed.dense.values(), *listed.experts.values()))
     stored = 0
     for _, entry in body.entries():
-        group, name, *_, shape, _ = entry
-        own = _shape_of(listed, name if entry[2] is None else f"{name}[{entry[2]}]")
-        if group == MODEL_GROUP:
+        group, name, place, *_, shape, _ = entry
+        own = _shape_of(listed, f"{name}[{place}]" if isinstance(place, int) else name)
+        if isinstance(place, tuple):
+            own = _own_of_span(entry, own, place)
+        elif group == MODEL_GROUP:
             _check_stored(entry, own)
+        if group == MODEL_GROUP:
             stored += math.prod(shape)
             continue
         if own is None:
@@ -188,6 +212,17 @@ def _check_stored(entry: Entry, own: Shape | None) -> None:
         raise ValueError(f"{_label(entry)}: has shape {shape}, its tensor {own}")
 
 
+def _own_of_span(entry: Entry, own: Shape | None, span: _Span) -> Shape | None:
+    """The shape of a span of the optimizer's state, whose whole must have its tensor's; of the
+    model's files the whole is looked at as a tensor there is."""
+    begin, end, whole = span
+    if entry[0] == MODEL_GROUP:
+        _check_stored((*entry[:6], whole, entry[7]), own)
+    elif own is not None and own != whole:
+        raise ValueError(f"{_label(entry)}: is of shape {whole}, its tensor {own}")
+    return None if own is None else [end - begin]
+
+
 def _extents(shape: Shape) -> Shape:
     return sorted(extent for extent in shape if extent != 1)
 
@@ -202,6 +237,16 @@ def _shape_of(listed: _Logical, name: str) -> Shape | None:
 
 
 def _label(entry: Entry) -> str:
-    group, name, row, *_ = entry
-    place = name if row is None else f"{name}[{row}]"
-    return place if group == MODEL_GROUP else f"{group} of {place}"
+    return _of_group(entry[0], _place(entry))
+
+
+def _of_group(group: str, name: str) -> str:
+    return name if group == MODEL_GROUP else f"{group} of {name}"
+
+
+def _place(entry: Entry) -> str:
+    _, name, where, *_ = entry
+    if isinstance(where, tuple):
+        begin, end, _ = where
+        return f"{name}[{begin}:{end}]"
+    return name if where is None else f"{name}[{where}]"

@@ -22,6 +22,7 @@ from dougong.ops.experts.base import ExpertOp
 from dougong.parallel.comm.world import World
 from dougong.parallel.plan import Plan, Seat, make_plan
 from dougong.parallel.segments.flight import Forward
+from dougong.planner.plan_job import elementwise_rule
 from dougong.training.build import StepOptions, build_model, rebuild
 from dougong.training.replica import ModelBlueprint
 from dougong.training.state import StartState, open_start
@@ -54,7 +55,8 @@ def golden_checks() -> Iterator[Check]:
 def plan_of(job: Job) -> Plan:
     """One worker that does everything."""
     seat = Seat("here/0", "here", "both", "here", "cpu:0")
-    return make_plan(job.batch.lanes, inspect_model(job.model, _vocabulary(job)), [seat])
+    model, rule = inspect_model(job.model, _vocabulary(job)), elementwise_rule(job)
+    return make_plan(job.batch.lanes, model, [seat], is_elementwise=rule)
 
 
 def blueprint_of(job: Job, bed: Bed, device: torch.device) -> ModelBlueprint:

@@ -9,14 +9,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dougong.accelerators.registry import accelerator_names, get_accelerator
-from dougong.addresses import Ports, read_ports
+from dougong.addresses import Ports
 from dougong.deadlines import DEADLINES, Deadlines
 from dougong.doctor.facts import Post
 from dougong.errors import DeviceError, DougongError
 from dougong.job.schema import Job
 from dougong.launcher.agent.facts import files_of
 from dougong.launcher.agent.here.code import model_types_of
-from dougong.launcher.ports import with_ports
+from dougong.launcher.ports import ports_of
 from dougong.planner.nodes import Node
 from dougong.planner.placement import AgentSpec, lay_out
 
@@ -40,8 +40,14 @@ class DoctorRequest:
 
     @property
     def ports(self) -> Ports | None:
-        """LaunchError's child where DOUGONG_PORTS is wrong."""
-        return None if self.job is None else read_ports(with_ports(self.job).ports)
+        """JobError where DOUGONG_PORTS is wrong."""
+        return ports_of(self.job)
+
+    @property
+    def ports_key(self) -> str:
+        """What names them, where anything does."""
+        has_own = self.job is not None and self.job.ports is not None
+        return "`ports` of the job" if has_own else "DOUGONG_PORTS"
 
     @property
     def precision(self) -> str:

@@ -33,6 +33,7 @@ from dougong.doctor.majority import (
     PART_OF_STORAGE,
     judge_numbers,
 )
+from dougong.doctor.node.disk import NUM_BYTES
 
 Pair = tuple[str, str]
 
@@ -131,7 +132,8 @@ def _ask_storage(inquiry: Inquiry, names: Sequence[str]) -> None:
     questions = {}
     for name in names:
         folder = found.facts[name].folder
-        if not (folder.problem or folder.trouble):
+        has_room = (folder.free_bytes or 0) > NUM_BYTES
+        if has_room and not (folder.problem or folder.trouble):
             questions[name] = StoreQuestion(folder.place)
     answers = inquiry.nodes.ask(STORE, questions, inquiry.deadlines.doctor_store_s)
     inquiry.note_silence("storage", answers.silent)

@@ -27,12 +27,12 @@ from dougong.doctor.facts import (
     LookQuestion,
     PathsQuestion,
 )
-from dougong.doctor.node.look import nearest
 from dougong.errors import StorageError
 from dougong.launcher.agent.facts import installed_versions
 from dougong.launcher.agent.here.code import code_of
 from dougong.planner.agreement import Software
 from dougong.planner.nodes import Node
+from dougong.records.files import nearest_place
 from dougong.records.shared_folder import FolderProver
 
 Tell = Callable[[str], None]
@@ -107,10 +107,11 @@ def _look(inquiry: Inquiry) -> None:
 
 
 def _folder(inquiry: Inquiry) -> str:
-    """Where the run would lie, or the nearest folder above it that there is on this machine."""
-    run_dir = inquiry.found.request.run_dir
+    """Where the run would lie, or the nearest place above it where there is anything on this
+    machine."""
+    run_dir, limit_s = inquiry.found.request.run_dir, inquiry.deadlines.shared_file_s
     try:
-        return str(answer_within(inquiry.deadlines.shared_file_s, lambda: nearest(run_dir)))
+        return str(answer_within(limit_s, lambda: nearest_place(Path(run_dir))))
     except futures.TimeoutError:
         inquiry.found.folder_problem = f"{run_dir}: the file system here has not answered"
         return run_dir

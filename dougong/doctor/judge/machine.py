@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -20,7 +21,7 @@ from dougong.launcher.agent.remarks import (
     processes_words,
     shared_memory_words,
 )
-from dougong.planner.agreement import trouble_words
+from dougong.planner.agreement import trouble_words, what_helps
 from dougong.planner.placement import AgentSpec
 from dougong.ui.formatting import duration, plural, size
 
@@ -153,18 +154,27 @@ def _on_trouble(seen: Observations, node: str, trouble: FolderTrouble) -> Sympto
 
 
 def check_disk(seen: Observations) -> DoctorCheck:
-    """Room where runs lie, for the job's checkpoints where their size is known."""
+    """Whether runs can be written where they are to lie, and room, for the job's checkpoints where
+    their size is known."""
     symptoms: list[Symptom] = []
     evidence = []
     for node, facts in seen.facts.items():
         name, folder = seen.title(node), facts.folder
-        texts = [folder.problem] if folder.problem else list(_on_room(folder, seen.request))
-        for text in texts:
-            remedy = "make room there, or choose another place by --run-dir"
+        for text, number in _on_folder(folder, seen.request):
+            remedy = f"{what_helps(number)}, or choose another place by --run-dir"
             symptoms.append(Symptom(words=f"{name}: {text}", remedy=remedy, nodes=(name,)))
-        if not folder.problem:
+        if folder.free_bytes is not None:
             evidence.append(f"{name}: {folder.place}: {_room_words(folder)}")
     return check_of("disk", tuple(symptoms), tuple(evidence))
+
+
+def _on_folder(folder: FolderFacts, request: DoctorRequest) -> Iterator[tuple[str, int | None]]:
+    """What is wrong with a folder, and the system's number for it."""
+    small = [] if folder.free_bytes is None else list(_on_room(folder, request))
+    yield from ((text, errno.ENOSPC) for text in small)
+    is_told = bool(small) and folder.number in (errno.ENOSPC, errno.EDQUOT)
+    if folder.problem and not is_told:
+        yield folder.problem, folder.number
 
 
 def _room_words(folder: FolderFacts) -> str:

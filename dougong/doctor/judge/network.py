@@ -70,8 +70,11 @@ def check_ports(seen: Observations) -> DoctorCheck:
         if network.problem:
             continue
         if network.ports_problem:
-            remedy = "widen `ports` of the job, or free some"
-            symptoms.append(Symptom(words=network.ports_problem, remedy=remedy, nodes=(name,)))
+            words, remedy = network.ports_problem, "mend its network: workers listen there"
+            if seen.request.ports is not None:
+                words = words.partition("; ")[0]  # behind it a remedy that knows no key's place
+                remedy = f"widen {seen.request.ports_key}, or free some"
+            symptoms.append(Symptom(words=words, remedy=remedy, nodes=(name,)))
             continue
         if network.num_free is None:
             evidence.append(f"{name}: the system chooses")
@@ -80,7 +83,7 @@ def check_ports(seen: Observations) -> DoctorCheck:
         evidence.append(f"{name}: {network.num_free} free of {seen.request.ports}, {needed} needed")
         if network.num_free < needed:
             words = f"{name} has {network.num_free} ports free of {seen.request.ports}"
-            remedy = f"widen `ports` of the job: a run needs up to {needed} there"
+            remedy = f"widen {seen.request.ports_key}: a run needs up to {needed} there"
             symptoms.append(Symptom(words=words, remedy=remedy, nodes=(name,)))
     return check_of("ports", tuple(symptoms), tuple(evidence))
 

@@ -21,6 +21,7 @@ from dougong.doctor.record import DoctorCheck, Symptom, check_of, not_run
 from dougong.fingerprint.judge import difference
 from dougong.fingerprint.record import Fingerprint
 from dougong.parallel.bridge.measured import rate_words
+from dougong.planner.agreement import what_helps
 
 _QUICK = "not with --quick"
 _BUSY_SHARE = 0.8
@@ -219,7 +220,7 @@ def check_storage(seen: Observations) -> DoctorCheck:
     for node, store in seen.stores.items():
         name = seen.title(node)
         if store.problem:
-            remedy = "let the user of Ray write there, or choose another --run-dir"
+            remedy = f"{what_helps(store.number)}, or choose another place by --run-dir"
             symptoms.append(Symptom(words=f"{name}: {store.problem}", remedy=remedy, nodes=(name,)))
             continue
         rates[name] = store.write_bytes_per_s

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import time
@@ -27,9 +28,10 @@ def measure_storage(folder: str, num_bytes: int = NUM_BYTES) -> StoreAnswer:
             write = max(best.write_bytes_per_s, num_bytes / write_s)
             best = StoreAnswer(write, max(best.read_bytes_per_s, num_bytes / read_s))
     except OSError as error:
-        return StoreAnswer(problem=f"{folder}: {error.strerror}")
+        return StoreAnswer(problem=f"{folder}: {error.strerror}", number=error.errno)
     finally:
-        file.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # read-only storage refuses that of no file, too
+            file.unlink(missing_ok=True)
     return best
 
 

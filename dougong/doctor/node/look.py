@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import selectors
 import socket
 import time
 from collections.abc import Callable, Sequence
 from concurrent import futures
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -36,6 +38,7 @@ from dougong.launcher.agent.facts import count_devices, installed_versions
 from dougong.launcher.agent.here.code import code_of
 from dougong.launcher.agent.here.limits import find_limits
 from dougong.launcher.agent.paths import source_address, workers_address
+from dougong.records.files import nearest_place, no_folder_words, refusal_to_write
 from dougong.records.shared_folder import answer_proof, mount_of
 
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
@@ -178,34 +181,34 @@ def _look_at_folder(question: LookQuestion) -> FolderFacts:
         text = f"the file system has not answered within {deadlines.words('shared_file_s')}"
         return FolderFacts(folder, trouble=trouble, problem=text)
     except OSError as error:
-        return FolderFacts(folder, trouble=trouble, problem=f"{folder}: {error.strerror}")
-    return FolderFacts(
-        place=found.place,
-        free_bytes=found.free_bytes,
-        total_bytes=found.total_bytes,
-        free_inodes=found.free_inodes,
-        mount=found.mount,
-        trouble=trouble,
-    )
+        text = f"{folder}: {error.strerror}"
+        return FolderFacts(folder, trouble=trouble, problem=text, number=error.errno)
+    return replace(found, trouble=trouble)
 
 
 def look_at_storage(folder: str) -> FolderFacts:
-    """How much room there is. OSError where nobody can say it. May hang where a mount is dead."""
-    place = nearest(folder)
+    """How much room there is, and whether anything can be written there. OSError where nobody can
+    say how much. May hang where a mount is dead."""
+    place = nearest_place(Path(folder))
+    if not place.is_dir():
+        return FolderFacts(str(place), problem=no_folder_words(place), number=errno.ENOTDIR)
     state = os.statvfs(place)
+    refusal = refusal_to_write(place)
     return FolderFacts(
         place=str(place),
         free_bytes=state.f_frsize * state.f_bavail,
         total_bytes=state.f_frsize * state.f_blocks,
         free_inodes=state.f_favail if state.f_files else None,
         mount=mount_of(str(place)),
+        problem="" if refusal is None else _refusal_words(place, refusal),
+        number=None if refusal is None else refusal.errno,
     )
 
 
-def nearest(folder: str) -> Path:
-    """The folder, or the nearest one above it that there is."""
-    path = Path(folder).absolute()
-    return next(place for place in (path, *path.parents) if place.is_dir())
+def _refusal_words(place: Path, refusal: OSError) -> str:
+    is_denied = refusal.errno in (errno.EACCES, errno.EPERM)
+    who = f" by user {os.geteuid()}" if is_denied else ""
+    return f"{place} cannot be written{who}: {refusal.strerror}"
 
 
 def _absent(files: Sequence[str], deadlines: Deadlines) -> tuple[str, ...]:

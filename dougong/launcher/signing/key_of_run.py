@@ -39,7 +39,8 @@ def key_of_run(run: Path, sign: str | None, is_new: bool) -> SigningKey | None:
 
 def _own_key(place: Path) -> SigningKey:
     if place.exists():
-        return read_key(place)
+        # Who may write the run's directory needs no key of theirs: a run's start warns of that.
+        return read_key(place, within=place.parent.parent)
     resume = resume_command(place.parent.parent, changes=_KEY)
     raise CheckpointError(
         f"{place}: the key that the run's checkpoints are signed with is gone; put it back, or go "

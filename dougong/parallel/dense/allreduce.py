@@ -30,7 +30,6 @@ class NativeReducer:
         device = world.member.device
         self._buffers = [bucket.allocate(torch.float32, device) for bucket in self._buckets]
         self._sums = views_of(self._buckets, self._buffers)
-        self._owned = [name for name in self._sums if plan.owners[name] == world.rank]
         self._complete: set[int] = set()
         self._begun: list[Pending] = []
 
@@ -60,7 +59,12 @@ class NativeReducer:
             pending.wait()
         self._complete.clear()
         self._begun.clear()
-        return {name: self._sums[name] for name in self._owned}
+        owned: dict[str, Tensor] = {}
+        for bucket, buffer in zip(self._buckets, self._buffers, strict=True):
+            part = bucket.parts.get(self._world.rank)
+            if part is not None:
+                owned |= bucket.owned_in(part, buffer[part])
+        return owned
 
 
 def _all_reduce(values: Tensor, group: dist.ProcessGroup) -> dist.Work:

@@ -5,11 +5,12 @@ torch."""
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from dougong.ops.sizes import ALIGNMENT_BYTES, rounded_up
+from dougong.parallel.pieces import OwnedPiece, cut_tensors, owners_of
 
 if TYPE_CHECKING:
     import torch
@@ -48,7 +49,8 @@ class Bucket:
     """Tensors of one dtype in one flat buffer.
 
     `shapes`: its tensors, by owner and then as they were given. `starts`: the first element of
-    each. `parts`: the range of elements of each owner.
+    each. `parts`: the range of elements of each owner. `pieces`: of a tensor that is cut, which has
+    its bucket for itself, in order, by the names by which they are owned.
     """
 
     dtype: Hashable
@@ -56,6 +58,12 @@ class Bucket:
     starts: Mapping[str, int]
     parts: Mapping[int, slice]
     numel: int
+    pieces: Mapping[str, OwnedPiece] = field(default_factory=dict)
+
+    @property
+    def owned(self) -> Iterable[str]:
+        """The names by which its tensors are owned."""
+        return self.pieces or self.shapes
 
     def allocate(self, dtype: torch.dtype, device: torch.device) -> Tensor:
         """A flat buffer for it, zero."""
@@ -64,9 +72,27 @@ class Bucket:
         return torch.zeros(self.numel, dtype=dtype, device=device)
 
     def view(self, flat: Tensor, name: str) -> Tensor:
-        """One tensor in such a buffer, in its own shape."""
-        shape, start = self.shapes[name], self.starts[name]
-        return flat[start : start + math.prod(shape)].view(shape)
+        """One tensor in such a buffer, in its own shape; or, by its name, one piece, flat."""
+        begin, shape = self._begin(name), self._shape(name)
+        return flat[begin : begin + math.prod(shape)].view(shape)
+
+    def owned_in(self, part: slice, values: Tensor) -> dict[str, Tensor]:
+        """What is owned in one owner's part, as views of that part's values."""
+        found = {}
+        for name in self.owned:
+            begin = self._begin(name) - part.start
+            if 0 <= begin < part.stop - part.start:
+                shape = self._shape(name)
+                found[name] = values[begin : begin + math.prod(shape)].view(shape)
+        return found
+
+    def _begin(self, name: str) -> int:
+        piece = self.pieces.get(name)
+        return self.starts[name] if piece is None else self.starts[piece.tensor] + piece.begin
+
+    def _shape(self, name: str) -> tuple[int, ...]:
+        piece = self.pieces.get(name)
+        return self.shapes[name] if piece is None else (piece.numel,)
 
 
 def item_bytes(bucket: Bucket) -> int:
@@ -85,24 +111,39 @@ def views_of(buckets: Sequence[Bucket], buffers: Sequence[Tensor]) -> dict[str, 
 
 def make_buckets(tensors: Mapping[str, BucketTensor], owners: Mapping[str, int]) -> list[Bucket]:
     """Cut tensors, in their order, into buckets of one dtype with `BUCKET_BYTES` and less than one
-    tensor more. The same on every worker of a plan. The dtype is the tensors' own.
+    tensor more; one that is owned in pieces is a bucket of its own. The same on every worker of a
+    plan. The dtype is the tensors' own; `owners`: by owned name.
     """
     # The cut looks at sizes alone, in the order of names that all workers share: no worker has to
     # tell another where a bucket ends. It cannot change a bit of a sum either, since a sum adds one
     # tensor's element of every lane, never elements of several tensors.
     buckets: list[Bucket] = []
+    cut = cut_tensors(owners)
     for dtype in sorted({tensor.dtype for tensor in tensors.values()}, key=str):
         alike = {name: tensor for name, tensor in tensors.items() if tensor.dtype == dtype}
-        for names in _cut_when_full(alike):
-            buckets.append(_bucket(names, tensors, owners))
+        for names in _cut_when_full(alike, cut):
+            if names[0] in cut:
+                pieces = cut[names[0]]
+                buckets.append(_bucket_of_pieces(tensors[names[0]], pieces, owners))
+            else:
+                buckets.append(_bucket(names, tensors, owners))
     return buckets
 
 
-def _cut_when_full(tensors: Mapping[str, BucketTensor]) -> Iterator[list[str]]:
-    """The names in their order, cut behind each whose gradients fill a bucket up."""
+def _cut_when_full(
+    tensors: Mapping[str, BucketTensor], alone: Container[str]
+) -> Iterator[list[str]]:
+    """The names in their order, cut behind each whose gradients fill a bucket up, and around those
+    that are to be `alone`."""
     names: list[str] = []
     filled = 0
     for name, tensor in tensors.items():
+        if name in alone:
+            if names:
+                yield names
+            yield [name]
+            names, filled = [], 0
+            continue
         names.append(name)
         filled += GRADIENT_BYTES * math.prod(tensor.shape)
         if filled >= BUCKET_BYTES:
@@ -129,6 +170,20 @@ def _bucket(
         parts[owner] = slice(first, end)
     shapes = {name: tensors[name].shape for name in starts}
     return Bucket(tensors[names[0]].dtype, shapes, starts, parts, end)
+
+
+def _bucket_of_pieces(
+    tensor: BucketTensor, pieces: Sequence[OwnedPiece], owners: Mapping[str, int]
+) -> Bucket:
+    """One tensor as it lies in memory, which every owner has one stretch of."""
+    parts: dict[int, slice] = {}
+    for piece in pieces:
+        owner = owners[piece.name]
+        begin = parts[owner].start if owner in parts else piece.begin
+        parts[owner] = slice(begin, aligned(piece.end))
+    name, end = pieces[0].tensor, aligned(pieces[-1].end)
+    named = {piece.name: piece for piece in pieces}
+    return Bucket(tensor.dtype, {name: tensor.shape}, {name: 0}, parts, end, named)
 
 
 def in_halves(owners: Iterable[int]) -> list[int]:
@@ -161,7 +216,7 @@ class FlatTensors:
         come.
         """
         backwards = dict(reversed(list(tensors.items())))
-        self.buckets = make_buckets(backwards, {name: owners[name] for name in backwards})
+        self.buckets = make_buckets(backwards, owners_of(backwards, owners))
         self.buffers: list[Tensor] = []
         for bucket in self.buckets:
             like = tensors[next(iter(bucket.shapes))]
@@ -176,3 +231,17 @@ def _move_into(flat: Tensor, bucket: Bucket, tensors: Mapping[str, Tensor]) -> N
         view = bucket.view(flat, name)
         view.copy_(tensors[name].detach())
         tensors[name].data = view
+
+
+def in_pieces(
+    tensors: Mapping[str, Tensor], pieces: Mapping[str, Sequence[OwnedPiece]]
+) -> Iterator[tuple[str, Tensor]]:
+    """(owned name, values) of tensors that lie whole: of those that are owned in `pieces` flat
+    views of the same memory, without a graph."""
+    for name, tensor in tensors.items():
+        if name not in pieces:
+            yield name, tensor
+            continue
+        flat = tensor.detach().view(-1)
+        for piece in pieces[name]:
+            yield piece.name, flat[piece.range]

@@ -11,7 +11,6 @@ copied.
 from __future__ import annotations
 
 import itertools
-import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -60,7 +59,7 @@ class Reducer(Protocol):
         ...
 
     def finish(self) -> dict[str, Tensor]:
-        """The sum over all lanes of every tensor that this worker owns, when all buckets are
+        """The sum over all lanes of what this worker owns, by owned name, when all buckets are
         complete. Collective over the attention workers; the memory is the reducer's own and holds
         until the next step's first gradient."""
         ...
@@ -217,28 +216,17 @@ class OrderedReducer:
         self._scratch.give_back()
 
     def _own_part(self, bucket: Bucket, nodes: Mapping[TreeNode, Tensor]) -> dict[str, Tensor]:
-        """The tensors of a bucket that this worker owns, of the whole sum."""
+        """What of a bucket this worker owns, of the whole sum, by owned name."""
         part = bucket.parts.get(self._world.rank)
         if part is None or self._result is None:
             return {}
-        return tensors_of_part(bucket, part, nodes[self._result][part])
+        return bucket.owned_in(part, nodes[self._result][part])
 
 
 def _joined(run: ReduceRun, nodes: Mapping[TreeNode, Tensor]) -> Tensor:
     """What a run sends: as it lies, where all of it lies in one node's memory."""
     pieces = [nodes[node][begin:end] for begin, end, node in run.parts]
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
-
-
-def tensors_of_part(bucket: Bucket, part: slice, values: Tensor) -> dict[str, Tensor]:
-    """The tensors that lie in one owner's part of a bucket, as views of the part's values."""
-    tensors = {}
-    for name, start in bucket.starts.items():
-        if part.start <= start < part.stop:
-            shape = bucket.shapes[name]
-            begin = start - part.start
-            tensors[name] = values[begin : begin + math.prod(shape)].view(shape)
-    return tensors
 
 
 def all_gather_parameters(world: World, plan: Plan, flat: FlatTensors) -> None:

@@ -20,7 +20,7 @@ from dougong.parallel.comm.traffic import TrafficKind
 from dougong.parallel.comm.transfer import Transfer
 from dougong.parallel.comm.wait import PeerWait
 from dougong.parallel.comm.world import World
-from dougong.parallel.dense.ordered_reduce import OrderedReducer, tensors_of_part
+from dougong.parallel.dense.ordered_reduce import OrderedReducer
 from dougong.parallel.dense.stretches import in_order
 from dougong.parallel.dense.unit_tensors import UnitTensors
 from dougong.parallel.plan import Plan
@@ -140,7 +140,7 @@ class UnitReducer(OrderedReducer):
         if number in self._own and self._result is not None:
             part, own = bucket.parts[self._world.rank], self._own[number]
             own.copy_(nodes[self._result][part])
-            self._results |= tensors_of_part(bucket, part, own)
+            self._results |= bucket.owned_in(part, own)
         del self._nodes[number]
         for flat in buffers:
             flat.untyped_storage().resize_(0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 
 from dougong.parallel.dense.buckets import BucketTensor, FlatTensors
@@ -50,7 +51,7 @@ class UnitTensors(FlatTensors):
         for number in self.groups[group]:
             bucket, flat = self.buckets[number], self.buffers[number]
             flat.untyped_storage().resize_(flat.numel() * flat.element_size())
-            for name in bucket.shapes:
+            for name in bucket.owned:
                 if name in self._masters:
                     bucket.view(flat, name).copy_(self._masters[name])
 
@@ -65,11 +66,12 @@ class UnitTensors(FlatTensors):
             self._hide(number)
 
     def values(self, group: int) -> dict[str, Tensor]:
-        """Of a group that is there, by name."""
+        """Of a group that is there, by the names by which they are owned."""
         found = {}
         for number in self.groups[group]:
-            for name in self.buckets[number].shapes:
-                found[name] = self.parameters[name].detach()
+            bucket = self.buckets[number]
+            for name in bucket.owned:
+                found[name] = bucket.view(self.buffers[number], name)
         return found
 
     def _show(self, number: int) -> None:
@@ -81,3 +83,20 @@ class UnitTensors(FlatTensors):
         for name in self.buckets[number].shapes:
             self.parameters[name].data = self._nothing[name]
         self.buffers[number].untyped_storage().resize_(0)
+
+
+def without_memory(
+    model: nn.Module, shapes: Mapping[str, nn.Parameter], device: torch.device
+) -> dict[str, nn.Parameter]:
+    """Parameters of no elements in the place of some that are on meta, wherever the model has
+    them; by name."""
+    parameters = {}
+    for name, shape in shapes.items():
+        empty = torch.empty(0, dtype=shape.dtype, device=device)
+        parameters[name] = nn.Parameter(empty, requires_grad=shape.requires_grad)
+    places = {id(shape): parameters[name] for name, shape in shapes.items()}
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if id(parameter) in places:
+                module._parameters[name] = places[id(parameter)]
+    return parameters

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dougong.job.schema import Job
+from dougong.parallel.pieces import owned_specs
 from dougong.parallel.plan import Inventory, Plan, Role, Worker
 from dougong.planner.needs.dense_units import owned_gradient_bytes
 from dougong.planner.needs.holdings import (
@@ -44,7 +45,7 @@ def audit_bytes(job: Job, inventory: Inventory, plan: Plan) -> list[AuditBytes]:
     owned, each = [one.num_trained for one in holdings(job, inventory, plan)], owning_bytes(job)
     experts = [_expert_parameters(inventory, worker) for worker in plan.workers]
     gradients = _gradient_bytes(job, inventory, plan)
-    pieces = _piece_bytes(inventory, each, owned)
+    pieces = _piece_bytes(inventory, plan, each, owned)
     found = [AuditBytes(0, 0)] * len(plan.workers)
     for ranks in _alike(plan):
         # A worker that is alone takes its own part a second time; its experts are there.
@@ -91,8 +92,9 @@ def _gradient_bytes(job: Job, inventory: Inventory, plan: Plan) -> list[int]:
     return [worker.num_experts * expert + dense[worker.rank] for worker in plan.workers]
 
 
-def _piece_bytes(inventory: Inventory, each: int, owned: Sequence[int]) -> list[int]:
+def _piece_bytes(inventory: Inventory, plan: Plan, each: int, owned: Sequence[int]) -> list[int]:
     """Of the largest piece, twice: where it lands, and where it is updated."""
     largest = max(inventory.sizes_of_an_expert, default=0)
-    largest = max(largest, *(tensor.num_parameters for tensor in inventory.tensors))
+    dense = owned_specs(inventory.tensors, plan.owners)
+    largest = max(largest, *(tensor.num_parameters for tensor, _ in dense))
     return [2 * min(number * each, PIECE_BYTES + largest * each) for number in owned]

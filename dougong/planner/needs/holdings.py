@@ -20,6 +20,7 @@ from dougong.parallel.dense.buckets import (
     make_buckets,
 )
 from dougong.parallel.dense.unit_buckets import unit_buckets
+from dougong.parallel.pieces import owned_specs, owners_of
 from dougong.parallel.plan import Inventory, Plan, TensorSpec, Worker
 from dougong.planner.needs.dense_units import owned_gradient_bytes
 
@@ -127,7 +128,7 @@ def dense_buckets(job: Job, inventory: Inventory, plan: Plan) -> list[Bucket]:
         return dense_groups(job, inventory, plan)[0]
     trained = {t.name: t for t in reversed(inventory.tensors) if t.trainable}
     forms = {n: TensorForm(f"torch.{_dtype(job, t)}", t.shape) for n, t in trained.items()}
-    return make_buckets(forms, {name: plan.owners[name] for name in trained})
+    return make_buckets(forms, owners_of(trained, plan.owners))
 
 
 def dense_groups(job: Job, inventory: Inventory, plan: Plan) -> tuple[list[Bucket], list[range]]:
@@ -169,6 +170,11 @@ def _expert_bytes(job: Job, inventory: Inventory, on_host: bool) -> int:
     return computing + num * (moments + master)
 
 
+def owned_parameters(inventory: Inventory, plan: Plan) -> list[int]:
+    """Of dense tensors, by rank."""
+    return [dense.owned for dense in _owned_dense(inventory, plan)]
+
+
 @dataclass(frozen=True)
 class _OwnedDense:
     """How many parameters of dense tensors a worker owns, and trains of them."""
@@ -179,8 +185,7 @@ class _OwnedDense:
 
 def _owned_dense(inventory: Inventory, plan: Plan) -> list[_OwnedDense]:
     owned, trained = [0] * len(plan.workers), [0] * len(plan.workers)
-    for tensor in inventory.tensors:
-        owner = plan.owners[tensor.name]
+    for tensor, owner in owned_specs(inventory.tensors, plan.owners):
         owned[owner] += tensor.num_parameters
         trained[owner] += tensor.num_parameters if tensor.trainable else 0
     return [_OwnedDense(*pair) for pair in zip(owned, trained, strict=True)]

@@ -10,6 +10,7 @@ from dougong.job.optimizers.declaration import FLOAT32_BYTES
 from dougong.job.optimizers.registry import declaration_of
 from dougong.job.schema import Job
 from dougong.ops.sizes import rounded_up
+from dougong.parallel.pieces import owned_specs
 from dougong.parallel.plan import Inventory, Plan
 from dougong.parallel.replica_holders import replica_holders
 
@@ -51,8 +52,7 @@ def part_sizes(job: Job, inventory: Inventory, plan: Plan) -> list[PartSize]:
 
     expert = sum(map(size_of, inventory.sizes_of_an_expert), PartSize(0, 0))
     found = [expert * worker.num_experts for worker in plan.workers]
-    for tensor in inventory.tensors:
-        owner = plan.owners[tensor.name]
+    for tensor, owner in owned_specs(inventory.tensors, plan.owners):
         found[owner] += size_of(tensor.num_parameters, tensor.trainable)
     return found
 

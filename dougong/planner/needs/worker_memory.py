@@ -9,6 +9,7 @@ from functools import cached_property
 from dougong.accelerators.registry import get_accelerator
 from dougong.job.optimizers.declaration import FLOAT32_BYTES, WIDE_AT_ONCE
 from dougong.job.schema import Job
+from dougong.parallel.pieces import owned_specs
 from dougong.parallel.plan import Inventory, Plan, TensorSpec, Worker
 from dougong.planner.needs.activations import StepActivations
 from dougong.planner.needs.audit_bytes import AuditBytes, audit_bytes
@@ -42,7 +43,7 @@ def needed_memory(job: Job, inventory: Inventory, plan: Plan) -> list[WorkerMemo
     audits = audit_bytes(job, inventory, plan)
     step = StepActivations(job, inventory, plan)
     beside = _beside(job, inventory, plan)
-    account = _Account(job, inventory)
+    account = _Account(job, inventory, plan)
     found = []
     for worker, holding in zip(plan.workers, held, strict=True):
         rank = worker.rank
@@ -52,7 +53,7 @@ def needed_memory(job: Job, inventory: Inventory, plan: Plan) -> list[WorkerMemo
         phases = {
             STEP: step.of(worker),
             UPDATE: account.update(holding),
-            CHECKS: account.checks(plan, worker, holding),
+            CHECKS: account.checks(worker, holding),
         }
         host = added([account.host(worker, holding), beside[rank], sums if is_beside else {}])
         unit = step.largest_unit if worker.lanes else None
@@ -85,10 +86,11 @@ def _beside(job: Job, inventory: Inventory, plan: Plan) -> list[Terms]:
 
 @dataclass(frozen=True)
 class _Account:
-    """Of a job and its model."""
+    """Of a job, its model and their plan."""
 
     job: Job
     inventory: Inventory
+    plan: Plan
 
     def update(self, held: StateHolding) -> Terms:
         """What an update makes and throws away: moments in float32, where they are kept in half of
@@ -96,35 +98,40 @@ class _Account:
         if not self.job.optimizer.has_half_state or not held.num_trained:
             return {}
         largest = max(self.inventory.sizes_of_an_expert, default=0)
-        largest = max(largest, *(t.num_parameters for t in self.inventory.tensors))
+        largest = max(largest, *(tensor.num_parameters for tensor, _ in self._dense))
         numbers = min(held.num_trained, max(WIDE_AT_ONCE, largest))
         return {Term.UPDATE: 2 * FLOAT32_BYTES * numbers}
 
-    def checks(self, plan: Plan, worker: Worker, held: StateHolding) -> Terms:
+    def checks(self, worker: Worker, held: StateHolding) -> Terms:
         """What sums of all bits take on a device for a moment: small tensors are joined and added
         up in running sums, thrice their bytes; the ledger's joins tensors, too, and makes products
         of twice their bytes, up to a limit. A processor takes them in its cache."""
         if not self.job.is_deterministic or self.is_near[worker.island]:
             return {}
         products = min(3 * FLOAT32_BYTES * held.num_trained, CHECKSUM_BYTES)
-        return {Term.CHECKS: max(products, SMALL_COPIES * self._small_bytes(plan, worker))}
+        return {Term.CHECKS: max(products, SMALL_COPIES * self._small_bytes(worker))}
 
-    def _small_bytes(self, plan: Plan, worker: Worker) -> int:
+    def _small_bytes(self, worker: Worker) -> int:
         """Of its small tensors: masters, moments, and compute copies in another precision."""
         copies = 0 if self.job.precision == "float32" else copy_bytes(self.job)
         each = owning_bytes(self.job) + copies
         experts = sum(n for n in self.inventory.sizes_of_an_expert if _is_small(n))
         total = worker.num_experts * experts * each
-        for tensor in self._small_dense:
-            if plan.owners[tensor.name] == worker.rank:
+        for tensor, owner in self._small_dense:
+            if owner == worker.rank:
                 total += tensor.num_parameters * each
             elif worker.lanes and self.job.dense == "copy":
                 total += tensor.num_parameters * copy_bytes(self.job)
         return total
 
     @cached_property
-    def _small_dense(self) -> list[TensorSpec]:
-        return [t for t in self.inventory.tensors if _is_small(t.num_parameters)]
+    def _small_dense(self) -> list[tuple[TensorSpec, int]]:
+        return [(t, owner) for t, owner in self._dense if _is_small(t.num_parameters)]
+
+    @cached_property
+    def _dense(self) -> list[tuple[TensorSpec, int]]:
+        """What is owned outside of the experts, and by whom."""
+        return list(owned_specs(self.inventory.tensors, self.plan.owners))
 
     @cached_property
     def is_near(self) -> Mapping[str, bool]:

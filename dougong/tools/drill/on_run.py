@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from dougong.control.messages import OrderDrill
+from dougong.control.messages import OrderDrill, Ping
 from dougong.deadlines import DEADLINES, Deadlines
 from dougong.errors import LaunchError, NotNowError
 from dougong.job.drills.vocabulary import (
@@ -39,6 +39,11 @@ class RunDrills:
     deadlines: Deadlines = DEADLINES
     sleep: Callable[[float], None] = time.sleep
     tell: Callable[[str], None] = lambda text: None
+
+    def refuse_if_over(self) -> None:
+        """LaunchError where no controller is there that could have anything done, with what to type
+        instead: before anything is announced."""
+        ask_controller(self.run_dir, Ping(), self.deadlines)
 
     def workers(self) -> tuple[str, ...]:
         """Those of the present generation. LaunchError where there are none."""

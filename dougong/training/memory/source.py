@@ -35,10 +35,11 @@ class StateSource(Protocol):
         ...
 
     def names(self, group: str) -> Collection[str]:
-        """The logical names that a group holds: "model", or an optimizer's state kind."""
+        """The names that a group holds ("model", or an optimizer's state kind), of tensors or of
+        pieces of them."""
         ...
 
     def read(self, group: str, name: str) -> Tensor:
-        """A logical tensor, on the CPU. Raises `CheckpointError` where there is none of that
-        name."""
+        """A logical tensor, or by its name a piece of one, flat, on the CPU. Raises
+        `CheckpointError` where there is none of that name."""
         ...

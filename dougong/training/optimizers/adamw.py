@@ -1,4 +1,4 @@
-"""AdamW over the named tensors that one worker owns. Each is whole, so no bit depends on who its
+"""AdamW over the named tensors that one worker owns, and pieces of them. No bit depends on who its
 neighbours are."""
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dougong.job.optimizers.adamw import ADAMW, AdamW
+from dougong.training.optimizers.base import NO_PIECES, Shapes, num_dimensions
 
 
 class OwnedAdamW:
@@ -20,9 +21,11 @@ class OwnedAdamW:
 
     declaration = ADAMW
 
-    def __init__(self, settings: AdamW, masters: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self, settings: AdamW, masters: Mapping[str, Tensor], shapes: Shapes = NO_PIECES
+    ) -> None:
         self._masters = {n: masters[n] for n in sorted(masters)}
-        self._adamw = _fused_adamw(settings, list(self._masters.values()))
+        self._adamw = _fused_adamw(settings, self._masters, shapes)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -63,9 +66,11 @@ class OwnedAdamW:
         self._adamw.state[master][kind] = loaded
 
 
-def _fused_adamw(settings: AdamW, tensors: list[Tensor]) -> torch.optim.AdamW | None:
+def _fused_adamw(
+    settings: AdamW, masters: Mapping[str, Tensor], shapes: Shapes
+) -> torch.optim.AdamW | None:
     """None where there is nothing to train: torch refuses an optimizer without parameters."""
-    groups = _groups(settings, tensors)
+    groups = _groups(settings, masters, shapes)
     if not groups:
         return None
     return torch.optim.AdamW(
@@ -73,10 +78,13 @@ def _fused_adamw(settings: AdamW, tensors: list[Tensor]) -> torch.optim.AdamW | 
     )
 
 
-def _groups(settings: AdamW, tensors: list[Tensor]) -> list[dict[str, Any]]:
+def _groups(settings: AdamW, masters: Mapping[str, Tensor], shapes: Shapes) -> list[dict[str, Any]]:
     """Torch's parameter groups: matrices decay, norms and biases do not. None is empty."""
-    matrices = [t for t in tensors if t.dim() >= 2]
-    others = [t for t in tensors if t.dim() < 2]
+    matrices: list[Tensor] = []
+    others: list[Tensor] = []
+    for name, master in masters.items():
+        is_matrix = num_dimensions(name, masters, shapes) >= 2
+        (matrices if is_matrix else others).append(master)
     groups: list[dict[str, Any]] = []
     if matrices:
         groups.append({"params": matrices, "weight_decay": settings.weight_decay})

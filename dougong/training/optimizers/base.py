@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Protocol
 
 import torch
@@ -10,12 +11,24 @@ from torch import Tensor
 
 from dougong.job.optimizers.declaration import OptimizerDeclaration
 
+Shapes = Mapping[str, tuple[int, ...]]
+"""Of whole tensors, by the names of their pieces."""
+NO_PIECES: Shapes = MappingProxyType({})
+
+
+def num_dimensions(name: str, masters: Mapping[str, Tensor], shapes: Shapes) -> int:
+    """Of the tensor that is owned by this name, or of which that is a piece."""
+    shape = shapes.get(name)
+    return masters[name].dim() if shape is None else len(shape)
+
 
 class Optimizer(Protocol):
     """The update rule over the named tensors that one worker owns.
 
-    Each tensor is whole, and float32. What a rule makes of one may not depend on which other
-    tensors are there: then no bit depends on who its neighbours are.
+    Each tensor is float32, and whole or, where the declaration says that it is updated element by
+    element, a flat piece; what follows from the shape of the whole one is asked of `Shapes`. What a
+    rule makes of one may not depend on which other tensors are there: then no bit depends on who
+    its neighbours are.
     """
 
     @property
@@ -25,7 +38,7 @@ class Optimizer(Protocol):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The tensors that this worker trains, in the order of names."""
+        """What this worker trains, in the order of names."""
         ...
 
     @property

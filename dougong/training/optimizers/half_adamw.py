@@ -15,6 +15,7 @@ from torch.optim.adamw import adamw
 
 from dougong.job.optimizers.adamw import ADAMW, AdamW
 from dougong.job.optimizers.declaration import WIDE_AT_ONCE
+from dougong.training.optimizers.base import NO_PIECES, Shapes, num_dimensions
 
 
 class HalfAdamW:
@@ -23,8 +24,10 @@ class HalfAdamW:
 
     declaration = ADAMW
 
-    def __init__(self, settings: AdamW, masters: Mapping[str, Tensor]) -> None:
-        self._settings = settings
+    def __init__(
+        self, settings: AdamW, masters: Mapping[str, Tensor], shapes: Shapes = NO_PIECES
+    ) -> None:
+        self._settings, self._shapes = settings, shapes
         self._masters = {n: masters[n] for n in sorted(masters)}
         self._state: dict[str, dict[str, Tensor]] = {}
 
@@ -40,8 +43,9 @@ class HalfAdamW:
     @torch.no_grad()
     def step(self, gradients: Mapping[str, Tensor], rate: float) -> None:
         """Update the masters in place from their float32 gradients."""
+        dimensions = {n: num_dimensions(n, self._masters, self._shapes) for n in gradients}
         for decays in (True, False):
-            names = [n for n in gradients if (self._masters[n].dim() >= 2) == decays]
+            names = [n for n in gradients if (dimensions[n] >= 2) == decays]
             decay = self._settings.weight_decay if decays else 0.0
             for few in _pieces(names, self._masters):
                 self._update(few, gradients, rate, decay)

@@ -11,6 +11,7 @@ from torch import Tensor
 from dougong.accelerators.staging import HostLink
 from dougong.deepspeed.cpu_adam import AdamNumbers, AdamRates, CpuAdam
 from dougong.job.optimizers.adamw import ADAMW, AdamW
+from dougong.training.optimizers.base import NO_PIECES, Shapes, num_dimensions
 
 
 class HostAdamW:
@@ -21,10 +22,16 @@ class HostAdamW:
 
     declaration = ADAMW
 
-    def __init__(self, settings: AdamW, masters: Mapping[str, Tensor], library: Any) -> None:
+    def __init__(
+        self,
+        settings: AdamW,
+        masters: Mapping[str, Tensor],
+        library: Any,
+        shapes: Shapes = NO_PIECES,
+    ) -> None:
         """`masters`: contiguous, on the CPU; `library`: DeepSpeed's `cpu_adam`."""
         assert all(t.device.type == "cpu" for t in masters.values()), "masters lie on the host"
-        self._settings = settings
+        self._settings, self._shapes = settings, shapes
         self._masters = {n: masters[n] for n in sorted(masters)}
         self._adam = CpuAdam(library, settings.betas, settings.eps)
         self._moments: dict[str, tuple[Tensor, Tensor]] = {}
@@ -82,7 +89,8 @@ class HostAdamW:
         weight, exp_avg, exp_avg_sq = (
             tensor.view(-1)[ours] for tensor in (master, *self._moments_of(name))
         )
-        decay = self._settings.weight_decay if master.dim() >= 2 else 0.0
+        is_matrix = num_dimensions(name, self._masters, self._shapes) >= 2
+        decay = self._settings.weight_decay if is_matrix else 0.0
         numbers = AdamNumbers(weight, gradient, exp_avg, exp_avg_sq)
         self._adam.update(numbers, AdamRates(rate, decay, self._counts[name]))
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from dougong.parallel.comm.world import World
+from dougong.parallel.pieces import tensor_of
 from dougong.parallel.tree import LaneTree
 from dougong.training.results.integrity_word import FORMAT as INTEGRITY_FORMAT
 from dougong.training.results.integrity_word import NOTHING_CHANGED, IntegrityWord
@@ -68,6 +69,12 @@ class StepResult:
     was_not_finite: NotFinite | None = None
     is_skipped: bool = False
     rest: bool = False
+
+    def with_gradient(self, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Of sums by owned name, those of tensors that were reached."""
+        if not self.unreached:
+            return dict(gradients)
+        return {n: g for n, g in gradients.items() if tensor_of(n) not in self.unreached}
 
 
 _ENTRY = struct.Struct("<?d")

@@ -12,7 +12,7 @@ from dougong.job.settled import is_settled
 from dougong.models import companions
 from dougong.models.build import build_on_meta, load_config
 from dougong.models.configuration import extra_layers, folder_config, untied_pair
-from dougong.models.folder import own_code_words, read_config, stored_tensors
+from dougong.models.folder import extra_layer_words, stored_tensors
 from dougong.models.patterns import name_patterns
 from dougong.models.weights import WeightsFolder
 from dougong.parallel.plan import Inventory
@@ -33,7 +33,7 @@ def folder_remarks(job: Job, inventory: Inventory) -> Remarks:
     names = Names.of(network, inventory.sites, inventory.num_experts)
     unused = WeightsFolder(Path(model.path), names).check()
     folder = Path(model.path)
-    notes = [*_on_unused(folder, unused), *_on_configuration(model), *_on_small_files(folder)]
+    notes = [*_on_unused(folder, unused), *_on_configuration(model), *_on_other_files(folder)]
     return Remarks(notes=tuple(f"model.path: {model.path}: {note}" for note in notes))
 
 
@@ -47,22 +47,17 @@ def _on_unused(folder: Path, unused: tuple[str, ...]) -> Iterator[str]:
         )
 
 
-def _on_small_files(folder: Path) -> Iterator[str]:
-    """What should go into checkpoints, and does not."""
+def _on_other_files(folder: Path) -> Iterator[str]:
+    """What lies beside the weights, and what of it goes into checkpoints."""
     companions.of_folder(folder)  # refuses what cannot be read
-    for name in companions.left_out(folder):
-        limit = companions.MOST_BYTES >> 20
-        yield f"{name} does not go into checkpoints: it has more than {limit} MiB"
+    yield from companions.beside_words(folder)
 
 
 def _on_configuration(model: Model) -> Iterator[str]:
     """Where the run's configuration, and so that of its checkpoints, is not the folder's."""
     folder = folder_config(model)
     for key in extra_layers(folder):
-        yield (
-            f"its configuration says {key}: {getattr(folder, key)}; layers for multi-token "
-            "prediction are not trained, so the configuration of this run says that there are none"
-        )
+        yield extra_layer_words(key, getattr(folder, key))
     pair = untied_pair(model, folder)
     if pair is not None:
         yield (
@@ -70,6 +65,3 @@ def _on_configuration(model: Model) -> Iterator[str]:
             "them: both are trained, as transformers does it, and the configuration of this run "
             "says tie_word_embeddings: false"
         )
-    code = own_code_words(read_config(Path(model.path or "")))
-    if code:
-        yield code

@@ -37,6 +37,7 @@ from dougong.remarks import Remarks
 from dougong.training.optimizers.lr_schedule import rate_remarks
 from dougong.training.start.folder_remarks import folder_remarks
 from dougong.training.start.sources import check_data, compare_sources, find_sources
+from dougong.training.start.stored_forms import with_stored_forms
 
 FEW_ROWS = (1, 7, 16, 33)
 """Heights of small blocks, at which math libraries change their kernels."""
@@ -118,10 +119,10 @@ def inspect_only(job: Job) -> Inventory:
         job.recompute == "layers",
         job.dense == "shard",
     )
-    found = []
+    found, config = [], _config_of(job)
     for kind, is_fused in _kinds_with_attention(job).items():
-        found.append(activations_of(_config_of(job), _microbatch_of(job), kind, is_fused))
-    return replace(inventory, activations=tuple(found))
+        found.append(activations_of(config, _microbatch_of(job), kind, is_fused))
+    return with_stored_forms(replace(inventory, activations=tuple(found)), config)
 
 
 def _microbatch_of(job: Job) -> MicroBatchShape:

@@ -99,6 +99,7 @@ class GoodputMeter:
         self._before_wait: Part = "start"
         self._steps: deque[_Step] = deque(maxlen=_MOST_STEPS)
         self._usual: deque[float] = deque(maxlen=_USUAL_STEPS)
+        self._has_begun = False  # rows without any event are of a history that is lost
         self._fence = 0  # whose items they are
         self._highest = 0  # the highest step that was ever done
         self._num_lost = self._num_again = 0
@@ -129,6 +130,8 @@ class GoodputMeter:
 
     def step(self, row: MetricsRow) -> None:
         """A step is done."""
+        if not self._has_begun:
+            return
         at = self._time_of(row)
         self._clock_s, self._wall = at, row.get("wall") or self._wall
         if self._part is None:
@@ -159,6 +162,7 @@ class GoodputMeter:
 
     def note(self, event: Event) -> None:
         """Something happened."""
+        self._has_begun = True
         is_anothers = event.fence != self._fence or event.monotonic_s < self._clock_s
         if isinstance(event, RunCreated) or is_anothers:
             self._begin_life(event)

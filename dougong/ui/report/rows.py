@@ -69,7 +69,8 @@ class Strip:
 
 @dataclass(frozen=True)
 class WorkerRow:
-    """One worker of the plan. `num_tensors`: dense ones whose optimizer state it holds."""
+    """One worker of the plan. `num_tensors`: dense ones, or pieces, whose optimizer state
+    it holds."""
 
     worker: Worker
     host: str

@@ -91,7 +91,8 @@ def _start_words(history: History) -> str:
         return words
     step = f"median step {duration(median(row['step_s'] for row in history.rows))}"
     begun = f"{step}, {words}" if words else step
-    saves = save_words(history.rows)
+    saved = history.checkpoints[-1].step if history.checkpoints else None
+    saves = save_words(history.rows, saved)
     return f"{begun}; {saves}" if saves else begun
 
 

@@ -24,7 +24,8 @@ def test_where_both_say_the_same_there_is_nothing_to_tell() -> None:
     whole = TensorClaim("a.weight", "a.weight", None, PlacedTensor("F32", (4, 8), END, 128))
     row = TensorClaim("a.weight[2]", "a.weight", 2, PlacedTensor("F32", (8,), END + 64, 32))
     assert read_header(DATA) == {"a.weight": whole.place}
-    assert compare_header(DATA, [whole, row]) == []
+    span = TensorClaim("a.weight[5:8]", "a.weight", None, PlacedTensor("F32", (3,), END + 20, 12), begin=5)
+    assert compare_header(DATA, [whole, row, span]) == []
 
 
 @pytest.mark.parametrize(
@@ -42,6 +43,19 @@ def test_where_they_differ_both_are_told(name: str, row: int | None, place: Plac
     (found,) = compare_header(DATA, [TensorClaim("label", name, row, place)])
     assert (found.label, found.actual) == ("label", str(place))
     assert found.expected != found.actual
+
+
+@pytest.mark.parametrize(
+    ("begin", "place"),
+    [
+        (4, PlacedTensor("F32", (3,), END + 20, 12)),
+        (5, PlacedTensor("I32", (3,), END + 20, 12)),
+        (30, PlacedTensor("F32", (3,), END + 120, 12)),
+    ],
+)
+def test_so_are_spans_that_are_not_there(begin: int, place: PlacedTensor) -> None:
+    (found,) = compare_header(DATA, [TensorClaim("label", "a.weight", None, place, begin)])
+    assert found.expected != found.actual == str(place)
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,79 @@ def wide_offset(body: dict[str, Any]) -> None:
     entry_of(body, "model")[3] = float(entry_of(body, "model")[3])
 
 
+def in_two(*, then: Edit | None = None) -> Edit:
+    """A dense tensor of the optimizer's state in two pieces; `then` changes the second."""
+
+    def edit(body: dict[str, Any]) -> None:
+        entries = body["files"]["optimizer/rank00000.safetensors"]["tensors"]
+        found = next(e for e in entries if e[0] == "exp_avg" and e[1] == "model.norm.weight")
+        place, (numel,) = entries.index(found), found[6]
+        group, name, _, offset, num_bytes, dtype, shape, checksum = found
+        half = [group, name, [0, numel // 2, shape], offset, num_bytes // 2, dtype, [numel // 2], checksum]
+        other = [
+            *half[:2],
+            [numel // 2, numel, list(shape)],
+            offset + num_bytes // 2,
+            *half[4:6],
+            [numel // 2],
+            checksum,
+        ]
+        entries[place : place + 1] = [half, other]
+        body["held"]["exp_avg"] += 1
+        if then is not None:
+            then({"second": other, "entries": entries, "whole": found, "held": body["held"]})
+
+    return edit
+
+
+def begins_later(made: dict[str, Any]) -> None:
+    made["second"][2][0] += 1
+
+
+def ends_later(made: dict[str, Any]) -> None:
+    made["second"][2][1] += 1
+
+
+def is_of_another(made: dict[str, Any]) -> None:
+    made["second"][2][2] = [7]
+
+
+def is_gone(made: dict[str, Any]) -> None:
+    made["entries"].remove(made["second"])
+    made["held"]["exp_avg"] -= 1
+
+
+def is_whole_too(made: dict[str, Any]) -> None:
+    made["entries"].append(made["whole"])
+    made["held"]["exp_avg"] += 1
+
+
+def has_other_place(made: dict[str, Any]) -> None:
+    made["second"][2] = [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("then", "reason"),
+    [
+        (begins_later, r"exp_avg of model.norm.weight\[\d+:\d+\]: what is before it ends at"),
+        (ends_later, r"has shape \[\d+\]"),
+        (is_of_another, r"is of shape \(7,\), \(\d+,\) before it"),
+        (is_gone, r"exp_avg of model.norm.weight: its pieces end at \d+, it has shape \[\d+\]"),
+        (is_whole_too, "and the whole tensor in optimizer/rank00000.safetensors"),
+        (has_other_place, "Field required|should be"),
+    ],
+)
+def test_pieces_that_are_not_all_of_a_tensor_are_refused(then: Edit, reason: str, body: dict[str, Any]) -> None:
+    in_two(then=then)(body)
+    with pytest.raises(ValueError, match=reason):
+        check_sense(body, ITEM_BYTES)
+
+
+def test_pieces_that_are_make_sense(body: dict[str, Any]) -> None:
+    in_two()(body)
+    check_sense(body, ITEM_BYTES)
+
+
 HOSTILE = {
     "model/\0x": "a file's name holds no control characters",
     "\x1b[2J": "a file's name holds no control characters",

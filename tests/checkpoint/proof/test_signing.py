@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 from random import Random
@@ -111,3 +113,20 @@ def test_who_trusts_one_signs_it(root: Path, key: SigningKey, tmp_path: Path) ->
     assert newest_valid(root, key=other) == root / "step-000040"
     assert Manifest.load(root / "step-000040", other) == before
     assert not verify(root / "step-000040", key=key).ok
+
+
+def test_a_signature_that_a_full_disk_refuses_leaves_the_checkpoint_as_it_was(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, data: bytes) -> None:
+        path.write_bytes(data[:10])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr("dougong.checkpoint.commit.write_new", full)
+    victim = root / "step-000040"
+    before = {path: path.read_bytes() for path in victim.rglob("*") if path.is_file()}
+    with pytest.raises(
+        CheckpointError, match=r"no space left to write a signature \(.*; free some, then the same command"
+    ):
+        sign_anew(victim, another(tmp_path))
+    assert {path: path.read_bytes() for path in victim.rglob("*") if path.is_file()} == before

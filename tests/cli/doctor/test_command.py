@@ -14,10 +14,11 @@ import pytest
 from dougong.cli.doctor.command import checkpoints_bytes
 from dougong.cli.main import main
 from dougong.doctor.examine import judge
-from dougong.doctor.record import FILE, DoctorReport
+from dougong.doctor.record import FILE, DoctorReport, Symptom
 from dougong.job.load import load_job
 from dougong.launcher.backends.ray_choice import Surroundings
 from tests.doctor.made import sound
+from tests.storage import REFUSED, fill, read_only, small
 from tests.test_readme import SHORT
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -51,6 +52,53 @@ def test_bad_input_has_a_status_of_its_own(tmp_path: Path, words: list[str], sai
     (tmp_path / "file").write_text("")
     done = dougong(tmp_path, "doctor", *words)
     assert done.returncode == 2 and said in done.stderr, done.stdout + done.stderr
+
+
+def test_ports_that_cannot_be_read_are_told_without_a_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOUGONG_PORTS", "abc")
+    done = dougong(tmp_path, "doctor", "--quick")
+    assert done.returncode == 2 and "DOUGONG_PORTS=abc: must be FIRST-LAST" in done.stderr, done.stdout + done.stderr
+
+
+def only_disk(place: Path, *words: str) -> tuple[Symptom, ...]:
+    """What the check of the disk has found wrong with `place`: no other check has."""
+    done = dougong(ROOT, "doctor", *words, "--json", "--run-dir", str(place))
+    assert done.returncode == 1, done.stdout + done.stderr
+    found = DoctorReport.model_validate_json(done.stdout)
+    assert [check.name for check in found.failed] == ["disk"], found.failed
+    return found.failed[0].symptoms
+
+
+NOT_QUICK = pytest.param((), marks=pytest.mark.slow, id="full")
+HALVES = pytest.mark.parametrize("words", [("--quick",), NOT_QUICK])
+
+
+@HALVES
+def test_a_place_that_cannot_be_written_is_the_disk_s_finding(tmp_path: Path, words: tuple[str, ...]) -> None:
+    with read_only(tmp_path):
+        refused = only_disk(tmp_path / "runs", *words)[-1]
+    assert re.search(rf"{tmp_path} cannot be written.*: {REFUSED}$", refused.words)
+    remedy = r"(mount it there for writing|let that user read and write there.*), or choose another place by --run-dir"
+    assert re.fullmatch(remedy, refused.remedy)
+
+
+@HALVES
+def test_a_file_is_no_place_for_runs(tmp_path: Path, words: tuple[str, ...]) -> None:
+    file = tmp_path / "tiny.yaml"
+    file.write_text("job: tiny")
+    (symptom,) = only_disk(file, *words)
+    assert symptom.words.endswith(f"{file} is not a folder")
+    assert symptom.remedy == "move it away, or choose another place by --run-dir"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a file system of a given size takes root")
+@HALVES
+def test_no_room_is_the_disk_s_finding(tmp_path: Path, words: tuple[str, ...]) -> None:
+    with small(tmp_path, "1m"):
+        fill(tmp_path / "filling")
+        (symptom,) = only_disk(tmp_path, *words)
+    assert "has 0 B free of 1.0 MiB, and a run needs 1.0 GiB" in symptom.words
+    assert symptom.remedy == "make room, or choose another place by --run-dir"
 
 
 def test_a_cluster_that_is_not_there_is_a_finding(tmp_path: Path) -> None:

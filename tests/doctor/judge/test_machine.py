@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import replace
 
 import pytest
@@ -97,6 +98,30 @@ def test_where_only_this_machine_sees_it_nobody_is_accused() -> None:
 def test_a_full_or_dead_disk_names_its_node(folder: FolderFacts, text: str) -> None:
     found = machine.check_disk(with_facts(sound(), "n1", folder=folder))
     assert found.named == (title(1),) and text in words(found)
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (errno.EROFS, "mount it there for writing"),
+        (errno.EACCES, "let that user read and write there"),
+        (errno.EDQUOT, "make room,"),
+        (errno.EIO, "mount it there anew, or mend it"),
+        (errno.ENOTDIR, "move it away"),
+    ],
+)
+def test_a_place_that_takes_nothing_has_the_remedy_of_its_cause(number: int, remedy: str) -> None:
+    room = {} if number == errno.ENOTDIR else {"free_bytes": 100 * GIB, "total_bytes": 200 * GIB}
+    folder = FolderFacts("/shared", **room, problem="/shared cannot be written", number=number)
+    (symptom,) = machine.check_disk(with_facts(sound(), "n1", folder=folder)).symptoms
+    assert symptom.words == f"{title(1)}: /shared cannot be written" and symptom.nodes == (title(1),)
+    assert symptom.remedy.startswith(remedy) and symptom.remedy.endswith(", or choose another place by --run-dir")
+
+
+def test_no_room_is_told_once() -> None:
+    folder = FolderFacts("/shared", 0, 200 * GIB, problem="/shared cannot be written", number=errno.ENOSPC)
+    (symptom,) = machine.check_disk(with_facts(sound(), "n1", folder=folder)).symptoms
+    assert "has 0 B free of 200.0 GiB" in symptom.words and symptom.remedy.startswith("make room,")
 
 
 def test_the_job_s_checkpoints_need_their_room() -> None:

@@ -10,7 +10,9 @@ from dougong.doctor.ask.demand import Demand
 from dougong.doctor.ask.observations import Observations
 from dougong.doctor.facts import LinkAnswer, Post
 from dougong.doctor.judge.network import check_interfaces, check_links, check_paths, check_ports, culprits
+from dougong.job.schema import Job
 from tests.doctor.made import sound, title, with_facts
+from tests.launcher.toyrun import toy_job
 
 
 def with_network(name: str, **changes: object) -> Observations:
@@ -41,6 +43,19 @@ def test_ports_that_are_taken_or_too_few_name_their_node() -> None:
     seen.demand = Demand({name: (Post("east", "cpu", 2),) for name in seen.nodes})
     found = check_ports(seen)  # 5 for each of two workers, one for their agent
     assert found.named == (title(1),) and "up to 11" in found.symptoms[0].remedy
+
+
+def test_ports_are_widened_where_they_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOUGONG_PORTS", "20000-20004")
+    taken = "all 5 ports of 20000-20004 are taken on node1; widen `ports` in the job file (or DOUGONG_PORTS)"
+    seen = with_network("n1", num_free=0, ports_problem=taken)
+    (symptom,) = check_ports(seen).symptoms
+    assert symptom.words == "all 5 ports of 20000-20004 are taken on node1"
+    assert symptom.remedy == "widen DOUGONG_PORTS, or free some"
+    few = with_network("n1", num_free=0)
+    assert check_ports(few).symptoms[0].remedy.startswith("widen DOUGONG_PORTS: a run needs up to ")
+    few.request = replace(few.request, job=Job.model_validate({**toy_job(), "ports": "20000-20004"}))
+    assert check_ports(few).symptoms[0].remedy.startswith("widen `ports` of the job: a run needs up to ")
 
 
 def test_a_node_that_nobody_reaches_is_named_and_what_to_open() -> None:

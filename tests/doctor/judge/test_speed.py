@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 from dougong.doctor.facts import Post, StoreAnswer
 from dougong.doctor.judge.speed import check_bits, check_matmul, check_memory, check_storage
@@ -65,8 +67,9 @@ def test_storage_that_is_slow_or_refuses_is_named() -> None:
     found = sound()
     found.stores["n1"] = StoreAnswer(1e7, 1e7)
     assert check_storage(found).named == (title(1),)
-    found.stores["n1"] = StoreAnswer(problem="/shared: Read-only file system")
-    assert "Read-only" in check_storage(found).symptoms[0].words
+    found.stores["n1"] = StoreAnswer(problem="/shared: Read-only file system", number=errno.EROFS)
+    (symptom,) = check_storage(found).symptoms
+    assert "Read-only" in symptom.words and symptom.remedy.startswith("mount it there for writing, or choose")
 
 
 def test_devices_that_others_hold_are_told_as_not_measured() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,6 @@ from dougong.doctor.node.look import (
     look_at_network,
     look_at_storage,
     machine_here,
-    nearest,
 )
 
 
@@ -32,8 +32,25 @@ def test_all_of_it_at_once(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_not_there_yet_is_looked_at_where_it_will_be(tmp_path: Path) -> None:
-    assert nearest(str(tmp_path / "a" / "b")) == tmp_path
     assert look_at_storage(str(tmp_path / "a" / "b")).place == str(tmp_path)
+
+
+def test_a_file_and_a_link_to_nothing_are_no_place_for_runs(tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text("job: tiny")
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    for name, said in (
+        ("tiny.yaml", "is not a folder"),
+        ("link", f"is a link to {tmp_path / 'gone'}, which is not there"),
+    ):
+        for place in (tmp_path / name, tmp_path / name / "below"):
+            found = look_at_storage(str(place))
+            assert (found.problem, found.number) == (f"{tmp_path / name} {said}", errno.ENOTDIR)
+            assert found.free_bytes is None
+
+
+def test_a_place_that_takes_nothing_is_told_with_what_room_it_has() -> None:
+    found = look_at_storage("/proc/runs")
+    assert found.problem.startswith("/proc cannot be written: ") and found.number and found.free_bytes is not None
 
 
 def test_ports_that_others_hold_are_counted_and_none_free_is_told() -> None:

@@ -21,3 +21,14 @@ def test_a_run_makes_its_own_key_once_and_misses_it_when_it_is_gone(tmp_path: Pa
         CheckpointError, match=f"is gone; put it back, or .*`dougong resume {tmp_path} -o checkpoint.sign=null`"
     ):
         key_of_run(tmp_path, "run", is_new=False)
+
+
+def test_a_runs_own_key_asks_of_its_folder_alone(tmp_path: Path) -> None:
+    """Who may write the run's directory can take the key out of the job; a run's start warns of that."""
+    made = key_of_run(tmp_path, "run", is_new=True)
+    assert made is not None
+    tmp_path.chmod(0o777)
+    assert key_of_run(tmp_path, "run", is_new=False) == made
+    made.path.parent.chmod(0o777)
+    with pytest.raises(CheckpointError, match=f"they may write in {made.path.parent} "):
+        key_of_run(tmp_path, "run", is_new=False)

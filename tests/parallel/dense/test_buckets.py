@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 from dougong.parallel.dense import buckets
-from dougong.parallel.dense.buckets import ALIGNMENT, FlatTensors, make_buckets
+from dougong.parallel.dense.buckets import ALIGNMENT, FlatTensors, in_pieces, make_buckets
+from dougong.parallel.pieces import cut_tensors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -69,3 +70,24 @@ def test_tensors_and_their_gradients_begin_at_multiples_of_512_bytes_on_every_pl
     for bucket in make_buckets(tensors, {name: i % ranks for i, name in enumerate(tensors)}):
         for start in (*bucket.starts.values(), *(part.start for part in bucket.parts.values())):
             assert start * dtype.itemsize % 512 == 0 and start * 4 % 512 == 0
+
+
+def test_a_tensor_that_is_owned_in_pieces_has_a_bucket_for_itself() -> None:
+    tensors = {"a": torch.zeros(3), "b": torch.zeros(10, 100), "c": torch.zeros(7)}
+    owners = {"a": 1, "b[0:512]": 2, "b[512:768]": 0, "b[768:1000]": 0, "c": 1}
+    flat = FlatTensors(tensors, owners)
+    alone = next(bucket for bucket in flat.buckets if "b" in bucket.shapes)
+    assert [sorted(bucket.shapes) for bucket in flat.buckets] == [["c"], ["b"], ["a"]]
+    assert dict(alone.parts) == {2: slice(0, 512), 0: slice(512, 1024)} and alone.numel == 1024
+    assert list(alone.owned) == ["b[0:512]", "b[512:768]", "b[768:1000]"]
+    buffer = flat.buffers[flat.buckets.index(alone)]
+    buffer.copy_(torch.arange(1024.0))
+    assert torch.equal(tensors["b"].view(-1), torch.arange(1000.0)), "as it lies in memory"
+    assert torch.equal(alone.view(buffer, "b[512:768]"), torch.arange(512.0, 768.0))
+    own = alone.owned_in(alone.parts[0], buffer[alone.parts[0]])
+    assert {name: (len(values), float(values[0])) for name, values in own.items()} == {
+        "b[512:768]": (256, 512.0),
+        "b[768:1000]": (232, 768.0),
+    }
+    whole = dict(in_pieces(tensors, cut_tensors(owners)))
+    assert list(whole) == ["a", *alone.owned, "c"] and whole["b[768:1000]"].data_ptr() == own["b[768:1000]"].data_ptr()

@@ -6,11 +6,23 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
+from dougong.job.optimizers.declaration import of_no_tensor
 from dougong.models.inventory import inspect_model
+from dougong.parallel import pieces
 from dougong.parallel.comm.world import World
 from dougong.parallel.dense.allreduce import NativeReducer
 from dougong.parallel.dense.ordered_reduce import OrderedReducer
-from dougong.planner.needs.holdings import StateHolding, checkpoint_bytes, holdings, num_sums
+from dougong.parallel.plan import Seat, make_plan
+from dougong.planner.needs.dense_units import owned_gradient_bytes
+from dougong.planner.needs.holdings import (
+    StateHolding,
+    checkpoint_bytes,
+    dense_buckets,
+    holdings,
+    num_sums,
+    owned_parameters,
+)
+from dougong.planner.plan_job import elementwise_rule
 from tests.jobs import VOCAB, Rig, make_job, make_rig, plan_for
 from torch import Tensor
 
@@ -53,6 +65,34 @@ def test_a_worker_holds_what_was_planned(changes: dict[str, Any]) -> None:
     rig.run(1)
     (planned,) = holdings(job, inspect_model(job.model, VOCAB), plan_for(job))
     assert planned == of_rig(rig)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"precision": "bfloat16"}, {"optimizer": {"name": "adamw", "state": "bfloat16"}}]
+)
+def test_so_it_does_in_pieces(changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pieces, "PIECE_NUMEL", 512)
+    test_a_worker_holds_what_was_planned(changes)
+
+
+DEEPSEEK_V3 = {"family": "deepseek_v3", "config": {"vocab_size": 129280}}
+"""With transformers' own configuration, which is the model's."""
+
+
+def test_of_deepseek_v3_a_card_of_256_keeps_less_than_5_gb_outside_of_the_experts() -> None:
+    """Masters, moments and gradients of what it owns: all dense state that lasts. Whole, one worker had 14.8 GB."""
+    job = make_job(model=DEEPSEEK_V3, precision="bfloat16", dense="shard", batch={"lanes": 256})
+    inventory = inspect_model(job.model, None)
+    assert sum(tensor.num_parameters for tensor in inventory.tensors) == 17_117_648_384
+    seats = [Seat(f"east/{rank}", "east", "both", "node", f"cuda:{rank}") for rank in range(256)]
+    most = {}
+    for is_cut, rule in ((False, of_no_tensor), (True, elementwise_rule(job))):
+        plan = make_plan(256, inventory, seats, is_elementwise=rule)
+        sums = owned_gradient_bytes(dense_buckets(job, inventory, plan), plan)
+        kept = [12 * owned + sums[rank] for rank, owned in enumerate(owned_parameters(inventory, plan))]
+        most[is_cut] = max(kept) / 1e9
+        assert sum(kept) / 256e9 == pytest.approx(1.07, abs=0.01)
+    assert most[False] == pytest.approx(14.83, abs=0.01) and most[True] == pytest.approx(1.16, abs=0.01)
 
 
 def test_each_lane_has_a_sum_of_its_own_where_their_order_is_promised() -> None:

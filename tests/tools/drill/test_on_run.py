@@ -9,6 +9,8 @@ import socket
 from pathlib import Path
 
 import pytest
+import typer
+from dougong.cli.drill import drill
 from dougong.control.channel import Channel
 from dougong.control.handshake import Hello
 from dougong.control.messages import Message, RequestRefused
@@ -21,6 +23,7 @@ from dougong.tools.drill.on_run import RunDrills
 from dougong.tools.drill.schedule import PlannedFault
 from tests.launcher.toyrun import ToyRun, toy_job, wait_for
 from tests.leases import left
+from typer.testing import CliRunner
 
 
 def test_a_run_that_allows_it_is_drilled_and_goes_on(tmp_path: Path) -> None:
@@ -56,6 +59,17 @@ def test_what_a_worker_cannot_take_is_told_as_ordered_and_not_as_done(tmp_path: 
     assert text.startswith("ordered: east/1 does it as its next step begins, and is in ")
     run.process.terminate()
     assert run.finish() == 143
+
+
+def test_a_run_that_is_over_is_refused_before_a_fault_is_announced(tmp_path: Path) -> None:
+    run = ToyRun(tmp_path / "run", toy_job(drill="allowed", steps=2)).start()
+    assert run.finish() == 0
+    app = typer.Typer()
+    app.command()(drill)
+    for words in (["--fault", "kill", "--on", "east/1"], ["--seed", "7"]):
+        told = CliRunner().invoke(app, [str(run.run_dir.path), *words])
+        assert isinstance(told.exception, LaunchError) and told.output == ""
+        assert str(told.exception).endswith("says how it ended")
 
 
 def test_a_run_that_does_not_allow_it_is_left_alone(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import torch
 from dougong.job.optimizers.declaration import OptimizerDeclaration
 from dougong.job.optimizers.registry import DECLARATIONS, declaration_of
 from dougong.job.schema import Job
-from dougong.parallel.dense import pieces
+from dougong.parallel import pieces
 from dougong.parallel.dense.buckets import ALIGNMENT
 from dougong.parallel.plan import TensorSpec
 from dougong.training.optimizers.base import Optimizer

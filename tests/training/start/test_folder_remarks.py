@@ -12,6 +12,7 @@ import torch
 from dougong.errors import ModelError
 from dougong.job.schema import Job
 from dougong.remarks import Remarks
+from dougong.tools.job_check import folder_notes
 from dougong.training.start.folder_remarks import folder_remarks
 from dougong.training.start.preflight import inspect_only, remarks_on
 from tests.folders import Tensors, change_config, change_weights, small_folder
@@ -72,6 +73,25 @@ def test_a_head_that_differs_from_the_embedding_it_is_tied_to_is_told(tmp_path: 
 def test_code_of_a_known_family_is_told_not_to_run(tmp_path: Path) -> None:
     change_config(small_folder(tmp_path), auto_map={"AutoConfig": "own.OwnConfig"})
     assert "its own code (auto_map) is not used" in told(tmp_path).notes[0]
+
+
+def test_what_lies_beside_the_model_is_told_by_check_plan_and_a_run_alike(tmp_path: Path) -> None:
+    change_config(small_folder(tmp_path), auto_map={"AutoConfig": "own.OwnConfig"}, custom_pipelines={"a": {}})
+    (tmp_path / "adapter_config.json").write_text("{}")
+    (tmp_path / "own.py").write_text("")
+    (tmp_path / "generation_config.json").write_text('{"custom_generate": "own/code"}')
+    notes = told(tmp_path).notes
+    assert tuple(folder_notes(job_of(tmp_path))) == notes and len(notes) == 4
+    assert [note.removeprefix(f"model.path: {tmp_path}: ")[:30] for note in notes] == [
+        "its own code (auto_map, custom", "adapter_config.json: an adapte", "own.py is neither read nor wri",
+        "generation_config.json goes in",
+    ]  # fmt: skip
+
+
+def test_layers_for_multi_token_prediction_are_told_by_check_too(tmp_path: Path) -> None:
+    change_config(small_folder(tmp_path), num_nextn_predict_layers=1)
+    assert tuple(folder_notes(job_of(tmp_path))) == told(tmp_path).notes
+    assert not list(folder_notes(job_of(tmp_path, num_nextn_predict_layers=0)))
 
 
 @pytest.mark.parametrize(

@@ -202,3 +202,17 @@ def test_rows_of_an_earlier_release_are_placed_by_the_wall_clock() -> None:
 def test_a_record_of_nothing_has_no_goodput() -> None:
     assert of(Record()) == Goodput(parts=dict.fromkeys(PARTS, 0.0))
     assert of(Record()).share is None
+
+
+def test_rows_of_a_history_that_is_lost_are_no_time_of_the_run() -> None:
+    """events.jsonl was emptied: what lies between its rows and the resume is not known to be anything."""
+    record = Record()
+    record.row(1, at=5)
+    record.row(2, at=6)
+    record.fence = 2
+    record.begin(at=1000, generation=2, step=2)
+    record.row(3, at=1010, generation=2)
+    parts = record.parts()
+    assert sum(parts.values()) == pytest.approx(10)
+    assert parts["training"] == pytest.approx(1)
+    assert "down" not in parts

@@ -8,7 +8,15 @@ import math
 import pytest
 from dougong.job.optimizers.adamw import ADAMW
 from dougong.parallel.dense.buckets import ALIGNMENT
-from dougong.parallel.dense.pieces import PIECE_NUMEL, OwnedPiece, pieces_of
+from dougong.parallel.pieces import (
+    PIECE_NUMEL,
+    OwnedPiece,
+    owned_specs,
+    owners_of,
+    piece_named,
+    pieces_of,
+    tensor_of,
+)
 from dougong.parallel.plan import TensorSpec
 
 EMBEDDING = (129280, 7168)
@@ -59,3 +67,29 @@ def test_what_is_updated_as_a_whole_stays_whole() -> None:
     whole = TensorSpec("model.layers.0.self_attn.o_proj.weight", (7168, 16384), True)
     assert pieces_of(whole, only_vectors) == (OwnedPiece(whole.name, 0, 7168 * 16384),)
     assert len(pieces_of(whole, ADAMW.is_elementwise)) == 7
+
+
+def test_what_files_have_in_another_form_stays_whole() -> None:
+    stored = TensorSpec("w", EMBEDDING, trainable=True, is_stored_alike=False)
+    assert len(pieces_of(stored, ADAMW.is_elementwise)) == 1
+
+
+@pytest.mark.parametrize("tensor", ["w", "model.layers.0.mlp.w[2]", "a[b", "x[1:2]"])
+def test_a_pieces_name_says_which_it_is(tensor: str) -> None:
+    piece = OwnedPiece(tensor, 16, 48)
+    assert piece_named(piece.name) == piece and tensor_of(piece.name) == tensor
+
+
+@pytest.mark.parametrize(
+    "name", ["w", "experts.down_proj[3]", "w[1:]", "w[:2]", "w[1:2]x", "[1:2]", "w[1:2:3]", "w[-1:2]"]
+)
+def test_other_names_are_those_of_whole_tensors(name: str) -> None:
+    assert piece_named(name) is None and tensor_of(name) == name
+
+
+def test_what_is_owned_is_as_large_as_the_tensors() -> None:
+    tensors = (TensorSpec("a", (3, 5), True), TensorSpec("b", (10, 2), True, stays_float32=True))
+    owners = {"a": 1, "b[0:16]": 0, "b[16:20]": 2}
+    specs = [(spec.name, spec.shape, spec.stays_float32, owner) for spec, owner in owned_specs(tensors, owners)]
+    assert specs == [("a", (3, 5), False, 1), ("b[0:16]", (16,), True, 0), ("b[16:20]", (4,), True, 2)]
+    assert owners_of({"b"}, owners) == {"b[0:16]": 0, "b[16:20]": 2}
