@@ -237,6 +237,11 @@ class Manifest:
     def num_bytes(self) -> int:
         return sum(record.num_bytes for record in self.files.values())
 
+    @property
+    def has_spans(self) -> bool:
+        """Whether it holds pieces of tensors."""
+        return any(entry.span is not None for _, entry in self.entries())
+
     def to_bytes(self, key: SigningKey | None = None) -> bytes:
         """The text of `manifest.json`, signed where there is a `key`."""
         body: dict[str, Any] = {
@@ -253,8 +258,7 @@ class Manifest:
             body["held"] = dict(self.held)
         text = _canonical(body)
         signed = "" if key is None else _signature_text(key.sign(text.encode()))
-        has_spans = any(entry.span is not None for _, entry in self.entries())
-        kind = FORMAT_OF_SPANS if has_spans else FORMAT
+        kind = FORMAT_OF_SPANS if self.has_spans else FORMAT
         head = f'{{"format":"{kind}",\n"digest":"{digest(text.encode())}",\n{signed}'
         return f'{head}"body":{text}}}\n'.encode()
 
@@ -293,7 +297,13 @@ class Manifest:
             signature = _signature_in(document)
             if key is not None:
                 key.check(_canonical(body).encode(), signature, path)
-            return _parse(body, signature)
+            manifest = _parse(body, signature)
+            if manifest.has_spans and document["format"] != FORMAT_OF_SPANS:
+                raise ValueError(
+                    f"format {document['format']!r}, with pieces of tensors, which "
+                    f"{FORMAT_OF_SPANS!r} has alone"
+                )
+            return manifest
         except _OF_ITS_TEXT as error:
             raise _damaged(path, error) from error
 

@@ -209,9 +209,10 @@ def _check_header(
 def _claim(entry: Entry) -> TensorClaim:
     place = PlacedTensor(entry.dtype, entry.shape, entry.offset, entry.num_bytes)
     # The pieces of an optimizer's tensors are tensors of their own in the files of their owners.
-    is_span = entry.span is not None and entry.group == MODEL_GROUP
-    begin = entry.span.begin if entry.span is not None and is_span else None
-    return TensorClaim(entry.label, entry.name_in_file, entry.row, place, begin)
+    claim = TensorClaim(entry.label, entry.name_in_file, entry.row, place)
+    if entry.span is None or entry.group != MODEL_GROUP:
+        return claim
+    return replace(claim, begin=entry.span.begin, whole=entry.span.shape)
 
 
 def _check_finite(file: str, tensor: str, count: int) -> list[Defect]:

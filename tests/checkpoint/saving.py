@@ -134,3 +134,11 @@ def make_not_finite(directory: Path, label: str, value: float = float("nan")) ->
     entries = tuple(dataclasses.replace(e, digest=digest(data)) if e.key == entry.key else e for e in record.entries)
     files = {**manifest.files, file: dataclasses.replace(record, entries=entries)}
     (directory / MANIFEST).write_bytes(dataclasses.replace(manifest, files=files).to_bytes())
+
+
+def bare_checkpoint(root: Path, step: int) -> Path:
+    """One that is valid and holds nothing."""
+    place = root / f"step-{step:06d}"
+    place.mkdir()
+    (place / MANIFEST).write_bytes(Manifest(step, 1, {}, {}).to_bytes())
+    return place

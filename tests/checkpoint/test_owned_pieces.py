@@ -3,17 +3,20 @@ pieces; and what does not fit is refused."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from dougong.checkpoint.disk import digest
 from dougong.checkpoint.export import export
-from dougong.checkpoint.manifest import Manifest
+from dougong.checkpoint.manifest import FORMAT, FORMAT_OF_SPANS, Manifest
 from dougong.checkpoint.reader import CheckpointReader
 from dougong.checkpoint.repository import commit
 from dougong.checkpoint.snapshot import StateTensor
-from dougong.checkpoint.verify import verify
+from dougong.checkpoint.verify import VerifyResult, verify
 from dougong.errors import CheckpointError, MisfitError, ModelError
 from dougong.parallel.pieces import OwnedPiece
 from dougong.tools.checkpoint_diff import diff_checkpoints
@@ -111,6 +114,31 @@ def test_a_damaged_piece_is_named_and_the_others_are_read(model: Any, tmp_path: 
         assert len(reader.read("model", f"{CUT}[0:4096]")) == 4096
         with pytest.raises(CheckpointError, match=r"weight\[4096:8192\]: digest .* the file was damaged"):
             reader.read("model", CUT)
+
+
+def edited(directory: Path, change: Callable[[str], str]) -> VerifyResult:
+    """A checkpoint whose manifest has been changed, with the digest that belongs to it."""
+    file = directory / "manifest.json"
+    text = file.read_text()
+    document = json.loads(change(text))
+    body = json.dumps(document["body"], sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    document["digest"] = digest(body.encode())
+    file.write_text(json.dumps(document))
+    return verify(directory)
+
+
+def test_pieces_of_a_tensor_of_another_shape_are_damage(model: Any, tmp_path: Path) -> None:
+    rows, width = model.get_parameter(CUT).shape
+    found = edited(saved(tmp_path, model), lambda text: text.replace(f"[{rows},{width}]", f"[{width},{rows}]"))
+    assert not found.ok, "no resume could read it"
+
+
+def test_pieces_are_known_by_the_format(model: Any, tmp_path: Path) -> None:
+    """Which an older release refuses."""
+    directory = saved(tmp_path, model)
+    assert edited(directory, lambda text: text).ok
+    (problem,) = edited(directory, lambda text: text.replace(FORMAT_OF_SPANS, FORMAT, 1)).problems
+    assert "with pieces of tensors, which" in problem.rule
 
 
 def test_a_piece_that_nobody_wrote_makes_no_checkpoint(model: Any, tmp_path: Path) -> None:

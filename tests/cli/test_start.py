@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from dougong.records.directory import RunDir
+from tests.checkpoint.saving import bare_checkpoint
 from tests.launcher.jobs import ROOT, write
 
 
@@ -35,7 +36,7 @@ def test_what_cannot_be_leaves_no_directory(tmp_path: Path, command: str) -> Non
 def test_a_run_that_is_finished_stays_as_it_is(tmp_path: Path) -> None:
     run, job = RunDir.create(tmp_path / "run"), write(tmp_path)
     run.write_job(job.read_text())
-    (run.checkpoints / "step-000010").mkdir()
+    bare_checkpoint(run.checkpoints, 10)
     done = start(job, run.path, "--no-ray")
     assert done.returncode == 0, done.stderr
     assert "next: python -m dougong" in done.stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from dougong.launcher.run import Options, start_run
 from dougong.launcher.start import go_on, goes_on
 from dougong.records.directory import RunDir
 from dougong.records.events import CheckpointCommitted
+from tests.checkpoint.saving import bare_checkpoint
 from tests.launcher.toyrun import ToyRun, toy_job
 from tests.leases import held, left
 
@@ -48,7 +50,7 @@ def run_dir(tmp_path: Path) -> RunDir:
     """A run that has come to step 10 of 20."""
     run = RunDir.create(tmp_path / "run")
     run.write_job(yaml.safe_dump(toy_job()))
-    (run.checkpoints / "step-000010").mkdir()
+    bare_checkpoint(run.checkpoints, 10)
     run.append_event(CheckpointCommitted(generation=1, step=10, directory="step-000010", num_bytes=1, seconds=0.1))
     return run
 
@@ -61,7 +63,7 @@ def given(folder: Path, **changes: Any) -> Any:
 
 def test_only_a_run_that_has_committed_is_gone_on_with(run_dir: RunDir, tmp_path: Path) -> None:
     assert goes_on(run_dir.path)
-    (run_dir.checkpoints / "step-000010").rmdir()
+    shutil.rmtree(run_dir.checkpoints / "step-000010")
     assert goes_on(run_dir.path)  # its storage may be away: nobody begins anew by himself
     assert not goes_on(tmp_path / "new")
     assert not goes_on(RunDir.create(tmp_path / "began").path)

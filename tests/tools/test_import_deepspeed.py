@@ -120,7 +120,7 @@ def test_a_place_where_no_run_can_be_is_refused_before_the_checkpoint_is_read(tm
     for into, why in {
         tmp_path / "file": "file is not a folder",
         tmp_path / "file" / "run": "file is not a folder",
-        tmp_path / "gone": "gone is not a folder",
+        tmp_path / "gone": "gone is a link to .*nowhere, which is not there",
         tmp_path / "photos": "holds cat.jpg and is no run's folder",
         folder: "is in the checkpoint that is read",
         folder / "run": "is in the checkpoint that is read",

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+_RULE = "in the manifest as in the file's own header"
+
 
 @dataclass(frozen=True)
 class PlacedTensor:
@@ -30,14 +32,16 @@ class PlacedTensor:
 
 @dataclass(frozen=True)
 class TensorClaim:
-    """What a manifest says of a tensor, or of one `row` of it, or of its elements from `begin` on.
-    `name`: by which the header knows it; `label`: by which messages do."""
+    """What a manifest says of a tensor, or of one `row` of it, or of its elements from `begin` on,
+    of a tensor that is `whole`. `name`: by which the header knows it; `label`: by which messages
+    do."""
 
     label: str
     name: str
     row: int | None
     place: PlacedTensor
     begin: int | None = None
+    whole: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -63,8 +67,10 @@ def compare_header(data: bytes, claims: Iterable[TensorClaim]) -> list[HeaderMis
         there = None if tensor is None else _part_of(tensor, claim)
         if there != claim.place:
             due = "no such tensor" if there is None else str(there)
-            rule = "in the manifest as in the file's own header"
-            found.append(HeaderMismatch(claim.label, rule, due, str(claim.place)))
+            found.append(HeaderMismatch(claim.label, _RULE, due, str(claim.place)))
+        elif tensor is not None and claim.begin is not None and tensor.shape != claim.whole:
+            due, said = (f"a part of {list(shape)}" for shape in (tensor.shape, claim.whole))
+            found.append(HeaderMismatch(claim.label, _RULE, due, said))
     return found
 
 

@@ -24,7 +24,8 @@ def test_where_both_say_the_same_there_is_nothing_to_tell() -> None:
     whole = TensorClaim("a.weight", "a.weight", None, PlacedTensor("F32", (4, 8), END, 128))
     row = TensorClaim("a.weight[2]", "a.weight", 2, PlacedTensor("F32", (8,), END + 64, 32))
     assert read_header(DATA) == {"a.weight": whole.place}
-    span = TensorClaim("a.weight[5:8]", "a.weight", None, PlacedTensor("F32", (3,), END + 20, 12), begin=5)
+    place = PlacedTensor("F32", (3,), END + 20, 12)
+    span = TensorClaim("a.weight[5:8]", "a.weight", None, place, begin=5, whole=(4, 8))
     assert compare_header(DATA, [whole, row, span]) == []
 
 
@@ -43,6 +44,12 @@ def test_where_they_differ_both_are_told(name: str, row: int | None, place: Plac
     (found,) = compare_header(DATA, [TensorClaim("label", name, row, place)])
     assert (found.label, found.actual) == ("label", str(place))
     assert found.expected != found.actual
+
+
+def test_a_span_of_a_tensor_of_another_shape_is_none_of_this_one() -> None:
+    place = PlacedTensor("F32", (3,), END + 20, 12)
+    (found,) = compare_header(DATA, [TensorClaim("label", "a.weight", None, place, 5, (8, 4))])
+    assert (found.expected, found.actual) == ("a part of [4, 8]", "a part of [8, 4]")
 
 
 @pytest.mark.parametrize(
