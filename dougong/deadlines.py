@@ -211,6 +211,12 @@ class Deadlines:
         """An agent tells of every so many looks the last."""
         return max(1, round(self.heartbeat_every_s / self.look_every_s))
 
+    @property
+    def last_saves_s(self) -> float:
+        """A worker whose last checkpoint is whole waits for those that save again and again, and
+        then for the newest of their saves."""
+        return 2 * self.commit_checkpoint_s
+
     def words(self, name: str) -> str:
         """A limit for the error of a wait, such as `120 s (fault.deadlines.rendezvous_s)`; the key
         is named where a job file can set it."""

@@ -115,7 +115,8 @@ def joined(context: WorkerContext, departure: Departure | None = None) -> Iterat
         departure.note_joined(world)
         keeper.check()
         yield world
-        world.barrier()  # nobody leaves while a peer still waits for a message
+        # Nobody leaves while a peer still waits for a message, or for storage.
+        world.barrier("last_saves_s")
         world.leave()
 
 

@@ -332,23 +332,29 @@ class World:
         self._fill(parts, what)
         return [part.numpy().tobytes() for part in parts]
 
-    def _fill(self, parts: Sequence[Tensor], what: str) -> None:
+    def _fill(self, parts: Sequence[Tensor], what: str, limit: str = "message_s") -> None:
         """Send this worker's part to all others, and fill theirs, by rank, with what they send."""
         others = [rank for rank in range(self.size) if rank != self.rank]
         sends = [Transfer(rank, parts[self.rank]) for rank in others]
         receives = [Transfer(rank, parts[rank]) for rank in others]
         self._count(TrafficKind.REPORTS, sends)
-        self.move(Route(self._groups.everybody), sends, receives, f"{what}, step {self.step}")
+        what = f"{what}, step {self.step}"
+        self.move(Route(self._groups.everybody), sends, receives, what, limit)
 
     def move(
-        self, route: Route, sends: Sequence[Transfer], receives: Sequence[Transfer], what: str
+        self,
+        route: Route,
+        sends: Sequence[Transfer],
+        receives: Sequence[Transfer],
+        what: str,
+        limit: str = "message_s",
     ) -> None:
         """Send and receive by gloo, from host memory, until all has been sent and has come. Raises
-        PeerError when a peer is lost or does not come."""
+        PeerError when a peer is lost or does not come within the `limit`, as in `PeerWait`."""
         peers = sorted({transfer.rank for transfer in (*sends, *receives)})
 
         def new_wait() -> PeerWait:
-            return PeerWait(self.member, peers, what)
+            return PeerWait(self.member, peers, what, limit)
 
         under_way = route.begin(sends, receives, new_wait())
         if under_way.needs_thread:
@@ -376,9 +382,10 @@ class World:
             dist.all_reduce(total, group=group)
         return total
 
-    def barrier(self) -> None:
-        """Wait for everybody. Collective."""
-        self.gather_bytes(b".", [1] * self.size, "all workers at one point")
+    def barrier(self, limit: str = "message_s") -> None:
+        """Wait for everybody, so long at most (a field of `Deadlines`). Collective."""
+        parts = [torch.zeros(1, dtype=torch.uint8) for _ in range(self.size)]
+        self._fill(parts, "all workers at one point", limit)
 
 
 def _bytes_tensor(payload: bytes) -> Tensor:

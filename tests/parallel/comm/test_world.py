@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
@@ -142,6 +143,19 @@ def test_a_peer_that_does_not_come_is_named_with_the_key() -> None:
     wait = "worker 0 (east/0) waited 1 s (fault.deadlines.message_s) for worker 1 (east/1): "
     assert said[0] == f"{wait}gradients of bucket 2, step 4"
     assert said[1] == f"{wait}losses, step 4"
+
+
+def meet_late(world: World, plan: Plan) -> str:
+    """Rank 1 comes after the time that a message may take, and within that of the last saves."""
+    if world.rank:
+        time.sleep(2.0)
+    world.barrier("last_saves_s")
+    return "all are there"
+
+
+def test_who_has_saved_waits_for_who_still_saves() -> None:
+    deadlines = Deadlines(message_s=0.5, commit_checkpoint_s=30.0)
+    assert run_workers(meet_late, plan_of("BB"), deadlines=deadlines) == ["all are there"] * 2
 
 
 def join_too_few(world: World, plan: Plan, port: int) -> str:
