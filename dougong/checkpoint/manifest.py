@@ -113,8 +113,9 @@ class Entry:
         group, name, place, offset, num_bytes, dtype, shape, checksum = raw
         row, span = place, None
         if isinstance(place, list):
-            begin, end, whole = place
-            row, span = None, TensorSpan(begin, end, tuple(whole))
+            if len(place) != 3 or not isinstance(place[2], list):
+                raise ValueError(f"{name}: a piece is [begin, end, whole shape]; it is {place}")
+            row, span = None, TensorSpan(place[0], place[1], tuple(place[2]))
         return Entry(group, name, row, offset, num_bytes, dtype, tuple(shape), checksum, span)
 
 

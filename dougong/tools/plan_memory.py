@@ -82,7 +82,8 @@ def owner_lines(job: Job, model: Inventory, made: Plan) -> Iterator[str]:
     most = max(range(len(owned)), key=owned.__getitem__)
     line = (
         f"outside of the experts {made.workers[most].name} owns most: {size(owned[most] * each)} "
-        f"of float32 weights and moments ({size(sum(owned) * each / num_owners)} in the mean)"
+        f"of weights and moments ({size(sum(owned) * each / num_owners)} in the mean), and the "
+        "gradients of those"
     )
     if cut:
         num_pieces = sum(map(len, cut.values()))

@@ -141,6 +141,13 @@ def test_pieces_are_known_by_the_format(model: Any, tmp_path: Path) -> None:
     assert "with pieces of tensors, which" in problem.rule
 
 
+@pytest.mark.parametrize("odd", ["[0,4096]", "[0,4096,1,1]", "[0,4096,7]"])
+def test_a_piece_that_is_none_is_told(odd: str, model: Any, tmp_path: Path) -> None:
+    rows, width = model.get_parameter(CUT).shape
+    found = edited(saved(tmp_path, model), lambda text: text.replace(f"[0,4096,[{rows},{width}]]", odd, 1))
+    assert "a piece is [begin, end, whole shape]; it is [0, 4096" in found.problems[0].rule
+
+
 def test_a_piece_that_nobody_wrote_makes_no_checkpoint(model: Any, tmp_path: Path) -> None:
     shares = shares_of(model)
     shares[1] = [item for item in shares[1] if item.name != f"{CUT}[4096:8192]" or item.group != "model"]
