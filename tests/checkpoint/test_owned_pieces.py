@@ -3,14 +3,12 @@ pieces; and what does not fit is refused."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from dougong.checkpoint.disk import digest
 from dougong.checkpoint.export import export
 from dougong.checkpoint.manifest import FORMAT, FORMAT_OF_SPANS, Manifest
 from dougong.checkpoint.reader import CheckpointReader
@@ -21,6 +19,7 @@ from dougong.errors import CheckpointError, MisfitError, ModelError
 from dougong.parallel.pieces import OwnedPiece
 from dougong.tools.checkpoint_diff import diff_checkpoints
 from safetensors.torch import load_file
+from tests.checkpoint.edits import rewrite
 from tests.checkpoint.saving import names_of, save, share, state_of, tiny_model, write_parts
 
 CUT = "model.embed_tokens.weight"
@@ -116,35 +115,40 @@ def test_a_damaged_piece_is_named_and_the_others_are_read(model: Any, tmp_path: 
             reader.read("model", CUT)
 
 
-def edited(directory: Path, change: Callable[[str], str]) -> VerifyResult:
-    """A checkpoint whose manifest has been changed, with the digest that belongs to it."""
-    file = directory / "manifest.json"
-    text = file.read_text()
-    document = json.loads(change(text))
-    body = json.dumps(document["body"], sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    document["digest"] = digest(body.encode())
-    file.write_text(json.dumps(document))
+def with_places(directory: Path, change: Callable[[list[Any]], list[Any]]) -> VerifyResult:
+    """A checkpoint whose manifest says something else of where the model's pieces belong."""
+
+    def edit(body: dict[str, Any]) -> None:
+        for file in body["files"].values():
+            for entry in file.get("tensors", ()):
+                if entry[0] == "model" and isinstance(entry[2], list):
+                    entry[2] = change(entry[2])
+
+    rewrite(directory, edit)
     return verify(directory)
 
 
 def test_pieces_of_a_tensor_of_another_shape_are_damage(model: Any, tmp_path: Path) -> None:
-    rows, width = model.get_parameter(CUT).shape
-    found = edited(saved(tmp_path, model), lambda text: text.replace(f"[{rows},{width}]", f"[{width},{rows}]"))
-    assert not found.ok, "no resume could read it"
+    """No resume could read them."""
+    directory = saved(tmp_path, model)
+    assert with_places(directory, lambda place: place).ok
+    found = with_places(directory, lambda place: [place[0], place[1], place[2][::-1]])
+    assert [problem.tensor for problem in found.problems] == [f"{CUT}[{b}:{e}]" for b, e in zip((0, *ENDS), ENDS)]
+    assert {problem.rule for problem in found.problems} == {"in the manifest as in the file's own header"}
 
 
 def test_pieces_are_known_by_the_format(model: Any, tmp_path: Path) -> None:
     """Which an older release refuses."""
     directory = saved(tmp_path, model)
-    assert edited(directory, lambda text: text).ok
-    (problem,) = edited(directory, lambda text: text.replace(FORMAT_OF_SPANS, FORMAT, 1)).problems
+    manifest = directory / "manifest.json"
+    manifest.write_text(manifest.read_text().replace(FORMAT_OF_SPANS, FORMAT, 1))
+    (problem,) = verify(directory).problems
     assert "with pieces of tensors, which" in problem.rule
 
 
-@pytest.mark.parametrize("odd", ["[0,4096]", "[0,4096,1,1]", "[0,4096,7]"])
-def test_a_piece_that_is_none_is_told(odd: str, model: Any, tmp_path: Path) -> None:
-    rows, width = model.get_parameter(CUT).shape
-    found = edited(saved(tmp_path, model), lambda text: text.replace(f"[0,4096,[{rows},{width}]]", odd, 1))
+@pytest.mark.parametrize("odd", [[0, 4096], [0, 4096, 1, 1], [0, 4096, 7]])
+def test_a_piece_that_is_none_is_told(odd: list[int], model: Any, tmp_path: Path) -> None:
+    found = with_places(saved(tmp_path, model), lambda place: odd if place[0] == 0 else place)
     assert "a piece is [begin, end, whole shape]; it is [0, 4096" in found.problems[0].rule
 
 
