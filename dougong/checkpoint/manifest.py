@@ -34,6 +34,7 @@ from dougong.checkpoint.proof.sense import check_sense
 from dougong.checkpoint.proof.signing import SCHEME, Signature, SigningKey
 from dougong.checkpoint.tensorfile import ITEM_BYTES, TensorSpan
 from dougong.errors import CheckpointError, ManifestError
+from dougong.parallel.pieces import OwnedPiece
 
 _OF_ITS_TEXT = (
     ValueError,
@@ -99,7 +100,9 @@ class Entry:
 
     @property
     def _owned(self) -> str:
-        return self.name if self.span is None else f"{self.name}{self.span.label}"
+        if self.span is None:
+            return self.name
+        return OwnedPiece(self.name, self.span.begin, self.span.end).name
 
     def to_json(self) -> list[Any]:
         place: Any = self.row

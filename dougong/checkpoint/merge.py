@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from dougong.checkpoint.manifest import MODEL_GROUP, EntryKey, FileRecord, ModelTensors
 from dougong.checkpoint.part import CheckpointPart, ModelDescription, StateShape
 from dougong.errors import CheckpointError
-from dougong.parallel.pieces import OwnedPiece, piece_named
+from dougong.parallel.pieces import OwnedPiece, first_misplaced, piece_named
 from dougong.parallel.plan import Inventory
 
 _Key = tuple[str, str]
@@ -201,14 +201,15 @@ def _held(parts: Sequence[CheckpointPart]) -> _Held:
 
 def _check_pieces(wanted: StateShape, pieces: Sequence[OwnedPiece]) -> None:
     """Together they must be all of it, each element once."""
-    end = 0
-    for piece in sorted(pieces, key=lambda piece: piece.begin):
-        if piece.begin != end:
-            raise CheckpointError(
-                f"{wanted.group} {wanted.name}: its piece {piece.name} was written, but those "
-                f"before it end at {end}; every piece has one owner, see plan.json"
-            )
-        end = piece.end
+    ordered = sorted(pieces, key=lambda piece: piece.begin)
+    misplaced = first_misplaced(ordered)
+    if misplaced is not None:
+        piece, end = misplaced
+        raise CheckpointError(
+            f"{wanted.group} {wanted.name}: its piece {piece.name} was written, but those before "
+            f"it end at {end}; every piece has one owner, see plan.json"
+        )
+    end = ordered[-1].end
     if end != math.prod(wanted.shape):
         raise CheckpointError(
             f"{wanted.group} {wanted.name}: its pieces end at {end}, but shape "

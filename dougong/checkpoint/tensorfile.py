@@ -70,11 +70,6 @@ class TensorSpan:
     def numel(self) -> int:
         return self.end - self.begin
 
-    @property
-    def label(self) -> str:
-        """Behind the tensor's name."""
-        return f"[{self.begin}:{self.end}]"
-
 
 @dataclass(frozen=True)
 class FileLayout:

@@ -18,6 +18,7 @@ from dougong.job.rule import without_code
 from dougong.models.folder import (
     ADAPTER,
     CONFIG,
+    HOW_TO_MERGE,
     INDEX,
     few,
     own_code_words,
@@ -45,10 +46,6 @@ _OF_TOKENIZER = (
 _VOCABULARIES = ("tokenizer.json", "vocab*", "added_tokens.json", "tekken.json")
 _BESIDE_TOKENIZER = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 _TEMPLATES = "additional_chat_templates"
-_MERGE = (
-    "where it is meant, merge it first (PEFT's `merge_and_unload`, then `save_pretrained`) and "
-    "give that folder"
-)
 
 
 def of_folder(folder: Path, but: Collection[str] = ()) -> dict[str, bytes]:
@@ -113,7 +110,7 @@ def _adapter_words(folder: Path, places: list[Path]) -> str:
     absent = "" if has_weights else ", whose weights are not beside it,"
     return (
         f"{names}: {what}{absent} is not used: neither merged into the weights, nor trained, nor "
-        f"written into checkpoints; {_MERGE}"
+        f"written into checkpoints; where it is meant, merge it first {HOW_TO_MERGE}"
     )
 
 

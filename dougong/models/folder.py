@@ -20,6 +20,7 @@ from dougong.job.rule import FOLDER_CODE_KEYS
 CONFIG = "config.json"
 ADAPTER = "adapter_config.json"
 """What PEFT writes beside an adapter's weights: which model it changes, and how."""
+HOW_TO_MERGE = "(PEFT's `merge_and_unload`, then `save_pretrained`) and give that folder"
 EXTRA_LAYERS = (
     "num_nextn_predict_layers",
     "num_mtp_modules",
@@ -124,8 +125,7 @@ def _instead_of(folder: Path) -> str:
     if (folder / ADAPTER).exists():
         return (
             f"its {ADAPTER} says that it is an adapter, and adapters are not trained: merge it "
-            "into its model (PEFT's `merge_and_unload`, then `save_pretrained`) and give that "
-            "folder"
+            f"into its model {HOW_TO_MERGE}"
         )
     return "give a Hugging Face folder"
 

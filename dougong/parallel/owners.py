@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from dougong.errors import PlanError
 from dougong.job.optimizers.declaration import ElementwiseRule
-from dougong.parallel.pieces import OwnedPiece, TensorSpec, cut_tensors, pieces_of
+from dougong.parallel.pieces import OwnedPiece, TensorSpec, cut_tensors, first_misplaced, pieces_of
 
 _Loads = list[tuple[int, int]]
 """A heap of (elements, rank)."""
@@ -63,14 +63,13 @@ def check_owners(owners: Mapping[str, int], num_workers: int) -> None:
     for tensor, pieces in cut_tensors(owners).items():
         if tensor in owners:
             raise PlanError(f"owners.{tensor}: is owned whole, and {pieces[0].name} beside it")
-        end = 0
-        for piece in pieces:
-            if piece.begin != end or piece.end <= end:
-                raise PlanError(
-                    f"owners.{piece.name}: begins at {piece.begin}, but the piece before it ends "
-                    f"at {end}; pieces of a tensor follow each other"
-                )
-            end = piece.end
+        misplaced = first_misplaced(pieces)
+        if misplaced is not None:
+            piece, end = misplaced
+            raise PlanError(
+                f"owners.{piece.name}: begins at {piece.begin}, but the piece before it ends "
+                f"at {end}; pieces of a tensor follow each other"
+            )
         ranks = [owners[piece.name] for piece in pieces]
         if len(list(itertools.groupby(ranks))) > len(set(ranks)):
             raise PlanError(f"owners.{tensor}: the pieces of a worker do not lie side by side")

@@ -111,6 +111,17 @@ def cut_tensors(names: Iterable[str]) -> dict[str, tuple[OwnedPiece, ...]]:
     return ordered
 
 
+def first_misplaced(pieces: Iterable[OwnedPiece]) -> tuple[OwnedPiece, int] | None:
+    """Of a tensor's pieces, in order, the first that does not go on where those before it end, and
+    that end; None where they all do."""
+    end = 0
+    for piece in pieces:
+        if piece.begin != end or piece.end <= end:
+            return piece, end
+        end = piece.end
+    return None
+
+
 def owned_names(tensor: str, cut: Mapping[str, tuple[OwnedPiece, ...]]) -> list[str]:
     """By which a tensor is owned; `cut`: those that are, as `cut_tensors` says."""
     pieces = cut.get(tensor)

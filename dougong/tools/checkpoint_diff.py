@@ -18,6 +18,7 @@ from dougong.checkpoint.disk import digest, open_file, read_into
 from dougong.checkpoint.manifest import MODEL_GROUP, Entry, Manifest
 from dougong.checkpoint.tensorfile import as_array
 from dougong.errors import CheckpointError
+from dougong.parallel.pieces import tensor_of
 from dougong.tools.difference import Comparison, Difference, NaturalOrder, natural_order
 
 _Key = tuple[str, str, int | None]
@@ -64,7 +65,7 @@ class _Stored:
         _, first = places[0]
         if first.span is None:
             return _Stored(first.label, first.dtype, first.shape, tuple(places))
-        label = first.label.removesuffix(first.span.label)
+        label = tensor_of(first.label)
         if not first.shape:  # a number, which all pieces have
             numbers = {entry.digest: (path, entry) for path, entry in places}
             return _Stored(label, first.dtype, (), tuple(numbers.values()))

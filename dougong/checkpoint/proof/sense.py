@@ -17,6 +17,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, ValidationError
 
 from dougong.checkpoint.proof.spans import ListedSpan, check_spans
+from dougong.parallel.pieces import OwnedPiece
 
 MODEL_GROUP = "model"
 _MOST_HEADER_BYTES = 100_000_000
@@ -248,5 +249,5 @@ def _place(entry: Entry) -> str:
     _, name, where, *_ = entry
     if isinstance(where, tuple):
         begin, end, _ = where
-        return f"{name}[{begin}:{end}]"
+        return OwnedPiece(name, begin, end).name
     return name if where is None else f"{name}[{where}]"

@@ -7,6 +7,8 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from dougong.parallel.pieces import OwnedPiece
+
 
 @dataclass(frozen=True)
 class ListedSpan:
@@ -34,7 +36,7 @@ def check_spans(spans: Iterable[ListedSpan]) -> None:
 def _check_tensor(label: str, spans: list[ListedSpan]) -> None:
     first, end = spans[0], 0
     for span in spans:
-        place = f"{label}[{span.begin}:{span.end}]"
+        place = OwnedPiece(label, span.begin, span.end).name
         if span.whole != first.whole or bool(span.shape) != bool(first.shape):
             raise ValueError(f"{place}: is of shape {span.whole}, {first.whole} before it")
         if span.file != first.file:

@@ -30,6 +30,11 @@ class NativeReducer:
         device = world.member.device
         self._buffers = [bucket.allocate(torch.float32, device) for bucket in self._buckets]
         self._sums = views_of(self._buckets, self._buffers)
+        self._owned: dict[str, Tensor] = {}
+        for bucket, buffer in zip(self._buckets, self._buffers, strict=True):
+            part = bucket.parts.get(world.rank)
+            if part is not None:
+                self._owned |= bucket.owned_in(part, buffer[part])
         self._complete: set[int] = set()
         self._begun: list[Pending] = []
 
@@ -59,12 +64,7 @@ class NativeReducer:
             pending.wait()
         self._complete.clear()
         self._begun.clear()
-        owned: dict[str, Tensor] = {}
-        for bucket, buffer in zip(self._buckets, self._buffers, strict=True):
-            part = bucket.parts.get(self._world.rank)
-            if part is not None:
-                owned |= bucket.owned_in(part, buffer[part])
-        return owned
+        return dict(self._owned)
 
 
 def _all_reduce(values: Tensor, group: dist.ProcessGroup) -> dist.Work:
