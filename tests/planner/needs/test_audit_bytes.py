@@ -42,9 +42,11 @@ class CountsAudits:
         sent, gradients = [0], [0]
         move, update = World.move, Takeover.update
 
-        def counted(world: World, route: Route, sends: Sequence[Transfer], receives: Any, what: str) -> None:
+        def counted(
+            world: World, route: Route, sends: Sequence[Transfer], receives: Any, what: str, *limit: str
+        ) -> None:
             sent[0] += sum(one.num_bytes for one in sends) if what == "an audit, step 2" else 0
-            move(world, route, sends, receives, what)
+            move(world, route, sends, receives, what, *limit)
 
         def looked_at(other: Takeover, result: StepResult) -> Computed:
             gradients[0] = sum(tensor.nbytes for tensor in other.gradients.values())
