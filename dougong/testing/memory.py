@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import subprocess
 import sys
 import time
@@ -18,7 +19,8 @@ _MEGA = 1 << 20
 _FIRST = "1000"
 """Whom the kernel kills first for memory."""
 
-_PARTS = 4
+_PART = 32
+"""Megabytes that one of them takes."""
 # Each is in the group before it takes memory, too small to be killed in the victim's place, and
 # killed before anybody else of the group. It keeps what it has taken until it is ended.
 _BALLAST = """
@@ -41,14 +43,19 @@ class MemoryGroup(ControlGroup):
 
     def exhaust(self, victim: int, megabytes: int = 64) -> None:
         """Let the group run out of memory so that the kernel kills this process of it. LabError
-        where it has not within `DEADLINES.kill_s`."""
+        where it has not within `DEADLINES.kill_s`.
+
+        What the group has of files the kernel gives up before it kills anybody, so that is taken
+        from it, too: of a machine that was just started, all libraries.
+        """
         Path(f"/proc/{victim}/oom_score_adj").write_text(_FIRST)
         used = self.path / (
             "memory.usage_in_bytes" if "limit" in self.limit_file else "memory.current"
         )
         (self.path / self.limit_file).write_text(str(int(used.read_text()) + megabytes * _MEGA))
-        words = [sys.executable, "-c", _BALLAST, str(self.path), str(2 * megabytes // _PARTS)]
-        ballast = [subprocess.Popen(words, stdin=subprocess.PIPE) for _ in range(_PARTS)]
+        num_parts = math.ceil((2 * megabytes + self._megabytes_of_files()) / _PART)
+        words = [sys.executable, "-c", _BALLAST, str(self.path), str(_PART)]
+        ballast = [subprocess.Popen(words, stdin=subprocess.PIPE) for _ in range(num_parts)]
         until = time.monotonic() + DEADLINES.kill_s
         try:
             while _lives(victim):
@@ -60,6 +67,13 @@ class MemoryGroup(ControlGroup):
             for process in ballast:
                 process.kill()
                 process.communicate()
+
+    def _megabytes_of_files(self) -> int:
+        """What is kept of files in the memory of all who live in it."""
+        lines = (self.path / "memory.stat").read_text().splitlines()
+        pairs = dict(line.split() for line in lines)
+        own = [name for name in ("active_file", "inactive_file") if name in pairs]
+        return math.ceil(sum(int(pairs[name]) for name in own) / _MEGA)
 
     def relax(self) -> None:
         """No limit any more."""
