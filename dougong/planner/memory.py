@@ -11,7 +11,8 @@ from dougong.control.handshake import AgentFacts
 from dougong.errors import PlanError
 from dougong.job.schema import Job
 from dougong.parallel.plan import Inventory, Plan, Worker
-from dougong.planner.needs.refusal import advice, beside_devices, gb, listed, together, too_large
+from dougong.planner.needs.refusal import beside_devices, gb, listed, together, too_large
+from dougong.planner.needs.remedies import Remedies
 from dougong.planner.needs.terms import Term, WorkerMemory
 from dougong.planner.needs.worker_memory import needed_memory, shares_machine
 from dougong.planner.placement import AgentSpec, make_seats
@@ -74,7 +75,7 @@ def plan_that_fits(
     machines = memory_of_machines(agents.values())
     plan = with_room_for_snapshots(job, inventory, plan, machines)
     needed = needed_memory(job, inventory, plan)
-    check_fit(plan, needed, known_memory(job, specs, agents))
+    check_fit(job, plan, needed, known_memory(job, specs, agents))
     check_hosts(job, plan, needed, machines)
     return plan
 
@@ -89,7 +90,9 @@ def memory_of_machines(agents: Iterable[AgentFacts]) -> dict[str, int]:
     return found
 
 
-def check_fit(plan: Plan, needed: Sequence[WorkerMemory], memory: Sequence[KnownMemory]) -> None:
+def check_fit(
+    job: Job, plan: Plan, needed: Sequence[WorkerMemory], memory: Sequence[KnownMemory]
+) -> None:
     """PlanError where workers take more at their peaks than there is: names every term's bytes,
     what there is, and what helps. On a machine that its workers share, what lies beside devices
     counts, too: a checkpoint on its way, and snapshots. `needed`: by rank."""
@@ -98,7 +101,7 @@ def check_fit(plan: Plan, needed: Sequence[WorkerMemory], memory: Sequence[Known
         found = [by_name[name] for name in known.workers]
         terms = together(found, known.is_shared)
         if sum(terms.values()) > known.num_bytes:
-            raise PlanError(_refusal(known, terms, found))
+            raise PlanError(_refusal(known, terms, found, Remedies(job, plan)))
 
 
 def check_hosts(
@@ -120,22 +123,29 @@ def check_hosts(
             raise PlanError(
                 f"{node} has {gb(num_bytes)}, and beside their devices its {len(there)} workers "
                 f"need {gb(total)} of its memory: {listed(terms)}; put islands on several "
-                f"machines; {advice(terms)}"
+                f"machines; {Remedies(job, plan).advice(terms)}"
             )
 
 
-def _refusal(known: KnownMemory, terms: Mapping[Term, int], needed: Sequence[WorkerMemory]) -> str:
+def _refusal(
+    known: KnownMemory,
+    terms: Mapping[Term, int],
+    needed: Sequence[WorkerMemory],
+    remedies: Remedies,
+) -> str:
     island = known.workers[0].partition("/")[0]
     even_so = f"to run even so, set islands.{island}.memory_gb"
     if len(known.workers) == 1 and not known.is_shared:
         place = f"{known.place} has"
-        return f"{too_large(known.workers[0], needed[0], place, known.num_bytes)}; {even_so}"
+        alone = too_large(known.workers[0], needed[0], place, known.num_bytes, remedies)
+        return f"{alone}; {even_so}"
     pairs = zip(known.workers, needed, strict=True)
     each = ", ".join(f"{name} {gb(_taken(one, known.is_shared))}" for name, one in pairs)
     return (
         f"the {len(known.workers)} workers on {known.place} need "
         f"{gb(sum(terms.values()))} ({each}), and it has {gb(known.num_bytes)}: {listed(terms)}; "
-        f"put islands on several machines (islands.{island}.node), or {advice(terms)}; {even_so}"
+        f"put islands on several machines (islands.{island}.node), or {remedies.advice(terms)}; "
+        f"{even_so}"
     )
 
 

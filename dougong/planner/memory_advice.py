@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from dougong.job.schema import Job
 from dougong.parallel.plan import Inventory, Plan, Worker
-from dougong.planner.needs.refusal import advice, gb, listed, together
+from dougong.planner.needs.refusal import gb, listed, together
+from dougong.planner.needs.remedies import Remedies
 from dougong.planner.needs.worker_memory import needed_memory
 
 
@@ -27,12 +28,12 @@ def memory_advice(
         counted += f", of {gb(memory_bytes)}"
     if not terms:
         return counted
-    words = f"{counted}: {listed(terms)}"
+    words, remedies = f"{counted}: {listed(terms)}", Remedies(job, plan)
     if memory_bytes is None or total > memory_bytes:
-        return f"{words}; {advice(terms)}"
+        return f"{words}; {remedies.advice(terms)}"
     return (
         f"{words}; what came on top of that it does not know (experts that are chosen more often "
-        f"than others, memory of libraries, other processes): {_less(job)}"
+        f"than others, memory of libraries, other processes): {remedies.anywhere()}"
     )
 
 
@@ -45,17 +46,3 @@ def _who(workers: Sequence[Worker]) -> str:
     if len(workers) == 1:
         return workers[0].name
     return f"the {len(workers)} workers on {workers[0].node}"
-
-
-def _less(job: Job) -> str:
-    """What leaves more room, changing no bit where that is possible."""
-    ways = []
-    if job.recompute == "none":
-        ways.append("set recompute: layers")
-    if job.dense == "copy" and (job.pipeline in ("auto", "zebra") or job.batch.microbatches == 1):
-        ways.append("set dense: shard")
-    if job.batch.microbatch_size > 1:
-        fewer = f"lower batch.microbatch_size (now {job.batch.microbatch_size}) in a new run"
-    else:
-        fewer = f"lower data.sequence_length (now {job.data.sequence_length}) in a new run"
-    return ", or ".join([*ways, "add workers", fewer])

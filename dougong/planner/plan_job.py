@@ -18,6 +18,7 @@ from dougong.parallel.plan import Inventory, Plan, Role, Seat, make_plan, role_i
 from dougong.planner.needs.holdings import expert_bytes, holdings
 from dougong.planner.needs.programs import prove
 from dougong.planner.needs.refusal import BYTES_PER_GB, too_large
+from dougong.planner.needs.remedies import Remedies
 from dougong.planner.needs.worker_memory import needed_memory
 
 HOST_BACKEND = "gloo"
@@ -155,4 +156,5 @@ def _check_memory(job: Job, inventory: Inventory, plan: Plan) -> None:
         limit = limits[worker.island]
         if limit is not None and memory.peak > limit:
             key = f"islands.{worker.island}.memory_gb"
-            raise PlanError(too_large(worker.name, memory, f"{key} leaves it", limit))
+            remedies, room = Remedies(job, plan), f"{key} leaves it"
+            raise PlanError(too_large(worker.name, memory, room, limit, remedies))

@@ -42,9 +42,9 @@ def test_a_device_that_is_used_together_counts_once_for_all_its_workers() -> Non
     job = job_of()
     plan = plan_job(job, TINY, seats_of_job(job.islands))
     needed = sum(memory.peak for memory in needed_memory(job, TINY, plan))
-    check_fit(plan, needed_memory(job, TINY, plan), [replace(together, num_bytes=needed)])
+    check_fit(job, plan, needed_memory(job, TINY, plan), [replace(together, num_bytes=needed)])
     with pytest.raises(PlanError, match="the 4 workers on the cuda device of anvil need"):
-        check_fit(plan, needed_memory(job, TINY, plan), [replace(together, num_bytes=needed - 1)])
+        check_fit(job, plan, needed_memory(job, TINY, plan), [replace(together, num_bytes=needed - 1)])
 
 
 def test_islands_on_one_machine_share_it_with_each_other() -> None:
@@ -64,9 +64,11 @@ def test_a_device_is_refused_one_byte_short() -> None:
     job = job_of()
     plan = plan_job(job, TINY, seats_of_job(job.islands))
     needed = needed_memory(job, TINY, plan)[2].peak
-    check_fit(plan, needed_memory(job, TINY, plan), [KnownMemory("a device of anvil", ("e/0",), needed, False)])
+    check_fit(job, plan, needed_memory(job, TINY, plan), [KnownMemory("a device of anvil", ("e/0",), needed, False)])
     with pytest.raises(PlanError) as refused:
-        check_fit(plan, needed_memory(job, TINY, plan), [KnownMemory("a device of anvil", ("e/0",), needed - 1, False)])
+        check_fit(
+            job, plan, needed_memory(job, TINY, plan), [KnownMemory("a device of anvil", ("e/0",), needed - 1, False)]
+        )
     said = str(refused.value)
     assert said.startswith(
         "e/0 needs 0.354 GB at its peak (forward and backward), and a device of anvil has 0.354 GB: "
@@ -81,15 +83,15 @@ def test_a_machine_holds_copies_of_the_state_too_and_a_device_does_not() -> None
     memories = needed_memory(job, TINY, plan)
     names = ("a/0", "a/1")
     needed = sum(memory.peak + memory.on_host for memory in memories[:2])
-    check_fit(plan, needed_memory(job, TINY, plan), [KnownMemory("forge", names, needed, True)])
+    check_fit(job, plan, needed_memory(job, TINY, plan), [KnownMemory("forge", names, needed, True)])
     with pytest.raises(PlanError) as refused:
-        check_fit(plan, needed_memory(job, TINY, plan), [KnownMemory("forge", names, needed - 1, True)])
+        check_fit(job, plan, needed_memory(job, TINY, plan), [KnownMemory("forge", names, needed - 1, True)])
     said = str(refused.value)
     assert said.startswith("the 2 workers on forge need 0.289 GB (a/0 0.253 GB, a/1 0.0367 GB), and it has 0.289 GB: ")
     assert "snapshots 0.24 GB" in said and "of snapshots: set fault.snapshots.replicas: 0" in said
     assert said.endswith("fault.snapshots.every: 0 (no snapshots); to run even so, set islands.a.memory_gb")
     check_fit(
-        plan, needed_memory(job, TINY, plan), [KnownMemory("a device of anvil", ("e/0",), memories[2].peak, False)]
+        job, plan, needed_memory(job, TINY, plan), [KnownMemory("a device of anvil", ("e/0",), memories[2].peak, False)]
     )
 
 

@@ -46,7 +46,9 @@ def test_a_peak_that_would_have_fitted_is_told_so_with_what_leaves_more_room() -
     assert text.endswith(f": {ways} in a new run")
     batch = JOB.batch.model_copy(update={"microbatch_size": 4})
     text = told(2 * FIRST.peak, shared=False, batch=batch, recompute="layers", dense="copy", pipeline="serial")
-    assert text.endswith("): add workers, or lower batch.microbatch_size (now 4) in a new run")
+    assert text.endswith(
+        "): set dense: shard and pipeline: zebra, or add workers, or lower batch.microbatch_size (now 4) in a new run"
+    )
 
 
 @pytest.mark.parametrize("shared", [False, True])

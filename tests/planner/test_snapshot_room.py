@@ -69,6 +69,6 @@ def test_what_would_not_fit_with_snapshots_runs_without_them() -> None:
     taken = sum(memory.peak + memory.on_host for memory in memories)
     machine = KnownMemory(NODE, tuple(worker.name for worker in plan.workers), taken - 1, is_shared=True)
     with pytest.raises(PlanError, match="snapshots"):
-        check_fit(plan, needed_memory(job, inventory, plan), [machine])
+        check_fit(job, plan, needed_memory(job, inventory, plan), [machine])
     made = with_room_for_snapshots(job, inventory, plan, {NODE: machine.num_bytes})
-    check_fit(made, needed_memory(job, inventory, made), [machine])
+    check_fit(job, made, needed_memory(job, inventory, made), [machine])

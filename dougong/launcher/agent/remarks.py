@@ -12,7 +12,8 @@ from dougong.deadlines import DEADLINES
 from dougong.job.schema import Job
 from dougong.parallel.plan import Inventory, Plan
 from dougong.planner.memory import memory_of_machines
-from dougong.planner.needs.refusal import advice, beside_devices, gb, listed, together
+from dougong.planner.needs.refusal import beside_devices, gb, listed, together
+from dougong.planner.needs.remedies import Remedies
 from dougong.planner.needs.terms import Terms, added
 from dougong.planner.needs.worker_memory import needed_memory
 from dougong.planner.nodes import UNNAMED
@@ -160,7 +161,7 @@ def remarks_on_memory(
             found = [needed[name] for name in agent.spec.workers]
             lies_beside = agent.has_devices
             parts.append(beside_devices(found) if lies_beside else together(found, with_host=True))
-        warnings += _on_free_memory(node, there, added(parts))
+        warnings += _on_free_memory(node, there, added(parts), Remedies(job, plan))
     machines = memory_of_machines(agent.facts for agent in agents)
     short = short_of_room(job, inventory, plan, machines)
     return Remarks(tuple(left_out_snapshots(short)), tuple(warnings))
@@ -179,7 +180,9 @@ def left_out_snapshots(short: SnapshotDemand | None) -> Iterator[str]:
         )
 
 
-def _on_free_memory(node: str, there: Sequence[JoinedAgent], terms: Terms) -> Iterator[str]:
+def _on_free_memory(
+    node: str, there: Sequence[JoinedAgent], terms: Terms, remedies: Remedies
+) -> Iterator[str]:
     free = [agent.facts.limits.free_memory_bytes for agent in there]
     known = [num_bytes for num_bytes in free if num_bytes is not None]
     total = sum(terms.values())
@@ -188,5 +191,5 @@ def _on_free_memory(node: str, there: Sequence[JoinedAgent], terms: Terms) -> It
     yield (
         f"{node} has {gb(min(known))} of memory free now, and its workers need {gb(total)} at "
         f"their peaks: {listed(terms)}; end what else runs there, or put islands on other nodes; "
-        f"{advice(terms)}"
+        f"{remedies.advice(terms)}"
     )

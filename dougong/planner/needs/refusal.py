@@ -4,33 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from dougong.planner.needs.remedies import Remedies
 from dougong.planner.needs.terms import Term, Terms, WorkerMemory, added
 
 BYTES_PER_GB = 1e9
 
 
-def too_large(worker: str, memory: WorkerMemory, room: str, num_bytes: float) -> str:
+def too_large(
+    worker: str, memory: WorkerMemory, room: str, num_bytes: float, remedies: Remedies
+) -> str:
     """Of one worker's device. `room`: what gives it the `num_bytes`, with its verb."""
     needed = f"{worker} needs {gb(memory.peak)} at its peak ({memory.top})"
     terms = listed(memory.at_peak)
     if memory.unit is not None:
         name, weights = memory.unit
         terms += f" (of what comes and goes {name} has most, {gb(weights)} of weights)"
-    return f"{needed}, and {room} {gb(num_bytes)}: {terms}; {advice(memory.at_peak)}"
+    return f"{needed}, and {room} {gb(num_bytes)}: {terms}; {remedies.advice(memory.at_peak)}"
 
 
 def listed(terms: Terms) -> str:
     """`weights 3.1 GB, gradients 6.2 GB`; the largest first."""
     ordered = sorted(terms, key=lambda term: -terms[term])
     return ", ".join(f"{term.words} {gb(terms[term])}" for term in ordered)
-
-
-def advice(terms: Terms) -> str:
-    """What makes the largest terms less: those that are a quarter of all."""
-    total = sum(terms.values())
-    ordered = sorted(terms, key=lambda term: -terms[term])
-    large = [term for term in ordered if 4 * terms[term] >= total] or ordered[:1]
-    return "; ".join(f"of {term.words}: {term.remedy}" for term in large)
 
 
 def together(memories: Sequence[WorkerMemory], with_host: bool) -> dict[Term, int]:

@@ -1,4 +1,4 @@
-"""What memory is for, by name, and what makes each less. Imports no torch."""
+"""What memory is for, by name. Imports no torch."""
 
 from __future__ import annotations
 
@@ -8,64 +8,26 @@ from enum import Enum
 
 
 class Term(Enum):
-    """A part of a worker's memory: what it is called, and the keys that make it less."""
+    """A part of a worker's memory, by its name."""
 
-    WEIGHTS = (
-        "weights",
-        "add workers, which have fewer experts each; all that lies outside of them is on every "
-        "worker with lanes: set dense: shard, where it is not set; move experts by offload or "
-        "speed, or take a smaller model",
-    )
-    GRADIENTS = (
-        "gradients",
-        "each lane of a worker has a sum of all that lies outside of the experts: set "
-        "dense: shard, where it is not set (in zebra, which has all micro-batches of a step alive "
-        "at once); where workers have several lanes, add workers with lanes, or begin a run with "
-        "fewer batch.lanes",
-    )
-    MASTERS = (
-        "masters",
-        "add workers, or on devices begin a run with optimizer.device: host (they lie in the "
-        "machine's memory then)",
-    )
-    MOMENTS = (
-        "moments",
-        "add workers, or begin a run with optimizer.state: bfloat16, or on devices with "
-        "optimizer.device: host, where these are not set",
-    )
-    SCRATCH = ("scratch of sums", "nothing makes it less but a model of smaller tensors")
-    AUDITS = ("audits", "set fault.audit: null (no step is computed a second time)")
-    ACTIVATIONS = (
-        "activations",
-        "set recompute: layers, where it is not set, or begin a run with a lower "
-        "batch.microbatch_size or data.sequence_length; in zebra, which has all micro-batches of a "
-        "step alive at once, with fewer batch.microbatches, or set pipeline: serial, which has one "
-        "(not with dense: shard)",
-    )
-    ROWS = (
-        "rows of experts",
-        "set recompute: layers, where it is not set, add workers with experts, or begin a run with "
-        "a lower batch.microbatch_size, or in zebra with fewer batch.microbatches",
-    )
-    MESSAGES = (
-        "messages",
-        "set combine: at_experts, or begin a run with a lower batch.microbatch_size",
-    )
-    UPDATE = ("the update", "begin a run with optimizer.state: float32")
-    CHECKS = ("checks of the state", "set determinism: off in a new run (nothing is compared)")
-    STAGING = (
-        "a checkpoint that is being written",
-        "put workers on more machines, or begin a run with optimizer.state: bfloat16",
-    )
-    SNAPSHOTS = (
-        "snapshots",
-        "set fault.snapshots.replicas: 0 (a lost worker's part is then read from a checkpoint), or "
-        "fault.snapshots.every: 0 (no snapshots)",
-    )
-    LINKS = ("memory for copies to the device", "set optimizer.device: worker in a new run")
+    WEIGHTS = "weights"
+    GRADIENTS = "gradients"
+    MASTERS = "masters"
+    MOMENTS = "moments"
+    SCRATCH = "scratch of sums"
+    AUDITS = "audits"
+    ACTIVATIONS = "activations"
+    ROWS = "rows of experts"
+    MESSAGES = "messages"
+    UPDATE = "the update"
+    CHECKS = "checks of the state"
+    STAGING = "a checkpoint that is being written"
+    SNAPSHOTS = "snapshots"
+    LINKS = "memory for copies to the device"
 
-    def __init__(self, words: str, remedy: str) -> None:
-        self.words, self.remedy = words, remedy
+    @property
+    def words(self) -> str:
+        return self.value
 
 
 STATE = (Term.WEIGHTS, Term.GRADIENTS, Term.MASTERS, Term.MOMENTS)

@@ -95,6 +95,6 @@ def test_a_device_that_holds_the_state_and_no_audit_is_refused() -> None:
     needed = memory.peak
     assert memory.always[Term.AUDITS] == audit_bytes(job, TINY, plan)[2].memory > 0
     known = KnownMemory("a device of anvil", (worker.name,), needed, is_shared=False)
-    check_fit(plan, needed_memory(job, TINY, plan), [known])
+    check_fit(job, plan, needed_memory(job, TINY, plan), [known])
     with pytest.raises(PlanError, match=r"audits 0.\d+ GB.*; of audits: set fault\.audit: null"):
-        check_fit(plan, needed_memory(job, TINY, plan), [replace(known, num_bytes=needed - 1)])
+        check_fit(job, plan, needed_memory(job, TINY, plan), [replace(known, num_bytes=needed - 1)])

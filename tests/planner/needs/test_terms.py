@@ -18,5 +18,5 @@ def test_what_is_nothing_is_not_there() -> None:
     assert WorkerMemory({}).peak == 0 and not WorkerMemory({}).top
 
 
-def test_each_term_has_a_name_of_its_own_and_says_what_makes_it_less() -> None:
-    assert len({term.words for term in Term}) == len(Term) and all(term.remedy for term in Term)
+def test_each_term_has_a_name_of_its_own() -> None:
+    assert len({term.words for term in Term}) == len(Term)
