@@ -134,8 +134,8 @@ class CheckpointReader:
         if place is None and not spans:
             label = name if row is None else f"{name}[{row}]"
             raise MisfitError(
-                f"{self.directory}: holds no {group} {label}; "
-                "it is of another model, or was saved without it"
+                f"{self.directory}: holds no {group} {label}; it is of another model, or was saved "
+                "without it; go on from another checkpoint (--step)"
             )
         entry = spans[0][1] if place is None else place[1]
         if wanted is not None:
@@ -180,7 +180,8 @@ class CheckpointReader:
         if part[1] > end:
             raise MisfitError(
                 f"{self.directory}: {entry.label} is of a tensor of {end} elements, but those up "
-                f"to {part[1]} are asked for; it is of another model"
+                f"to {part[1]} are asked for; it is of another model: go on with the model that "
+                "the run began with, or from another checkpoint (--step)"
             )
 
     def _check_fit(self, entry: Entry, wanted: Piece) -> None:

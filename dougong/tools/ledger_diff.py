@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from dougong.checkpoint.ledger_file import KINDS, Checksums, read_step
+from dougong.parallel.pieces import tensor_of
 from dougong.records.directory import RunDir
 from dougong.tools.difference import NaturalOrder, natural_order
 from dougong.tools.step_record import StepRecord, StepRecords, same_number
+from dougong.ui.formatting import plural
 
 Runs = tuple[RunDir, RunDir]
 Pair = tuple[StepRecord, StepRecord]
@@ -61,9 +63,38 @@ def tensors_of_step(runs: Runs, pair: Pair) -> dict[tuple[str, str], str]:
     a, b = (_checksums(run, record) for run, record in zip(runs, pair, strict=True))
     if not a or not b:
         return {}
-    different = [key for key in a.keys() | b.keys() if a.get(key) != b.get(key)]
-    different.sort(key=_by_kind_and_name)
-    return {key: f"checksums {_hex(a, key)} and {_hex(b, key)}" for key in different}
+    found = {key: f"checksums {_hex(a, key)} and {_hex(b, key)}" for key in _differing(a, b)}
+    found = _by_tensor_where_cut_otherwise(found, a, b)
+    return {key: found[key] for key in sorted(found, key=_by_kind_and_name)}
+
+
+def _differing(a: Checksums, b: Checksums) -> list[tuple[str, str]]:
+    return [key for key in a.keys() | b.keys() if a.get(key) != b.get(key)]
+
+
+def _by_tensor_where_cut_otherwise(
+    found: Mapping[tuple[str, str], str], a: Checksums, b: Checksums
+) -> dict[tuple[str, str], str]:
+    """Of a tensor that one run has in other pieces than the other no checksums can be compared, so
+    it is told once."""
+    a_names, b_names = _names_by_tensor(a), _names_by_tensor(b)
+    told: dict[tuple[str, str], str] = {}
+    for (kind, name), note in found.items():
+        its = kind, tensor_of(name)
+        pieces = a_names.get(its, frozenset()), b_names.get(its, frozenset())
+        if all(pieces) and pieces[0] != pieces[1]:
+            cut = " and ".join(plural(len(names), "piece") for names in pieces)
+            told[its] = f"in {cut}, whose checksums do not compare; `dougong diff` of checkpoints"
+        else:
+            told[kind, name] = note
+    return told
+
+
+def _names_by_tensor(checksums: Checksums) -> dict[tuple[str, str], frozenset[str]]:
+    names: dict[tuple[str, str], set[str]] = {}
+    for kind, name in checksums:
+        names.setdefault((kind, tensor_of(name)), set()).add(name)
+    return {key: frozenset(found) for key, found in names.items()}
 
 
 def _differences_of_kind(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +20,12 @@ def by_step(*records: StepRecord) -> dict[int, StepRecord]:
     return {record.step: record for record in records}
 
 
-def run_with(path: Path, gradients: list[int], weights: list[int]) -> RunDir:
-    """A run whose ledger keeps step 1 of the tensors a.2, a.10 and b."""
+def run_with(
+    path: Path, gradients: list[int], weights: list[int], names: Sequence[str] = ("a.10", "a.2", "b")
+) -> RunDir:
+    """A run whose ledger keeps step 1 of these tensors, or pieces."""
     run = RunDir.create(path)
-    writer = LedgerWriter(run.ledger, 1, "east/0", ["a.10", "a.2", "b"])
+    writer = LedgerWriter(run.ledger, 1, "east/0", list(names))
     writer.append(1, [np.array(values, np.uint64) for values in (gradients, weights)])
     return run
 
@@ -50,6 +53,18 @@ def test_a_gradient_of_one_side_alone(tmp_path: Path) -> None:
     runs = run_with(tmp_path / "a", [1, 2, 3], [4, 5, 6]), run_with(tmp_path / "b", [1, 0, 3], [4, 5, 6])
     assert tensors_of_step(runs, (record(1, "x"), record(1, "y"))) == {
         ("gradient", "a.2"): f"checksums {2:016x} and none"
+    }
+
+
+def test_a_tensor_in_other_pieces_is_told_once_and_the_others_as_ever(tmp_path: Path) -> None:
+    """As after a resume of a run of which large tensors had one owner."""
+    whole = run_with(tmp_path / "a", [1, 2, 3], [4, 5, 6])
+    cut = run_with(tmp_path / "b", [7, 8, 9, 3], [4, 5, 6, 7], ["a.10", "a.2[0:5]", "a.2[5:10]", "b"])
+    assert tensors_of_step((whole, cut), (record(1, "x"), record(1, "y"))) == {
+        ("gradient", "a.2"): "in 1 piece and 2 pieces, whose checksums do not compare; `dougong diff` of checkpoints",
+        ("gradient", "a.10"): f"checksums {1:016x} and {7:016x}",
+        ("weight", "a.2"): "in 1 piece and 2 pieces, whose checksums do not compare; `dougong diff` of checkpoints",
+        ("weight", "b"): f"checksums {6:016x} and {7:016x}",
     }
 
 
