@@ -74,7 +74,7 @@ ORDER = (
     "launcher.backends", "launcher.backends.process",  # the second: Ray's calls, made by a process of its own
     "launcher.signing",  # keys of checkpoints
     "launcher.controller.inbound", "launcher.controller", "launcher",
-    "tools", "tools.drill",  # proofs, differences, calibration
+    "tools.difference", "tools.experts", "tools", "tools.drill",  # proofs, differences, calibration
     "doctor.facts", "doctor.record", "doctor.majority", "doctor.node", "doctor.ask", "doctor.judge",
     "doctor",  # whether nodes are what a run needs
     "cli.options", "cli.doctor", "cli",

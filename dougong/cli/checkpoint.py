@@ -28,6 +28,8 @@ from dougong.errors import SourceError
 from dougong.launcher.signing.key_file import read_key
 from dougong.records.directory import RunDir
 from dougong.tools import after_verify as after
+from dougong.tools.experts.contents import is_folder
+from dougong.tools.experts.looks import look_against, look_at_experts
 from dougong.tools.job_check import load_whole_job
 
 
@@ -40,7 +42,11 @@ class Precision(str, Enum):
 
 def verify(
     directory: Annotated[
-        Path, typer.Argument(metavar="DIR", help="A checkpoint, or a run with all its checkpoints.")
+        Path,
+        typer.Argument(
+            metavar="DIR",
+            help="A checkpoint, a run with all its checkpoints, or a Hugging Face folder.",
+        ),
     ],
     key: Annotated[
         Path | None,
@@ -54,33 +60,77 @@ def verify(
             "not signed, or by another key.",
         ),
     ] = False,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="OTHER",
+            help="A folder, checkpoint or run that must hold the same, expert by expert.",
+        ),
+    ] = None,
+    allow_alike: Annotated[
+        bool,
+        typer.Option(
+            "--allow-alike",
+            help="Experts may be copies of each other, as where a dense model was made into one.",
+        ),
+    ] = False,
 ) -> None:
     """Read every byte of a checkpoint and say whether it is what was written.
 
-    Exit status: 0 valid, 1 not, 2 no checkpoint to look at.
+    Of it, as of any Hugging Face folder, every expert must be there: with all of its tensors, none
+    of them zero everywhere or not finite, and no two experts the same. --against compares it with
+    another folder or checkpoint, whatever the order, the form on disk or the dtype.
+
+    Exit status: 0 valid, 1 not, 2 nothing to look at.
 
     Example: dougong verify runs/quickstart/checkpoints/step-000060
     """
     if sign and key is None:
         raise SourceError("--sign: with which key? name its file: --key FILE")
     known = None if key is None else read_key(key)
+    if is_folder(directory):
+        if known is not None:
+            raise SourceError(f"--key: {directory} is a Hugging Face folder, which nobody signs")
+        _verify_experts([directory], against, allow_alike)
+        return
     paths = _checkpoints_of(directory)
+    if against is not None and len(paths) > 1:
+        raise SourceError(f"--against: {directory} holds {len(paths)} checkpoints; name one")
     if sign and known is not None:
         _sign_trusted(directory, paths, known)
-    results = [verify_whoever_signed(path, known) for path in paths]
+    _verify_checkpoints(directory, paths, known)
+    _verify_experts(paths, against, allow_alike)
+
+
+def _verify_checkpoints(directory: Path, paths: Sequence[Path], key: SigningKey | None) -> None:
+    results = [verify_whoever_signed(path, key) for path in paths]
     for path in _set_aside_as_damaged(directory):
         typer.echo(f"note: {path}: was damaged when the run looked for a checkpoint", err=True)
     for result in results:
-        for remark in result.remarks:
-            typer.echo(f"note: {result.directory}: {remark}", err=True)
-        if result.ok:
-            typer.echo(f"{result}{_signed_words(result, known)}")
-            continue
-        typer.echo(f"{result.directory}: not valid", err=True)
-        for problem in result.problems:
-            typer.echo(f"  {problem}", err=True)
+        _tell(result, key)
     if not all(result.ok for result in results):
-        typer.echo(f"next: {after.next_words(directory, results, known)}", err=True)
+        typer.echo(f"next: {after.next_words(directory, results, key)}", err=True)
+        raise typer.Exit(1)
+
+
+def _tell(result: VerifyResult, key: SigningKey | None) -> None:
+    for remark in result.remarks:
+        typer.echo(f"note: {result.directory}: {remark}", err=True)
+    if result.ok:
+        typer.echo(f"{result}{_signed_words(result, key)}")
+        return
+    typer.echo(f"{result.directory}: not valid", err=True)
+    for problem in result.problems:
+        typer.echo(f"  {problem}", err=True)
+
+
+def _verify_experts(paths: Sequence[Path], against: Path | None, allow_alike: bool) -> None:
+    looks = [look_at_experts(path, allow_alike) for path in paths]
+    if against is not None:
+        looks.append(look_against(paths[0], against))
+    for look in looks:
+        typer.echo("\n".join(look.lines), err=not look.is_good)
+    if not all(look.is_good for look in looks):
         raise typer.Exit(1)
 
 

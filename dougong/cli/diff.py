@@ -16,7 +16,9 @@ from dougong.tools.trace_diff import retrace
 
 
 def diff(
-    a: Annotated[Path, typer.Argument(metavar="A", help="A checkpoint or a run.")],
+    a: Annotated[
+        Path, typer.Argument(metavar="A", help="A checkpoint, a run, or a Hugging Face folder.")
+    ],
     b: Annotated[Path, typer.Argument(metavar="B", help="Another of the same kind.")],
     quick: Annotated[
         bool, typer.Option("--quick", help="Take tensors of equal recorded digests as equal.")
@@ -37,10 +39,11 @@ def diff(
         float, typer.Option(min=1, help="Seconds for each of the two runs of --trace.")
     ] = DEADLINES.local_run_s,
 ) -> None:
-    """Compare two checkpoints or runs bit by bit; name the first difference.
+    """Compare two checkpoints, runs or Hugging Face folders bit by bit; name what differs.
 
     It names the first step and tensor that differ. Of runs of unequal length the common steps are
-    compared. --trace runs that step on this machine, on the
+    compared. Of folders, of which one may be a checkpoint, experts are found again where they are
+    in another order or form. --trace runs that step on this machine, on the
     layout of each run, and names the lane, micro-batch, layer and segment where the two part. Exit
     status: 0 equal, 1 different, 2 error.
 

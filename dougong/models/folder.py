@@ -54,12 +54,13 @@ _SCALED = ("{}.qweight", "{}_packed", "{}_blocks")
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor in a file: its dtype in safetensors' word, its shape, and how many bytes it has."""
+    """A tensor in a file: its dtype in safetensors' word, its shape, and which bytes it has."""
 
     file: Path
     name: str
     dtype: str
     shape: tuple[int, ...]
+    offset: int
     num_bytes: int
 
     @property
@@ -156,18 +157,22 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
     Raises `ModelError` when a file is absent, cut short or no safetensors file, when the index
     names a tensor that its file does not hold, or when the values are quantised.
     """
-    # A link into a cache that was emptied is a file that is listed and cannot be opened.
-    if _is_listed(folder / SINGLE):
-        tensors = {tensor.name: tensor for tensor in _file_tensors(folder / SINGLE)}
-    elif _is_listed(folder / INDEX):
-        tensors = _sharded(folder)
-    else:
-        raise ModelError(
-            f"model.path: {folder} holds neither {INDEX} nor {SINGLE}; only safetensors are read"
-            f"{_other_format(folder)}"
-        )
+    tensors = listed_tensors(folder)
     _refuse_quantised(tensors)
     return tensors
+
+
+def listed_tensors(folder: Path) -> dict[str, StoredTensor]:
+    """The same, whatever its values are stored as."""
+    # A link into a cache that was emptied is a file that is listed and cannot be opened.
+    if _is_listed(folder / SINGLE):
+        return {tensor.name: tensor for tensor in _file_tensors(folder / SINGLE)}
+    if _is_listed(folder / INDEX):
+        return _sharded(folder)
+    raise ModelError(
+        f"model.path: {folder} holds neither {INDEX} nor {SINGLE}; only safetensors are read"
+        f"{_other_format(folder)}"
+    )
 
 
 def weight_files(folder: Path) -> set[str]:
@@ -268,7 +273,8 @@ def _parse(path: Path, header: bytes) -> tuple[list[StoredTensor], int]:
         for name, entry in entries.items():
             begin, stop = entry["data_offsets"]
             shape = tuple(entry["shape"])
-            tensors.append(StoredTensor(path, name, entry["dtype"], shape, stop - begin))
+            place = len(header) + begin, stop - begin
+            tensors.append(StoredTensor(path, name, entry["dtype"], shape, *place))
             end = max(end, stop)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = _what_it_is(header) or f"is not a safetensors file (no header); {_AGAIN}"

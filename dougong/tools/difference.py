@@ -10,14 +10,14 @@ NaturalOrder = list[tuple[int, int, str]]
 
 @dataclass(frozen=True)
 class Difference:
-    """One tensor, or one number of a step's metrics, that differs.
+    """One tensor, or one number of a step's metrics, that differs. `step`: None of what has none.
 
     `num_different` of `num_elements` differ in their bits; `largest` is the largest difference of
     their values, None where values cannot be subtracted. `note` says more: a tensor missing, a file
     that is not what its manifest says.
     """
 
-    step: int
+    step: int | None
     name: str
     num_different: int = 1
     num_elements: int = 1
@@ -25,7 +25,7 @@ class Difference:
     note: str = ""
 
     def __str__(self) -> str:
-        where = f"step {self.step}: {self.name}"
+        where = self.name if self.step is None else f"step {self.step}: {self.name}"
         if self.note and self.num_elements == 1:
             return f"{where}: {self.note}"
         largest = "" if self.largest is None else f", by at most {self.largest:.6g}"

@@ -10,13 +10,16 @@ from dougong.errors import CheckpointError
 from dougong.records.directory import RunDir
 from dougong.tools.checkpoint_diff import diff_checkpoints
 from dougong.tools.difference import Comparison, Difference
+from dougong.tools.experts.against import compare
+from dougong.tools.experts.contents import is_weights
 from dougong.tools.ledger_diff import common_steps, differences_of_step, first_split
 from dougong.tools.step_record import StepRecord, StepRecords, read_records, same_number
 from dougong.ui.formatting import plural, ranges
 
 
 def diff(a: Path, b: Path, trust_digests: bool = False) -> Comparison:
-    """Compare two checkpoints (directories with manifest.json) or two runs.
+    """Compare two checkpoints (directories with manifest.json), two runs, or two Hugging Face
+    folders, of which one may be a checkpoint.
 
     Of runs: the metrics of each step (of its last generation). Where both kept a ledger, the first
     step whose digests differ, and what of it; where they agree in it or have none, the checkpoints
@@ -26,9 +29,12 @@ def diff(a: Path, b: Path, trust_digests: bool = False) -> Comparison:
     kinds = [(path / MANIFEST).is_file() for path in (a, b)]
     if all(kinds):
         return diff_checkpoints(a, b, trust_digests)
-    if any(kinds):
+    if all(map(is_weights, (a, b))):
+        return compare(a, b)
+    if any(map(is_weights, (a, b))):
         raise CheckpointError(
-            f"{a} and {b}: one is a checkpoint and one is not; give two checkpoints or two runs"
+            f"{a} and {b}: one holds a model's weights and one does not; give two checkpoints or "
+            "Hugging Face folders, or two runs"
         )
     return diff_runs(RunDir.open(a), RunDir.open(b), trust_digests)
 
@@ -83,7 +89,7 @@ def _steps_words(steps: Iterable[int]) -> str:
 
 def _in_order(differences: list[Difference]) -> tuple[Difference, ...]:
     """By step; within a step as they were found."""
-    return tuple(sorted(differences, key=lambda difference: difference.step))
+    return tuple(sorted(differences, key=lambda difference: difference.step or 0))
 
 
 def _compared(num_steps: int, num_ledger_steps: int, checkpoints: list[int]) -> str:

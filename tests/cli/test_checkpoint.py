@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +14,10 @@ import typer
 from dougong.cli.checkpoint import export, verify
 from dougong.errors import DougongError
 from dougong.launcher.signing.key_file import make_key
+from dougong.models.folder import SINGLE
 from dougong.records.directory import RunDir
 from dougong.records.events import RunCreated
+from safetensors.torch import load_file, save_file
 from tests.checkpoint.saving import save, tiny_model
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner, Result
@@ -169,3 +172,64 @@ def test_no_command_loads_torch(command: str) -> None:
     libraries = "{'torch', 'ray', 'transformers'}"
     code = f"import sys, dougong.cli.{command}\nassert not {libraries} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.fixture
+def folder(model: Any, tmp_path: Path) -> Path:
+    model.save_pretrained(tmp_path / "folder")
+    return tmp_path / "folder"
+
+
+def with_a_copied_expert(folder: Path, out: Path) -> Path:
+    shutil.copytree(folder, out)
+    tensors = load_file(out / SINGLE)
+    for name in [name for name in tensors if ".experts.3." in name]:
+        tensors[name] = tensors[name.replace(".3.", ".0.")].clone()
+    save_file(tensors, out / SINGLE)
+    return out
+
+
+def test_verify_looks_at_the_experts_of_a_folder_and_of_a_checkpoint(run: RunDir, folder: Path, tmp_path: Path) -> None:
+    said = "8 experts in each of 1 layer, no two of a layer alike, none of zeros, every value finite"
+    said = said.replace("each of 1 layer", "1 layer")
+    for place in (folder, run.checkpoints / "step-000020"):
+        result = dougong("verify", place)
+        assert (result.exit_code, result.stdout.splitlines()[-1]) == (0, f"{place}: {said}")
+    copied = with_a_copied_expert(folder, tmp_path / "copied")
+    result = dougong("verify", copied)
+    assert result.exit_code == 1
+    assert "  model.layers.0.mlp.experts: experts 0, 3 are the same, bit by bit" in result.stderr
+    assert f"dougong verify {copied} --allow-alike" in result.stderr
+    assert dougong("verify", copied, "--allow-alike").exit_code == 0
+
+
+def test_verify_holds_a_folder_against_another(run: RunDir, folder: Path, tmp_path: Path) -> None:
+    checkpoint = run.checkpoints / "step-000020"
+    for a, b in ((folder, checkpoint), (checkpoint, folder), (folder, folder)):
+        result = dougong("verify", a, "--against", b)
+        assert result.exit_code == 0 and "equal, bit by bit: " in result.stdout
+    copied = with_a_copied_expert(folder, tmp_path / "copied")
+    result = dougong("verify", folder, "--against", copied)
+    assert result.exit_code == 1 and "expert 3 of A is none of B's" in result.stderr
+    (copied / SINGLE).write_bytes(b"")
+    result = dougong("verify", folder, "--against", copied)
+    assert (
+        result.exit_code == 1
+        and f"--against: {copied / SINGLE}: is empty: the download was not complete" in result.stderr
+    )
+    assert dougong("verify", copied).exit_code == 1
+
+
+def test_verify_of_what_it_cannot_look_at_says_so(run: RunDir, folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(DougongError, match="holds 2 checkpoints; name one"):
+        raise_from("verify", run.path, "--against", folder)
+    with pytest.raises(DougongError, match="is a Hugging Face folder, which nobody signs"):
+        raise_from("verify", folder, "--key", make_key(tmp_path / "key").path)
+    with pytest.raises(DougongError, match="is neither a checkpoint nor a Hugging Face folder"):
+        raise_from("verify", folder, "--against", tmp_path)
+
+
+def raise_from(*words: str | Path) -> None:
+    error = dougong(*words).exception
+    assert error is not None
+    raise error

@@ -99,7 +99,7 @@ def test_what_cannot_be_compared_is_refused(model: Any, tmp_path: Path) -> None:
     checkpoint = save(tmp_path / "c", model)
     make_run(tmp_path / "a", model, [3.0], steps=(20,))
     make_run(tmp_path / "b", model, [3.0], first=2, steps=(40,))
-    with pytest.raises(CheckpointError, match="one is a checkpoint and one is not"):
+    with pytest.raises(CheckpointError, match="one holds a model's weights and one does not"):
         diff(checkpoint, tmp_path / "a")
     with pytest.raises(CheckpointError, match="nothing to compare"):
         diff(tmp_path / "a", tmp_path / "b")

@@ -3,6 +3,7 @@ Imports no torch."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,7 +34,7 @@ class Remedies:
         return "; ".join(f"of {term.words}: {self.of(term)}" for term in large)
 
     def of(self, term: Term) -> str:
-        ways = [words for way in _WAYS[term] for words in way(self)]
+        ways = itertools.chain.from_iterable(way(self) for way in _WAYS[term])
         return ", or ".join(ways) or _SMALLER
 
     def anywhere(self) -> str:

@@ -1,0 +1,71 @@
+"""Whose a stored tensor is: of which expert, of which layer. By its name and shape alone, in the
+forms in which transformers' families are saved. Imports no torch.
+
+One tensor for each expert (`model.layers.3.mlp.experts.7.up_proj.weight`, Qwen, DeepSeek, Mixtral's
+`w1`), or one of all experts, of which each has a row (`model.layers.3.mlp.experts.gate_up_proj`,
+gpt-oss, Llama-4; Granite's `block_sparse_moe.input_linear.weight`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dougong.job.rule import EXPERT_COUNT_KEYS
+
+_OF_ONE = re.compile(r"(?P<site>.*\bexperts|.*_experts)\.(?P<expert>\d+)\.(?P<part>.+)")
+_OF_ALL = re.compile(r"(?P<site>.*\bexperts|.*_experts)\.(?P<part>.+)")
+_IN_A_BLOCK = re.compile(r"(?P<site>.+)\.(?P<part>[^.]+\.weight)")
+_NOT_ROUTED = re.compile(r"shared|residual")
+_A_MATRIX_FOR_EACH = 3
+
+
+@dataclass(frozen=True)
+class ExpertPlace:
+    """`site`: of which experts, as the model calls them; `part`: which of an expert's tensors;
+    `expert`: whose, None where each has a row of it."""
+
+    site: str
+    part: str
+    expert: int | None
+
+
+def place_of(name: str, shape: tuple[int, ...], counts: Collection[int]) -> ExpertPlace | None:
+    """Where a tensor belongs; None: to no expert. `counts`: of the experts of a layer, as far as
+    the configuration says."""
+    if _NOT_ROUTED.search(name):
+        return None
+    found = _OF_ONE.fullmatch(name)
+    if found is not None:
+        return ExpertPlace(found["site"], found["part"], int(found["expert"]))
+    found = _OF_ALL.fullmatch(name)
+    if found is not None and len(shape) >= 2 and (not counts or shape[0] in counts):
+        return ExpertPlace(found["site"], found["part"], None)
+    found = _IN_A_BLOCK.fullmatch(name)
+    if found is None or len(shape) != _A_MATRIX_FOR_EACH or shape[0] not in counts:
+        return None
+    # A convolution has a matrix for each channel, too, but a small one.
+    is_matrix = min(shape[1:]) > 1 and "conv" not in name
+    return ExpertPlace(found["site"], found["part"], None) if is_matrix else None
+
+
+def expert_counts(config: Mapping[str, Any]) -> frozenset[int]:
+    """What a configuration, or one inside of it, says of the number of a layer's experts."""
+    return frozenset(_counts(config))
+
+
+def _counts(config: Mapping[str, Any]) -> Iterator[int]:
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _counts(value)
+        elif key in EXPERT_COUNT_KEYS and type(value) is int and value > 1:
+            yield value
+
+
+def num_idle(config: Mapping[str, Any]) -> int:
+    """Experts that compute nothing and have rows all the same, in some tensors, behind all others
+    (LongCat-Flash)."""
+    found = config.get("zero_expert_num")
+    return found if type(found) is int else 0
