@@ -4,9 +4,12 @@ out-of-memory kills."""
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import signal
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -189,6 +192,27 @@ def count_oom_kills(
         if "oom_kill" in words:
             return int(words[words.index("oom_kill") + 1])
     return None
+
+
+class OomWatch:
+    """Whether the kernel has killed something of this control group for memory within the last
+    seconds: the death of one of its processes has that cause, then. Look often."""
+
+    def __init__(self, within_s: float, count: Callable[[], int | None] = count_oom_kills) -> None:
+        self._within_s, self._count = within_s, count
+        self._known, self._rose_at = count(), -math.inf
+
+    def look(self) -> None:
+        """One that was long before a death is none of its."""
+        now = self._count()
+        if self._known is not None and now is not None and now > self._known:
+            self._rose_at = time.monotonic()
+        self._known = now
+
+    def is_recent(self) -> bool:
+        """As of now."""
+        self.look()
+        return time.monotonic() - self._rose_at <= self._within_s
 
 
 def memory_bytes(

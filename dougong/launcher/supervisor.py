@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from dougong.control.processes import (
-    count_oom_kills,
+    OomWatch,
     die_with_parent,
     read_nothing,
     signal_name,
@@ -76,11 +76,11 @@ Attempt = Callable[[], int]
 class _WatchedProcess:
     """The present child. `stopped_s`: for how long it has stood stopped, as far as we have looked,
     and `is_given_up`: we have killed it for that; `unwatched_s`: for so long nobody had looked
-    before the last look; `looked_at`: when that was, at first when it began; `oom_kills`: of our
-    control group before it began."""
+    before the last look; `looked_at`: when that was, at first when it began; `oom`: what the kernel
+    kills for memory."""
 
     pid: int
-    oom_kills: int | None
+    oom: OomWatch
     looked_at: float
     is_stopped: bool = False
     stopped_s: float = 0.0
@@ -124,10 +124,11 @@ class Supervisor:
     def _fork(self, attempt: Attempt, mask: set[int | signal.Signals]) -> _WatchedProcess:
         sys.stdout.flush()
         sys.stderr.flush()
-        parent, oom_kills, begun_at = os.getpid(), count_oom_kills(), time.monotonic()
+        parent, begun_at = os.getpid(), time.monotonic()
+        oom = OomWatch(self._deadlines.kill_s)
         pid = os.fork()
         if pid:
-            return _WatchedProcess(pid, oom_kills, begun_at)
+            return _WatchedProcess(pid, oom, begun_at)
         die_with_parent(parent)
         os.setpgid(0, 0)
         read_nothing()
@@ -150,6 +151,7 @@ class Supervisor:
             keeping.collect()
             if status is not None:
                 return status
+            child.oom.look()
             self._note_stopped(child, looked_s)
 
     def _hear(self, wanted: Collection[int], within_s: float) -> int | None:
@@ -337,8 +339,7 @@ def _words_of_end(child: _WatchedProcess, status: int) -> tuple[FailureKind, str
     if child.is_given_up:
         why = f"stopped for {child.stopped_s:.0f} s, then killed by the command beside it"
         return "hang", why, (cause,)
-    now = count_oom_kills()
-    if child.oom_kills is not None and now is not None and now > child.oom_kills:
+    if os.WTERMSIG(status) == signal.SIGKILL and child.oom.is_recent():
         return "out_of_memory", cause, ("the kernel killed something of its control group",)
     return "crash", cause, ()
 

@@ -7,6 +7,7 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -84,6 +85,23 @@ def test_oom_kills_are_counted(tmp_path: Path, groups: str, file: str, text: str
     path.parent.mkdir(parents=True)
     path.write_text(text)
     assert processes.count_oom_kills(tmp_path / "fs", tmp_path / "cgroup") == expected
+
+
+def test_what_the_kernel_killed_long_before_a_death_is_not_its_cause() -> None:
+    killed = [3]
+    watch = processes.OomWatch(within_s=0.2, count=lambda: killed[0])
+    assert not watch.is_recent(), "those before it began"
+    killed[0] += 1
+    watch.look()
+    assert watch.is_recent(), "the count rises before the process is gone"
+    time.sleep(0.25)
+    assert not watch.is_recent()
+    killed[0] += 2
+    assert watch.is_recent()
+
+
+def test_where_nobody_counts_nothing_is_known() -> None:
+    assert not processes.OomWatch(10.0, count=lambda: None).is_recent()
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ from dougong.control.messages import (
     WorkerExited,
 )
 from dougong.control.path_messages import TryPaths
-from dougong.control.processes import adopt_orphans, count_oom_kills, interface_of
+from dougong.control.processes import OomWatch, adopt_orphans, interface_of
 from dougong.control.progress import ForkServerSigns
 from dougong.control.worker_messages import StorageTold, WorkerLeft, WorkerMessage
 from dougong.errors import DougongError, PreemptedError
@@ -155,7 +155,7 @@ class Agent:
             self._devices = DeviceLine(kind, variables, self._selector, controller.send, deadlines)
         self._paths = paths
         self._generation = self._num_looks = 0
-        self._oom_kills = count_oom_kills()
+        self._oom = OomWatch(self._deadlines.kill_s)
         self._is_over = False
         self._selector.register(controller, selectors.EVENT_READ, self._on_controller)
         if self._adopted is not None:
@@ -231,6 +231,7 @@ class Agent:
         self._num_looks += 1
         if self._num_looks % self._deadlines.looks_of_a_heartbeat:
             return
+        self._oom.look()
         told = progress, signs, self._paths.hearing, self._fork_servers.signs
         self._controller.send(Heartbeat(self._generation, self._num_looks, *told))
         news = self._log_watch.look()
@@ -318,7 +319,7 @@ class Agent:
                 code,
                 pid,
                 asked=child.killed,
-                oom=self._was_oom_killed(),
+                oom=self._oom.is_recent(),
                 last_lines=tuple(child.last_lines),
             )
         )
@@ -329,12 +330,6 @@ class Agent:
         self._stop_reading(child.channel)
         self._stop_reading(child.output)
         child.close()
-
-    def _was_oom_killed(self) -> bool:
-        """Whether the kernel killed something of our control group for memory since we last
-        looked."""
-        before, self._oom_kills = self._oom_kills, count_oom_kills()
-        return before is not None and self._oom_kills is not None and self._oom_kills > before
 
     # What the workers say
 

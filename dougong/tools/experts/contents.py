@@ -166,7 +166,7 @@ class _Gathered:
             return
         experts = self.sites.setdefault(place.site, {})
         if place.expert is not None:
-            experts.setdefault(place.expert, {})[place.part] = stored
+            self._add_row(experts, place.expert, place.part, stored)
         elif row is None:
             for number in range(stored.shape[0]):
                 self._add_row(experts, number, place.part, stored.row(number))
