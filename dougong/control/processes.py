@@ -195,24 +195,33 @@ def count_oom_kills(
 
 
 class OomWatch:
-    """Whether the kernel has killed something of this control group for memory within the last
-    seconds: the death of one of its processes has that cause, then. Look often."""
+    """Who of this control group the kernel may have killed for memory: of the deaths within some
+    seconds of such a kill as many as there were kills. Look often."""
 
     def __init__(self, within_s: float, count: Callable[[], int | None] = count_oom_kills) -> None:
         self._within_s, self._count = within_s, count
-        self._known, self._rose_at = count(), -math.inf
+        self._known, self._num_untold, self._rose_at = count(), 0, -math.inf
 
     def look(self) -> None:
-        """One that was long before a death is none of its."""
-        now = self._count()
-        if self._known is not None and now is not None and now > self._known:
-            self._rose_at = time.monotonic()
+        """A kill that was long before a death is not its cause."""
+        known, now = self._known, self._count()
         self._known = now
+        if known is not None and now is not None and now > known:
+            self._rose_at = time.monotonic()
+            self._num_untold += now - known
+        elif time.monotonic() - self._rose_at > self._within_s:
+            self._num_untold = 0
 
-    def is_recent(self) -> bool:
-        """As of now."""
+    def may_have_killed(self) -> bool:
+        """Somebody, just now."""
         self.look()
-        return time.monotonic() - self._rose_at <= self._within_s
+        return self._num_untold > 0
+
+    def explains_a_death(self) -> bool:
+        """Of a process that was killed just now; each kill explains one."""
+        may_have = self.may_have_killed()
+        self._num_untold -= int(may_have)
+        return may_have
 
 
 def memory_bytes(

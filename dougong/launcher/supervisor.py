@@ -339,7 +339,7 @@ def _words_of_end(child: _WatchedProcess, status: int) -> tuple[FailureKind, str
     if child.is_given_up:
         why = f"stopped for {child.stopped_s:.0f} s, then killed by the command beside it"
         return "hang", why, (cause,)
-    if os.WTERMSIG(status) == signal.SIGKILL and child.oom.is_recent():
+    if os.WTERMSIG(status) == signal.SIGKILL and child.oom.may_have_killed():
         return "out_of_memory", cause, ("the kernel killed something of its control group",)
     return "crash", cause, ()
 

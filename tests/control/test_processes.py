@@ -90,18 +90,23 @@ def test_oom_kills_are_counted(tmp_path: Path, groups: str, file: str, text: str
 def test_what_the_kernel_killed_long_before_a_death_is_not_its_cause() -> None:
     killed = [3]
     watch = processes.OomWatch(within_s=0.2, count=lambda: killed[0])
-    assert not watch.is_recent(), "those before it began"
+    assert not watch.explains_a_death(), "those before it began"
     killed[0] += 1
     watch.look()
-    assert watch.is_recent(), "the count rises before the process is gone"
     time.sleep(0.25)
-    assert not watch.is_recent()
+    assert not watch.explains_a_death()
+
+
+def test_of_several_deaths_as_many_are_the_kernel_s_as_it_has_killed() -> None:
+    killed = [0]
+    watch = processes.OomWatch(within_s=10.0, count=lambda: killed[0])
     killed[0] += 2
-    assert watch.is_recent()
+    watch.look()
+    assert [watch.explains_a_death() for _ in range(3)] == [True, True, False], "the count rises before they are gone"
 
 
 def test_where_nobody_counts_nothing_is_known() -> None:
-    assert not processes.OomWatch(10.0, count=lambda: None).is_recent()
+    assert not processes.OomWatch(10.0, count=lambda: None).explains_a_death()
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import selectors
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -311,6 +312,7 @@ class Agent:
         # What it said before its end must reach the controller before the end itself does.
         self._on_worker(child)
         self._on_output(child)
+        is_killed = code == -signal.SIGKILL and not child.killed
         self._controller.send(
             WorkerExited(
                 child.generation,
@@ -319,7 +321,7 @@ class Agent:
                 code,
                 pid,
                 asked=child.killed,
-                oom=self._oom.is_recent(),
+                oom=is_killed and self._oom.explains_a_death(),
                 last_lines=tuple(child.last_lines),
             )
         )
