@@ -17,11 +17,6 @@ class Sides:
     senders: tuple[int, ...]
     receivers: tuple[int, ...]
 
-    @property
-    def are_one(self) -> bool:
-        """Whether a worker sends to itself, and to and from nobody else."""
-        return len(self.senders) == 1 and self.senders == self.receivers
-
 
 @dataclass(frozen=True)
 class PeerEnd:

@@ -26,9 +26,7 @@ class Exchange:
 
     In every step: `begin_step`, then `expect`, then `send`, `make_room` and `receive`, and
     `finish`. Its threads end with the world. `watch` sees what is sent, and says what is sent in
-    its place; `wire` does so when its sums have been taken: drills set them. Of what a worker that
-    has all lanes and experts hands to itself no sums are taken without one: it is no copy, but used
-    where it lies.
+    its place; `wire` does so when its sums have been taken: drills set them.
     """
 
     def __init__(
@@ -39,7 +37,6 @@ class Exchange:
         self.wire: Watch | None = None
         self._world, self._names = world, names
         self._sides: dict[tuple[MessageKind, CallKey], Sides] = {}
-        self._summed: set[tuple[MessageKind, CallKey]] = set()
         self._channels = {kind: MessageChannel(world, kind, link, names) for kind in MessageKind}
         world.at_leaving(self.close)
 
@@ -64,10 +61,9 @@ class Exchange:
         `finish` has returned."""
         if self.watch is not None:
             outgoing = self.watch(kind, key, outgoing)
-        sides = self._sides[kind, key]
-        if self._world.tally.is_on and (self.wire is not None or not sides.are_one):
-            self._summed.add((kind, key))
-            self._note(kind, key, sides.receivers, outgoing.parts, is_sent=True)
+        if self._world.tally.is_on:
+            receivers = self._sides[kind, key].receivers
+            self._note(kind, key, receivers, outgoing.parts, is_sent=True)
         if self.wire is not None:
             outgoing = self.wire(kind, key, outgoing)
         self._channels[kind].send(key, outgoing)
@@ -82,12 +78,11 @@ class Exchange:
         Raises PeerError when a peer is lost or does not come, and LaunchError for a table that is
         not the expected one.
         """
-        received, sides = self._channels[kind].receive(key), self._sides[kind, key]
-        if self._world.tally.is_on and (not sides.are_one or (kind, key) in self._summed):
+        received = self._channels[kind].receive(key)
+        if self._world.tally.is_on:
             pairs = zip(received.parts, received.sizes, strict=True)
             parts = [SplitTensor(values, sizes) for values, sizes in pairs]
-            self._note(kind, key, sides.senders, parts, is_sent=False)
-        self._summed.discard((kind, key))
+            self._note(kind, key, self._sides[kind, key].senders, parts, is_sent=False)
         return received
 
     def _note(
