@@ -91,7 +91,7 @@ COMMANDS = (
     Command(
         "diff",
         "dougong.cli.diff:diff",
-        "Compare two checkpoints or runs bit by bit; name the first difference.",
+        "Compare two checkpoints, runs or Hugging Face folders bit by bit; name what differs.",
     ),
     Command(
         "export",

@@ -43,7 +43,7 @@ class MemoryGroup(ControlGroup):
 
     def exhaust(self, victim: int, megabytes: int = 64) -> None:
         """Let the group run out of memory so that the kernel kills this process of it. LabError
-        where it has not within `DEADLINES.kill_s`.
+        where it has not within `DEADLINES.lab_host_s`.
 
         What the group has of files the kernel gives up before it kills anybody, so that is taken
         from it, too: of a machine that was just started, all libraries.
@@ -56,12 +56,12 @@ class MemoryGroup(ControlGroup):
         num_parts = math.ceil((2 * megabytes + self._megabytes_of_files()) / _PART)
         words = [sys.executable, "-c", _BALLAST, str(self.path), str(_PART)]
         ballast = [subprocess.Popen(words, stdin=subprocess.PIPE) for _ in range(num_parts)]
-        until = time.monotonic() + DEADLINES.kill_s
+        until = time.monotonic() + DEADLINES.lab_host_s
         try:
             while _lives(victim):
                 if time.monotonic() > until:
                     text = f"the kernel has not killed process {victim} for memory within"
-                    raise LabError(f"{text} {DEADLINES.kill_s:g} s")
+                    raise LabError(f"{text} {DEADLINES.lab_host_s:g} s")
                 time.sleep(DEADLINES.exit_look_s)
         finally:
             for process in ballast:
