@@ -12,14 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dougong.checkpoint.disk import digest, open_file, read_into
 from dougong.checkpoint.manifest import MODEL_GROUP, Entry, Manifest
-from dougong.checkpoint.tensorfile import as_array
 from dougong.errors import CheckpointError
 from dougong.parallel.pieces import tensor_of
-from dougong.tools.difference import Comparison, Difference, NaturalOrder, natural_order
+from dougong.tools.difference import (
+    Comparison,
+    Difference,
+    NaturalOrder,
+    count_different,
+    natural_order,
+)
 
 _Key = tuple[str, str, int | None]
 """(group, name, row)."""
@@ -137,7 +141,7 @@ def _compare_bytes(key: _Key, left: _Side, right: _Side) -> Difference | None:
         note = f"not what its manifest says: {', '.join(damaged)}; see `dougong verify`"
     if len(a_bytes) != len(b_bytes):
         return Difference(left.manifest.step, a.label, note=note or "its pieces' numbers differ")
-    num_different, largest = _count(a_bytes, b_bytes, a.dtype)
+    num_different, largest = count_different(a_bytes, b_bytes, a.dtype)
     num_elements = int(np.prod(a.shape, dtype=np.int64))
     return Difference(left.manifest.step, a.label, num_different, num_elements, largest, note)
 
@@ -149,26 +153,6 @@ def _is_as_written(stored: _Stored, data: bytearray) -> bool:
             return False
         begin += entry.num_bytes
     return True
-
-
-def _count(a: bytearray, b: bytearray, dtype: str) -> tuple[int, float | None]:
-    """(elements that differ in their bits, the largest difference of those finite in both)."""
-    x, y = as_array(a, dtype), as_array(b, dtype)
-    # Bits, not values: 0.0 and -0.0 differ, and a NaN equals itself.
-    bits = np.dtype(f"u{x.itemsize}")
-    different = x.view(bits) != y.view(bits)
-    num_different = int(different.sum())
-    if x.dtype.kind not in "fiu":
-        return num_different, None
-    x_values = x[different].astype(np.float64)
-    y_values = y[different].astype(np.float64)
-    return num_different, _largest_gap(x_values, y_values)
-
-
-def _largest_gap(x: NDArray[np.float64], y: NDArray[np.float64]) -> float | None:
-    finite = np.isfinite(x) & np.isfinite(y)
-    gaps = np.abs(x[finite] - y[finite])
-    return float(gaps.max()) if gaps.size else None
 
 
 def _model_order(key: _Key) -> tuple[bool, str, NaturalOrder, int]:

@@ -5,6 +5,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
+from dougong.checkpoint.tensorfile import as_array
+
 NaturalOrder = list[tuple[int, int, str]]
 
 
@@ -86,3 +91,25 @@ def natural_order(name: str) -> NaturalOrder:
     """Sorts names as people do: layer 2 before layer 10."""
     words = re.split(r"(\d+)", name)
     return [(0, int(word), "") if word.isdigit() else (1, 0, word) for word in words]
+
+
+def count_different(
+    a: bytes | bytearray, b: bytes | bytearray, dtype: str
+) -> tuple[int, float | None]:
+    """(elements that differ in their bits, the largest difference of those finite in both)."""
+    x, y = as_array(a, dtype), as_array(b, dtype)
+    # Bits, not values: 0.0 and -0.0 differ, and a NaN equals itself.
+    bits = np.dtype(f"u{x.itemsize}")
+    different = x.view(bits) != y.view(bits)
+    num_different = int(different.sum())
+    if x.dtype.kind not in "fiu":
+        return num_different, None
+    x_values = x[different].astype(np.float64)
+    y_values = y[different].astype(np.float64)
+    return num_different, _largest_gap(x_values, y_values)
+
+
+def _largest_gap(x: NDArray[np.float64], y: NDArray[np.float64]) -> float | None:
+    finite = np.isfinite(x) & np.isfinite(y)
+    gaps = np.abs(x[finite] - y[finite])
+    return float(gaps.max()) if gaps.size else None

@@ -3,15 +3,13 @@ where one has them in another order, form or dtype. Imports no torch."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
-
 from dougong.checkpoint.disk import digest
-from dougong.checkpoint.tensorfile import as_array
-from dougong.tools.difference import Comparison, Difference
+from dougong.tools.difference import Comparison, Difference, count_different
 from dougong.tools.experts.contents import Contents, Expert, StoredPart, contents_of
 from dougong.tools.experts.matching import ExpertDigests, match_words
 from dougong.tools.experts.values import (
@@ -81,19 +79,11 @@ def _compare_tensor(name: str, a: StoredPart, b: StoredPart) -> Difference | Non
     if a.shape != b.shape:
         return Difference(None, name, note=f"{list(a.shape)} and {list(b.shape)}")
     dtype = common_dtype(a.dtype, b.dtype)
-    x, y = a.read(), b.read()
-    if np.array_equal(in_dtype(x, a.dtype, dtype), in_dtype(y, b.dtype, dtype)):
-        return None
-    left, right = as_array(x, a.dtype), as_array(y, b.dtype)
-    if len(left) != len(right):
+    x, y = (in_dtype(one.read(), one.dtype, dtype).tobytes() for one in (a, b))
+    if len(x) != len(y):
         return Difference(None, name, note=f"{a.dtype} and {b.dtype}")
-    different = left != right
-    num = max(int(different.sum()), 1)
-    if left.dtype.kind != "f":
-        return Difference(None, name, num, len(left))
-    gaps = np.abs(left[different].astype(np.float64) - right[different].astype(np.float64))
-    largest = float(np.nanmax(gaps, initial=0.0))
-    return Difference(None, name, num, len(left), largest if np.isfinite(largest) else None)
+    num, largest = count_different(x, y, dtype)
+    return Difference(None, name, num, math.prod(a.shape), largest) if num else None
 
 
 # Experts.
