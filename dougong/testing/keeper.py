@@ -9,6 +9,7 @@ mounts, which have no names here, end with their last process. So one SIGKILL en
 from __future__ import annotations
 
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -27,9 +28,9 @@ _NAMESPACES = ["--net", "--pid", "--mount", "--fork", "--kill-child"]
 
 def main(folder: Path, how: str) -> None:
     """Make the namespaces, print the number of their first process, and wait: `watched` until
-    standard input ends, `alone` until a signal. Then kill all that lives in them and remove the
-    lab's folder."""
-    signal.signal(signal.SIGTERM, _leave)
+    standard input ends or SIGTERM comes, `alone` until SIGTERM. Then kill all that lives in them
+    and remove the lab's folder."""
+    asked_to_end = _sigterm_as_bytes()
     ours = os.getpid()
     maker = subprocess.Popen(
         ["unshare", *_NAMESPACES, "sh", "-c", SWITCH],
@@ -44,10 +45,7 @@ def main(folder: Path, how: str) -> None:
         sys.exit(1)
     try:
         print(int(said), flush=True)
-        if how == WATCHED:
-            sys.stdin.buffer.read()
-        else:
-            signal.pause()
+        select.select([asked_to_end, sys.stdin] if how == WATCHED else [asked_to_end], [], [])
     finally:
         # Nobody waits for this number but `maker`, so that it cannot belong to another by now.
         os.kill(int(said), signal.SIGKILL)
@@ -55,8 +53,14 @@ def main(folder: Path, how: str) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _leave(number: int, frame: object) -> None:
-    sys.exit(0)
+def _sigterm_as_bytes() -> int:
+    """A pipe's end that can be read once SIGTERM came, also where it came before anyone waits:
+    `pause`, or a read, that begins after the signal would wait for a second one."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer)
+    signal.signal(signal.SIGTERM, lambda number, frame: None)
+    return reader
 
 
 if __name__ == "__main__":

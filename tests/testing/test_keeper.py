@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,25 +16,37 @@ from tests.launcher.toyrun import ROOT, wait_for
 pytestmark = pytest.mark.lab
 
 
-def keep(folder: Path, how: str) -> tuple[subprocess.Popen[str], int]:
+def keep(folder: Path, how: str, path: str = os.environ["PATH"]) -> tuple[subprocess.Popen[str], int]:
     folder.mkdir()
     keeper = subprocess.Popen(
         [sys.executable, "-m", "dougong.testing.keeper", str(folder), how],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         cwd=ROOT,
+        env={**os.environ, "PATH": path},
         text=True,
     )
     assert keeper.stdout is not None
     first = int(keeper.stdout.readline())
-    assert os.readlink(f"/proc/{first}/ns/net") != os.readlink("/proc/self/ns/net")
     return keeper, first
 
 
 @pytest.mark.parametrize("how", ["watched", "alone"])
 def test_sigterm_ends_all_and_removes_the_folder(tmp_path: Path, how: str) -> None:
     keeper, first = keep(tmp_path / "lab", how)
+    assert os.readlink(f"/proc/{first}/ns/net") != os.readlink("/proc/self/ns/net")
     keeper.terminate()
+    assert keeper.wait(20) == 0
+    assert not psutil.pid_exists(first)
+    assert not (tmp_path / "lab").exists()
+
+
+def test_sigterm_that_comes_before_the_namespaces_stand_is_not_lost(tmp_path: Path) -> None:
+    real = shutil.which("unshare")
+    signals_first = tmp_path / "unshare"
+    signals_first.write_text(f'#!/bin/sh\nkill -TERM $PPID\nsleep 0.2\nexec {real} "$@"\n')
+    signals_first.chmod(0o755)
+    keeper, first = keep(tmp_path / "lab", "alone", path=f"{tmp_path}:{os.environ['PATH']}")
     assert keeper.wait(20) == 0
     assert not psutil.pid_exists(first)
     assert not (tmp_path / "lab").exists()
