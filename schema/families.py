@@ -12,13 +12,15 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 import transformers
 from transformers import CONFIG_MAPPING
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from dougong.errors import ModelError
 from dougong.job.families import FAMILIES_FILE, Families, Family, to_json
 from dougong.job.schema import Model
-from dougong.models.build import build_on_meta, declared_keys, load_config
-from dougong.models.config_reads import read_keys
+from dougong.models.build import build_on_meta
+from dougong.models.configs.load import load_config
+from dougong.models.configs.parts import declared_keys, text_config
+from dougong.models.configs.reads import read_keys
+from dougong.models.library.classes import model_class
 from dougong.models.sites import find_sites
 
 _KINDS: dict[Any, str] = {
@@ -42,12 +44,12 @@ def find_families() -> Families:
     dense, others = set(), set()
     for name in CONFIG_MAPPING:
         config = config_of(name)
-        if config is None or config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        if config is None or model_class(config) is None:
             others.add(name)
             continue
         problem = problem_of(config)
         if problem is None:
-            with_experts[name] = family_of(config)
+            with_experts[name] = family_of(CONFIG_MAPPING[name](), config)
         elif problem:
             refused[name] = problem
         else:
@@ -84,13 +86,14 @@ def problem_of(config: Any) -> str | None:
 def gets_experts(config: Any) -> bool:
     """Whether a family that has no experts by default has them when its keys ask for them."""
     asked = copy.deepcopy(config)
-    about = [key for key in sorted(declared_keys(config)) if "moe" in key or "expert" in key]
+    text = text_config(asked)
+    about = [key for key in sorted(declared_keys(text)) if "moe" in key or "expert" in key]
     for key in about:
-        value = getattr(config, key, None)
+        value = getattr(text, key, None)
         if value is False:
-            setattr(asked, key, True)
+            setattr(text, key, True)
         elif not value:
-            setattr(asked, key, 2)
+            setattr(text, key, 2)
     try:
         return bool(find_sites(build_on_meta(asked)))
     except Exception:
@@ -103,8 +106,27 @@ def sources_of(config: Any) -> str:
     return "\n".join(path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.py")))
 
 
-def family_of(config: Any) -> Family:
-    """What its configuration class declares, and what its sources read beside that."""
+def family_of(outer: Any, config: Any) -> Family:
+    """What its configuration class declares, and what its sources read beside that. `outer`: that
+    of all parts, whose keys are taken beside those of the text part."""
+    text = text_config(config)
+    parts = [text] if type(outer) is type(text) else [outer, text]
+    keys: dict[str, tuple[str, ...]] = {}
+    words: set[str] = set()
+    for part in parts:
+        keys |= declared_kinds(part)
+        words |= read_keys(part)
+    return Family(
+        keys=keys,
+        words=frozenset(words - keys.keys()),
+        names=dict(getattr(type(text), "attribute_map", None) or {}),
+        vocab_size=number(text, "vocab_size"),
+        max_positions=number(text, "max_position_embeddings"),
+    )
+
+
+def declared_kinds(config: Any) -> dict[str, tuple[str, ...]]:
+    """The keys that a configuration class declares, each with the kinds of value that it takes."""
     annotations: dict[str, Any] = {}
     for kind in reversed(type(config).__mro__):
         annotations |= vars(kind).get("__annotations__", {})
@@ -115,13 +137,7 @@ def family_of(config: Any) -> Family:
     for key in declared_keys(config):
         annotation = annotations.get(key, annotations.get(others.get(key, key), Any))
         keys[key] = kinds_of(annotation)
-    return Family(
-        keys=keys,
-        words=frozenset(read_keys(config) - keys.keys()),
-        names=names,
-        vocab_size=number(config, "vocab_size"),
-        max_positions=number(config, "max_position_embeddings"),
-    )
+    return keys
 
 
 def number(config: Any, key: str) -> int | None:

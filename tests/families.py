@@ -8,6 +8,8 @@ FAMILIES = (
     "qwen3_moe", "deepseek_v3", "deepseek_v32", "deepseek_v4", "glm4_moe", "minimax",
     "minimax_m2", "gpt_oss", "olmoe", "mixtral", "longcat_flash", "qwen3_next",
 )  # fmt: skip
+WITH_TOWERS = ("qwen3_vl_moe", "glm4v_moe", "step3p7")
+"""Families that transformers builds with towers only, for texts here."""
 
 _COMMON: dict[str, Any] = {
     "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4,
@@ -45,6 +47,39 @@ _FAMILY: dict[str, dict[str, Any]] = {
         "ffn_hidden_size": 96, "num_layers": 2, "num_hidden_layers": 4,
     },
     "qwen3_next": {"num_experts": 8, "moe_intermediate_size": 32, "num_hidden_layers": 4},
+    "qwen3_vl_moe": {
+        "num_experts": 8, "moe_intermediate_size": 32,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 2, 2]},
+        "vision_config": {
+            "hidden_size": 32, "intermediate_size": 64, "depth": 2, "num_heads": 2, "out_hidden_size": 64,
+            "deepstack_visual_indexes": [0, 1], "num_position_embeddings": 16,
+        },
+    },
+    "glm4v_moe": {
+        **_GROUPED,
+        "rope_parameters": {
+            "rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5, "mrope_section": [1, 1, 2],
+        },
+        "vision_config": {
+            "hidden_size": 32, "intermediate_size": 64, "depth": 2, "num_heads": 2, "out_hidden_size": 64,
+        },
+    },
+    "step3p7": {
+        "n_routed_experts": 8, "moe_intermediate_size": 32, "share_expert_dim": 32, "num_sliding_attention_heads": 4,
+        "sliding_window": 8, "layer_types": ["full_attention", "sliding_attention", "full_attention"],
+        "mlp_layer_types": ["dense", "sparse", "sparse"],
+        "vision_config": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2},
+    },
+    # Has a language model of its own beside the class with towers.
+    "qwen3_5_moe": {
+        "num_experts": 8, "moe_intermediate_size": 32, "shared_expert_intermediate_size": 32, "num_hidden_layers": 4,
+        "linear_key_head_dim": 16, "linear_value_head_dim": 16, "linear_num_key_heads": 2, "linear_num_value_heads": 4,
+        "layer_types": ["linear_attention", "linear_attention", "linear_attention", "full_attention"],
+        "vision_config": {
+            "hidden_size": 32, "intermediate_size": 64, "depth": 2, "num_heads": 2, "out_hidden_size": 64,
+            "num_position_embeddings": 16,
+        },
+    },
     # Calls one projection twice in a layer. Not among `FAMILIES`: its own tests are where that matters.
     "zaya": {
         "num_experts": 8, "moe_intermediate_size": 32, "num_experts_per_tok": 1, "router_hidden_size": 16,
@@ -68,6 +103,8 @@ def config_values(family: str, **changes: Any) -> dict[str, Any]:
 
 def tiny_config(family: str, **changes: Any) -> Any:
     """The same as a transformers configuration."""
-    from transformers import AutoConfig
+    from dougong.models.configs.parts import by_part
+    from transformers import CONFIG_MAPPING
 
-    return AutoConfig.for_model(family, **config_values(family, **changes))
+    kind = CONFIG_MAPPING[family]
+    return kind(**by_part(kind, config_values(family, **changes)))

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 from dougong.job.schema import Job
-from dougong.models.build import build_on_meta, initial_expert, load_config, materialise
+from dougong.models.build import build_on_meta, initial_expert, materialise
+from dougong.models.configs.load import load_config
 from dougong.models.sites import Site, expert_op, find_sites
 from dougong.models.ties import break_ties_by_index
 from dougong.ops import permute as ops

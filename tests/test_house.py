@@ -53,6 +53,8 @@ ORDER = (
     "testing",  # a cluster on one machine, for tests and by hand
     "fault",  # from observation to decision
     "models.library",  # what is used of transformers that it does not promise
+    "models.stored",  # what a Hugging Face folder holds
+    "models.configs",  # the configuration of a family, a folder, a run
     "models",  # how a transformers model is cut
     "models.memory",  # what a micro-batch keeps, found without memory
     "checkpoint.proof",  # what a manifest must be, and who has signed it

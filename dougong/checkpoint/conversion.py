@@ -8,10 +8,13 @@ family.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import itertools
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from dougong.errors import ModelError
@@ -26,6 +29,74 @@ class Reading:
     live: str
     converter: Any
     pattern: str
+
+
+@dataclass(frozen=True)
+class _Way:
+    """One of transformers' converters, for some tensors; `patterns`: by which it knows each."""
+
+    converter: Any
+    renamed: str
+    patterns: Mapping[str, str]
+    model: Any
+    rename: Callable[[str], str]
+
+    def __call__(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        for name, pattern in self.patterns.items():
+            self.converter.add_tensor(self.renamed, name, pattern, values[name])
+        out = self.converter.convert(self.renamed, model=self.model, config=self.model.config)
+        return {self.rename(name): _single(value) for name, value in out.items()}
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Live tensors that a family keeps one behind the other in one tensor on disk, as the rows of
+    fused projections, each perhaps permuted within itself.
+
+    `disk`: that tensor's name; `shape`: its shape; `parts`: shapes by live name, in order.
+    """
+
+    disk: str
+    shape: tuple[int, ...]
+    parts: Mapping[str, tuple[int, ...]]
+    _back: _Way = field(repr=False)
+    _forth: _Way = field(repr=False)
+
+    def range_of(self, live: str) -> tuple[int, int]:
+        """The elements of the tensor on disk that are one live tensor's."""
+        sizes = {name: math.prod(shape) for name, shape in self.parts.items()}
+        before = itertools.takewhile(lambda name: name != live, sizes)
+        begin = sum(sizes[name] for name in before)
+        return begin, begin + sizes[live]
+
+    def to_disk(self, live: str, values: Tensor) -> Tensor:
+        """One live tensor as it lies in its place, flat."""
+        begin, end = self.range_of(live)
+        return self._whole(live, values).reshape(-1)[begin:end]
+
+    def from_disk(self, live: str, values: Tensor) -> Tensor:
+        """The live tensor from its part, flat."""
+        begin, end = self.range_of(live)
+        whole = values.new_zeros(math.prod(self.shape))
+        whole[begin:end] = values
+        return self._forth({self.disk: whole.view(self.shape)})[live]
+
+    def _whole(self, live: str, values: Tensor) -> Tensor:
+        """Zeros in the others' places."""
+        zeros = {n: values.new_zeros(()).expand(shape) for n, shape in self.parts.items()}
+        return self._back({**zeros, live: values})[self.disk]
+
+    def is_apart(self, live: str) -> bool:
+        """Whether a live tensor's values lie in its own place alone, and come back from there."""
+        if self._forth.converter is None:
+            return False
+        begin, end = self.range_of(live)
+        ones = torch.ones(self.parts[live], device="cpu")
+        outside = self._whole(live, ones).reshape(-1).clone()
+        outside[begin:end] -= 1
+        numbered = torch.arange(ones.numel(), dtype=torch.float32, device="cpu").view(ones.shape)
+        back = self.from_disk(live, self.to_disk(live, numbered))
+        return not outside.any() and torch.equal(back, numbered)
 
 
 class Converters:
@@ -46,6 +117,7 @@ class Converters:
         self._back_renamings, self._back_converters = self._split(back)
         forward = get_model_conversion_mapping(model)
         self._renamings, self._forward_converters = self._split(forward)
+        self._proved: set[tuple[str, tuple[tuple[int, ...], ...]]] = set()
 
     def _unread(self, conversions: list[Any]) -> list[Any]:
         """The conversions that count for a model that was not read from a folder.
@@ -67,19 +139,54 @@ class Converters:
         """What transformers would save for one live tensor."""
         renamed, pattern = _first_match(live, self._back_converters)
         if pattern is None:
-            return {_rename(live, self._back_renamings): tensor}
+            return {self._name_on_disk(live): tensor}
         converter = _by_pattern(self._back_converters)[pattern]
         if len(converter.source_patterns) > 1:
-            raise ModelError(
-                f"{live}: this family's files mix it with other tensors "
-                f"({', '.join(converter.source_patterns)}), which one owner cannot write; "
-                "such families are not supported"
-            )
+            raise _mixed(live, converter)
         # A converter gathers tensors until it has all of its sources; this one has a single source,
         # so it is whole at once and empty again after `convert`.
         converter.add_tensor(renamed, live, pattern, tensor)
-        out = converter.convert(renamed, model=self._model, config=self._model.config)
-        return {_rename(name, self._back_renamings): _single(value) for name, value in out.items()}
+        model = _WithRows(self._model, tensor)
+        out = converter.convert(renamed, model=model, config=self._model.config)
+        return {self._name_on_disk(name): _single(value) for name, value in out.items()}
+
+    def joined(self, live: str, state: Mapping[str, Tensor]) -> Joined | None:
+        """The tensor on disk of which a live one is a part; None where it is alone. `state`: all
+        live tensors, which may lie on meta.
+
+        Raises `ModelError` where the family mixes their values.
+        """
+        renamed, pattern = _first_match(live, self._back_converters)
+        if pattern is None:
+            return None
+        converter = _by_pattern(self._back_converters)[pattern]
+        patterns = converter.source_patterns
+        if len(patterns) == 1:
+            return None
+        before = live.removesuffix(pattern)
+        parts = {f"{before}{other}": other for other in patterns}
+        if not live.endswith(pattern) or not parts.keys() <= state.keys():
+            raise _mixed(live, converter)
+        back = _Way(converter, renamed, parts, self._model, self._name_on_disk)
+        shapes = {part: tuple(state[part].shape) for part in parts}
+        metas = {part: torch.empty(shape, device="meta") for part, shape in shapes.items()}
+        ((disk, whole),) = back(metas).items()
+        reading = self.reading(disk)
+        of_disk = {disk: reading.pattern}
+        forth = _Way(reading.converter, reading.live, of_disk, self._model, lambda name: name)
+        found = Joined(disk, tuple(whole.shape), shapes, back, forth)
+        self._prove(found, live, pattern, converter)
+        return found
+
+    def _prove(self, joined: Joined, live: str, pattern: str, converter: Any) -> None:
+        """Once for all layers."""
+        proof = pattern, tuple(joined.parts.values())
+        if proof not in self._proved and not joined.is_apart(live):
+            raise _mixed(live, converter)
+        self._proved.add(proof)
+
+    def _name_on_disk(self, name: str) -> str:
+        return _rename(name, self._back_renamings)
 
     def reading(self, disk: str) -> Reading:
         """How transformers would read a tensor on disk."""
@@ -100,8 +207,25 @@ class Converters:
         order."""
         for pattern, value in parts:
             converter.add_tensor(live, pattern, pattern, value)
-        out = converter.convert(live, model=self._model, config=self._model.config)
+        model = _WithRows(self._model, parts[0][1])
+        out = converter.convert(live, model=model, config=self._model.config)
         return _single(out[live])
+
+
+class _WithRows:
+    """A model as one is that has as many experts as a tensor has rows: some converters look at a
+    parameter's shape, and are given one expert's row here where transformers gives them all."""
+
+    def __init__(self, model: Any, tensor: Tensor) -> None:
+        self._model, self._tensor = model, tensor
+
+    def get_parameter(self, name: str) -> Tensor:
+        parameter: Tensor = self._model.get_parameter(name)
+        is_alike = 0 < parameter.dim() == self._tensor.dim()
+        return parameter[: self._tensor.shape[0]] if is_alike else parameter
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
 
 
 def make_tables() -> None:
@@ -109,6 +233,14 @@ def make_tables() -> None:
     from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
     get_checkpoint_conversion_mapping("")
+
+
+def _mixed(live: str, converter: Any) -> ModelError:
+    return ModelError(
+        f"{live}: this family's files mix it with other tensors "
+        f"({', '.join(converter.source_patterns)}), which one owner cannot write; "
+        "such families are not supported"
+    )
 
 
 def _rename(name: str, renamings: list[Any]) -> str:

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from dougong.checkpoint.conversion import Converters
@@ -35,7 +36,7 @@ from dougong.models.library.transformers_internals import (
     strict_float32_names,
     tied_names,
 )
-from dougong.models.older_names import with_older_names
+from dougong.models.stored.older_names import with_older_names
 from dougong.parallel.pieces import OwnedPiece, piece_named
 
 _EXPERT = re.compile(r"(.*)\[(\d+)\]")
@@ -79,7 +80,7 @@ class Names:
                 parameters[name] = expert_on_disk(converters, name, tensor)
                 _check_rows(name, tensor, num_experts)
             else:
-                parameters[name] = dense_on_disk(converters, name, tensor)
+                parameters[name] = dense_on_disk(converters, name, state)
         refuse_shared(parameters.values())
         return Names(
             sites=tuple(sites),
@@ -132,7 +133,7 @@ class Names:
     def _span_on_disk(self, part: OwnedPiece) -> Piece:
         span = self.span(part)
         parameter, _ = self._find(part.tensor)
-        if parameter.converter is not None or parameter.rows is not None:
+        if not _has_its_own_tensor(parameter):
             raise ModelError(
                 f"{part.name}: files have {part.tensor} in another form, so that no piece of it "
                 "can be written alone; such a tensor stays whole"
@@ -143,15 +144,21 @@ class Names:
     def is_stored_alike(self, tensor: str) -> bool:
         """Whether a dense tensor has the same values on disk in the same order."""
         parameter = self._parameters.get(tensor)
-        return parameter is None or (parameter.rows is None and parameter.converter is None)
+        return parameter is None or _has_its_own_tensor(parameter)
 
     def file_of_pieces(self, tensor: str) -> tuple[str, FileLayout]:
-        """The file that the owners of a dense tensor's pieces write between them, which holds that
-        tensor alone, and how it is laid out: the same for every worker."""
+        """The file that the owners of a dense tensor's pieces, or of those that are joined to it,
+        write between them, which holds one tensor alone, and how it is laid out: the same for every
+        worker."""
         parameter, _ = self._find(tensor)
-        number = list(self._parameters).index(tensor)
         (whole,) = parameter.pieces(None)
+        number = self._number_of(whole.name)
         return f"dense-{number:05d}.safetensors", plan_layout([whole.disk])
+
+    def _number_of(self, disk: str) -> int:
+        """Of a dense tensor on disk, among all parameters: that of the first that lies in it."""
+        parameters = enumerate(self._parameters.values())
+        return next(n for n, one in parameters if one.tensors[0].disk.name == disk)
 
     def aliases(self, logical: str) -> tuple[str, ...]:
         """The names on disk of what is tied to a logical tensor: a folder may hold them as well, or
@@ -184,7 +191,10 @@ class Names:
         parameter, expert = self._find(logical)
         _check_shape(f"{logical}: shape", tensor, parameter)
         if parameter.converter is None and expert is None:
-            return [(parameter.pieces(None)[0], tensor)]
+            (place,) = parameter.pieces(None)
+            if parameter.joined is not None:
+                tensor = parameter.joined.to_disk(parameter.live, tensor)
+            return [(place, tensor)]
         # transformers converts whole parameters; one expert is a parameter of one row.
         whole = tensor if expert is None else tensor.unsqueeze(0)
         written = self._converters.revert(parameter.live, whole)
@@ -209,10 +219,26 @@ class Names:
             value = values[piece.name]
             parts.append((stored.pattern, value if piece.row is None else value.unsqueeze(0)))
         live = self._read(parameter, parts)
+        if parameter.joined is not None:
+            _check_piece(f"{logical}: reads as", live, parameter.pieces(None)[0])
+            return parameter.joined.from_disk(parameter.live, live)
         if expert is not None:
             live = live[0]
         _check_shape(f"{logical}: reads as", live, parameter)
         return live
+
+    def also_reads(self, logical: str, shape: tuple[int, ...]) -> bool:
+        """Whether transformers reads a logical tensor from a tensor on disk of another shape than
+        it is written with: some families' first releases hold their experts transposed."""
+        if piece_named(logical) is not None:
+            return False
+        parameter, expert = self._find(logical)
+        if parameter.converter is None or len(parameter.tensors) != 1 or not shape:
+            return False
+        rows = shape if expert is None else (1, *shape[1:])
+        stored = torch.empty(rows, device="meta")
+        live = self._read(parameter, [(parameter.tensors[0].pattern, stored)])
+        return tuple(live.shape if expert is None else live.shape[1:]) == parameter.shape
 
     def _read(self, parameter: ParameterOnDisk, parts: list[tuple[str, Tensor]]) -> Tensor:
         if parameter.converter is None:
@@ -231,6 +257,13 @@ class Names:
                 f"{logical}: the model has no such tensor; `Names.tensors()` lists them"
             )
         return parameter, expert
+
+
+def _has_its_own_tensor(parameter: ParameterOnDisk) -> bool:
+    """Whether a file has a dense tensor with the same values in the same order, and nothing else in
+    it."""
+    is_dense = parameter.rows is None and parameter.converter is None
+    return is_dense and parameter.joined is None
 
 
 def _check_shape(what: str, tensor: Tensor, parameter: ParameterOnDisk) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dougong.checkpoint.conversion import Converters, Reading
+from dougong.checkpoint.conversion import Converters, Joined, Reading
 from dougong.checkpoint.tensorfile import TensorShape, TensorSpan
 from dougong.errors import ModelError
 
@@ -98,7 +98,8 @@ class ParameterOnDisk:
 
     `rows` None: a dense tensor of `shape`. Else an experts module's parameter `[rows, *shape]`, of
     which each row is a logical tensor. `converter`: transformers', by which the tensors on disk
-    become the live one; None where there is one tensor, with the live one's values.
+    become the live one; None where there is one tensor, with the live one's values. `joined`: how
+    it lies in the one tensor on disk, of which others have the rest.
     """
 
     live: str
@@ -106,6 +107,7 @@ class ParameterOnDisk:
     rows: int | None
     tensors: tuple[DiskTensor, ...]
     converter: Any = None
+    joined: Joined | None = None
 
     @property
     def site(self) -> str:
@@ -120,11 +122,21 @@ class ParameterOnDisk:
         return [tensor.disk for tensor in self.tensors if tensor.numeral is None]
 
     def pieces(self, expert: int | None) -> tuple[Piece, ...]:
+        if self.joined is not None:
+            span = TensorSpan(*self.joined.range_of(self.live), self.joined.shape)
+            return (Piece(self.tensors[0].disk, None, span),)
         return tuple(tensor.piece(expert) for tensor in self.tensors)
 
 
-def dense_on_disk(converters: Converters, name: str, tensor: Tensor) -> ParameterOnDisk:
-    """How a tensor lies on disk that is stored whole."""
+def dense_on_disk(
+    converters: Converters, name: str, state: Mapping[str, Tensor]
+) -> ParameterOnDisk:
+    """How a tensor of the model's state lies on disk that is stored whole, or joined to others."""
+    tensor = state[name]
+    joined = converters.joined(name, state)
+    if joined is not None:
+        disk = TensorShape(joined.disk, stored_dtype(tensor.dtype), joined.shape)
+        return ParameterOnDisk(name, joined.parts[name], None, (DiskTensor(disk),), joined=joined)
     meta = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
     written = converters.revert(name, meta)
     dtype = stored_dtype(tensor.dtype)
@@ -245,9 +257,12 @@ def _as_read(parameter: ParameterOnDisk, readings: Sequence[Reading]) -> str:
 
 
 def refuse_shared(parameters: Iterable[ParameterOnDisk]) -> None:
-    """Refuse a family that keeps two live tensors in one on disk: one owner could not write it."""
+    """Refuse a family that keeps two live tensors in one on disk: one owner could not write it.
+    Those that are joined have each a place of their own in it."""
     owners: dict[str, str] = {}
     for parameter in parameters:
+        if parameter.joined is not None:
+            continue
         for tensor in parameter.tensors:
             name = tensor.disk.name
             if name in owners:

@@ -20,7 +20,7 @@ from dougong.conform.kit.report import examine, keep
 from dougong.conform.record import CheckOutcome, Conformance
 from dougong.errors import PlaceError
 from dougong.launcher.signals import asking
-from dougong.models.configuration import refuse_own_code
+from dougong.models.configs.of_folder import refuse_own_code
 from dougong.records.files import why_not_writable
 from dougong.ui.formatting import plural
 

@@ -19,7 +19,7 @@ from dougong.data.special_tokens import Bos, DocumentMarks, find_marks
 from dougong.data.text import Block
 from dougong.errors import DataError
 from dougong.job.tokenizer_choice import BYTES, NUM_BYTES
-from dougong.models.folder import read_json
+from dougong.models.stored.folder import read_json
 from dougong.remarks import NOTHING, Remarks
 
 # Pieces that a tokenizer is given at once: it works on them on as many cores.

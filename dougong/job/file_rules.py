@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dougong.job.data_files import ending_by_content, names_files, wrong_ending
-from dougong.job.rule import Breach, Rule
+from dougong.job.rule import Breach, Rule, flat
 from dougong.job.schema import Job
 from dougong.job.tokenizer_choice import ready_tokens
 
@@ -92,7 +92,7 @@ def _dataset_advice(name: str) -> str:
 
 def _vocabulary(job: Job) -> Iterator[Breach]:
     ready = ready_tokens(job.data)
-    if ready is None or job.model.family is None or "vocab_size" in job.model.config:
+    if ready is None or job.model.family is None or "vocab_size" in flat(job.model.config):
         return
     text = (
         f"has no vocab_size, and data.{ready} does not say how many ids there are; add "

@@ -7,12 +7,22 @@ They say nothing where the list is of another transformers than the one that is 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from dougong.job.families import Families, Family, given_twice
-from dougong.job.rule import CODE_KEYS, Breach, Rule, counts, foreign_code, model_config
+from dougong.job.rule import (
+    CODE_KEYS,
+    TEXT_PART,
+    Breach,
+    Rule,
+    config_place,
+    counts,
+    flat,
+    foreign_code,
+    model_config,
+)
 from dougong.job.schema import Job
 from dougong.job.tokenizer_rules import longer_than
 from dougong.job.yaml.locations import KeyPath
@@ -68,7 +78,8 @@ def _code(job: Job) -> Iterator[Breach]:
                 what = ": ".join(found)
             text = f"asks for code from elsewhere ({what}); dougong runs none: leave it out"
             yield Breach(("model", "config", key), text, is_key=True)
-    folders = {key: value for key, value in model_config(job).items() if key not in given}
+    own = flat(given)
+    folders = {key: value for key, value in model_config(job).items() if key not in own}
     found = foreign_code(folders)
     if found is not None:
         text = f"its config.json asks for code from elsewhere ({': '.join(found)}); dougong runs "
@@ -80,7 +91,7 @@ def _sizes(job: Job) -> Iterator[Breach]:
     for key, size in counts(model_config(job), _SIZES):
         if size < 1:
             text = f"{key} must be at least 1 (got {size})"
-            yield Breach(_place(job, key), text)
+            yield Breach(config_place(job, key), text)
 
 
 def _heads(job: Job) -> Iterator[Breach]:
@@ -91,13 +102,8 @@ def _heads(job: Job) -> Iterator[Breach]:
     queries, keys = (found[key] for key in _HEADS)
     if queries % keys:
         text = f"{_HEADS[0]} ({queries}) must be a multiple of {_HEADS[1]} ({keys})"
-        given = [key for key in _HEADS if key in job.model.config]
-        yield Breach(_place(job, given[-1] if given else _HEADS[1]), text)
-
-
-def _place(job: Job, key: str) -> KeyPath:
-    """The key in the job, or the folder that it comes from."""
-    return ("model", "config", key) if key in job.model.config else ("model", "path")
+        given = [key for key in _HEADS if key in flat(job.model.config)]
+        yield Breach(config_place(job, given[-1] if given else _HEADS[1]), text)
 
 
 def why_not_trained(known: Families, name: str, has_code: bool = False) -> str:
@@ -109,7 +115,7 @@ def why_not_trained(known: Families, name: str, has_code: bool = False) -> str:
     if name in known.dense:
         return f"{name} is a dense family, which has no experts; {instead}"
     if name in known.others:
-        return f"transformers has no causal language model of {name}; {instead}"
+        return f"transformers has no model of {name} that learns from texts; {instead}"
     if has_code:
         text = f"{name!r} needs its own code (auto_map in its config.json); dougong runs none"
         return f"{text}; {instead}"
@@ -140,8 +146,8 @@ class _ModelRules:
         family = self.families.with_experts.get(name or "")
         if family is None:
             return
-        for key, value in job.model.config.items():
-            path = ("model", "config", key)
+        for path, value in _given(job):
+            key = str(path[-1])
             if key in CODE_KEYS or foreign_code({key: value}) is not None:
                 continue  # refused as such
             if not family.knows(key):
@@ -156,11 +162,11 @@ class _ModelRules:
         family = self.families.with_experts.get(name)
         if family is None:
             return
-        config = job.model.config
+        config = flat(job.model.config)
         for first, other in given_twice(config, family.names):
             values = f"{write_flow(config[first])} and {write_flow(config[other])}"
             text = f"{first} and {other} are one key of {name}, given as {values}; leave one out"
-            yield Breach(("model", "config", other), text, is_key=True)
+            yield Breach(config_place(job, other), text, is_key=True)
 
     def positions(self, job: Job) -> Iterator[Breach]:
         """Where the job leaves the number of positions to the family."""
@@ -171,6 +177,16 @@ class _ModelRules:
             breach = longer_than(job, family.max_positions)
             if breach is not None:
                 yield breach
+
+
+def _given(job: Job) -> Iterator[tuple[KeyPath, Any]]:
+    """(place, value) of the job's keys, those of the text part too. Other parts' keys are held
+    against their classes where the model is built."""
+    for key, value in job.model.config.items():
+        yield ("model", "config", key), value
+        if key == TEXT_PART and isinstance(value, Mapping):
+            for inner, inner_value in value.items():
+                yield ("model", "config", TEXT_PART, inner), inner_value
 
 
 def _family_name(job: Job) -> str | None:

@@ -13,6 +13,8 @@ from dougong.job.yaml.locations import KeyPath
 
 EXPERT_COUNT_KEYS = ("num_experts", "n_routed_experts", "num_local_experts")
 """What families call the number of experts of a layer."""
+TEXT_PART = "text_config"
+"""Where the configuration of a family with towers has that of its language model."""
 SOURCES = ("text", "tokens", "megatron", "dataset")
 """The keys of `data` that name where tokens come from."""
 
@@ -54,13 +56,32 @@ def num_workers(job: Job, role: str) -> int:
 def model_config(job: Job) -> dict[str, Any]:
     """The configuration as far as it can be read without transformers: the folder's, overlaid by
     the job's."""
+    given = flat(job.model.config)
     if job.model.path is None:
-        return job.model.config
+        return given
     try:
         found = json.loads((Path(job.model.path) / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return job.model.config  # file_rules reports it
-    return {**found, **job.model.config} if isinstance(found, dict) else job.model.config
+        return given  # file_rules reports it
+    return {**flat(found), **given} if isinstance(found, dict) else given
+
+
+def flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration's keys with those of its text part, which has the sizes, over them. The
+    family's name is that of the whole."""
+    text = config.get(TEXT_PART)
+    if not isinstance(text, Mapping):
+        return dict(config)
+    family = {key: config[key] for key in ("model_type",) if key in config}
+    return {**config, **text, **family}
+
+
+def config_place(job: Job, key: str) -> KeyPath:
+    """Where the job, else its folder, gives a key of the model's configuration."""
+    inner = job.model.config.get(TEXT_PART)
+    if isinstance(inner, Mapping) and key in inner:
+        return ("model", "config", TEXT_PART, key)
+    return ("model", "config", key) if key in job.model.config else ("model", "path")
 
 
 def counts(config: Mapping[str, Any], keys: Iterable[str]) -> list[tuple[str, int]]:

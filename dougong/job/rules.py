@@ -17,7 +17,15 @@ from dougong.job.fault_rules import FAULT_RULES
 from dougong.job.file_rules import FILE_RULES
 from dougong.job.layout_rules import LAYOUT_RULES
 from dougong.job.optimizers.adamw import AdamW
-from dougong.job.rule import EXPERT_COUNT_KEYS, SOURCES, Breach, Rule, counts, model_config
+from dougong.job.rule import (
+    EXPERT_COUNT_KEYS,
+    SOURCES,
+    Breach,
+    Rule,
+    config_place,
+    counts,
+    model_config,
+)
 from dougong.job.schema import EXPERTS_PER_TOKEN_KEYS, Job
 from dougong.job.tokenizer_rules import TOKENIZER_RULES
 
@@ -67,7 +75,7 @@ def _experts_per_token(job: Job) -> Iterator[Breach]:
             if chosen > count:
                 advice = f"lower it, or raise model.config.{expert_key}"
                 text = f"{chosen} experts per token out of {count}; {advice}"
-                yield Breach(("model", "config", key), text)
+                yield Breach(config_place(job, key), text)
 
 
 def _combine(job: Job) -> Iterator[Breach]:

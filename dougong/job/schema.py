@@ -73,7 +73,9 @@ class Model(Section):
         "of its life; null: as transformers chooses for the family, sdpa or eager",
     )
     config: dict[StrictStr, Any] = logical(
-        {}, "keys of the family's own configuration class; others are its defaults"
+        {},
+        "keys of the family's own configuration class, those of its text part flat or in "
+        "text_config; others are its defaults",
     )
 
 

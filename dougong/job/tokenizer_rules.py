@@ -92,13 +92,9 @@ def longer_than(job: Job, positions: int) -> Breach | None:
 
 
 def number_in(config: dict[str, Any], key: str) -> int | None:
-    """A positive whole number of a model's configuration, or of its text model's within."""
-    inner = config.get("text_config")
-    for values in (config, inner if isinstance(inner, dict) else {}):
-        value = values.get(key)
-        if type(value) is int and value > 0:
-            return value
-    return None
+    """A positive whole number of a model's configuration."""
+    value = config.get(key)
+    return value if type(value) is int and value > 0 else None
 
 
 TOKENIZER_RULES = (

@@ -12,7 +12,9 @@ from torch import nn
 from dougong.errors import ModelError
 from dougong.job.parts.router import Router
 from dougong.job.schema import EXPERTS_PER_TOKEN_KEYS, Model
-from dougong.models.build import build_on_meta, load_config
+from dougong.models.build import build_on_meta
+from dougong.models.configs.load import load_config
+from dougong.models.configs.parts import text_config
 from dougong.models.layers import find_layers, find_units
 from dougong.models.library.attention_forms import forms_to_try
 from dougong.models.library.fast_paths import refuse_fast_paths
@@ -60,14 +62,15 @@ def inspect_model(
 
 def inventory_of(config: Any, network: nn.Module, sites: Sequence[Site]) -> Inventory:
     """That of a model which has been built already. `sites`: all of its experts modules."""
+    text = text_config(config)
     return Inventory(
         family=str(config.model_type),
         tensors=tuple(_dense_tensors(network, sites)),
         sites=tuple(site.name for site in sites),
         num_experts=sites[0].num_experts,
         expert_shapes=tuple(sorted(sites[0].shapes.items())),
-        experts_per_token=experts_per_token(config),
-        hidden_size=int(config.hidden_size),
+        experts_per_token=experts_per_token(text),
+        hidden_size=int(text.hidden_size),
         num_idle_experts=max(sites[0].num_rows.values()) - sites[0].num_experts,
         units=_units(network, sites),
     )
@@ -94,11 +97,11 @@ def _dense_tensors(network: nn.Module, sites: Sequence[Site]) -> Iterator[Tensor
             yield TensorSpec(name, tuple(buffer.shape), False)
 
 
-def experts_per_token(config: Any) -> int:
+def experts_per_token(text: Any) -> int:
     """How many experts the router chooses for a token, under whichever name the family has for
-    it."""
+    it. `text`: the configuration of the language model."""
     for key in EXPERTS_PER_TOKEN_KEYS:
-        value = getattr(config, key, None)
+        value = getattr(text, key, None)
         if isinstance(value, int):
             return value
     return 1

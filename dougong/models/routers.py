@@ -17,6 +17,7 @@ from torch import nn
 
 from dougong.errors import ModelError
 from dougong.job.parts.router import Router
+from dougong.models.configs.parts import text_config
 from dougong.models.router_probe import SCORES, Chooser, probe_router
 from dougong.models.sites import Site
 from dougong.parallel.segments.flight import note_on_flight
@@ -83,8 +84,7 @@ def _block_and_router(model: nn.Module, site: Site) -> tuple[str, str]:
 
 
 def _hidden_size(model: nn.Module) -> int:
-    config: Any = model.config
-    return int(config.hidden_size)
+    return int(text_config(model.config).hidden_size)
 
 
 def _named(chooser: Chooser, block: str) -> Chooser:

@@ -22,6 +22,9 @@ from dougong.ops.experts.base import ExpertOp, Rows
 from dougong.ops.experts.choose import NO_FUSED, FusedForms, choose_expert_op
 from dougong.ops.experts.reference import FamilyExpert
 
+_OTHER_SENSES = ("vision", "visual", "image", "audio", "speech")
+"""How parts of a model are called that are not for texts."""
+
 
 @dataclass(frozen=True)
 class Site:
@@ -59,6 +62,7 @@ def find_sites(model: nn.Module) -> list[Site]:
     sites = []
     for name, module in model.named_modules():
         if name.rpartition(".")[2] == "experts":
+            _refuse_other_senses(family, name)
             sites.append(_site(family, name, module))
     if not sites:
         raise ModelError(
@@ -71,6 +75,17 @@ def find_sites(model: nn.Module) -> list[Site]:
             f"{family}: layers have different numbers of experts {counts}; not supported"
         )
     return sites
+
+
+def _refuse_other_senses(family: str, name: str) -> None:
+    """ModelError for experts that a batch of texts does not call: each site is waited for."""
+    for part in name.split("."):
+        sense = next((sense for sense in _OTHER_SENSES if part.startswith(sense)), None)
+        if sense is not None:
+            raise ModelError(
+                f"{family}: {name} are experts of {part}, which texts do not call; only families "
+                "whose experts are all called by every token can be trained"
+            )
 
 
 def expert_parameters(sites: Iterable[Site]) -> set[int]:

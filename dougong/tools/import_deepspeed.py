@@ -25,7 +25,8 @@ from dougong.job.load import ResolvedJob, placed
 from dougong.job.optimizers.registry import declaration_of
 from dougong.job.schema import Job
 from dougong.launcher.controller.checkpoints import companions_of
-from dougong.models.build import build_on_meta, load_config
+from dougong.models.build import build_on_meta
+from dougong.models.configs.load import load_config
 from dougong.models.sites import find_sites
 from dougong.planner.resume import identity
 from dougong.records.claim import Claim, claim, has_committed, strangers_in

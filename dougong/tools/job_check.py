@@ -14,7 +14,7 @@ from dougong.errors import CheckpointError, DataError, DeviceError, ModelError
 from dougong.job.families import read_families
 from dougong.job.load import ResolvedJob, load_job
 from dougong.job.model_rules import model_rules
-from dougong.job.rule import Breach, Rule, model_config
+from dougong.job.rule import Breach, Rule, flat, model_config
 from dougong.job.schema import Job
 from dougong.job.tokenizer_choice import (
     BYTES,
@@ -25,8 +25,8 @@ from dougong.job.tokenizer_choice import (
 )
 from dougong.job.tokenizer_rules import number_in
 from dougong.launcher.signing.key_file import named_key
-from dougong.models import companions
-from dougong.models.folder import (
+from dougong.models.stored import companions
+from dougong.models.stored.folder import (
     CONFIG,
     EXTRA_LAYERS,
     check_folder,
@@ -66,9 +66,9 @@ def folder_notes(job: Job) -> Iterator[str]:
 
 
 def _on_folder(folder: Path, given: Mapping[str, Any]) -> Iterator[str]:
-    config = read_config(folder)
+    config, changed = flat(read_config(folder)), flat(given)
     for key in EXTRA_LAYERS:
-        if config.get(key) and key not in given:
+        if config.get(key) and key not in changed:
             yield extra_layer_words(key, config[key])
     yield from companions.beside_words(folder)
 

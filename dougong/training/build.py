@@ -22,7 +22,9 @@ from dougong.checkpoint.ledger_file import LedgerWriter
 from dougong.control.worker_api import WorkerContext
 from dougong.control.worker_messages import StorageTold
 from dougong.job.schema import Job
-from dougong.models.build import build_on_meta, load_config
+from dougong.models.build import build_on_meta
+from dougong.models.configs.load import load_config
+from dougong.models.configs.parts import text_config
 from dougong.models.inventory import experts_per_token
 from dougong.models.library.fast_paths import refuse_fast_paths
 from dougong.models.sites import expert_op, find_sites
@@ -124,7 +126,7 @@ def build_model(
     if has_attention and job.is_layout_free:
         refuse_fast_paths(model)
     sites = find_sites(model)
-    rows = product_rows(job, sites[0].num_experts, experts_per_token(config))
+    rows = product_rows(job, sites[0].num_experts, experts_per_token(text_config(config)))
     fused = FusedForms(
         candidates if job.operators == "auto" else (), getattr(torch, job.precision), tell
     )
@@ -162,7 +164,7 @@ def make_dispatcher(
 ) -> Dispatcher:
     """One worker's end of dispatch and combine."""
     spec = DispatchSpec(
-        int(blueprint.config.hidden_size),
+        int(text_config(blueprint.config).hidden_size),
         blueprint.dtype,
         blueprint.device,
         blueprint.job.combine,

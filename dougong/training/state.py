@@ -17,7 +17,7 @@ from dougong.checkpoint.reader import CheckpointReader
 from dougong.checkpoint.snapshot import StateTensor
 from dougong.job.optimizers.registry import declaration_of
 from dougong.job.schema import Job
-from dougong.models.weights import WeightsFolder
+from dougong.models.stored.weights import WeightsFolder
 from dougong.parallel.dense.buckets import in_pieces
 from dougong.parallel.pieces import tensor_of
 from dougong.parallel.plan import Plan, Worker

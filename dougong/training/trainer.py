@@ -28,6 +28,7 @@ from dougong.control.worker_messages import (
 from dougong.data.windows import TokenWindows, open_data, vocabulary
 from dougong.errors import CorruptionError, NumericsError
 from dougong.job.schema import Job
+from dougong.models.configs.parts import text_config
 from dougong.ops.experts.base import ExpertOp
 from dougong.parallel.comm.world import World
 from dougong.parallel.trace.tracer import Tracer
@@ -366,7 +367,7 @@ def _job_form(context: WorkerContext, device: torch.device) -> JobForm:
     fused, tell = _fused_experts(context), fallback_teller(context)
     has_attention = context.worker.role != "experts"
     blueprint = build_model(job, vocabulary(job), device, fused, tell, has_attention)
-    form = JobForm(job, blueprint, open_data(job, int(blueprint.config.vocab_size)))
+    form = JobForm(job, blueprint, open_data(job, int(text_config(blueprint.config).vocab_size)))
     context.kept.keep(form)
     return form
 

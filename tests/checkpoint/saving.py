@@ -18,6 +18,7 @@ from dougong.checkpoint.part import CheckpointPart, PartWriter
 from dougong.checkpoint.repository import Additions, commit
 from dougong.checkpoint.snapshot import OnDurable, OnFailed, Saver, StateTensor
 from dougong.deadlines import Deadlines
+from dougong.models.library.classes import auto_class
 from tests.families import tiny_config
 
 NUM_EXPERTS = 8
@@ -26,11 +27,12 @@ State = dict[tuple[str, str], torch.Tensor]
 
 def tiny_model(family: str, seed: int = 0, **changes: Any) -> Any:
     """A float32 model with every tensor random, buffers too, so that no two rows are alike."""
-    from transformers import AutoModelForCausalLM, logging
+    from transformers import logging
 
     logging.set_verbosity_error()
     warnings.simplefilter("ignore")
-    model = AutoModelForCausalLM.from_config(tiny_config(family, **changes)).float()
+    config = tiny_config(family, **changes)
+    model = auto_class(config).from_config(config).float()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for tensor in {id(t): t for t in model.state_dict(keep_vars=True).values()}.values():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from dougong.checkpoint.conversion import Converters
 from tests.checkpoint.saving import tiny_model
-from tests.families import FAMILIES
+from tests.families import FAMILIES, WITH_TOWERS
 from transformers import conversion_mapping, core_model_loading
 from transformers.core_model_loading import revert_weight_conversion
 
@@ -21,13 +21,20 @@ def test_the_undocumented_parts_are_there() -> None:
     assert hasattr(core_model_loading.WeightRenaming, "reverse_transform")
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, *WITH_TOWERS])
 def test_key_by_key_gives_what_the_whole_gives(family: str) -> None:
     model = tiny_model(family)
     converters = Converters(model)
     state = dict(model.state_dict())
     found: dict[str, torch.Tensor] = {}
     for name, tensor in converters.in_order(state):
+        joined = converters.joined(name, state)
+        if joined is not None:
+            begin, end = joined.range_of(name)
+            whole = found.setdefault(joined.disk, torch.empty(joined.shape))
+            whole.view(-1)[begin:end] = joined.to_disk(name, tensor)
+            assert torch.equal(joined.from_disk(name, whole.view(-1)[begin:end]), tensor)
+            continue
         written = converters.revert(name, tensor)
         found |= written
         assert {converters.reading(disk).live for disk in written} == {name}

@@ -12,8 +12,9 @@ from dougong.checkpoint.conversion import Converters
 from dougong.checkpoint.huggingface import Names
 from dougong.checkpoint.reader import CheckpointReader
 from dougong.errors import ModelError
+from dougong.models.library.classes import auto_class
 from tests.checkpoint.saving import live_tensor, names_of, save, sites_of, tiny_model
-from tests.families import FAMILIES, tiny_config
+from tests.families import FAMILIES, WITH_TOWERS, tiny_config
 from transformers import AutoModelForCausalLM
 from transformers.core_model_loading import revert_weight_conversion
 
@@ -28,14 +29,20 @@ def read_folder(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def values_on_disk(names: Names, logical: str, disk: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {p.name: disk[p.name] if p.row is None else disk[p.name][p.row] for p in names.pieces(logical)}
+    found = {}
+    for piece in names.pieces(logical):
+        whole = disk[piece.name]
+        found[piece.name] = whole if piece.row is None else whole[piece.row]
+        if piece.span is not None:
+            found[piece.name] = whole.view(-1)[piece.span.begin : piece.span.end]
+    return found
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, *WITH_TOWERS])
 def test_stock_transformers_loads_what_three_workers_wrote(family: str, tmp_path: Path) -> None:
     model = tiny_model(family)
     directory = save(tmp_path, model, num_workers=3)
-    loaded, info = AutoModelForCausalLM.from_pretrained(directory / "model", output_loading_info=True)
+    loaded, info = auto_class(model.config).from_pretrained(directory / "model", output_loading_info=True)
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
     assert not info["mismatched_keys"]
@@ -45,20 +52,20 @@ def test_stock_transformers_loads_what_three_workers_wrote(family: str, tmp_path
     assert [n for n in expected if not torch.equal(actual[n], expected[n])] == []
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, *WITH_TOWERS])
 def test_what_save_pretrained_wrote_is_read_bit_by_bit(family: str, tmp_path: Path) -> None:
     model = tiny_model(family)
     model.save_pretrained(tmp_path / "stock")
     disk, live = read_folder(tmp_path / "stock"), model.state_dict()
     with torch.device("meta"):
-        names = names_of(AutoModelForCausalLM.from_config(tiny_config(family)))
+        names = names_of(auto_class(model.config).from_config(tiny_config(family)))
     for logical, shape in names.tensors():
         read = names.from_disk(logical, values_on_disk(names, logical, disk))
         assert tuple(read.shape) == shape
         assert torch.equal(read, live_tensor(live, logical)), logical
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, *WITH_TOWERS])
 def test_the_folder_holds_what_transformers_would_write(family: str, tmp_path: Path) -> None:
     model = tiny_model(family)
     expected = revert_weight_conversion(model, dict(model.state_dict()))

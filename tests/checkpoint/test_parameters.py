@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import pytest
 import torch
@@ -23,6 +23,9 @@ class Family:
 
     def revert(self, live: str, tensor: Tensor) -> dict[str, Tensor]:
         return self._revert(tensor)
+
+    def joined(self, live: str, state: Mapping[str, Tensor]) -> None:
+        """Nothing is."""
 
     def reading(self, disk: str) -> Reading:
         return Reading(self._live, self._converter, "pattern")
@@ -96,7 +99,7 @@ def test_what_would_be_read_as_another_tensor_is_refused() -> None:
 def test_two_live_tensors_in_one_on_disk_are_refused() -> None:
     tensor = torch.empty(3, dtype=torch.int64)
     parameters = [
-        dense_on_disk(Family(lambda t: {"shared": t}, live), live, tensor)  # type: ignore[arg-type]
+        dense_on_disk(Family(lambda t: {"shared": t}, live), live, {live: tensor})  # type: ignore[arg-type]
         for live in ("a", "b")
     ]
     assert parameters[0].pieces(None)[0].disk.dtype == "I64"

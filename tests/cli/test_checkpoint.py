@@ -14,7 +14,7 @@ import typer
 from dougong.cli.checkpoint import export, verify
 from dougong.errors import DougongError
 from dougong.launcher.signing.key_file import make_key
-from dougong.models.folder import SINGLE
+from dougong.models.stored.folder import SINGLE
 from dougong.records.directory import RunDir
 from dougong.records.events import RunCreated
 from safetensors.torch import load_file, save_file

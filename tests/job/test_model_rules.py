@@ -50,7 +50,7 @@ def breaches(families: Families = FAMILIES, length: int = 64, **model: Any) -> l
         ("owl_mo", "knows no 'owl_mo'; did you mean 'owl_moe'"),
         ("wren", "wren is a dense family, which has no experts; give a mixture-of-experts family, such as "),
         ("owl_5_text", "such as qwen3_moe, deepseek_v3, mixtral"),
-        ("fish", "transformers has no causal language model of fish"),
+        ("fish", "transformers has no model of fish that learns from texts"),
         ("crow_moe", "crow_moe keeps its experts as separate modules"),
     ],
 )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from dougong.job.load import load_job
+from dougong.job.rule import flat
 from dougong.job.tokenizer_rules import number_in
 from tests.job.refusing import refusals
 from tests.job.test_tokenizer_choice import model_folder
@@ -37,9 +38,9 @@ def test_bytes_for_a_model_of_bytes(tmp_path: Path, vocab_size: int) -> None:
 
 
 def test_the_vocabulary_of_the_text_model_within() -> None:
-    assert number_in({"text_config": {"vocab_size": 7}}, "vocab_size") == 7
-    assert number_in({"vocab_size": 8, "text_config": {"vocab_size": 7}}, "vocab_size") == 8
-    assert number_in({"vocab_size": -1, "text_config": []}, "vocab_size") is None
+    assert number_in(flat({"text_config": {"vocab_size": 7}}), "vocab_size") == 7
+    assert number_in(flat({"vocab_size": 8, "text_config": {"vocab_size": 7}}), "vocab_size") == 7
+    assert number_in(flat({"vocab_size": -1, "text_config": []}), "vocab_size") is None
 
 
 def test_a_beginning_that_there_cannot_be(tmp_path: Path) -> None:

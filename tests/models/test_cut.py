@@ -8,7 +8,8 @@ import pytest
 import torch
 from dougong.errors import ModelError
 from dougong.job.schema import Model
-from dougong.models.build import build_on_meta, load_config, materialise
+from dougong.models.build import build_on_meta, materialise
+from dougong.models.configs.load import load_config
 from dougong.models.cut import cut
 from dougong.models.sites import Site, find_sites
 from dougong.parallel.segments.cut import Cut

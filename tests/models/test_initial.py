@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 from dougong.job.schema import Model
-from dougong.models.build import build_on_meta, initial_expert, load_config, materialise
+from dougong.models.build import build_on_meta, initial_expert, materialise
+from dougong.models.configs.load import load_config
 from dougong.models.initial import NamedInit
 from dougong.models.sites import find_sites
 from dougong.ops import counter_rng

@@ -6,7 +6,8 @@ import pytest
 import torch
 from dougong.errors import ModelError
 from dougong.job.schema import Model
-from dougong.models.build import build_on_meta, load_config
+from dougong.models.build import build_on_meta
+from dougong.models.configs.load import load_config
 from dougong.models.cut import cut
 from dougong.models.inventory import inspect_model
 from dougong.models.layers import find_layers, find_units

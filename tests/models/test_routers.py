@@ -11,7 +11,8 @@ import torch
 from dougong.errors import ModelError
 from dougong.job.parts.router import Router
 from dougong.job.schema import Model
-from dougong.models.build import build_on_meta, load_config
+from dougong.models.build import build_on_meta
+from dougong.models.configs.load import load_config
 from dougong.models.inventory import inspect_model
 from dougong.models.router_probe import Chooser
 from dougong.models.routers import find_choosers, watch
@@ -124,7 +125,9 @@ def hand_made(choose: Callable[[Gate, Tensor], Any], name: str = "gate") -> nn.M
 
     model = nn.Module()
     model.block = Block()
-    model.config = SimpleNamespace(model_type="made_up", hidden_size=5)  # type: ignore[assignment]
+    config = SimpleNamespace(model_type="made_up", hidden_size=5)
+    config.get_text_config = lambda: config
+    model.config = config  # type: ignore[assignment]
     return model
 
 

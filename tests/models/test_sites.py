@@ -8,7 +8,8 @@ import pytest
 import torch
 from dougong.errors import ModelError
 from dougong.job.schema import Model
-from dougong.models.build import build_on_meta, load_config
+from dougong.models.build import build_on_meta
+from dougong.models.configs.load import load_config
 from dougong.models.inventory import inspect_model
 from dougong.models.sites import find_sites, one_expert
 from tests.families import FAMILIES, config_values

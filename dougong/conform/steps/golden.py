@@ -16,6 +16,7 @@ from dougong.conform.operators.products import reads_tf32
 from dougong.conform.steps.tiny import VOCABULARY, job_of
 from dougong.fingerprint.record import digest
 from dougong.job.schema import Job
+from dougong.models.configs.parts import text_config
 from dougong.models.inventory import inspect_model
 from dougong.ops.counter_rng import torch_seed
 from dougong.ops.experts.base import ExpertOp
@@ -112,7 +113,7 @@ def tokens(job: Job, blueprint: ModelBlueprint, *place: int) -> Tensor:
     generator = torch.Generator().manual_seed(torch_seed(job.seed, *place))
     shape = (job.batch.microbatch_size, job.data.sequence_length)
     steps = torch.randint(1, 4, shape, generator=generator)
-    return steps.cumsum(-1) % min(int(blueprint.config.vocab_size), 61)
+    return steps.cumsum(-1) % min(int(text_config(blueprint.config).vocab_size), 61)
 
 
 def weights_digest(stepper: Stepper) -> str:

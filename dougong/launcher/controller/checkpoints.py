@@ -30,7 +30,7 @@ from dougong.launcher.controller.inbound.items import (
     Committed,
     FoundCheckpoint,
 )
-from dougong.models import companions
+from dougong.models.stored import companions
 from dougong.parallel.plan import Plan
 from dougong.planner.resume import check_written, describe_data, identity
 from dougong.records.event.base import RunEvent

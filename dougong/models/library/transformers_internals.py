@@ -13,6 +13,8 @@ from typing import Any
 
 from torch import nn
 
+from dougong.models.library.classes import model_class
+
 MODEL_NAMES = {
     "_keys_to_ignore_on_save": "tensors that save_pretrained leaves out; a checkpoint does so too",
     "_keep_in_fp32_modules_strict": "modules that stay float32 in a bfloat16 model",
@@ -53,14 +55,9 @@ def tied_names(model: Any) -> dict[str, str]:
 def declared_ties(config: Any) -> dict[str, str]:
     """What the model of a configuration ties: a name to the name of the tensor that stands in its
     place. No model is built."""
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
-
     if not getattr(config, "tie_word_embeddings", False):
         return {}
-    try:
-        kind = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    except KeyError:  # no causal language model: refused with its own words where it is built
-        return {}
+    kind = model_class(config)  # None is refused with its own words where it is built
     return dict(getattr(kind, "_tied_weights_keys", None) or {})
 
 
@@ -114,16 +111,10 @@ def chosen_forms(config: Any) -> set[str]:
 def has_own_flash(config: Any) -> bool:
     """Whether models of this configuration compute flash attention by the package flash_attn; some
     families name a kernel on a hub instead."""
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
-
-    try:
-        kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    except KeyError:  # no causal language model: refused with its own words where it is built
-        return True
-    return _has_own_flash(kind)
+    return _has_own_flash(model_class(config))
 
 
-def _has_own_flash(kind: type) -> bool:
+def _has_own_flash(kind: type | None) -> bool:
     names = getattr(kind, "_compatible_flash_implementations", None)
     return names is None or "flash_attention_2" in names
 

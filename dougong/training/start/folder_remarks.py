@@ -9,12 +9,14 @@ from pathlib import Path
 from dougong.checkpoint.huggingface import Names
 from dougong.job.schema import Job, Model
 from dougong.job.settled import is_settled
-from dougong.models import companions
-from dougong.models.build import build_on_meta, load_config
-from dougong.models.configuration import extra_layers, folder_config, untied_pair
-from dougong.models.folder import extra_layer_words, stored_tensors
+from dougong.models.build import build_on_meta
+from dougong.models.configs.load import load_config
+from dougong.models.configs.of_folder import extra_layers, folder_config, untied_pair
+from dougong.models.configs.parts import text_config
 from dougong.models.patterns import name_patterns
-from dougong.models.weights import WeightsFolder
+from dougong.models.stored import companions
+from dougong.models.stored.folder import extra_layer_words, stored_tensors
+from dougong.models.stored.weights import WeightsFolder
 from dougong.parallel.plan import Inventory
 from dougong.remarks import Remarks
 
@@ -56,8 +58,9 @@ def _on_other_files(folder: Path) -> Iterator[str]:
 def _on_configuration(model: Model) -> Iterator[str]:
     """Where the run's configuration, and so that of its checkpoints, is not the folder's."""
     folder = folder_config(model)
-    for key in extra_layers(folder):
-        yield extra_layer_words(key, getattr(folder, key))
+    text = text_config(folder)
+    for key in extra_layers(text):
+        yield extra_layer_words(key, getattr(text, key))
     pair = untied_pair(model, folder)
     if pair is not None:
         yield (

@@ -21,15 +21,20 @@ from dougong.data.windows import job_tokenizer, open_data, vocabulary
 from dougong.deepspeed.adam_build import adam_remarks, check_adam
 from dougong.errors import DataError, ModelError
 from dougong.fingerprint.record import JobShapes
+from dougong.job.rule import flat
 from dougong.job.schema import Job
 from dougong.job.settled import is_settled
 from dougong.job.tokenizer_rules import longer_than
 from dougong.job.yaml.provenance import dotted
-from dougong.models.build import build_on_meta, load_config
-from dougong.models.folder import check_folder
+from dougong.models.build import build_on_meta
+from dougong.models.configs.load import load_config
+from dougong.models.configs.parts import text_config
 from dougong.models.inventory import inspect_model
+from dougong.models.library.classes import has_towers
 from dougong.models.memory.segment_bytes import MicroBatchShape, activations_of
 from dougong.models.sites import family_expert, find_sites
+from dougong.models.stored.folder import check_folder
+from dougong.models.towers import tower_words
 from dougong.ops.experts.choose import is_swiglu
 from dougong.parallel.plan import Inventory
 from dougong.planner.needs.tiles import product_rows
@@ -73,7 +78,7 @@ def inspect(job: Job, known: RunSources | None = None) -> Inspection:
     """
     check_adam(job)
     inventory, config = inspect_only(job), _config_of(job)
-    data = open_data(job, config.vocab_size)
+    data = open_data(job, text_config(config).vocab_size)
     if known is not None:
         check_data(known, data.name, data.digest())
     told = remarks_on(job, inventory) + data.remarks
@@ -100,7 +105,7 @@ def preview(job: Job, inventory: Inventory) -> tuple[str, Remarks]:
 
     Raises ModelError or DataError, also for data that is too short.
     """
-    line, told = preview_data(job, _config_of(job).vocab_size)
+    line, told = preview_data(job, text_config(_config_of(job)).vocab_size)
     return line, remarks_on(job, inventory) + told
 
 
@@ -143,7 +148,7 @@ def _kinds_with_attention(job: Job) -> dict[str, bool]:
 def refuse_longer_sequences(job: Job) -> None:
     """ModelError where the job's sequences have more tokens than the model has positions, and the
     job does not insist."""
-    positions = getattr(_config_of(job).get_text_config(), "max_position_embeddings", None)
+    positions = getattr(text_config(_config_of(job)), "max_position_embeddings", None)
     if not isinstance(positions, int) or positions < 1:
         return
     breach = longer_than(job, positions)
@@ -154,8 +159,9 @@ def refuse_longer_sequences(job: Job) -> None:
 def vocabulary_of(job: Job) -> int:
     """The model's number of ids as the job says it, else the tokenizer's; 0 where the model's
     folder says it. DataError when nobody says."""
-    if "vocab_size" in job.model.config:
-        return int(job.model.config["vocab_size"])
+    given = flat(job.model.config)
+    if "vocab_size" in given:
+        return int(given["vocab_size"])
     if job.model.path is not None:
         return 0
     ids = vocabulary(job)
@@ -170,7 +176,7 @@ def vocabulary_of(job: Job) -> int:
 def shapes_of(job: Job, inventory: Inventory) -> JobShapes:
     """The sizes of the job's own kernel calls, for the fingerprint of the devices that will run
     them."""
-    config = _config_of(job)
+    config = text_config(_config_of(job))
     hidden = int(config.hidden_size)
     heads = int(getattr(config, "num_attention_heads", 1) or 1)
     return JobShapes(
@@ -185,18 +191,26 @@ def shapes_of(job: Job, inventory: Inventory) -> JobShapes:
         vocabulary=int(config.vocab_size),
         kv_heads=int(getattr(config, "num_key_value_heads", None) or heads),
         attention=inventory.attention,
-        swiglu=_has_swiglu(job, config),
+        swiglu=_has_swiglu(job),
     )
 
 
-def _has_swiglu(job: Job, config: Any) -> bool:
+def _has_swiglu(job: Job) -> bool:
     """Whether a fused form of SwiGLU experts may be theirs. Asked only where an island's kind of
     device may have one: the answer is computed."""
     kinds = {get_accelerator(island.accelerator) for island in job.islands}
     if not any(kind.has_expert_operators for kind in kinds):
         return False
-    site = find_sites(build_on_meta(config))[0]
+    site = find_sites(build_on_meta(_config_of(job)))[0]
     return is_swiglu(family_expert(site), site.shapes, torch.device("cpu"))
+
+
+def _on_towers(job: Job, inventory: Inventory) -> Remarks:
+    config = _config_of(job)
+    if not has_towers(config):
+        return Remarks()
+    words = tower_words(build_on_meta(config), is_random=job.model.path is None)
+    return Remarks(notes=(words,)) if words else Remarks()
 
 
 def _rate_remarks(job: Job, inventory: Inventory) -> Remarks:
@@ -214,7 +228,7 @@ def tokenizer_remarks(job: Job, inventory: Inventory) -> Remarks:
     if tokenizer is None:
         return Remarks()
     told = tokenizer.remarks
-    num_ids = int(_config_of(job).vocab_size)
+    num_ids = int(text_config(_config_of(job)).vocab_size)
     if tokenizer.num_ids > num_ids:
         more = (
             f"the tokenizer {tokenizer.name} has {tokenizer.num_ids} ids, {inventory.family}'s "
@@ -249,6 +263,7 @@ _REMARKS: tuple[Callable[[Job, Inventory], Remarks], ...] = (
     _rate_remarks,
     _on_the_update,
     folder_remarks,
+    _on_towers,
     tokenizer_remarks,
     _on_the_cache,
     _on_layers_that_run_again,

@@ -17,10 +17,10 @@ from dougong.data import dataset_files
 from dougong.data.text import matching_files
 from dougong.errors import DataError, ModelError
 from dougong.job.schema import Job, Model
-from dougong.models.build import load_config
-from dougong.models.folder import stored_tensors
+from dougong.models.configs.load import load_config
+from dougong.models.configs.settled import changed_keys, class_of, config_values
 from dougong.models.library.attention_forms import AUTO
-from dougong.models.settled_config import changed_keys, class_of, config_values
+from dougong.models.stored.folder import stored_tensors
 from dougong.remarks import Remarks
 
 _TOKENIZER_FILES = (

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from dougong.errors import ModelError
 from dougong.job.schema import Model
-from dougong.models.build import build_on_meta, load_config
+from dougong.models.build import build_on_meta
+from dougong.models.configs.load import load_config
 from dougong.models.library import attention_forms
 from dougong.models.library.attention_forms import FORMS, forms_to_try
 from dougong.models.library.transformers_internals import set_attention
@@ -114,7 +115,8 @@ assert is_kernels_available()
 from transformers.integrations.hub_kernels import _HUB_KERNEL_MAPPING, lazy_load_kernel
 lazy_load_kernel(sorted(_HUB_KERNEL_MAPPING)[0])
 from dougong.job.schema import Model
-from dougong.models.build import build_on_meta, load_config
+from dougong.models.build import build_on_meta
+from dougong.models.configs.load import load_config
 from tests.families import config_values
 for family in ("qwen3_moe", "qwen3_next", "gpt_oss", "mixtral"):
     build_on_meta(load_config(Model(family=family, config=config_values(family)), None))

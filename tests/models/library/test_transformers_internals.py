@@ -10,7 +10,8 @@ import torch
 import transformers.core_model_loading
 import transformers.modeling_utils
 from dougong.job.schema import Model
-from dougong.models.build import build_on_meta, load_config
+from dougong.models.build import build_on_meta
+from dougong.models.configs.load import load_config
 from dougong.models.library.transformers_internals import (
     CONFIG_NAMES,
     MODEL_NAMES,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from dougong.job.schema import Model
-from dougong.models.build import load_config
+from dougong.models.configs.load import load_config
 from dougong.models.memory.segment_bytes import MicroBatchShape, activations_of
 from tests.families import config_values
 

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 from dougong.job.schema import Model
-from dougong.models.build import build_on_meta, load_config
+from dougong.models.build import build_on_meta
+from dougong.models.configs.load import load_config
 from dougong.models.sites import Site, expert_op, find_sites, one_expert
 from dougong.ops.experts.base import Block, ExpertOp, OneExpert, Rows
 from dougong.ops.experts.choose import choose_expert_op

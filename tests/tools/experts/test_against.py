@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from dougong.models.folder import SINGLE
+from dougong.models.stored.folder import SINGLE
 from dougong.tools.experts.against import compare
 from safetensors.torch import load_file, save_file
 from tests.checkpoint.saving import save, tiny_model

@@ -11,7 +11,7 @@ import pytest
 import torch
 from dougong.errors import CheckpointError, ModelError, SourceError
 from dougong.job.rule import EXPERT_COUNT_KEYS
-from dougong.models.folder import INDEX, SINGLE
+from dougong.models.stored.folder import INDEX, SINGLE
 from dougong.tools.experts.census import census, census_words
 from dougong.tools.experts.contents import StoredPart, contents_of
 from safetensors.torch import load_file, save_file

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from dougong.errors import SourceError
-from dougong.models.folder import SINGLE
+from dougong.models.stored.folder import SINGLE
 from dougong.records.directory import RunDir
 from dougong.tools.experts.looks import look_against, look_at_experts
 from safetensors.torch import save_file

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from dougong.checkpoint.huggingface import Names
 from dougong.job.optimizers.adamw import ADAMW
-from dougong.models.build import load_config
+from dougong.models.configs.load import load_config
 from dougong.models.inventory import inspect_model
 from dougong.parallel import pieces
 from dougong.parallel.pieces import pieces_of

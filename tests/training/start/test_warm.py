@@ -8,7 +8,8 @@ from typing import Any
 
 from dougong.checkpoint.huggingface import Names
 from dougong.job.schema import Model
-from dougong.models.build import build_on_meta, load_config
+from dougong.models.build import build_on_meta
+from dougong.models.configs.load import load_config
 from dougong.models.sites import find_sites
 from dougong.training.start.warm import warm
 from tests.families import config_values

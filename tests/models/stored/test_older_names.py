@@ -12,8 +12,9 @@ import pytest
 import torch
 from dougong.checkpoint.export import export
 from dougong.job.schema import Model
-from dougong.models.build import build_on_meta, load_config
-from dougong.models.older_names import with_older_names
+from dougong.models.build import build_on_meta
+from dougong.models.configs.load import load_config
+from dougong.models.stored.older_names import with_older_names
 from tests.checkpoint.saving import names_of, save, tiny_model
 from tests.families import FAMILIES, config_values
 from tests.jobs import VOCAB

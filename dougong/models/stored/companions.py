@@ -14,8 +14,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from dougong.job.rule import without_code
-from dougong.models.folder import (
+from dougong.job.rule import flat, without_code
+from dougong.models.stored.folder import (
     ADAPTER,
     CONFIG,
     HOW_TO_MERGE,
@@ -149,7 +149,7 @@ def of_job(
     if tokenizer is not None and tokenizer != base:
         files = {name: data for name, data in files.items() if not _is_of_tokenizer(name)}
         files |= of_tokenizer(tokenizer)
-    changes = {key: value for key, value in config.items() if key.endswith("_token_id")}
+    changes = {key: value for key, value in flat(config).items() if key.endswith("_token_id")}
     if changes and GENERATION in files:
         files[GENERATION] = _as_json(json.loads(files[GENERATION]) | changes)
     return files

@@ -12,9 +12,10 @@ import torch
 from dougong.checkpoint.huggingface import Names
 from dougong.errors import ModelError
 from dougong.job.schema import Model
-from dougong.models.build import build_on_meta, load_config
+from dougong.models.build import build_on_meta
+from dougong.models.configs.load import load_config
 from dougong.models.sites import find_sites
-from dougong.models.weights import WeightsFolder
+from dougong.models.stored.weights import WeightsFolder
 from safetensors.torch import load_file, save_file
 from tests.families import FAMILIES, tiny_config
 from tests.folders import change_weights, small_folder

@@ -9,8 +9,8 @@ import pytest
 from dougong.errors import ModelError
 from dougong.job.schema import Job, Model
 from dougong.job.settled import settle
-from dougong.models.build import load_config
-from dougong.models.settled_config import changed_keys, class_of, config_from, config_values
+from dougong.models.configs.load import load_config
+from dougong.models.configs.settled import changed_keys, class_of, config_from, config_values
 from tests.families import FAMILIES
 from tests.families import config_values as family_values
 from tests.launcher.toyrun import toy_job

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from dougong.errors import ModelError
-from dougong.models.folder import INDEX, SINGLE, check_folder, is_scale, problems, read_json, stored_tensors
+from dougong.models.stored.folder import INDEX, SINGLE, check_folder, is_scale, problems, read_json, stored_tensors
 from safetensors.torch import save_file
 
 FIRST, SECOND = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
@@ -182,6 +182,6 @@ def test_json_of_a_folder_is_read_or_named(tmp_path: Path) -> None:
 
 def test_a_look_at_a_folder_loads_no_torch() -> None:
     heavy = {"torch", "safetensors", "transformers"}
-    code = f"import sys, dougong.models.folder; print(sorted({heavy} & set(sys.modules)))"
+    code = f"import sys, dougong.models.stored.folder; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "[]"

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from dougong.errors import ModelError
-from dougong.job.rule import CODE_KEYS, foreign_code
+from dougong.job.rule import CODE_KEYS, flat, foreign_code
 from dougong.job.schema import Model
-from dougong.models.folder import EXTRA_LAYERS, read_config
+from dougong.models.configs.parts import by_part
 from dougong.models.library.transformers_internals import declared_ties
-from dougong.models.weights import differing_tie
+from dougong.models.stored.folder import EXTRA_LAYERS, read_config
+from dougong.models.stored.weights import differing_tie
 
 LOADER_KEYS = (
     "cache_dir", "force_download", "proxies", "token", "local_files_only", "revision", "subfolder",
@@ -33,8 +34,9 @@ def folder_config(model: Model) -> Any:
     path = model.path or ""
     refuse_code_keys(model.config)
     refuse_own_code(path)
+    changes = _by_part_of(path, model.config)
     try:
-        config = AutoConfig.from_pretrained(path, trust_remote_code=False, **model.config)
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False, **changes)
     except Exception as error:
         raise ModelError(
             f"model.path: {path}: transformers cannot read this configuration: {error}"
@@ -42,6 +44,14 @@ def folder_config(model: Model) -> Any:
     # It says where a family's own code lies. None of it runs here, and none goes into a checkpoint.
     _drop_code(config)
     return config
+
+
+def _by_part_of(path: str, given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The job's changes as this folder's class of configurations takes them."""
+    from transformers import CONFIG_MAPPING
+
+    family = str(read_config(Path(path)).get("model_type"))
+    return by_part(CONFIG_MAPPING[family], given) if family in CONFIG_MAPPING else given
 
 
 def _drop_code(config: Any) -> None:
@@ -105,7 +115,7 @@ def declare_no_extra_layers(model: Model, config: Any) -> None:
     """No family's layers for the prediction of further tokens are built or trained, so no
     configuration may say that a checkpoint holds them."""
     for key in EXTRA_LAYERS:
-        if model.config.get(key):
+        if flat(model.config).get(key):
             raise ModelError(
                 f"model.config: {key}: {config.model_type} is trained without layers that predict "
                 f"further tokens; leave it out, or set it to 0"

@@ -14,8 +14,9 @@ import torch
 from dougong.errors import ModelError
 from dougong.job.rule import CODE_KEYS
 from dougong.job.schema import Model
-from dougong.models.build import build_on_meta, load_config
-from dougong.models.configuration import LOADER_KEYS, extra_layers, folder_config, untied_pair
+from dougong.models.build import build_on_meta
+from dougong.models.configs.load import load_config
+from dougong.models.configs.of_folder import LOADER_KEYS, extra_layers, folder_config, untied_pair
 from tests.families import FAMILIES, config_values, tiny_config
 from tests.folders import change_config, change_weights, small_folder
 

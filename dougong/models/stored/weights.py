@@ -13,7 +13,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from dougong.errors import ModelError
-from dougong.models.folder import (
+from dougong.models.stored.folder import (
     DEQUANTISE,
     StoredTensor,
     is_scale,
@@ -70,6 +70,9 @@ class TensorNames(Protocol):
 
     def pieces(self, logical: str) -> Sequence[StoredPiece]:
         """Where a logical tensor lies, or a piece of one by its name."""
+
+    def also_reads(self, logical: str, shape: tuple[int, ...]) -> bool:
+        """Whether a logical tensor is also read from a tensor on disk of that shape."""
 
     def from_disk(self, logical: str, values: Mapping[str, Tensor]) -> Tensor:
         """The live values of a logical tensor from its pieces' values, by the pieces' names."""
@@ -129,12 +132,21 @@ class WeightsFolder:
         for name in (piece.name, *self._names.aliases(logical)):
             found = _by_name(self._stored, name)
             if found is not None:
-                _check_form(found, piece)
+                if found.shape != piece.disk.shape and not self._reads(logical, piece, found):
+                    raise _misshapen(found, piece)
+                _check_dtype(found, piece)
                 return found
         raise ModelError(
             f"model.path: {self._path} holds no tensor {piece.name} (for {logical}); "
             "its weights are of another model, or the download is not complete"
         )
+
+    def _reads(self, logical: str, piece: StoredPiece, found: StoredTensor) -> bool:
+        """Whether transformers reads it so: it must have as many rows."""
+        is_alike = (
+            len(found.shape) == len(piece.disk.shape) and found.shape[:1] == piece.disk.shape[:1]
+        )
+        return is_alike and self._names.also_reads(logical, found.shape)
 
     def _check_tied(self, logical: str, alias: str) -> str:
         """The alias's stored name, whose values must be those of the tensor it is tied to."""
@@ -194,13 +206,15 @@ def _span_of(stored: Any, shape: tuple[int, ...], span: StoredSpan) -> Tensor:
     return rows[span.begin - first * row_numel :][: span.end - span.begin]
 
 
-def _check_form(found: StoredTensor, piece: StoredPiece) -> None:
-    if found.shape != piece.disk.shape:
-        raise ModelError(
-            f"model.path: {found.file}: {piece.name} has shape {found.shape}, "
-            f"but the model has {piece.disk.shape}; "
-            "its weights are of another model than its config.json"
-        )
+def _misshapen(found: StoredTensor, piece: StoredPiece) -> ModelError:
+    return ModelError(
+        f"model.path: {found.file}: {piece.name} has shape {found.shape}, "
+        f"but the model has {piece.disk.shape}; "
+        "its weights are of another model than its config.json"
+    )
+
+
+def _check_dtype(found: StoredTensor, piece: StoredPiece) -> None:
     if piece.disk.dtype == "F32" and not found.is_floating:
         raise ModelError(
             f"model.path: {found.file}: {piece.name} is stored as {found.dtype}, {DEQUANTISE}"

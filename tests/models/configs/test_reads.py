@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dougong.models.config_reads import keys_read_by
+from dougong.models.configs.reads import keys_read_by
 
 SOURCE = """
 plan = {"layers.*": "colwise", "default": 1}

@@ -12,7 +12,7 @@ from dougong.checkpoint.manifest import Manifest
 from dougong.checkpoint.part import CheckpointPart
 from dougong.errors import CheckpointError, ModelError
 from dougong.job.rule import CODE_KEYS
-from dougong.models.companions import (
+from dougong.models.stored.companions import (
     beside_words,
     is_companion,
     left_out,
@@ -22,7 +22,7 @@ from dougong.models.companions import (
     unused,
     without_their_code,
 )
-from dougong.models.folder import read_config
+from dougong.models.stored.folder import read_config
 from tests.checkpoint.saving import names_of, share, state_of, tiny_model, write_parts
 
 OWN_GENERATION = {"eos_token_id": [2, 5], "temperature": 0.6, "top_p": 0.95, "do_sample": True}
