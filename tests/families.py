@@ -10,6 +10,8 @@ FAMILIES = (
 )  # fmt: skip
 WITH_TOWERS = ("qwen3_vl_moe", "glm4v_moe", "step3p7")
 """Families that transformers builds with towers only, for texts here."""
+FURTHER = (*WITH_TOWERS, "llama4_text")
+"""Families whose models are not taken as they are: see `models/towers.py` and `models/by_choice.py`."""
 
 _COMMON: dict[str, Any] = {
     "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4,
@@ -69,6 +71,11 @@ _FAMILY: dict[str, dict[str, Any]] = {
         "sliding_window": 8, "layer_types": ["full_attention", "sliding_attention", "full_attention"],
         "mlp_layer_types": ["dense", "sparse", "sparse"],
         "vision_config": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2},
+    },
+    # Its block calls all experts on every token.
+    "llama4_text": {
+        "num_local_experts": 8, "num_experts_per_tok": 1, "intermediate_size": 32, "intermediate_size_mlp": 96,
+        "attention_chunk_size": 8, "no_rope_layers": [1, 1, 0],
     },
     # Has a language model of its own beside the class with towers.
     "qwen3_5_moe": {

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dougong.errors import ModelError
+from dougong.models.by_choice import call_by_choice
 from dougong.models.initial import NamedInit
 from dougong.models.library.classes import auto_class, model_class
 from dougong.models.library.transformers_internals import (
@@ -28,7 +29,8 @@ from dougong.models.towers import freeze_towers
 
 def build_on_meta(config: Any, dtype: torch.dtype = torch.float32) -> nn.Module:
     """The unmodified model with every tensor on the meta device, in training mode. What of it no
-    text reaches (`towers.py`) is not trained."""
+    text reaches (`towers.py`) is not trained; blocks that compute all experts for every token call
+    the chosen ones (`by_choice.py`)."""
     if model_class(config) is None:
         raise ModelError(
             f"{config.model_type}: transformers has no model of it that learns from texts; give a "
@@ -43,6 +45,7 @@ def build_on_meta(config: Any, dtype: torch.dtype = torch.float32) -> nn.Module:
                 f"{config.model_type}: transformers cannot build this model: "
                 f"{_unknown_value(config, error) or error}"
             ) from error
+    call_by_choice(model)
     _keep_strict_float32(model)
     freeze_towers(model, config)
     trained: nn.Module = model.train()

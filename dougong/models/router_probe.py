@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from dougong.errors import ModelError
+from dougong.models.probing import fill, without_memory
 from dougong.models.sites import Site
 from dougong.ops import counter_rng
 
@@ -99,8 +100,8 @@ class _RouterProbe:
         self._site, self._name, self._hidden_size = site, router, hidden_size
         self._block = _router_alone(block, router)
         for module in self._block.modules():
-            _fill(module._parameters)
-            _fill(module._buffers)
+            fill(module._parameters)
+            fill(module._buffers)
         self._outputs: tuple[Any, ...] = ()
         self._block.get_submodule(router).register_forward_hook(self._keep_outputs)
 
@@ -196,50 +197,12 @@ def _all_choose(index_TK: Tensor, expert: int) -> bool:
 def _router_alone(block: nn.Module, router: str) -> nn.Module:
     """A copy of the block with a copy of its router, a recorder for experts, nothing for the
     rest."""
-    copied = _without_memory(block)
+    copied = without_memory(block)
     for name in copied._modules:
         copied._modules[name] = nn.Identity()
     copied._modules["experts"] = _RoutingRecorder()
     copied._modules[router] = copy.deepcopy(block.get_submodule(router))
     return copied
-
-
-def _without_memory(block: nn.Module) -> nn.Module:
-    """A shallow copy whose tables of modules and tensors are its own; it runs its class's forward,
-    not a cut one."""
-    copied = copy.copy(block)
-    copied.__dict__ = dict(block.__dict__)
-    for table in ("_modules", "_parameters", "_buffers"):
-        copied.__dict__[table] = dict(getattr(block, table))
-    copied.__dict__.pop("forward", None)
-    return copied
-
-
-def _fill(tensors: dict[str, Any]) -> None:
-    """Replace every tensor of a module's table by made-up values."""
-    for name, tensor in tensors.items():
-        if tensor is not None:
-            tensors[name] = _made_up(tensor)
-
-
-def _made_up(tensor: Tensor) -> Tensor:
-    """Matrices are random, trained vectors one (norms, scales), all else zero."""
-    trained = tensor.requires_grad
-    if trained and tensor.dim() > 1:
-        values = _random_matrix(tuple(tensor.shape))
-    else:
-        dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
-        values = torch.full(tensor.shape, int(trained), dtype=dtype)
-    if isinstance(tensor, nn.Parameter):
-        return nn.Parameter(values, requires_grad=trained)
-    return values
-
-
-def _random_matrix(shape: tuple[int, ...]) -> Tensor:
-    """Normal values, scaled so that outputs are as large as inputs."""
-    values: Tensor = torch.from_numpy(counter_rng.normal(shape, 0, "probe"))
-    scale: float = shape[-1] ** -0.5
-    return values.float() * scale
 
 
 def _matching_score(logits: Tensor, call: _RouterCall) -> str | None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from dougong.checkpoint.conversion import Converters
 from tests.checkpoint.saving import tiny_model
-from tests.families import FAMILIES, WITH_TOWERS
+from tests.families import FAMILIES, FURTHER
 from transformers import conversion_mapping, core_model_loading
 from transformers.core_model_loading import revert_weight_conversion
 
@@ -21,7 +21,7 @@ def test_the_undocumented_parts_are_there() -> None:
     assert hasattr(core_model_loading.WeightRenaming, "reverse_transform")
 
 
-@pytest.mark.parametrize("family", [*FAMILIES, *WITH_TOWERS])
+@pytest.mark.parametrize("family", [*FAMILIES, *FURTHER])
 def test_key_by_key_gives_what_the_whole_gives(family: str) -> None:
     model = tiny_model(family)
     converters = Converters(model)

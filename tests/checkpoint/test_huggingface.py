@@ -14,7 +14,7 @@ from dougong.checkpoint.reader import CheckpointReader
 from dougong.errors import ModelError
 from dougong.models.library.classes import auto_class
 from tests.checkpoint.saving import live_tensor, names_of, save, sites_of, tiny_model
-from tests.families import FAMILIES, WITH_TOWERS, tiny_config
+from tests.families import FAMILIES, FURTHER, tiny_config
 from transformers import AutoModelForCausalLM
 from transformers.core_model_loading import revert_weight_conversion
 
@@ -38,7 +38,7 @@ def values_on_disk(names: Names, logical: str, disk: dict[str, torch.Tensor]) ->
     return found
 
 
-@pytest.mark.parametrize("family", [*FAMILIES, *WITH_TOWERS])
+@pytest.mark.parametrize("family", [*FAMILIES, *FURTHER])
 def test_stock_transformers_loads_what_three_workers_wrote(family: str, tmp_path: Path) -> None:
     model = tiny_model(family)
     directory = save(tmp_path, model, num_workers=3)
@@ -52,7 +52,7 @@ def test_stock_transformers_loads_what_three_workers_wrote(family: str, tmp_path
     assert [n for n in expected if not torch.equal(actual[n], expected[n])] == []
 
 
-@pytest.mark.parametrize("family", [*FAMILIES, *WITH_TOWERS])
+@pytest.mark.parametrize("family", [*FAMILIES, *FURTHER])
 def test_what_save_pretrained_wrote_is_read_bit_by_bit(family: str, tmp_path: Path) -> None:
     model = tiny_model(family)
     model.save_pretrained(tmp_path / "stock")
@@ -65,7 +65,7 @@ def test_what_save_pretrained_wrote_is_read_bit_by_bit(family: str, tmp_path: Pa
         assert torch.equal(read, live_tensor(live, logical)), logical
 
 
-@pytest.mark.parametrize("family", [*FAMILIES, *WITH_TOWERS])
+@pytest.mark.parametrize("family", [*FAMILIES, *FURTHER])
 def test_the_folder_holds_what_transformers_would_write(family: str, tmp_path: Path) -> None:
     model = tiny_model(family)
     expected = revert_weight_conversion(model, dict(model.state_dict()))

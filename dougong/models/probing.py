@@ -1,0 +1,49 @@
+"""Parts of a model on made-up values: to see what they do without the memory that they need."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dougong.ops import counter_rng
+
+
+def without_memory(block: nn.Module) -> nn.Module:
+    """A shallow copy whose tables of modules and tensors are its own; it runs its class's forward,
+    not a cut one."""
+    copied = copy.copy(block)
+    copied.__dict__ = dict(block.__dict__)
+    for table in ("_modules", "_parameters", "_buffers"):
+        copied.__dict__[table] = dict(getattr(block, table))
+    copied.__dict__.pop("forward", None)
+    return copied
+
+
+def fill(tensors: dict[str, Any]) -> None:
+    """Replace every tensor of a module's table by made-up values."""
+    for name, tensor in tensors.items():
+        if tensor is not None:
+            tensors[name] = _made_up(tensor)
+
+
+def _made_up(tensor: Tensor) -> Tensor:
+    """Matrices are random, trained vectors one (norms, scales), all else zero."""
+    trained = tensor.requires_grad
+    if trained and tensor.dim() > 1:
+        values = random_matrix(tuple(tensor.shape))
+    else:
+        dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
+        values = torch.full(tensor.shape, int(trained), dtype=dtype)
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(values, requires_grad=trained)
+    return values
+
+
+def random_matrix(shape: tuple[int, ...]) -> Tensor:
+    """Normal values, scaled so that outputs are as large as inputs."""
+    values: Tensor = torch.from_numpy(counter_rng.normal(shape, 0, "probe"))
+    scale: float = shape[-1] ** -0.5
+    return values.float() * scale
