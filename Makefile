@@ -102,6 +102,8 @@ format: setup
 families: setup
 	@echo "== transformers' families, each built once"
 	@$(BIN)/python schema/families.py
+	@echo "== each of those with experts, trained on three layouts (half an hour on two cores)"
+	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/families.py
 
 lock:
 	@echo "== newest versions into a fresh environment"

@@ -102,6 +102,11 @@ def _by_segment(
     borders = []
     for site in sites:
         (layer,) = (layer for layer in layers if site.name.startswith(_inside(layer)))
+        if layer not in places:
+            raise ModelError(
+                f"dense: shard: {layer} holds {site.name} and no trained tensor of its own, but "
+                "another layer's; set dense: copy"
+            )
         borders.append(places[layer])
     return tuple(zip([0, *borders], [*borders, len(units) - 1], strict=True))
 

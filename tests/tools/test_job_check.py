@@ -48,7 +48,8 @@ MODEL = """  family: {family}
          "did you mean 'qwen3_moe'"),
         ("llama", "hidden_size: 64", "job.yaml:3:11: model.family: llama is a dense family, which has no "
          "experts; give a mixture-of-experts family, such as "),
-        ("vit", "hidden_size: 64", "job.yaml:3:11: model.family: transformers has no model of vit that learns from texts"),
+        ("vit", "hidden_size: 64", "job.yaml:3:11: model.family: transformers has no model of vit that learns from "
+         "texts"),
         ("qwen3_moe", "hiden_size: 64", "job.yaml:7:5: model.config.hiden_size: qwen3_moe does not know it; did you "
          "mean 'hidden_size'?"),
         ("qwen3_moe", "hidden_size: wide", "job.yaml:7:18: model.config.hidden_size: must be a whole number "
