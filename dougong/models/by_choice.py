@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -34,7 +35,7 @@ def call_by_choice(model: nn.Module) -> None:
         experts = block._modules.get(EXPERTS)
         if experts is None or not _takes_rows_alone(experts):
             continue
-        found = next((f for f in _possible(block) if _is_known_the_same(block, f)), None)
+        found = next((f for f in _possible(block) if _is_the_same(_Candidate.of(block, *f))), None)
         if found is not None:
             block.__class__ = _chosen_block(_kind_of(block), *found)
             experts.__class__ = _chosen_experts(_kind_of(experts))
@@ -59,38 +60,40 @@ def _possible(block: nn.Module) -> Iterator[tuple[str, int]]:
             yield name, num_choices
 
 
-_known: dict[tuple[Any, ...], bool] = {}
-"""Answers of `_is_the_same`: of all layers that are alike, and whenever a model is built again."""
+@dataclass(frozen=True)
+class _Candidate:
+    """A block, and what may be its router and K. Blocks of one kind and size have one answer."""
+
+    kinds: tuple[type, ...]
+    shape: tuple[int, ...]
+    router: str
+    num_choices: int
+    block: nn.Module = field(compare=False, repr=False)
+
+    @staticmethod
+    def of(block: nn.Module, router: str, num_choices: int) -> _Candidate:
+        modules = [block, *block.children(), *block.get_submodule(router).modules()]
+        first = next(iter(block.get_submodule(EXPERTS).parameters(recurse=False)))
+        kinds = tuple(type(module) for module in modules)
+        return _Candidate(kinds, tuple(first.shape), router, num_choices, block)
 
 
-def _is_known_the_same(block: nn.Module, found: tuple[str, int]) -> bool:
-    modules = [block, *block.children(), *block.get_submodule(found[0]).modules()]
-    kinds = tuple(type(module) for module in modules)
-    shapes = tuple(tuple(p.shape) for p in block.get_submodule(EXPERTS).parameters(recurse=False))
-    key = (kinds, shapes, found)
-    if key not in _known:
-        _known[key] = _is_the_same(block, found)
-    return _known[key]
-
-
-def _is_the_same(block: nn.Module, found: tuple[str, int]) -> bool:
+@cache
+def _is_the_same(candidate: _Candidate) -> bool:
     """Whether the block gives made-up tokens the same bits when the chosen experts alone are
     called. Experts and all that is neither these nor the router have stand-ins."""
-    router, num_choices = found
-    shape = next(iter(block.get_submodule(EXPERTS).parameters(recurse=False))).shape
+    block, router, shape = candidate.block, candidate.router, candidate.shape
     probe = without_memory(block)
     for name in probe._modules:
         probe._modules[name] = _Halves()
     probe._modules[router] = made = copy.deepcopy(block.get_submodule(router))
-    for module in made.modules():
-        fill(module._parameters)
-        fill(module._buffers)
-    hidden = random_matrix((_NUM_TOKENS, int(shape[1]))) * shape[1] ** 0.5
+    fill(made)
+    hidden = random_matrix((_NUM_TOKENS, shape[1])) * shape[1] ** 0.5
     try:
         probe._modules[EXPERTS] = _OnAllRows(shape[0])
         expected, logits = probe(hidden)
         probe._modules[EXPERTS] = _OnChosenRows()
-        probe.__class__ = _chosen_block(_kind_of(block), router, num_choices)
+        probe.__class__ = _chosen_block(_kind_of(block), router, candidate.num_choices)
         actual, same_logits = probe(hidden)
     except Exception:  # it is called in another way, or gives something else
         return False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,11 +21,14 @@ def without_memory(block: nn.Module) -> nn.Module:
     return copied
 
 
-def fill(tensors: dict[str, Any]) -> None:
-    """Replace every tensor of a module's table by made-up values."""
-    for name, tensor in tensors.items():
-        if tensor is not None:
-            tensors[name] = _made_up(tensor)
+def fill(part: nn.Module) -> None:
+    """Replace every tensor of a part and of what is in it by made-up values."""
+    for module in part.modules():
+        for tensors in (module._parameters, module._buffers):
+            made = {
+                name: _made_up(tensor) for name, tensor in tensors.items() if tensor is not None
+            }
+            tensors.update(made)  # type: ignore[arg-type]
 
 
 def _made_up(tensor: Tensor) -> Tensor:

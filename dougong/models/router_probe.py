@@ -99,9 +99,7 @@ class _RouterProbe:
     def __init__(self, block: nn.Module, router: str, site: Site, hidden_size: int) -> None:
         self._site, self._name, self._hidden_size = site, router, hidden_size
         self._block = _router_alone(block, router)
-        for module in self._block.modules():
-            fill(module._parameters)
-            fill(module._buffers)
+        fill(self._block)
         self._outputs: tuple[Any, ...] = ()
         self._block.get_submodule(router).register_forward_hook(self._keep_outputs)
 

@@ -11,7 +11,6 @@ import torch
 from dougong.job.schema import Job
 from dougong.parallel.comm.world import World
 from dougong.parallel.plan import Plan
-from tests.families import FAMILIES, FURTHER
 from tests.jobs import make_job, make_rig, plan_for
 from tests.processes import run_workers
 
@@ -37,18 +36,6 @@ def run_layout(job: Job, layout: str | Plan, steps: int = 3) -> tuple[list[float
         assert not merged.keys() & digests.keys(), "a tensor has two owners"
         merged |= digests
     return results[0][0], merged
-
-
-@pytest.mark.parametrize("family", [*FAMILIES, *FURTHER])
-def test_every_family_trains_to_the_same_bits_on_one_and_three_workers(family: str) -> None:
-    job = make_job(family, batch={"lanes": 3, "microbatches": 1, "microbatch_size": 2})
-    assert run_layout(job, "B") == run_layout(job, "BBB")
-
-
-@pytest.mark.parametrize("family", FURTHER)
-def test_bits_hold_with_towers_and_experts_elsewhere(family: str) -> None:
-    job = make_job(family, batch={"lanes": 2, "microbatches": 2, "microbatch_size": 1})
-    assert run_layout(job, "AEE") == run_layout(job, "B")
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
