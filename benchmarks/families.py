@@ -38,6 +38,7 @@ from dougong.models.library.classes import auto_class
 from dougong.models.routers import find_choosers
 from dougong.models.sites import find_sites
 from dougong.models.ties import break_ties_by_index
+from dougong.parallel.pieces import piece_named
 from tests.jobs import VOCAB, make_job, make_rig
 from tests.parallel.test_layouts import run_layout
 from tests.reference import plain_step, reference_model
@@ -211,7 +212,10 @@ def _model_at(folder: str) -> Any:
 
 
 def _live(values: dict[str, torch.Tensor], name: str) -> torch.Tensor:
-    """Of a tensor, or of one expert's part of it."""
+    """Of a tensor, of a piece of one, or of one expert's part of it."""
+    piece = piece_named(name)
+    if piece is not None:
+        return values[piece.tensor].view(-1)[piece.range]
     found = re.fullmatch(r"(.*)\[(\d+)\]", name)
     return values[name] if found is None else values[found[1]][int(found[2])]
 
