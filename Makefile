@@ -35,7 +35,7 @@ help:
 	@echo "make gpu          what is looked at on a lent GPU, by GPU_PYTHON; GPU_ARGS=--part=1, GPU_WHEELS=FOLDER"
 	@echo "make check        lint and types only"
 	@echo "make format       put the sources into the house's form"
-	@echo "make families    write dougong/job/families.json anew from the transformers of $(VENV)"
+	@echo "make families    write the families of the transformers in $(VENV) anew, and docs/families.md"
 	@echo "make lock         write $(PINS) anew from the newest versions that pyproject.toml allows"
 	@echo "make clean        remove $(VENV) and caches; runs/ stays"
 

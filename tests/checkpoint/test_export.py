@@ -12,6 +12,7 @@ import pytest
 import torch
 from dougong.checkpoint.export import choose, export, to_bfloat16
 from dougong.errors import CheckpointError
+from dougong.models.library.classes import auto_class
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -19,7 +20,7 @@ from tests.checkpoint.saving import make_not_finite, save, tiny_model
 from transformers import AutoModelForCausalLM
 
 
-@pytest.mark.parametrize("family", ["qwen3_moe", "gpt_oss", "longcat_flash"])
+@pytest.mark.parametrize("family", ["qwen3_moe", "gpt_oss", "longcat_flash", "step3p7"])
 @pytest.mark.parametrize("shard_bytes", [1 << 30, 60_000])
 def test_stock_loading_gives_the_same_bits(family: str, shard_bytes: int, tmp_path: Path) -> None:
     model = tiny_model(family)
@@ -28,7 +29,7 @@ def test_stock_loading_gives_the_same_bits(family: str, shard_bytes: int, tmp_pa
     assert ("model.safetensors" in names) == (shard_bytes == 1 << 30)
     assert ("model.safetensors.index.json" in names) == (shard_bytes != 1 << 30)
     assert not [n for n in names if not n.endswith((".safetensors", ".json"))]
-    loaded, info = AutoModelForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)
+    loaded, info = auto_class(model.config).from_pretrained(tmp_path / "out", output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"]
     assert all(torch.equal(loaded.state_dict()[n], t) for n, t in model.state_dict().items())
 

@@ -10,9 +10,12 @@ import pytest
 import torch
 from dougong.checkpoint.conversion import Converters
 from dougong.checkpoint.huggingface import Names
+from dougong.checkpoint.manifest import Manifest
 from dougong.checkpoint.reader import CheckpointReader
+from dougong.checkpoint.verify import verify
 from dougong.errors import ModelError
 from dougong.models.library.classes import auto_class
+from dougong.parallel.pieces import OwnedPiece
 from tests.checkpoint.saving import live_tensor, names_of, save, sites_of, tiny_model
 from tests.families import FAMILIES, FURTHER, tiny_config
 from transformers import AutoModelForCausalLM
@@ -95,6 +98,23 @@ def test_a_fused_tensor_lies_in_one_file_of_rows_for_a_site(tmp_path: Path) -> N
     assert piece.name in names.shared_files()["experts-00001.safetensors"].tensors
     save(tmp_path, model, num_workers=3)
     assert len(list(tmp_path.glob("step-*/model/experts-*.safetensors"))) == len(names.sites)
+
+
+def test_parts_of_one_tensor_on_disk_are_written_by_their_owners_and_read_back(tmp_path: Path) -> None:
+    """Queries, keys and values of Step-3.7's tower have one tensor between them, and three owners."""
+    model = tiny_model("step3p7")
+    names = names_of(model)
+    directory = save(tmp_path, model, num_workers=3)
+    assert verify(directory).is_whole
+    parts = [name for name, _ in names.tensors() if names.pieces(name)[0].span is not None]
+    assert len(parts) == 2 * 3 * 2, "weights and biases of three projections in two layers"
+    with CheckpointReader(directory, names) as reader:
+        for name in parts:
+            assert torch.equal(reader.read("model", name), model.state_dict()[name]), name
+    ranks = {entry.span.begin for _, entry in Manifest.load(directory).entries() if entry.span is not None}
+    assert len(ranks) > 1
+    with pytest.raises(ModelError, match="files have .* in another form"):
+        names.pieces(OwnedPiece(parts[0], 0, 4).name)
 
 
 def test_rows_of_experts_that_compute_nothing_are_tensors_too() -> None:
