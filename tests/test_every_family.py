@@ -11,10 +11,9 @@ from benchmarks.families import LINES, PAGE, ROOT, SAME, Row, look_at, page_of, 
 from dougong.job.families import Families, read_families
 from tests.families import FAMILIES, FURTHER
 
-
 ROUNDED = ("llama4_text",)
-"""Its own block multiplies all rows of all experts in one batched product, whose kernel may round otherwise than that of
-an expert's own rows."""
+"""Its own block multiplies all rows of all experts in one batched product, whose kernel may round otherwise than that
+of an expert's own rows."""
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, *FURTHER])
