@@ -132,7 +132,10 @@ def look_at(family: str) -> Row:
         name for name, router in BALANCING.items() if _is_taken(lambda r=router: find_choosers(model, sites, r))
     )
     row = dataclasses.replace(row, balance=options, places=_places(model, names))
-    alone = run_layout(job, "B")
+    try:
+        alone = run_layout(job, "B")
+    except AssertionError as error:  # a worker's, in words
+        return dataclasses.replace(row, refused=_brief(str(error).strip().splitlines()[-1:]))
     return dataclasses.replace(
         row,
         together=_compared(lambda: run_layout(job, TOGETHER), alone),

@@ -10,6 +10,7 @@ import torch
 from dougong.accelerators.registry import get_accelerator
 from dougong.job.schema import Job
 from dougong.models.inventory import inspect_model
+from dougong.ops.counter_rng import torch_seed
 from dougong.parallel.comm.world import World
 from dougong.parallel.plan import Plan, Seat, make_plan
 from dougong.parallel.segments.flight import Forward
@@ -67,15 +68,19 @@ class Rig:
         lanes = self.plan.workers[self.rank].lanes
 
         def of(microbatch: int) -> Mapping[int, Forward]:
-            return {lane: self._forward(tokens(self.job, step, lane, microbatch)) for lane in lanes}
+            return {lane: self._forward(step, lane, microbatch) for lane in lanes}
 
         return of
 
     rank: int = 0
 
-    def _forward(self, ids: Tensor) -> Forward:
-        ids = ids.to(self.stepper.parts.share.blueprint.device)
-        return Forward(lambda: self.replica.model(input_ids=ids, labels=ids, use_cache=False).loss)
+    def _forward(self, *place: int) -> Forward:
+        ids = tokens(self.job, *place).to(self.stepper.parts.share.blueprint.device)
+
+        def seed(segment: int) -> None:
+            torch.manual_seed(torch_seed(self.job.seed, *place, segment))
+
+        return Forward(lambda: self.replica.model(input_ids=ids, labels=ids, use_cache=False).loss, seed)
 
     def note_state(self) -> None:
         """What weights are now was set by hand; else a step takes it for a fault."""

@@ -49,7 +49,8 @@ TOWER: dict[str, Any] = {
     "adapter_in_dim": 32, "adapter_out_dim": 64, "moe_intermediate_size": 32, "text_hidden_size": 64,
     "projection_hidden_dim": 64, "d_model": 32, "encoder_layers": 1, "encoder_attention_heads": 2,
     "encoder_ffn_dim": 32, "output_dim": 64, "downsample_hidden_size": 16, "embed_dim": 32, "num_local_experts": 4,
-    "adapter_input_size": 32,
+    "adapter_input_size": 32, "output_channels": 16, "mlp_dim": 64, "downsample_channels": [16, 32],
+    "global_attn_indexes": [1],
     "position_embedding_size": 64, "max_position_embeddings": 64,
 }  # fmt: skip
 """The same for all other parts."""
@@ -70,6 +71,7 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "deepseek_ocr2_text": {"mlp_layer_types": ["dense", "sparse", "sparse", "sparse"]},
     "ernie4_5_moe": {"moe_layer_end_index": 3},
     "lfm2_moe": {"layer_types": ["conv", "full_attention", "conv", "full_attention"]},
+    "mistral4": {"head_dim": 16},
     "nemotron_h": {"layers_block_type": ["linear_attention", "moe", "full_attention", "mlp"]},
     "zaya": {"num_experts_per_tok": 1},
     "llama4_text": {"num_experts_per_tok": 1, "no_rope_layers": [1, 1, 1, 0]},
@@ -150,4 +152,11 @@ def _of_towers(config: Any) -> Iterator[tuple[str, dict[str, Any]]]:
             is_by_layer = isinstance(value, list) and len(value) > 6 and isinstance(value[0], str)
             if is_by_layer and count:
                 values[name] = _each_kind(value, count)
-        yield key, values
+        yield key, {**values, **dict(_of_parts(part))}
+
+
+def _of_parts(tower: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """A tower may be made of parts of its own."""
+    for key, part in parts_of(tower):
+        known = part.to_dict()
+        yield key, {name: value for name, value in TOWER.items() if name in known}
