@@ -283,7 +283,7 @@ def _refusals(known: Families, rows: dict[str, Row]) -> Iterator[str]:
     yield ""
     yield "| family | why |"
     yield "|---|---|"
-    reasons = {**known.refused, **{family: row.refused for family, row in rows.items() if row.refused}}
+    reasons = {**{family: row.refused for family, row in rows.items() if row.refused}, **known.refused}
     for family in sorted(reasons):
         yield f"| {family} | {_brief([reasons[family]]).replace('|', ' ')} |"
 
