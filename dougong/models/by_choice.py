@@ -160,7 +160,8 @@ def _chosen_experts(kind: Any) -> type:
             one: Tensor = kind.forward(self, rows)
             return one
         places = index[:, 0], torch.arange(len(rows), device=rows.device)
-        spread = rows.new_zeros(num_experts, *rows.shape).index_put(places, rows)
+        spread = rows.new_zeros(num_experts, *rows.shape)
+        spread[places] = rows
         answers: Tensor = kind.forward(self, spread.reshape(-1, rows.shape[-1]))
         return answers.view(spread.shape)[places]
 

@@ -45,9 +45,8 @@ def told(data: Any) -> dict[str, str]:
          f"(got '{'x' * 56}...)"),
         ("job", 7, "must be text (got 7): the job's name: letters, digits, '-'"),
         ("data.text", "", "must be text that is not empty (got '')"),
-        ("model.config", 7, "must be a mapping of keys (got 7): keys of the family's own configuration class; "
-         "others are "
-         "its defaults"),
+        ("model.config", 7, "must be a mapping of keys (got 7): keys of the family's own configuration class, "
+         "those of its text part flat or in text_config; others are its defaults"),
         ("batch", None, "must be a mapping with the keys lanes, microbatches, microbatch_size (got null); "
          "remove the key to "
          "get the default"),

@@ -213,9 +213,12 @@ def test_a_worker_that_hands_nothing_on_is_named_by_who_waits_for_it() -> None:
     """Worker 1 waits for worker 0, as that one's line to the controller says of it and worker 2."""
     plan, together = plan_of("BBB", LANES, shapes=SHAPES), CONTEXT.Barrier(3)
     said = run_workers(hand_on_in_vain, plan, together, deadlines=Deadlines(message_s=1.0))
-    for rank, peer, round_ in ((0, 2, 0), (1, 0, 1)):
-        wait = f"worker {rank} (east/{rank}) waited 1 s (fault.deadlines.message_s) for worker {peer} (east/{peer}): "
-        assert said[rank] == f"{wait}updated parameters of bucket 0, round {round_}, step 4"
+    limit = "(fault.deadlines.message_s)"
+    what = "updated parameters of bucket 0, round {}, step 4"
+    assert said[0] == f"worker 0 (east/0) waited 1 s {limit} for worker 2 (east/2): {what.format(0)}"
+    # Worker 0 gives up a moment sooner where worker 1 has begun to wait later; its line is closed then.
+    waited = f"worker 1 (east/1) waited 1 s {limit} for worker 0 (east/0): {what.format(1)}"
+    assert said[1] == waited or said[1].startswith(f"worker 1 (east/1) lost worker 0 (east/0): {what.format(1)}")
 
 
 def test_the_sum_is_the_lanes_tree() -> None:
