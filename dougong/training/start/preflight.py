@@ -206,7 +206,7 @@ def _has_swiglu(job: Job) -> bool:
 
 
 def _on_towers(job: Job, inventory: Inventory) -> Remarks:
-    config = _config_of(job)
+    config = load_config(job.model, None)
     if not has_towers(config):
         return Remarks()
     words = tower_words(build_on_meta(config), is_random=job.model.path is None)
