@@ -28,7 +28,7 @@ from typing import Any
 import torch
 import transformers
 
-from dougong.errors import DougongError
+from dougong.errors import DougongError, ModelError
 from dougong.job.families import Families, read_families
 from dougong.job.parts.router import Router
 from dougong.job.schema import Job
@@ -39,6 +39,7 @@ from dougong.models.routers import find_choosers
 from dougong.models.sites import find_sites
 from dougong.models.ties import break_ties_by_index
 from dougong.parallel.pieces import piece_named
+from tests.checkpoint.saving import live_tensor
 from tests.jobs import VOCAB, make_job, make_rig
 from tests.parallel.test_layouts import run_layout
 from tests.reference import plain_step, reference_model
@@ -54,6 +55,7 @@ BALANCING = {
     "sequence": Router(sequence_loss=0.001),
     "global": Router(global_loss=0.01),
 }
+_REFUSAL = f"{ModelError.__module__}.{ModelError.__qualname__}: "
 SAME, TIES = "equal", "equal, ties by index"
 
 
@@ -125,7 +127,7 @@ def look_at(family: str) -> Row:
         job = make_job(model={"family": family, "config": tiny_values(family)}, batch=BATCH)
         model = build_on_meta(load_config(job.model, VOCAB))
         sites = find_sites(model)
-    except Exception as error:
+    except DougongError as error:
         return dataclasses.replace(row, refused=_brief([str(error)]))
     names = [site.name for site in sites]
     options = tuple(
@@ -135,7 +137,8 @@ def look_at(family: str) -> Row:
     try:
         alone = run_layout(job, "B")
     except AssertionError as error:  # a worker's, in words
-        return dataclasses.replace(row, refused=_brief(str(error).strip().splitlines()[-1:]))
+        (said,) = str(error).strip().splitlines()[-1:]
+        return dataclasses.replace(row, **{"refused" if _REFUSAL in said else "together": _brief([said])})
     return dataclasses.replace(
         row,
         together=_compared(lambda: run_layout(job, TOGETHER), alone),
@@ -215,12 +218,9 @@ def _model_at(folder: str) -> Any:
 
 
 def _live(values: dict[str, torch.Tensor], name: str) -> torch.Tensor:
-    """Of a tensor, of a piece of one, or of one expert's part of it."""
+    """Of a tensor, of one expert's part of it, or of a piece."""
     piece = piece_named(name)
-    if piece is not None:
-        return values[piece.tensor].view(-1)[piece.range]
-    found = re.fullmatch(r"(.*)\[(\d+)\]", name)
-    return values[name] if found is None else values[found[1]][int(found[2])]
+    return live_tensor(values, name) if piece is None else values[piece.tensor].view(-1)[piece.range]
 
 
 def _brief(lines: list[str]) -> str:

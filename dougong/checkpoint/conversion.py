@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,10 +42,9 @@ class _Way:
     rename: Callable[[str], str]
 
     def __call__(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        for name, pattern in self.patterns.items():
-            self.converter.add_tensor(self.renamed, name, pattern, values[name])
-        out = self.converter.convert(self.renamed, model=self.model, config=self.model.config)
-        return {self.rename(name): _single(value) for name, value in out.items()}
+        named = [(name, pattern, values[name]) for name, pattern in self.patterns.items()]
+        out = _converted(self.converter, self.renamed, named, self.model)
+        return {self.rename(name): value for name, value in out.items()}
 
 
 @dataclass(frozen=True)
@@ -145,10 +144,9 @@ class Converters:
             raise _mixed(live, converter)
         # A converter gathers tensors until it has all of its sources; this one has a single source,
         # so it is whole at once and empty again after `convert`.
-        converter.add_tensor(renamed, live, pattern, tensor)
         model = _WithRows(self._model, tensor)
-        out = converter.convert(renamed, model=model, config=self._model.config)
-        return {self._name_on_disk(name): _single(value) for name, value in out.items()}
+        out = _converted(converter, renamed, [(live, pattern, tensor)], model)
+        return {self._name_on_disk(name): value for name, value in out.items()}
 
     def joined(self, live: str, state: Mapping[str, Tensor]) -> Joined | None:
         """The tensor on disk of which a live one is a part; None where it is alone. `state`: all
@@ -205,11 +203,9 @@ class Converters:
     def convert(self, converter: Any, live: str, parts: list[tuple[str, Tensor]]) -> Tensor:
         """The live tensor from what lies on disk. `parts`: (converter's pattern, values) in
         order."""
-        for pattern, value in parts:
-            converter.add_tensor(live, pattern, pattern, value)
         model = _WithRows(self._model, parts[0][1])
-        out = converter.convert(live, model=model, config=self._model.config)
-        return _single(out[live])
+        named = [(pattern, pattern, value) for pattern, value in parts]
+        return _converted(converter, live, named, model)[live]
 
 
 class _WithRows:
@@ -241,6 +237,17 @@ def _mixed(live: str, converter: Any) -> ModelError:
         f"({', '.join(converter.source_patterns)}), which one owner cannot write; "
         "such families are not supported"
     )
+
+
+def _converted(
+    converter: Any, renamed: str, values: Iterable[tuple[str, str, Tensor]], model: Any
+) -> dict[str, Tensor]:
+    """What a converter makes of some tensors, each with its name and the converter's pattern of
+    it."""
+    for name, pattern, value in values:
+        converter.add_tensor(renamed, name, pattern, value)
+    out = converter.convert(renamed, model=model, config=model.config)
+    return {name: _single(value) for name, value in out.items()}
 
 
 def _rename(name: str, renamings: list[Any]) -> str:
