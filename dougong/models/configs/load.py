@@ -82,7 +82,7 @@ def _family_config(family: str, given: Mapping[str, Any], vocab_size: int | None
         values = by_part(CONFIG_MAPPING[family], given)
         _fill_vocabulary(values, vocab_size)
         config = AutoConfig.for_model(family, **values)
-        _drop_foreign_tokens(text_config(config), given)
+        _drop_foreign_tokens(text_config(config), flat(given))
     except ModelError:
         raise
     except Exception as error:

@@ -52,6 +52,8 @@ def test_special_tokens_outside_the_vocabulary_are_dropped_unless_the_job_names_
     assert load_config(Model(family="mixtral"), 2).eos_token_id is None  # 2 in a vocabulary of 0 and 1
     assert load_config(Model(family="mixtral"), 3).eos_token_id == 2
     assert load_config(Model(family="mixtral", config={"eos_token_id": 7}), 2).eos_token_id == 7
+    nested = Model(family="qwen3_vl_moe", config={"text_config": {"eos_token_id": 7}})
+    assert text_config(load_config(nested, 2)).eos_token_id == 7
 
 
 @pytest.mark.parametrize("family", ["qwen3_5_moe", "qwen3_vl_moe"])
