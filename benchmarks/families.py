@@ -15,6 +15,7 @@ import argparse
 import dataclasses
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -42,6 +43,7 @@ from dougong.parallel.pieces import piece_named
 from tests.checkpoint.saving import live_tensor
 from tests.jobs import VOCAB, make_job, make_rig
 from tests.parallel.test_layouts import run_layout
+from tests.quantised_folders import to_fp8, unfold
 from tests.reference import plain_step, reference_model
 from tests.tiny import tiny_values
 
@@ -56,6 +58,7 @@ BALANCING = {
     "global": Router(global_loss=0.01),
 }
 _REFUSAL = f"{ModelError.__module__}.{ModelError.__qualname__}: "
+FP8_BLOCK = (8, 8)
 SAME, TIES = "equal", "equal, ties by index"
 
 
@@ -63,7 +66,8 @@ SAME, TIES = "equal", "equal, ties by index"
 class Row:
     """What was found of a family. `refused`: why it is not trained; empty where it is. `together`, `apart`: `equal`, or
     what was otherwise than on one worker. `first`: its first loss beside the unmodified model's. `places`: the experts'
-    beside those of transformers' plan. `balance`: options of `router:` that it takes."""
+    beside those of transformers' plan. `balance`: options of `router:` that it takes. `folder`, `fused`, `fp8`: a job's
+    tensors that begins with a folder as transformers writes it, as the model has it, and in FP8 blocks."""
 
     family: str
     refused: str = ""
@@ -73,12 +77,15 @@ class Row:
     places: str = ""
     balance: tuple[str, ...] = ()
     folder: str = ""
+    fused: str = ""
+    fp8: str = ""
     seconds: float = 0.0
 
     @property
     def is_right(self) -> bool:
         """Refused with its reason, or the same everywhere."""
-        return bool(self.refused) or self.together == self.apart == self.folder == SAME
+        is_same = {self.together, self.apart, self.folder, self.fused} == {SAME}
+        return bool(self.refused) or (is_same and self.fp8.startswith(SAME))
 
 
 def main() -> None:
@@ -145,6 +152,8 @@ def look_at(family: str) -> Row:
         apart=_compared(lambda: run_layout(job, APART), alone),
         first=_first_loss(job, alone[0][0]),
         folder=_there_and_back(job),
+        fused=_live_names(job),
+        fp8=_eight_bits(job),
     )
 
 
@@ -201,12 +210,55 @@ def _places(model: Any, sites: list[str]) -> str:
 
 def _there_and_back(job: Job) -> str:
     """transformers writes a folder, a job begins with it, and every tensor is the one that was written."""
+    return _begun_with(job, lambda stock, folder: stock.save_pretrained(folder))
+
+
+def _live_names(job: Job) -> str:
+    """The same of a folder that holds every parameter as the model has it, experts together."""
+    return _begun_with(job, lambda stock, folder: stock.save_pretrained(folder, save_original_format=False))
+
+
+def _eight_bits(job: Job) -> str:
+    """A folder in FP8 by blocks: every tensor is the one of transformers' own load with `dequantize=True`. Where that
+    refuses the folder or leaves scales unread without an error, the one of its load of values times scales."""
+    why: list[str] = []
+
+    def fold(stock: Any, folder: str) -> Any:
+        stock.to(torch.bfloat16).save_pretrained(folder)
+        to_fp8(Path(folder), FP8_BLOCK)
+        model, unread = _dequantised(type(stock), folder)
+        if model is not None and not unread:
+            return model
+        why.append("refused" if model is None else f"{unread} scales unread")
+        with tempfile.TemporaryDirectory() as plain:
+            shutil.copytree(folder, plain, dirs_exist_ok=True)
+            unfold(Path(plain), FP8_BLOCK)
+            return type(stock).from_pretrained(plain, dtype=torch.float32)
+
+    found = _begun_with(job, fold)
+    return f"equal by hand ({why[0]})" if found == SAME and why else found
+
+
+def _dequantised(kind: Any, folder: str) -> tuple[Any, int]:
+    """transformers' load, None where it refuses; and how many scales it has left unread."""
+    said = transformers.FineGrainedFP8Config(dequantize=True, weight_block_size=FP8_BLOCK)
+    try:
+        model, told = kind.from_pretrained(
+            folder, quantization_config=said, dtype=torch.float32, output_loading_info=True
+        )
+    except Exception:  # of any kind: what is compared is said in the table
+        return None, 0
+    return model, len(told["unexpected_keys"])
+
+
+def _begun_with(job: Job, write: Callable[[Any, str], Any]) -> str:
+    """A job's tensors beside those of the model that `write` gives back (None: the one it was given)."""
     try:
         stock = reference_model(job)
         with tempfile.TemporaryDirectory() as folder:
-            stock.save_pretrained(folder)
+            expected = write(stock, folder) or stock
             rig = make_rig(job.model_copy(update={"model": _model_at(folder)}))
-        values = stock.state_dict()
+        values = expected.state_dict()
         other = [name for name, tensor in rig.replica.masters.items() if not torch.equal(tensor, _live(values, name))]
     except Exception as error:
         return _brief(str(error).strip().splitlines()[-1:])
@@ -264,18 +316,21 @@ def _head() -> Iterator[str]:
     yield "others, as on one worker. First loss: beside transformers' own class with the same values (ties by index:"
     yield "where that chooses the lower index among equal scores, as dougong does). Places: the experts', beside"
     yield "transformers' own plan for expert parallelism. `router:`: the ways of balancing that the family takes."
-    yield "Folder: every tensor of a folder that transformers has written, as a job begins with it."
+    yield "Folder: every tensor of a folder that transformers has written, as a job begins with it; live names: of one"
+    yield "that has every parameter under the model's own name, experts together; FP8: of one whose matrices are FP8"
+    yield "with a scale for each block, beside transformers' own load with `dequantize=True` (by hand: beside values"
+    yield "times scales, since that load refuses the folder, or leaves scales unread without an error)."
     yield ""
 
 
 def _table(rows: dict[str, Row]) -> Iterator[str]:
-    yield "| family | three workers | experts apart | first loss | places | `router:` | folder |"
-    yield "|---|---|---|---|---|---|---|"
+    yield "| family | three workers | experts apart | first loss | places | `router:` | folder | live names | FP8 |"
+    yield "|---|---|---|---|---|---|---|---|---|"
     for family in sorted(rows):
         row = rows[family]
         if not row.refused:
             cells = (family, row.together, row.apart, row.first, row.places or "no plan", ", ".join(row.balance) or "-")
-            yield f"| {' | '.join(cells)} | {row.folder} |"
+            yield f"| {' | '.join(cells)} | {row.folder} | {row.fused} | {row.fp8} |"
 
 
 def _refusals(known: Families, rows: dict[str, Row]) -> Iterator[str]:

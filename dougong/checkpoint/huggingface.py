@@ -10,6 +10,7 @@ in `parameters`. A piece of a large dense tensor (`parallel.pieces`) is a span o
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import math
 import re
@@ -20,7 +21,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dougong.checkpoint.conversion import Converters
 from dougong.checkpoint.manifest import ModelTensors
 from dougong.checkpoint.parameters import (
     ParameterOnDisk,
@@ -29,8 +29,10 @@ from dougong.checkpoint.parameters import (
     expert_on_disk,
     refuse_shared,
 )
+from dougong.checkpoint.stored_forms import absent_parameters, in_stored_form
 from dougong.checkpoint.tensorfile import FileLayout, TensorSpan, plan_layout
 from dougong.errors import ModelError
+from dougong.models.library.conversion import Converters
 from dougong.models.library.transformers_internals import (
     names_not_saved,
     strict_float32_names,
@@ -92,6 +94,15 @@ class Names:
             _aliases=_aliases_on_disk(converters, state, tied),
             _converters=converters,
         )
+
+    def as_stored(self, stored: Mapping[str, tuple[int, ...]]) -> Names:
+        """The map for reading from a folder that may hold parameters in another form than they are
+        written in. `stored`: the shapes of its tensors, by name."""
+        absent = list(absent_parameters(self._parameters, self._aliases, stored))
+        if not absent:
+            return self
+        found = in_stored_form(self._converters, self._parameters, absent, stored)
+        return dataclasses.replace(self, _parameters={**self._parameters, **found})
 
     def tensors(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         """(logical name, shape) of all that is stored, experts one by one; buffers too, tied names

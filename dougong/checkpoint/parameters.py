@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dougong.checkpoint.conversion import Converters, Joined, Reading
 from dougong.checkpoint.tensorfile import TensorShape, TensorSpan
 from dougong.errors import ModelError
+from dougong.models.library.conversion import Converters, Joined, Reading
 
 _DIGITS = re.compile(r"(\d+)")
 _SAFETENSORS_DTYPES = {

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dougong.errors import DataError
 from dougong.job.data_files import ending_of_json
-from dougong.models.stored.folder import LFS_POINTER
+from dougong.models.stored.headers import LFS_POINTER
 
 HEAD_BYTES = 4096
 """As much of a file's beginning as is looked at."""

@@ -32,7 +32,9 @@ from dougong.models.stored.folder import (
     check_folder,
     extra_layer_words,
     read_config,
+    stored_tensors,
 )
+from dougong.models.stored.quantised import quantised_words
 
 
 def load_whole_job(path: str | Path, override: Sequence[str] = ()) -> ResolvedJob:
@@ -70,6 +72,7 @@ def _on_folder(folder: Path, given: Mapping[str, Any]) -> Iterator[str]:
     for key in EXTRA_LAYERS:
         if config.get(key) and key not in changed:
             yield extra_layer_words(key, config[key])
+    yield from quantised_words(stored_tensors(folder).values())
     yield from companions.beside_words(folder)
 
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from dougong.checkpoint.conversion import Converters
 from dougong.checkpoint.huggingface import Names
 from dougong.checkpoint.manifest import Manifest
 from dougong.checkpoint.reader import CheckpointReader
 from dougong.checkpoint.verify import verify
 from dougong.errors import ModelError
 from dougong.models.library.classes import auto_class
+from dougong.models.library.conversion import Converters
 from dougong.parallel.pieces import OwnedPiece
 from tests.checkpoint.saving import live_tensor, names_of, save, sites_of, tiny_model
 from tests.families import FAMILIES, FURTHER, tiny_config

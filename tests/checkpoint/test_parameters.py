@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 
 import pytest
 import torch
-from dougong.checkpoint.conversion import Reading
 from dougong.checkpoint.parameters import dense_on_disk, expert_on_disk, refuse_shared, stored_dtype
 from dougong.errors import ModelError
+from dougong.models.library.conversion import Reading
 from torch import Tensor
 
 Revert = Callable[[Tensor], dict[str, Tensor]]

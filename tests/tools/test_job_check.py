@@ -95,7 +95,7 @@ EMPTY = (2).to_bytes(8, "little") + b"{}"
         (GOOD, None, "holds neither model.safetensors.index.json nor model.safetensors"),
         (GOOD, b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
         (GOOD, EMPTY[:9], "model.safetensors"),
-        ({**GOOD, "quantization_config": {"quant_method": "fp8"}}, EMPTY, "holds quantised weights"),
+        ({**GOOD, "quantization_config": {"quant_method": "awq"}}, EMPTY, "holds quantised weights"),
         ({"vocab_size": 300}, EMPTY, "config.json has no model_type, which names the family"),
         (GOOD, INTEGERS, "a.weight is stored as I8, as quantised weights are, which cannot be trained"),
         ({**GOOD, "model_type": "llama"}, EMPTY, "llama is a dense family, which has no experts"),

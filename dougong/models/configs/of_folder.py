@@ -3,7 +3,7 @@ is true of the model that is trained."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from dougong.job.schema import Model
 from dougong.models.configs.parts import by_part
 from dougong.models.library.transformers_internals import declared_ties
 from dougong.models.stored.folder import EXTRA_LAYERS, read_config
+from dougong.models.stored.quantised import KEYS
 from dougong.models.stored.weights import differing_tie
 
 LOADER_KEYS = (
@@ -27,7 +28,8 @@ def folder_config(model: Model) -> Any:
     """The configuration of `model.path` with the job's changes, before anything is seen of the
     weights. No code of the folder runs.
 
-    Raises `ModelError` when there is none, it needs code of its own, or its weights are quantised.
+    Raises `ModelError` when there is none, it needs code of its own, or its weights are quantised
+    in a way that is not read.
     """
     from transformers import AutoConfig
 
@@ -41,8 +43,9 @@ def folder_config(model: Model) -> Any:
         raise ModelError(
             f"model.path: {path}: transformers cannot read this configuration: {error}"
         ) from error
-    # It says where a family's own code lies. None of it runs here, and none goes into a checkpoint.
-    _drop_code(config)
+    # It says where a family's own code lies. None of it runs here, and none goes into a checkpoint;
+    # and how the folder's weights are quantised, which those of a run are not.
+    _drop(config, (*CODE_KEYS, *KEYS))
     return config
 
 
@@ -54,12 +57,12 @@ def _by_part_of(path: str, given: Mapping[str, Any]) -> Mapping[str, Any]:
     return by_part(CONFIG_MAPPING[family], given) if family in CONFIG_MAPPING else given
 
 
-def _drop_code(config: Any) -> None:
-    for key in CODE_KEYS:
+def _drop(config: Any, keys: Sequence[str]) -> None:
+    for key in keys:
         vars(config).pop(key, None)
     for inner in list(vars(config).values()):
         if hasattr(inner, "model_type"):  # the configuration of a part
-            _drop_code(inner)
+            _drop(inner, keys)
 
 
 def untied_pair(model: Model, config: Any) -> tuple[str, str] | None:

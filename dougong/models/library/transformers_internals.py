@@ -2,7 +2,7 @@
 
 transformers may rename them in any release. They are gathered here so that such a release breaks
 one module, and a test looks each of them up in the installed transformers. The undocumented module
-`transformers.core_model_loading` is fenced likewise, by `checkpoint.conversion`.
+`transformers.core_model_loading` is fenced likewise, by `models.library.conversion`.
 """
 
 from __future__ import annotations

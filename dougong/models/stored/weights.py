@@ -5,21 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from dougong.errors import ModelError
-from dougong.models.stored.folder import (
-    DEQUANTISE,
-    StoredTensor,
-    is_scale,
-    scale_refused,
-    stored_tensors,
-)
+from dougong.models.stored.folder import stored_tensors
+from dougong.models.stored.headers import StoredTensor
+from dougong.models.stored.quantised import DEQUANTISE, is_scale, scale_refused
+from dougong.models.stored.values import read_all, read_rows
 from dougong.ops.finite import first_not_finite, num_not_finite
 
 _ROWS_AT_ONCE = 4096
@@ -62,6 +58,9 @@ class TensorNames(Protocol):
     The map itself, `checkpoint.huggingface.Names`, is in a room above this one.
     """
 
+    def as_stored(self, stored: Mapping[str, tuple[int, ...]]) -> TensorNames:
+        """The map for a folder with tensors of these names and shapes."""
+
     def tensors(self) -> Iterable[tuple[str, tuple[int, ...]]]:
         """(logical name, shape) of all that is stored."""
 
@@ -84,8 +83,9 @@ class WeightsFolder:
     def __init__(self, path: Path, names: TensorNames) -> None:
         """Raises `ModelError` when the folder holds no weights, or not all of its files."""
         self._path = path
-        self._names = names
         self._stored = stored_tensors(path)
+        shapes = {name: tensor.shape for name, tensor in self._stored.items()}
+        self._names = names.as_stored(shapes)
 
     def check(self) -> tuple[str, ...]:
         """The stored tensors that the model does not use; no value is read but of tied tensors.
@@ -112,18 +112,16 @@ class WeightsFolder:
         """
         pieces = self._names.pieces(logical)
         values = {piece.name: self._piece(piece, logical) for piece in pieces}
-        return _as_float32(self._names.from_disk(logical, values))
+        return self._names.from_disk(logical, values)
 
     def _piece(self, piece: StoredPiece, logical: str) -> Tensor:
         found = self._find(piece, logical)
-        with safe_open(found.file, framework="pt") as opened:
-            if piece.span is not None:
-                tensor = _span_of(opened.get_slice(found.name), found.shape, piece.span)
-            elif piece.row is None:
-                tensor = opened.get_tensor(found.name)
-            else:
-                tensor = opened.get_slice(found.name)[piece.row]
-        values = _as_float32(tensor)
+        if piece.span is not None:
+            values = _span_of(found, piece.span)
+        elif piece.row is None:
+            values = read_all(found)
+        else:
+            values = read_rows(found, piece.row, piece.row + 1)[0]
         _refuse_not_finite(found, piece, values)
         return values
 
@@ -181,15 +179,10 @@ def same_values(one: StoredTensor, other: StoredTensor) -> bool:
     """Whether two stored tensors have the same shape and values, whatever their dtypes."""
     if one.shape != other.shape:
         return False
-    with (
-        safe_open(one.file, framework="pt") as first,
-        safe_open(other.file, framework="pt") as second,
-    ):
-        mine, others = first.get_slice(one.name), second.get_slice(other.name)
-        for row in range(0, one.shape[0], _ROWS_AT_ONCE):
-            rows = slice(row, row + _ROWS_AT_ONCE)
-            if not torch.equal(_as_float32(mine[rows]), _as_float32(others[rows])):
-                return False
+    for begin in range(0, one.shape[0], _ROWS_AT_ONCE):
+        rows = begin, min(begin + _ROWS_AT_ONCE, one.shape[0])
+        if not torch.equal(read_rows(one, *rows), read_rows(other, *rows)):
+            return False
     return True
 
 
@@ -198,11 +191,11 @@ def _by_name(stored: Mapping[str, StoredTensor], name: str) -> StoredTensor | No
     return stored.get(name) or stored.get(name.partition(".")[2])
 
 
-def _span_of(stored: Any, shape: tuple[int, ...], span: StoredSpan) -> Tensor:
+def _span_of(tensor: StoredTensor, span: StoredSpan) -> Tensor:
     """Of a tensor in a file, no more of which is read than the rows around the span. Flat."""
-    row_numel = math.prod(shape[1:])
+    row_numel = math.prod(tensor.shape[1:])
     first, last = span.begin // row_numel, (span.end - 1) // row_numel
-    rows: Tensor = stored[first : last + 1].reshape(-1)
+    rows = read_rows(tensor, first, last + 1).reshape(-1)
     return rows[span.begin - first * row_numel :][: span.end - span.begin]
 
 
@@ -237,7 +230,3 @@ def _refuse_not_finite(found: StoredTensor, piece: StoredPiece, values: Tensor) 
         f"{count} of its values, the first at {place}: {float(values[first])}; training on it "
         "would give NaN; give a folder without such values"
     )
-
-
-def _as_float32(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.is_floating_point() else tensor

@@ -16,6 +16,7 @@ from dougong.models.configs.parts import text_config
 from dougong.models.patterns import name_patterns
 from dougong.models.stored import companions
 from dougong.models.stored.folder import extra_layer_words, stored_tensors
+from dougong.models.stored.quantised import quantised_words
 from dougong.models.stored.weights import WeightsFolder
 from dougong.parallel.plan import Inventory
 from dougong.remarks import Remarks
@@ -24,9 +25,9 @@ from dougong.remarks import Remarks
 def folder_remarks(job: Job, inventory: Inventory) -> Remarks:
     """Hold every tensor of the model against the folder `model.path`, by the files' headers.
 
-    Raises `ModelError` when one is missing, of another shape or quantised, when tied tensors differ
-    that the job says are tied, or when a small file beside the weights is not whole. Of a run that
-    has begun the folder is not read any more.
+    Raises `ModelError` when one is missing, of another shape or quantised in a way that is not
+    read, when tied tensors differ that the job says are tied, or when a small file beside the
+    weights is not whole. Of a run that has begun the folder is not read any more.
     """
     model = job.model
     if model.path is None or is_settled(model):
@@ -35,7 +36,12 @@ def folder_remarks(job: Job, inventory: Inventory) -> Remarks:
     names = Names.of(network, inventory.sites, inventory.num_experts)
     unused = WeightsFolder(Path(model.path), names).check()
     folder = Path(model.path)
-    notes = [*_on_unused(folder, unused), *_on_configuration(model), *_on_other_files(folder)]
+    notes = [
+        *quantised_words(stored_tensors(folder).values()),
+        *_on_unused(folder, unused),
+        *_on_configuration(model),
+        *_on_other_files(folder),
+    ]
     return Remarks(notes=tuple(f"model.path: {model.path}: {note}" for note in notes))
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 
-from dougong.checkpoint.conversion import make_tables
+from dougong.models.library.conversion import make_tables
 
 
 def warm(model_types: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from dougong.errors import ModelError
-from dougong.models.stored.folder import INDEX, SINGLE, check_folder, is_scale, problems, read_json, stored_tensors
+from dougong.models.stored.folder import INDEX, SINGLE, check_folder, problems, read_json, stored_tensors
 from safetensors.torch import save_file
 
 FIRST, SECOND = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
@@ -82,7 +82,11 @@ BROKEN: list[tuple[Callable[[Path], Path], Callable[[Path], None], str]] = [
     (one_file, write_as("config.json", POINTER), "config.json: is a git-lfs pointer"),
     (one_file, write_as("config.json", "{"), "config.json: is not JSON (Expecting property name"),
     (one_file, write_as("config.json", "[1]"), "config.json: holds a list, not a JSON object"),
-    (one_file, write_as("config.json", '{"quantization_config": {"quant_method": "fp8"}}'), "holds quantised weights"),
+    (
+        one_file,
+        write_as("config.json", '{"quantization_config": {"quant_method": "gptq"}}'),
+        "holds quantised weights (gptq, by its config.json)",
+    ),
     (one_file, lambda f: (f / "config.json").unlink(), "has no config.json; give a Hugging Face folder"),
     (one_file, write_as(SINGLE, ""), f"{SINGLE}: is empty: the download was not complete; download it again"),
     (one_file, write_as(SINGLE, "<html>Not found</html>"), f"{SINGLE}: is a web page"),
@@ -143,7 +147,10 @@ def test_pickled_weights_are_named_and_never_opened(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("tensors", "message"),
     [
-        ({"w.weight": torch.ones(4).to(torch.float8_e4m3fn)}, "w.weight is stored as F8_E4M3, which cannot be trained"),
+        (
+            {"w.weight": torch.ones(4).to(torch.float8_e4m3fn)},
+            "w.weight is stored as F8_E4M3 without a scale that its config.json tells of",
+        ),
         ({"w.weight": torch.ones(4), "w.weight_scale_inv": torch.ones(1)}, "holds w.weight_scale_inv (F32), a scale"),
         ({"w.weight": torch.ones(4), "w.weight_scale": torch.ones(1)}, "holds w.weight_scale (F32), a scale"),
         ({"w.qweight": torch.arange(4), "w.scales": torch.ones(1)}, "holds w.scales (F32), a scale"),
@@ -157,16 +164,6 @@ def test_quantised_values_are_refused_by_file_tensor_and_dtype(
     with pytest.raises(ModelError, match=re.escape(message)) as refused:
         stored_tensors(tmp_path)
     assert SINGLE in str(refused.value) and "dequantise the weights first" in str(refused.value)
-
-
-NAMES = {
-    "a.scale": True, "k_scale": True, "w.absmax": True, "a.weight": False, "scaled.weight": False, "rescale": False,
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(("name", "scale"), NAMES.items())
-def test_a_scale_is_known_by_its_last_word(name: str, scale: bool) -> None:
-    assert is_scale(name) == scale
 
 
 def test_a_parameter_called_scale_may_be_the_models_own(tmp_path: Path) -> None:

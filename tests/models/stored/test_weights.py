@@ -19,18 +19,23 @@ from dougong.models.stored.weights import WeightsFolder
 from safetensors.torch import load_file, save_file
 from tests.families import FAMILIES, tiny_config
 from tests.folders import change_weights, small_folder
+from tests.quantised_folders import BLOCK, to_fp8, to_mxfp4, unfold
 from torch import Tensor
+from transformers import AutoModelForCausalLM, FineGrainedFP8Config, Mxfp4Config
 
 
 def saved(folder: Path, family: str, dtype: torch.dtype = torch.float32, **how: Any) -> dict[str, Tensor]:
     """Write a folder as a user would; returns the live tensors, one expert's by one."""
-    from transformers import AutoModelForCausalLM
-
     torch.manual_seed(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = AutoModelForCausalLM.from_config(tiny_config(family), dtype=dtype)
         model.save_pretrained(folder, **how)
+    return live_of(model)
+
+
+def live_of(model: Any) -> dict[str, Tensor]:
+    """A model's tensors, one expert's by one."""
     live: dict[str, Tensor] = {}
     for name, tensor in model.state_dict().items():
         rows = list(tensor) if name.rpartition(".")[0].endswith(".experts") else None
@@ -142,7 +147,7 @@ def test_quantised_folders_are_refused(tmp_path: Path) -> None:
     """Reading their integers or 8-bit floats without their scales would train another model."""
     saved(tmp_path, "deepseek_v3")
     config = json.loads((tmp_path / "config.json").read_text())
-    config["quantization_config"] = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+    config["quantization_config"] = {"quant_method": "compressed-tensors"}
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ModelError, match="holds quantised weights"):
         opened(tmp_path)
@@ -173,3 +178,49 @@ def test_a_tensor_that_is_not_finite_is_refused_by_name(tmp_path: Path, dtype: t
     with pytest.raises(ModelError, match="is not finite .* in 1 of its values, the first at .0, 2.: ") as error:
         folder.read("model.layers.1.mlp.experts.down_proj[3]")
     assert EXPERT in str(error.value) and str(file) in str(error.value)
+
+
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name != "gpt_oss"])
+def test_a_folder_in_fp8_reads_as_transformers_dequantises_it(family: str, tmp_path: Path) -> None:
+    saved(tmp_path, family, torch.bfloat16)
+    to_fp8(tmp_path, (8, 8))
+    said = FineGrainedFP8Config(dequantize=True, weight_block_size=(8, 8))
+    compare_with_transformers(tmp_path, said)
+
+
+def test_a_folder_in_mxfp4_reads_as_transformers_dequantises_it(tmp_path: Path) -> None:
+    saved(tmp_path, "gpt_oss", torch.bfloat16)
+    to_mxfp4(tmp_path)
+    compare_with_transformers(tmp_path, Mxfp4Config(dequantize=True))
+
+
+def compare_with_transformers(path: Path, said: Any) -> None:
+    """Bit by bit, in float32 and rounded to bfloat16 as an export is."""
+    folder = opened(path)
+    assert folder.check() == ()
+    for dtype in (torch.float32, torch.bfloat16):
+        loaded, told = AutoModelForCausalLM.from_pretrained(
+            path, quantization_config=said, dtype=dtype, output_loading_info=True
+        )
+        assert not any(told.values()), told
+        for name, tensor in live_of(loaded).items():
+            assert torch.equal(folder.read(name).to(tensor.dtype), tensor), name
+
+
+def test_blocks_that_are_cut_short_are_read_where_transformers_refuses_them(tmp_path: Path) -> None:
+    """DeepSeek-V3's kv_a_proj_with_mqa has 576 rows in blocks of 128."""
+    saved(tmp_path, "deepseek_v3", torch.bfloat16)
+    to_fp8(tmp_path, BLOCK)
+    with pytest.raises(Exception, match="issues during automatic conversion"):
+        AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=FineGrainedFP8Config(dequantize=True))
+    read = {name: opened(tmp_path).read(name) for name in PIECES}
+    unfold(tmp_path, BLOCK)
+    for name, values in read.items():
+        assert torch.equal(values, opened(tmp_path).read(name)), name
+
+
+PIECES = (
+    "model.layers.1.self_attn.kv_a_proj_with_mqa.weight",
+    "model.layers.1.self_attn.kv_a_proj_with_mqa.weight[100:777]",
+    "model.layers.1.mlp.experts.gate_up_proj[3]",
+)

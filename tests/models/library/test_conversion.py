@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from dougong.checkpoint.conversion import Converters
+from dougong.models.library.conversion import Converters
 from tests.checkpoint.saving import tiny_model
 from tests.families import FAMILIES, FURTHER
 from transformers import conversion_mapping, core_model_loading

@@ -1,0 +1,261 @@
+"""Which tensors of a folder are quantised, and what each is when it is read; no value is read here.
+
+Read is what transformers dequantises without further packages: FP8 with a scale for each block of
+values (DeepSeek-V3, arXiv 2412.19437, section 3.3), also with FP4 values packed in pairs or scales
+that are powers of two, and MXFP4 as gpt-oss has it (OCP Microscaling Formats 1.0). Imports no
+torch.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dougong.errors import ModelError
+from dougong.models.stored.headers import FLOATS, INTEGERS, StoredTensor, refused
+
+FP8, MXFP8, MXFP4 = "fp8", "mxfp8", "mxfp4"
+METHODS = (FP8, MXFP8, MXFP4)
+"""The quantisations that are read, by the word that a configuration has for them."""
+KEYS = ("quantization_config", "compression_config")
+"""Under which a config.json says how its weights are quantised."""
+DEQUANTISE = (
+    "which cannot be trained; dequantise the weights first (read them with transformers, "
+    "`save_pretrained` them in bfloat16 or float32) and give that folder"
+)
+
+_MXFP4_BLOCK = 32
+_SCALE = re.compile(r"(^|[._])(scales?|scale_inv|zeros|zero_points?|qzeros|absmax|quant_state\S*)$")
+"""How the tensors end by which quantised values are multiplied or moved."""
+_ACTIVATION_SCALE = re.compile(r"(^|[._])(activation_scale|input_scale|qscale_act)$")
+"""Those of activations: of use where a model computes in eight bits."""
+_WEIGHT = re.compile(r"(^|[._])(weight|proj|bias)$")
+"""How trained tensors end; a table of a router may be of integers."""
+_SCALED = ("{}.qweight", "{}_packed", "{}_blocks")
+"""Where a scale's values lie under names of their own; {}: what stands before the scale's word."""
+_EIGHT_BITS = ("F8_E4M3", "F8_E5M2")
+_PACKED = "I8"
+"""Of FP4 values, two in a byte."""
+_SCALE_DTYPES = ("F32", "BF16", "F16", "F8_E8M0", "U8")
+
+
+@dataclass(frozen=True)
+class Quantisation:
+    """What a configuration says: the method, and the block of its FP8 values (None: whole
+    tensors, or whatever the scales' shapes say)."""
+
+    method: str
+    block: tuple[int, int] | None = None
+
+    @staticmethod
+    def of(config: Mapping[str, Any]) -> Quantisation | None:
+        """None where it says nothing, or nothing that is read."""
+        said = _said(config)
+        if said is None or method_of(said) not in METHODS:
+            return None
+        match said.get("weight_block_size"):
+            case [int(rows), int(columns)] if rows > 0 and columns > 0:
+                return Quantisation(method_of(said), (rows, columns))
+        return Quantisation(method_of(said))
+
+
+@dataclass(frozen=True)
+class QuantisedTensor(StoredTensor):
+    """One that is read by multiplying `values` with `scales`: `shape` and `dtype` are of what comes
+    of it. `block`: of how many values, by the last two dimensions, each scale is one; None: MXFP4,
+    whose blocks lie along the last dimension, which becomes the last but one."""
+
+    values: StoredTensor
+    scales: StoredTensor
+    block: tuple[int, int] | None
+
+    @property
+    def words(self) -> str:
+        """How it is stored."""
+        if self.block is None:
+            return f"MXFP4 blocks of {_MXFP4_BLOCK}"
+        kind = "FP4" if self.values.dtype == _PACKED else "FP8"
+        return f"{kind} blocks of {self.block[0]} x {self.block[1]}"
+
+
+def method_of(said: Mapping[str, Any]) -> str:
+    """Of a `quantization_config`."""
+    return str(said.get("quant_method", "of an unnamed kind"))
+
+
+def refuse_other_methods(folder: Path, config: Mapping[str, Any]) -> None:
+    """ModelError for a config.json whose weights are quantised in a way that is not read."""
+    said = _said(config)
+    if said is not None and method_of(said) not in METHODS:
+        raise ModelError(
+            f"model.path: {folder} holds quantised weights ({method_of(said)}, by its config.json),"
+            f" {DEQUANTISE}; read are {', '.join(METHODS)}"
+        )
+
+
+def _said(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """What a config.json says of quantisation, of the whole or of its text part."""
+    inner = config.get("text_config")
+    for part in (config, inner if isinstance(inner, Mapping) else {}):
+        for key in KEYS:
+            if part.get(key):
+                return part[key] if isinstance(part[key], Mapping) else {}
+    return None
+
+
+def as_read(
+    tensors: Mapping[str, StoredTensor], quantisation: Quantisation | None
+) -> dict[str, StoredTensor]:
+    """A folder's tensors as they read: those that are quantised with what comes of them, and
+    without their scales. ModelError where values have no scale, or one of another shape."""
+    found = dict(tensors)
+    if quantisation is not None:
+        paired = list(_paired(tensors, quantisation))
+        for one in paired:
+            del found[one.scales.name]
+            found.pop(one.values.name)
+        found |= {one.name: one for one in paired}
+        found = {name: one for name, one in found.items() if not _ACTIVATION_SCALE.search(name)}
+    _refuse_quantised(found)
+    return found
+
+
+def _paired(
+    tensors: Mapping[str, StoredTensor], quantisation: Quantisation
+) -> Iterator[QuantisedTensor]:
+    for name, tensor in tensors.items():
+        if quantisation.method == MXFP4:
+            scales = tensors.get(f"{name.removesuffix('_blocks')}_scales")
+            if name.endswith("_blocks") and scales is not None:
+                yield _mxfp4(tensor, scales)
+        elif tensor.dtype in (*_EIGHT_BITS, _PACKED):
+            scales = _scales_of(name, tensors)
+            if scales is not None:
+                yield _fp8(tensor, scales, quantisation.block)
+
+
+def _scales_of(name: str, tensors: Mapping[str, StoredTensor]) -> StoredTensor | None:
+    stem = name.removesuffix(".weight")
+    for scales in (f"{name}_scale_inv", f"{stem}.scale", f"{stem}.qscale_weight"):
+        if scales in tensors:
+            return tensors[scales]
+    return None
+
+
+def _mxfp4(values: StoredTensor, scales: StoredTensor) -> QuantisedTensor:
+    """Blocks [E, rows, groups, 16] of U8 with two values a byte; scales [E, rows, groups]."""
+    is_form = values.dtype == scales.dtype == "U8" and len(values.shape) == 4
+    if not is_form or values.shape != (*scales.shape, _MXFP4_BLOCK // 2):
+        raise _other_shape(values, scales, f"[experts, rows, groups, {_MXFP4_BLOCK // 2}] of U8")
+    experts, rows, groups, _ = values.shape
+    shape = experts, groups * _MXFP4_BLOCK, rows
+    return _quantised(values.name.removesuffix("_blocks"), shape, values, scales, None)
+
+
+def _fp8(
+    values: StoredTensor, scales: StoredTensor, block: tuple[int, int] | None
+) -> QuantisedTensor:
+    if len(values.shape) < 2 or scales.dtype not in _SCALE_DTYPES:
+        raise _other_shape(values, scales, "a matrix with scales of floats")
+    width = 2 if values.dtype == _PACKED else 1
+    shape = *values.shape[:-1], values.shape[-1] * width
+    found = _block_of(shape, scales.shape, block)
+    if found is None:
+        blocks = "even blocks" if block is None else f"blocks of {block[0]} x {block[1]}"
+        raise _other_shape(values, scales, blocks)
+    return _quantised(values.name, shape, values, scales, found)
+
+
+def _block_of(
+    shape: tuple[int, ...], scales: tuple[int, ...], block: tuple[int, int] | None
+) -> tuple[int, int] | None:
+    """The values of one scale. The configuration's block counts where the scales are so many, the
+    last of them perhaps cut short (DeepSeek-V3 has 576 rows in blocks of 128); elsewhere, as in
+    experts with blocks of their own, the scales' shape says it. None: it says nothing."""
+    rows, columns = shape[-2:]
+    if scales in ((), (1,)):
+        return (rows, columns) if len(shape) == 2 else None
+    if scales[:-2] != shape[:-2] or len(scales) < 2 or not all(scales):
+        return None
+    if block is not None and scales[-2:] == (-(-rows // block[0]), -(-columns // block[1])):
+        return block
+    if rows % scales[-2] or columns % scales[-1]:
+        return None
+    return rows // scales[-2], columns // scales[-1]
+
+
+def _quantised(
+    name: str,
+    shape: tuple[int, ...],
+    values: StoredTensor,
+    scales: StoredTensor,
+    block: tuple[int, int] | None,
+) -> QuantisedTensor:
+    place = values.file, name, "F32", shape, values.offset, values.num_bytes
+    return QuantisedTensor(*place, values, scales, block)
+
+
+def _other_shape(values: StoredTensor, scales: StoredTensor, expected: str) -> ModelError:
+    return refused(
+        values.file,
+        f"{values.name} of {values.dtype} {list(values.shape)} has scales {scales.name} of "
+        f"{scales.dtype} {list(scales.shape)}, expected {expected}; its weights are quantised in "
+        f"another way than its config.json says, {DEQUANTISE}",
+    )
+
+
+def quantised_words(tensors: Collection[StoredTensor]) -> Iterator[str]:
+    """What is told of a folder's tensors as they read; nothing where none is quantised."""
+    forms = Counter(tensor.words for tensor in tensors if isinstance(tensor, QuantisedTensor))
+    if forms:
+        told = ", ".join(f"{number} tensors of {words}" for words, number in forms.items())
+        yield (
+            f"{told} (of {len(tensors)}) are read as float32 by transformers' dequantisers; what is "
+            "trained, saved and exported (`dougong export --dtype bfloat16`) is not quantised "
+            "again"
+        )
+
+
+def is_scale(name: str) -> bool:
+    """Whether a tensor's name says that others must be multiplied by it, or moved."""
+    return _SCALE.search(name) is not None
+
+
+def scale_refused(tensor: StoredTensor) -> ModelError:
+    """The refusal of a scale that nobody reads."""
+    return refused(
+        tensor.file,
+        f"holds {tensor.name} ({tensor.dtype}), a scale of quantised weights, {DEQUANTISE}",
+    )
+
+
+def _refuse_quantised(tensors: Mapping[str, StoredTensor]) -> None:
+    """Values that are read without their scales would be another model's."""
+    for tensor in tensors.values():
+        if tensor.dtype not in FLOATS and tensor.dtype not in INTEGERS:
+            raise refused(
+                tensor.file,
+                f"{tensor.name} is stored as {tensor.dtype} without a scale that its config.json "
+                f"tells of (quantization_config), {DEQUANTISE}; read are {', '.join(FLOATS)}",
+            )
+        if tensor.dtype in INTEGERS and _WEIGHT.search(tensor.name):
+            raise refused(
+                tensor.file,
+                f"{tensor.name} is stored as {tensor.dtype}, as quantised weights are, "
+                f"{DEQUANTISE}",
+            )
+        if is_scale(tensor.name) and _scaled(tensor.name, tensors):
+            raise scale_refused(tensor)
+
+
+def _scaled(name: str, tensors: Mapping[str, StoredTensor]) -> bool:
+    """Whether the values that `name` scales are stored too."""
+    stem = _SCALE.sub("", name)
+    # A scale beside a tensor of any other name may be a parameter of the model.
+    if stem.endswith("weight"):
+        return stem in tensors
+    return any(values.format(stem) in tensors for values in _SCALED)
