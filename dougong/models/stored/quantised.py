@@ -214,8 +214,8 @@ def quantised_words(tensors: Collection[StoredTensor]) -> Iterator[str]:
     if forms:
         told = ", ".join(f"{number} tensors of {words}" for words, number in forms.items())
         yield (
-            f"{told} (of {len(tensors)}) are read as float32 by transformers' dequantisers; what is "
-            "trained, saved and exported (`dougong export --dtype bfloat16`) is not quantised "
+            f"{told} (of {len(tensors)}) are read as float32 by transformers' dequantisers; what "
+            "is trained, saved and exported (`dougong export --dtype bfloat16`) is not quantised "
             "again"
         )
 
