@@ -4,6 +4,7 @@ schema/families.py."""
 from __future__ import annotations
 
 import copy
+import dataclasses
 import inspect
 import json
 from pathlib import Path
@@ -22,6 +23,7 @@ from dougong.models.configs.parts import declared_keys, text_config
 from dougong.models.configs.reads import read_keys
 from dougong.models.library.classes import model_class
 from dougong.models.sites import find_sites
+from tests.packing_probe import keeps_documents_apart
 
 _KINDS: dict[Any, str] = {
     int: "int", float: "float", bool: "bool", str: "str", NoneType: "null",
@@ -32,7 +34,9 @@ _NO_EXPERTS = "has no module named `experts`"
 
 def main() -> None:
     """Replace the list."""
-    text = json.dumps(to_json(find_families()), indent=1) + "\n"
+    found = find_families()
+    packed = frozenset(filter(keeps_documents_apart, found.with_experts))
+    text = json.dumps(to_json(dataclasses.replace(found, packed=packed)), indent=1) + "\n"
     FAMILIES_FILE.write_text(text, encoding="utf-8")
 
 

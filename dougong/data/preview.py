@@ -39,7 +39,9 @@ def preview_data(job: Job, vocab_size: int | None) -> tuple[str, Remarks]:
     """
     tokenizer = job_tokenizer(job)
     if tokenizer is None:
-        return _whole_files(job, vocab_size)
+        return _whole_files(job, vocab_size, Path())  # nothing is tokenised, so nothing is kept
+    if job.data.chat is not None:
+        return _whole_files(job, vocab_size, None)
     corpus = open_text(job.data)
     line, told = _first_step(job, corpus, tokenizer, vocab_size)
     return line, corpus.remarks + told
@@ -62,10 +64,10 @@ def _first_step(
     return _figures(job, name, count), reread_remarks(job, name, count)
 
 
-def _whole_files(job: Job, vocab_size: int | None) -> tuple[str, Remarks]:
-    """Of token files, which are opened whole."""
-    # Nothing is tokenised, so nothing is kept.
-    data = open_data(job, vocab_size, Path())
+def _whole_files(job: Job, vocab_size: int | None, cache: Path | None) -> tuple[str, Remarks]:
+    """Of token files, which are opened whole, and of chats, every row of which is looked at, and
+    whose sequences are kept for the run (`cache` None: where the job says)."""
+    data = open_data(job, vocab_size, cache)
     return _figures(job, data.name, data.tokens.num_tokens), data.remarks
 
 

@@ -93,7 +93,7 @@ def standard_library(root: Path) -> list[Path]:
 def _corpus(name: str, root: Path, files: list[Path]) -> Corpus:
     paths = [root / file for file in files]
     for path in paths:
-        with _open(path) as file:
+        with open_file(path) as file:
             refuse_no_text(path, file.read(HEAD_BYTES))
     documents = [Document(str(path), partial(_file_blocks, path)) for path in paths]
     return Corpus(name, partial(_key, paths), lambda: iter(documents))
@@ -113,7 +113,7 @@ def content_digest(paths: Iterable[Path]) -> str:
 
 
 def _file_blocks(path: Path) -> Iterator[Block]:
-    with _open(path) as file:
+    with open_file(path) as file:
         start = len(BYTE_ORDER_MARK) if file.read(len(BYTE_ORDER_MARK)) == BYTE_ORDER_MARK else 0
         file.seek(start)
         while block := file.read(BLOCK_BYTES):
@@ -128,13 +128,14 @@ def _file_blocks(path: Path) -> Iterator[Block]:
 
 def _file_digest(path: Path) -> bytes:
     digest = hashlib.blake2b(digest_size=16)
-    with _open(path) as file:
+    with open_file(path) as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.digest()
 
 
-def _open(path: Path) -> BinaryIO:
+def open_file(path: Path) -> BinaryIO:
+    """Its bytes. Raises DataError for one that cannot be opened."""
     try:
         return path.open("rb")
     except OSError as error:

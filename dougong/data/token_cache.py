@@ -12,8 +12,9 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -36,46 +37,73 @@ def open_corpus(corpus: Corpus, tokenizer: Tokenizer, cache: Path | None) -> Tok
     Raises DataError for text without a token, for bytes that are not UTF-8 (with file and offset),
     and for a cache that cannot be written.
     """
-    if cache is None:
-        raise DataError(
-            f"{corpus.name}: {why_unwritable(None)}, so its tokens cannot be kept; {REMEDY}"
-        )
     identity = f"{_FORMAT}\n{tokenizer.digest}\n{corpus.key()}"
-    entry = cache / hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
-    if not entry.exists():
-        try:
-            cache.mkdir(parents=True, exist_ok=True)
-            _write_entry(entry, corpus, tokenizer)
-        except OSError as error:
-            raise DataError(
-                f"{entry}: the token cache cannot be written ({error.strerror}); make room or "
-                f"allow it, or {REMEDY}; or tokenise the text beforehand and name the file in "
-                "data.tokens"
-            ) from error
+    name = hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
+
+    def write(folder: Path) -> None:
+        dtype = "uint16" if tokenizer.num_ids <= 1 << 16 else "uint32"
+        with write_described(folder / "tokens.bin", dtype) as file:
+            _write_tokens(file, corpus, tokenizer)
+
+    entry = make_entry(cache, name, corpus.name, write)
     made_of = Tokenized(corpus.name, tokenizer.name, tokenizer.num_ids)
     return replace(open_described(entry / "tokens.bin"), made_of=made_of)
 
 
-def _write_entry(entry: Path, corpus: Corpus, tokenizer: Tokenizer) -> None:
-    """Write the entry beside its place and rename it whole.
+def make_entry(cache: Path | None, name: str, about: str, write: Callable[[Path], None]) -> Path:
+    """The folder of an entry, made by `write` if it is not there; None: there is no place for it.
+    `about`: the data, in words. Raises DataError where it cannot be kept.
 
-    So any number of processes may make one entry at once: whoever is first wins, and the others'
-    equal work is thrown away. A crash leaves a folder with another name, which nobody opens.
+    It is written beside its place and renamed whole, so any number of processes may make one entry
+    at once: whoever is first wins, and the others' equal work is thrown away. A crash leaves a
+    folder with another name, which nobody opens.
     """
+    if cache is None:
+        raise DataError(f"{about}: {why_unwritable(None)}, so its tokens cannot be kept; {REMEDY}")
+    entry = cache / name
+    if entry.exists():
+        return entry
     # Not by tempfile, whose folders nobody else may read: a cache may be a team's (by its umask).
     unfinished = entry.with_name(f"{entry.name}.{secrets.token_hex(8)}.tmp")
-    unfinished.mkdir()
     try:
-        dtype = "uint16" if tokenizer.num_ids <= 1 << 16 else "uint32"
-        with (unfinished / "tokens.bin").open("wb") as file:
-            count = _write_tokens(file, dtype, corpus, tokenizer)
-            _sync(file)
-        with (unfinished / "tokens.bin.json").open("wb") as file:
-            file.write(json.dumps({"dtype": dtype, "tokens": count}).encode())
-            _sync(file)
+        cache.mkdir(parents=True, exist_ok=True)
+        unfinished.mkdir()
+        write(unfinished)
         _publish(unfinished, entry)
+    except OSError as error:
+        raise DataError(
+            f"{entry}: the token cache cannot be written ({error.strerror}); make room or "
+            f"allow it, or {REMEDY}; or tokenise the text beforehand and name the file in "
+            "data.tokens"
+        ) from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+    return entry
+
+
+@dataclass
+class DescribedWriter:
+    """Whole numbers into a token file. `count`: how many there are."""
+
+    file: BinaryIO
+    dtype: str
+    count: int = 0
+
+    def write(self, values: npt.NDArray[Any]) -> None:
+        self.file.write(values.astype(np.dtype(self.dtype).newbyteorder("<")).tobytes())
+        self.count += values.size
+
+
+@contextmanager
+def write_described(path: Path, dtype: str) -> Iterator[DescribedWriter]:
+    """A token file of that type; the description beside it is written at the end."""
+    with path.open("wb") as file:
+        writer = DescribedWriter(file, dtype)
+        yield writer
+        _sync(file)
+    with path.with_name(f"{path.name}.json").open("wb") as file:
+        file.write(json.dumps({"dtype": dtype, "tokens": writer.count}).encode())
+        _sync(file)
 
 
 def _publish(unfinished: Path, entry: Path) -> None:
@@ -93,17 +121,13 @@ def _sync(file: BinaryIO) -> None:
     os.fsync(file.fileno())
 
 
-def _write_tokens(file: BinaryIO, dtype: str, corpus: Corpus, tokenizer: Tokenizer) -> int:
-    """Write all documents, each with its marks; returns the number of tokens."""
-    stored = np.dtype(dtype).newbyteorder("<")
-    count = 0
+def _write_tokens(file: DescribedWriter, corpus: Corpus, tokenizer: Tokenizer) -> None:
+    """Write all documents, each with its marks."""
     for document in corpus.documents():
         for ids in encode_document(document, tokenizer):
-            file.write(ids.astype(stored).tobytes())
-            count += ids.size
-    if count == 0:
+            file.write(ids)
+    if file.count == 0:
         raise no_text(corpus)
-    return count
 
 
 def no_text(corpus: Corpus) -> DataError:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dougong.control.cache_place import cache_place
+from dougong.data.chat_store import ChatForm, Marks, open_chats
+from dougong.data.chat_template import open_chat_tokenizer
 from dougong.data.dataset import dataset_rows
 from dougong.data.megatron import open_megatron
 from dougong.data.text import Corpus, text_files
@@ -28,6 +31,7 @@ from dougong.data.token_files import WHOLE_TOKENS, TokenFile, open_tokens
 from dougong.data.tokenizer import Tokenizer, open_tokenizer
 from dougong.errors import DataError
 from dougong.job import schema as spec
+from dougong.job.parts.data import Data, Validation
 from dougong.job.tokenizer_choice import tokenizer_of
 from dougong.ops.counter_rng import Permutation
 from dougong.remarks import NOTHING, Remarks
@@ -44,6 +48,20 @@ class _Opened:
     name: str
     tokens: TokenFile
     remarks: Remarks = NOTHING
+    marks: Marks | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class TokenBatch:
+    """What a lane reads at once. `ids`: int64 [sequences, tokens]; `labels`: the same where they
+    are learnt, IGNORED elsewhere (None: all of them are); `positions`: of each in its own document
+    (None: counted through the sequence). `num_targets`: by what the sum of its tokens' losses is
+    divided, so that the mean over all micro-batches weighs every target of the step the same."""
+
+    ids: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.int64] | None = None
+    positions: npt.NDArray[np.int64] | None = None
+    num_targets: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,8 +77,9 @@ class TokenWindows:
     microbatch_size: int
     steps: int
     seed: int
-    validation: spec.Validation | None
+    validation: Validation | None
     remarks: Remarks = NOTHING
+    marks: Marks | None = None
 
     @property
     def num_windows(self) -> int:
@@ -98,6 +117,15 @@ class TokenWindows:
         )
         return self._rows(self._train_windows(self._samples(step, lane, microbatch)))
 
+    def microbatch(self, step: int, lane: int, microbatch: int) -> TokenBatch:
+        """`batch`, with what is known of its tokens."""
+        ids = self.batch(step, lane, microbatch)
+        if self.marks is None:
+            return TokenBatch(ids)
+        windows = self._train_windows(self._samples(step, lane, microbatch))
+        count = self._num_targets(step) / (self.lanes * self.microbatches)
+        return self._marked(ids, windows, self.marks, count)
+
     def samples(self, step: int) -> tuple[int, int]:
         """The numbers of the first and the last sample of a step."""
         count = self.lanes * self.microbatches * self.microbatch_size
@@ -119,6 +147,38 @@ class TokenWindows:
         first = index * self.microbatch_size
         return self._rows(self._order(first + np.arange(self.microbatch_size)))
 
+    def validation_microbatch(self, index: int) -> TokenBatch:
+        """`validation_batch`, with what is known of its tokens."""
+        ids = self.validation_batch(index)
+        if self.marks is None:
+            return TokenBatch(ids)
+        windows = self._order(index * self.microbatch_size + np.arange(self.microbatch_size))
+        every = self._order(np.arange(self.num_validation_batches * self.microbatch_size))
+        count = self.marks.num_targets(every) / self.num_validation_batches
+        return self._marked(ids, windows, self.marks, count)
+
+    def _marked(
+        self,
+        ids: npt.NDArray[np.int64],
+        windows: npt.NDArray[np.int64],
+        marks: Marks,
+        num_targets: float,
+    ) -> TokenBatch:
+        labels, positions = marks.labels(ids, windows), marks.positions(ids, windows)
+        return TokenBatch(ids, labels, positions, num_targets)
+
+    @functools.cached_property
+    def _num_targets(self) -> Callable[[int], int]:
+        """Targets of a step, on all lanes; each micro-batch of a step asks for the same one."""
+
+        @functools.lru_cache(maxsize=2)
+        def count(step: int) -> int:
+            first, last = self.samples(step)
+            assert self.marks is not None
+            return self.marks.num_targets(self._train_windows(np.arange(first, last + 1)))
+
+        return count
+
     def _samples(self, step: int, lane: int, microbatch: int) -> npt.NDArray[np.int64]:
         first = ((step - 1) * self.lanes + lane) * self.microbatches + microbatch
         return first * self.microbatch_size + np.arange(self.microbatch_size)
@@ -129,6 +189,8 @@ class TokenWindows:
         Runs with other digests read other data.
         """
         identity = f"{self.tokens_digest} {self.sequence_length} {self.num_held_out}"
+        if self.marks is not None:
+            identity = f"{identity} {self.marks.digest()}"
         return hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
 
     def describe(self) -> dict[str, object]:
@@ -177,7 +239,7 @@ class TokenWindows:
         return np.stack([self.tokens.read(start, self.sequence_length) for start in starts])
 
 
-def num_held_out(num_windows: int, validation: spec.Validation | None) -> int:
+def num_held_out(num_windows: int, validation: Validation | None) -> int:
     """How many of so many windows are never trained on."""
     return math.ceil(num_windows * validation.fraction) if validation else 0
 
@@ -205,6 +267,7 @@ def open_data(job: spec.Job, vocab_size: int | None, cache: Path | None = None) 
         steps=job.steps,
         seed=job.seed,
         validation=job.data.validation,
+        marks=opened.marks,
         remarks=opened.remarks + reread_remarks(job, opened.name, tokens.num_tokens),
     )
     shortage = find_shortage(job, opened.name, tokens.num_tokens)
@@ -230,7 +293,7 @@ def job_tokenizer(job: spec.Job) -> Tokenizer | None:
     return None if name is None else open_tokenizer(name, job.data.bos)
 
 
-def open_text(section: spec.Data) -> Corpus:
+def open_text(section: Data) -> Corpus:
     """The documents of a job whose data is text. Raises DataError."""
     if section.text is not None:
         return text_files(section.text)
@@ -296,6 +359,12 @@ def _open_tokens(job: spec.Job, vocab_size: int | None, cache: Path | None) -> _
         return _Opened(section.megatron, open_megatron(Path(section.megatron).expanduser()))
     tokenizer = job_tokenizer(job)
     assert tokenizer is not None, "text has a tokenizer"
+    if section.chat is not None:
+        template = open_chat_tokenizer(tokenizer.name, tokenizer.digest)
+        length = section.sequence_length
+        form = ChatForm(template, tokenizer.num_ids, length, section.packing)
+        chats = open_chats(section.chat, form, cache)
+        return _Opened(chats.name, chats.tokens, chats.remarks, chats.marks)
     corpus = open_text(section)
     name = f"{corpus.name} ({tokenizer.name})"
     return _Opened(name, open_corpus(corpus, tokenizer, cache), corpus.remarks)

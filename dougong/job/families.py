@@ -40,6 +40,7 @@ class Family:
 @dataclass(frozen=True)
 class Families:
     """All model types of one `version` of transformers. `with_experts`: those that may be trained;
+    `packed`: those of them that keep several documents of a sequence apart by their positions;
     `refused`: family -> why its experts cannot be cut; `dense`: without experts; `others`: no
     causal language model."""
 
@@ -48,6 +49,7 @@ class Families:
     refused: Mapping[str, str]
     dense: frozenset[str]
     others: frozenset[str]
+    packed: frozenset[str] = frozenset()
 
     @property
     def names(self) -> list[str]:
@@ -76,6 +78,7 @@ def read_families(file: Path = FAMILIES_FILE) -> Families:
         refused=found["refused"],
         dense=frozenset(found["dense"]),
         others=frozenset(found["others"]),
+        packed=frozenset(found["packed"]),
     )
 
 
@@ -104,6 +107,7 @@ def to_json(families: Families) -> dict[str, Any]:
         "refused": dict(sorted(families.refused.items())),
         "dense": sorted(families.dense),
         "others": sorted(families.others),
+        "packed": sorted(families.packed),
     }
 
 

@@ -43,6 +43,13 @@ def _data_files(job: Job) -> Iterator[Breach]:
         yield from _megatron_files(data.megatron)
     if data.dataset is not None:
         yield from _dataset_files(data.dataset)
+    if data.chat is not None and not _is_found(data.chat):
+        text = f"no file is called {data.chat} or matches it as a glob; check the path"
+        yield Breach(("data", "chat"), text)
+
+
+def _is_found(name: str) -> bool:
+    return os.path.isfile(name) or any(map(os.path.isfile, glob.iglob(name, recursive=True)))
 
 
 def _text_file(text: str) -> Iterator[Breach]:

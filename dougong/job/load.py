@@ -43,7 +43,7 @@ _NOT_PATHS: dict[tuple[str, ...], str] = {
     ("data", "tokenizer"): BYTES,
     ("checkpoint", "sign"): OWN_SIGNING_KEY,
 }
-_GLOBS = (("data", "text"), ("data", "dataset"))
+_GLOBS = (("data", "text"), ("data", "dataset"), ("data", "chat"))
 
 
 MOST_BYTES = 16 << 20
@@ -249,7 +249,7 @@ def _name_tokenizer(values: dict[str, Any]) -> None:
     if not isinstance(data, dict) or data.get("tokenizer") is not None:
         return
     path = model.get("path") if isinstance(model, dict) else None
-    if data.get("text") is not None or data.get("dataset") is not None:
+    if any(data.get(key) is not None for key in ("text", "dataset", "chat")):
         data["tokenizer"] = default_tokenizer(path if isinstance(path, str) else None)
 
 

@@ -63,6 +63,7 @@ def model_rules(families: Families) -> tuple[Rule, ...]:
         Rule(("model",), rules.keys),
         Rule(("model",), rules.names),
         Rule(("model", "data"), rules.positions),
+        Rule(("model", "data"), rules.packing),
         *sizes,
     )
 
@@ -167,6 +168,19 @@ class _ModelRules:
             values = f"{write_flow(config[first])} and {write_flow(config[other])}"
             text = f"{first} and {other} are one key of {name}, given as {values}; leave one out"
             yield Breach(config_place(job, other), text, is_key=True)
+
+    def packing(self, job: Job) -> Iterator[Breach]:
+        """Documents of one sequence must not look at each other."""
+        family = _family_name(job) or ""
+        if not job.data.packing or family not in self.families.with_experts:
+            return
+        if family not in self.families.packed:
+            text = (
+                f"{family} does not keep the documents of a sequence apart (seen when it ran with "
+                "several; linear attention and convolutions look across), so chats would be "
+                "learnt from each other; set packing: false: each in a sequence of its own, padded"
+            )
+            yield Breach(("data", "packing"), text)
 
     def positions(self, job: Job) -> Iterator[Breach]:
         """Where the job leaves the number of positions to the family."""

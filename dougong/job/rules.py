@@ -61,7 +61,7 @@ def _one_model(job: Job) -> Iterator[Breach]:
 def _one_source(job: Job) -> Iterator[Breach]:
     named = [key for key in SOURCES if getattr(job.data, key) is not None]
     if not named:
-        text = "names no source of tokens; add one of text, tokens, megatron, dataset"
+        text = "names no source of tokens; add one of text, tokens, megatron, dataset, chat"
         yield Breach(("data",), text)
     for key in named[1:]:
         yield Breach(("data", key), f"a second source beside data.{named[0]}; keep one of them")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr
+from pydantic import Field, StrictInt, StrictStr
 
 from dougong.accelerators.registry import BUILT_IN
 from dougong.deadlines import DEADLINES, Deadlines
@@ -23,6 +23,7 @@ from dougong.job.fault.quarantine import QuarantineKeys
 from dougong.job.fault.snapshots import Snapshots
 from dougong.job.optimizers.declaration import OptimizerConfig
 from dougong.job.optimizers.registry import CHOICE, DECLARATIONS
+from dougong.job.parts.data import Data
 from dougong.job.parts.rates import Rates
 from dougong.job.parts.router import Router
 from dougong.job.parts.schedule import Schedule
@@ -76,70 +77,6 @@ class Model(Section):
         {},
         "keys of the family's own configuration class, those of its text part flat or in "
         "text_config; others are its defaults",
-    )
-
-
-class Validation(Section):
-    """Which part of the data is held out and how often the loss on it is measured."""
-
-    fraction: Annotated[StrictFloat, Field(gt=0, lt=1)] = logical(
-        0.02, "part of the data that is never trained on"
-    )
-    every: Positive = physical(100, "measure after every so many steps")
-    batches: Positive = physical(4, "batches that one measurement reads")
-
-
-class Data(Section):
-    """Where tokens come from: exactly one of `text`, `tokens`, `megatron`, `dataset`.
-
-    A relative path counts from the job file's folder; one given by `-o` from the current folder.
-    """
-
-    text: Text | None = logical(
-        None,
-        "`stdlib` (Python's own standard library sources), or a text file, or a glob (`**` "
-        "crosses folders)",
-    )
-    tokens: Text | None = logical(
-        None,
-        "a file of token ids, memory-mapped: a 1-D .npy, or bare ids: uint16, or what FILE.json "
-        'says: {"dtype": "uint32"} (uint8, uint16, uint32, int32, int64)',
-    )
-    megatron: Text | None = logical(
-        None, "prefix of a Megatron-LM indexed dataset: PREFIX.bin and PREFIX.idx"
-    )
-    dataset: Text | None = logical(
-        None,
-        "a Hugging Face dataset: a folder, a .jsonl, .parquet or .csv file, a glob of such files, "
-        "or a name on the hub; split `train`",
-    )
-    column: Text | None = logical(
-        None, "the dataset's column of strings to train on; null: `text`, and no other is guessed"
-    )
-    tokenizer: Text | None = logical(
-        None,
-        "`bytes` (256 ids), or a tokenizer.json, or a Hugging Face folder; null: that of "
-        "model.path if the folder has one, else `bytes`",
-    )
-    allow_bytes: StrictBool = physical(
-        False,
-        "tokenizer `bytes` for a model.path whose vocabulary is larger, which is refused otherwise",
-    )
-    bos: Literal["auto", True, False] = logical(
-        "auto",
-        "whether each document begins with the tokenizer's beginning-of-sequence token; `auto`: "
-        "as the tokenizer itself does",
-    )
-    sequence_length: Annotated[StrictInt, Field(gt=1, lt=2**31), WHOLE] = logical(
-        256, "tokens in one sequence"
-    )
-    allow_longer_sequences: StrictBool = physical(
-        False,
-        "train on sequences longer than the model's max_position_embeddings, which are refused "
-        "otherwise",
-    )
-    validation: Validation | None = logical(
-        None, "hold out a part of the data and measure the loss on it"
     )
 
 

@@ -7,7 +7,8 @@ import json
 import os
 from pathlib import Path
 
-from dougong.job.schema import Data, Job
+from dougong.job.parts.data import Data
+from dougong.job.schema import Job
 
 BYTES = "bytes"
 NUM_BYTES = 256

@@ -70,6 +70,25 @@ def _column(job: Job) -> Iterator[Breach]:
         yield Breach(("data", "column"), text)
 
 
+def _chats(job: Job) -> Iterator[Breach]:
+    """What goes with chats alone, and what does not go with them."""
+    data = job.data
+    if data.chat is None:
+        if data.packing:
+            text = "only chats are packed; remove it, or name chats in data.chat"
+            yield Breach(("data", "packing"), text)
+        return
+    if data.bos != "auto":
+        text = "a chat begins as its template says; remove data.bos"
+        yield Breach(("data", "bos"), text)
+    if tokenizer_of(job) == BYTES:
+        text = (
+            "chats need a tokenizer with a chat template; name the folder of an instruct model in "
+            "data.tokenizer"
+        )
+        yield Breach(("data", "chat"), text)
+
+
 def _positions(job: Job) -> Iterator[Breach]:
     positions = number_in(model_config(job), "max_position_embeddings")
     if positions is not None:
@@ -102,5 +121,6 @@ TOKENIZER_RULES = (
     Rule(("data", "model"), _bytes_for_a_folder),
     Rule(("data", "model"), _beginning),
     Rule(("data",), _column),
+    Rule(("data", "model"), _chats),
     Rule(("data", "model"), _positions),
 )

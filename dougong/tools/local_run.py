@@ -19,7 +19,8 @@ from rich.console import Console
 from dougong.deadlines import DEADLINES
 from dougong.errors import DougongError, LaunchError, StorageError
 from dougong.job.load import ResolvedJob
-from dougong.job.schema import Data, Island, Job
+from dougong.job.parts.data import Data
+from dougong.job.schema import Island, Job
 from dougong.launcher.backends.local import Local
 from dougong.launcher.controller.config import TRAINING, ControllerConfig, EntryPoints
 from dougong.launcher.controller.controller import Controller

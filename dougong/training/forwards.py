@@ -1,4 +1,5 @@
-"""What the model is asked to do with the data: next-token prediction on a lane's micro-batch.
+"""What the model is asked to do with the data: next-token prediction on a lane's
+micro-batch, of all tokens or of those that are learnt.
 
 A forward's random numbers are those of the job's seed and its own place (step, lane, micro-batch,
 segment), so no layout and no order of execution changes them.
@@ -9,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from dougong.data.windows import TokenWindows
+from dougong.data.windows import TokenBatch, TokenWindows
 from dougong.job.schema import Job
 from dougong.ops.counter_rng import torch_seed
 from dougong.parallel.segments.flight import Forward
@@ -45,8 +48,8 @@ class Forwards:
         def forwards(microbatch: int) -> Mapping[int, Forward]:
             found = {}
             for lane in of_lanes:
-                ids = self.data.batch(step, lane, microbatch)
-                found[lane] = self._forward(ids, ("train", step, lane, microbatch))
+                batch = self.data.microbatch(step, lane, microbatch)
+                found[lane] = self._forward(batch, ("train", step, lane, microbatch))
             return found
 
         return forwards
@@ -58,20 +61,33 @@ class Forwards:
         for number in range(num_rounds):
             forwards = {}
             for lane in self._lanes:
-                ids = self.data.validation_batch(number * self._job.batch.lanes + lane)
-                forwards[lane] = self._forward(ids, ("validate", number, lane))
+                index = number * self._job.batch.lanes + lane
+                batch = self.data.validation_microbatch(index)
+                forwards[lane] = self._forward(batch, ("validate", number, lane))
             yield forwards
         self._model.train()
 
-    def _forward(self, ids: Any, place: tuple[str | int, ...]) -> Forward:
-        """`ids`: numpy, whole numbers [sequences, tokens]; `place` names the random numbers."""
-        tokens = torch.from_numpy(ids).to(self._device)
+    def _forward(self, batch: TokenBatch, place: tuple[str | int, ...]) -> Forward:
+        """`place` names the random numbers."""
+        tokens = self._on_device(batch.ids)
+        asked: dict[str, Any] = {"labels": tokens}
+        if batch.labels is not None:
+            # transformers then divides the sum of the tokens' losses by this number.
+            asked = {"labels": self._on_device(batch.labels)}
+            asked["num_items_in_batch"] = batch.num_targets
+        if batch.positions is not None:
+            # A position that does not follow the last one begins another document, at whose tokens
+            # those behind it do not look (`masking_utils.find_packed_sequence_indices`).
+            asked["position_ids"] = self._on_device(batch.positions)
 
         def run() -> Tensor:
-            loss: Tensor = self._model(input_ids=tokens, labels=tokens, use_cache=False).loss
+            loss: Tensor = self._model(input_ids=tokens, use_cache=False, **asked).loss
             return loss
 
         def seed(segment: int) -> None:
             torch.manual_seed(torch_seed(self._job.seed, *place, segment))
 
         return Forward(run, seed)
+
+    def _on_device(self, values: npt.NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy(values).to(self._device)

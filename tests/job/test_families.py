@@ -11,6 +11,7 @@ import pytest
 from dougong.job.families import Families, Family, given_twice, read_families, to_json
 from dougong.models.configs.parts import declared_keys
 from schema.families import config_of, family_of, find_families
+from tests.packing_probe import keeps_documents_apart
 
 INSTALLED = importlib.metadata.version("transformers")
 FAMILIES = read_families()
@@ -23,7 +24,9 @@ TRAINED = (
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     own = Family({"a": ("int",), "b": ()}, frozenset({"w"}), 10, None)
     other = Family({"a": ("int",), "b": ("float", "null")}, frozenset({"w", "v"}), None, 20)
-    families = Families("9.9", {"x": own, "y": other}, {"z": "no"}, frozenset({"d"}), frozenset({"o"}))
+    families = Families(
+        "9.9", {"x": own, "y": other}, {"z": "no"}, frozenset({"d"}), frozenset({"o"}), frozenset({"x"})
+    )
     file = tmp_path / "families.json"
     file.write_text(json.dumps(to_json(families)))
     assert read_families(file) == families
@@ -77,7 +80,17 @@ def test_the_list_is_that_of_the_installed_transformers() -> None:
 
 @pytest.mark.slow
 def test_the_whole_list_is_that_of_the_installed_transformers() -> None:
-    assert not FAMILIES.is_of_installed or find_families() == FAMILIES
+    assert not FAMILIES.is_of_installed or find_families() == dataclasses.replace(FAMILIES, packed=frozenset())
+
+
+PACKED = {
+    "qwen3_moe": True, "deepseek_v3": True, "mixtral": True, "qwen3_next": False, "minimax": False, "gpt_oss": False,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("family", "is_packed"), PACKED.items())
+def test_which_keep_documents_apart_is_what_they_do(family: str, is_packed: bool) -> None:
+    assert (family in FAMILIES.packed) == keeps_documents_apart(family) == is_packed
 
 
 def test_declared_keys_are_the_lists() -> None:

@@ -19,7 +19,8 @@ def test_data_files(tmp_path: Path) -> None:
     here = tmp_path
     good = ["text: texts/a.txt", "text: 'texts/*.txt'", "text: '**/*.txt'", "tokens: ids.bin", "megatron: corpus",
             "text: stdlib, tokenizer: tokenizer.json", "dataset: some/name", "dataset: texts",
-            "dataset: rows.jsonl", "dataset: 'row*.jsonl'"]  # fmt: skip
+            "dataset: rows.jsonl", "dataset: 'row*.jsonl'",
+            "chat: rows.jsonl, tokenizer: tokenizer.json", "chat: 'row*.jsonl', tokenizer: tokenizer.json"]  # fmt: skip
     for data in good:
         load_job(write(tmp_path, model=model, data=f"{{{data}}}"))
     bad = {
@@ -35,6 +36,8 @@ def test_data_files(tmp_path: Path) -> None:
         "give the path without .bin",
         "dataset: none.jsonl": f"data.dataset: no file is called {here}/none.jsonl or matches it as a glob; check the "
         "path",
+        "chat: none.jsonl, tokenizer: tokenizer.json": f"data.chat: no file is called {here}/none.jsonl or "
+        "matches it as a glob; check the path",
         "dataset: 'none/*'": f"data.dataset: no file is called {here}/none/* or matches it as a glob; check the path",
         "dataset: ./none": "data.dataset: ./none is no folder on this machine; check the path, or give a name on the "
         "hub",

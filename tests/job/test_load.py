@@ -12,8 +12,9 @@ from dougong.errors import DataError, JobError, ModelError
 from dougong.job.drills.drill import Drill
 from dougong.job.load import load_job, placed
 from dougong.job.optimizers.adamw import AdamW
+from dougong.job.parts.data import Validation
 from dougong.job.parts.schedule import Schedule
-from dougong.job.schema import Batch, Checkpoint, Fault, Island, Job, Validation
+from dougong.job.schema import Batch, Checkpoint, Fault, Island, Job
 from dougong.job.yaml.scalars import write_flow
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st

@@ -8,7 +8,8 @@ import pytest
 from dougong.job.drills.drill import Drill
 from dougong.job.lookup import field_at, places_of, section_at, value_at
 from dougong.job.optimizers.adamw import AdamW
-from dougong.job.schema import Batch, Island, Job, Validation
+from dougong.job.parts.data import Validation
+from dougong.job.schema import Batch, Island, Job
 from dougong.job.yaml.locations import KeyPath
 
 

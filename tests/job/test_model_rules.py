@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from dougong.job.families import Families, Family
 from dougong.job.model_rules import model_rules
+from dougong.job.parts.data import Data
 from dougong.job.rule import Breach
-from dougong.job.schema import Job
+from dougong.job.schema import Job, Model
 
 OWL = Family(
     keys={"hidden_size": ("int",), "eps": ("float",), "scale": ("float", "int"), "window": ("int", "null"),
@@ -27,6 +28,7 @@ FAMILIES = Families(
     refused={"crow_moe": "crow_moe keeps its experts as separate modules"},
     dense=frozenset({"wren", "owl_5_text"}),
     others=frozenset({"fish"}),
+    packed=frozenset({"owl_moe"}),
 )
 
 
@@ -162,3 +164,15 @@ def test_positions_are_the_familys_where_the_job_says_nothing() -> None:
 def test_a_list_of_another_version_says_nothing() -> None:
     other = dataclasses.replace(FAMILIES, version="1.2.3")
     assert breaches(other, family="owlmoe", config={"zzz": 1}) == []
+
+
+def test_chats_are_packed_where_the_family_keeps_them_apart() -> None:
+    def told(families: Families) -> list[str]:
+        data = {"chat": "a.jsonl", "tokenizer": "t", "packing": True}
+        job = Job.model_construct(None, model=Model(family="owl_moe"), data=Data.model_validate(data))
+        rules = [rule for rule in model_rules(families) if "packing" in str(rule.check)]
+        return [breach.text for rule in rules for breach in rule.check(job)]
+
+    assert told(FAMILIES) == []
+    (line,) = told(dataclasses.replace(FAMILIES, packed=frozenset()))
+    assert line.startswith("owl_moe does not keep the documents of a sequence apart") and "packing: false" in line

@@ -20,7 +20,7 @@ from tests.launcher.jobs import write
          "model.config.num_experts_per_tok: 5 experts per token out of 4; lower it, or raise "
          "model.config.n_routed_experts"),
         ({"model": "{}"}, "model: names no model; add `family: qwen3_moe` (or another), or `path: DIR`"),
-        ({"data": "{}"}, "data: names no source of tokens; add one of text, tokens, megatron, dataset"),
+        ({"data": "{}"}, "data: names no source of tokens; add one of text, tokens, megatron, dataset, chat"),
         ({"data": "{text: stdlib, dataset: a/b}"}, "data.dataset: a second source beside data.text; keep one of them"),
         ({"router": "{sequence_loss: 0.1, global_loss: 0.1}"},
          "router.global_loss: a second balance loss beside router.sequence_loss; keep one of them"),

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import pytest
-from dougong.job.schema import Job, Validation
+from dougong.job.parts.data import Validation
+from dougong.job.schema import Job
 from dougong.job.section import (
     UNKNOWN_NAME,
     AcceleratorName,

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from dougong.job.load import load_job
-from dougong.job.schema import Data, Job
+from dougong.job.parts.data import Data
+from dougong.job.schema import Job
 from dougong.job.tokenizer_choice import default_tokenizer, ready_tokens, tokenizer_of
 from tests.launcher.jobs import write
 

@@ -94,3 +94,16 @@ def test_a_folder_without_a_tokenizer_is_no_tokenizer(tmp_path: Path) -> None:
     assert line == f"data.tokenizer: {folder} holds no tokenizer; {advice}"
     (folder / "tokenizer.json").write_text("{}")
     assert load_job(path).job.data.tokenizer == str(folder)
+
+
+def test_what_goes_with_chats(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "tokenizer.json"):
+        (tmp_path / name).write_text("{}")
+    (line,) = refusals(write(tmp_path, data="{text: stdlib, packing: true}"))
+    assert line == "data.packing: only chats are packed; remove it, or name chats in data.chat"
+    (line,) = refusals(write(tmp_path, data="{chat: a.jsonl}"))
+    assert line.startswith("data.chat: chats need a tokenizer with a chat template; name the folder of an instruct")
+    (line,) = refusals(write(tmp_path, data="{chat: a.jsonl, tokenizer: tokenizer.json, bos: true}"))
+    assert line == "data.bos: a chat begins as its template says; remove data.bos"
+    job = load_job(write(tmp_path, data="{chat: a.jsonl, tokenizer: tokenizer.json}")).job
+    assert (job.data.chat, job.data.tokenizer) == (str(tmp_path / "a.jsonl"), str(tmp_path / "tokenizer.json"))

@@ -120,7 +120,7 @@ def files_of(job: Job, begins: bool) -> tuple[str, ...]:
     too. `begins`: whether the run does; its model's folder is not read again later. A glob, or a
     name on the hub, is none of them: workers look there themselves."""
     data = job.data
-    named = [data.text, data.tokens, data.dataset, data.tokenizer if begins else None]
+    named = [data.text, data.tokens, data.dataset, data.chat, data.tokenizer if begins else None]
     if data.megatron is not None:
         named.append(f"{data.megatron}.bin")
     if begins:

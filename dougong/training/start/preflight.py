@@ -227,7 +227,8 @@ def tokenizer_remarks(job: Job, inventory: Inventory) -> Remarks:
     tokenizer = job_tokenizer(job)
     if tokenizer is None:
         return Remarks()
-    told = tokenizer.remarks
+    # A chat begins and ends as its template says.
+    told = tokenizer.remarks if job.data.chat is None else Remarks()
     num_ids = int(text_config(_config_of(job)).vocab_size)
     if tokenizer.num_ids > num_ids:
         more = (
