@@ -59,6 +59,7 @@ BALANCING = {
 }
 _REFUSAL = f"{ModelError.__module__}.{ModelError.__qualname__}: "
 FP8_BLOCK = (8, 8)
+NO_PLAN = "no plan"
 SAME, TIES = "equal", "equal, ties by index"
 
 
@@ -99,9 +100,13 @@ def main() -> None:
         print(json.dumps(dataclasses.asdict(look_at(asked.one))))
         return
     known = read_families()
-    rows = read_rows()
+    every = sorted({*known.with_experts, *known.refused})
+    rows = {family: row for family, row in read_rows().items() if family in every}
+    unknown = sorted(set(asked.only or ()) - set(every))
+    if unknown:
+        sys.exit(f"no family with experts of transformers {known.version}: {', '.join(unknown)}; see {PAGE}")
     wrong = []
-    for family in [] if asked.page else asked.only or sorted({*known.with_experts, *known.refused}):
+    for family in [] if asked.page else asked.only or every:
         row = rows[family] = _in_a_process(family)
         print(f"{family}: {row.refused or words_of(row)} ({row.seconds:.0f} s)", flush=True)
         wrong += [] if row.is_right else [family]
@@ -276,7 +281,7 @@ def _live(values: dict[str, torch.Tensor], name: str) -> torch.Tensor:
 
 
 def _brief(lines: list[str]) -> str:
-    return " ".join(" ".join(lines).split())[:300]
+    return " ".join(" ".join(lines).split()).removeprefix(_REFUSAL)[:300]
 
 
 def read_rows(file: Path = LINES) -> dict[str, Row]:
@@ -329,7 +334,7 @@ def _table(rows: dict[str, Row]) -> Iterator[str]:
     for family in sorted(rows):
         row = rows[family]
         if not row.refused:
-            cells = (family, row.together, row.apart, row.first, row.places or "no plan", ", ".join(row.balance) or "-")
+            cells = (family, row.together, row.apart, row.first, row.places or NO_PLAN, ", ".join(row.balance) or "-")
             yield f"| {' | '.join(cells)} | {row.folder} | {row.fused} | {row.fp8} |"
 
 

@@ -19,7 +19,7 @@ from dougong.job.families import FAMILIES_FILE, Families, Family, to_json
 from dougong.job.schema import Model
 from dougong.models.build import build_on_meta
 from dougong.models.configs.load import load_config
-from dougong.models.configs.parts import declared_keys, text_config
+from dougong.models.configs.parts import declared_keys, keys_of_other_parts, text_config
 from dougong.models.configs.reads import read_keys
 from dougong.models.library.classes import model_class
 from dougong.models.sites import find_sites
@@ -122,7 +122,7 @@ def family_of(outer: Any, config: Any) -> Family:
         words |= read_keys(part)
     return Family(
         keys=keys,
-        words=frozenset(words - keys.keys()),
+        words=frozenset(words - keys.keys() - keys_of_other_parts(outer).keys()),
         names=dict(getattr(type(text), "attribute_map", None) or {}),
         vocab_size=number(text, "vocab_size"),
         max_positions=number(text, "max_position_embeddings"),

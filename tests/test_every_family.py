@@ -60,3 +60,11 @@ def test_the_page_is_what_the_tool_writes() -> None:
     assert PAGE.read_text(encoding="utf-8") == page_of(known, rows)
     assert set(known.with_experts) <= set(rows), "`make families` looks at all of them"
     assert [family for family, row in rows.items() if not row.is_right] == []
+
+
+def test_a_family_that_there_is_not_leaves_the_table_as_it_is() -> None:
+    before = LINES.read_bytes(), PAGE.read_bytes()
+    words = [sys.executable, str(ROOT / "benchmarks" / "families.py"), "--only", "nosuch"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False, cwd=ROOT)
+    assert done.returncode == 1 and "no family with experts of transformers" in done.stderr
+    assert (LINES.read_bytes(), PAGE.read_bytes()) == before

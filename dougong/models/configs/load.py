@@ -22,6 +22,7 @@ from dougong.models.configs.parts import (
     SPECIAL_TOKENS,
     by_part,
     declared_keys,
+    keys_of_other_parts,
     parts_of,
     text_config,
     to_build,
@@ -139,12 +140,19 @@ def _refuse_unknown_keys(model: Model, config: Any) -> None:
         known = declared_keys(part) | (declared_keys(config) if part is text else set())
         unknown = sorted(set(given) - known)
         read = read_keys(part) if unknown else set()
-        unknown = [key for key in unknown if key not in read]
+        others = keys_of_other_parts(config) if part is text else {}
+        unknown = [key for key in unknown if key not in read or key in others]
         if unknown:
-            hint = _nearest(unknown, known, 1) or f"its keys are those of {type(part).__name__}"
+            hint = _elsewhere(unknown, others) or _nearest(unknown, known, 1)
+            hint = hint or f"its keys are those of {type(part).__name__}"
             raise ModelError(
                 f"model.config: {part.model_type} does not know {', '.join(unknown)}; {hint}"
             )
+
+
+def _elsewhere(unknown: Iterable[str], others: Mapping[str, str]) -> str:
+    places = dict.fromkeys(others[key] for key in unknown if key in others)
+    return f"write it in {', '.join(places)}" if places else ""
 
 
 def _given_to_parts(

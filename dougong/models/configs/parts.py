@@ -70,6 +70,17 @@ def parts_of(config: Any) -> Iterator[tuple[str, Any]]:
             yield key, part
 
 
+def keys_of_other_parts(config: Any) -> dict[str, str]:
+    """Keys that a part beside the language model declares, and neither that nor the whole does:
+    each with the name of the part that it belongs in."""
+    own = declared_keys(text_config(config)) | declared_keys(config)
+    found: dict[str, str] = {}
+    for name, part in parts_of(config):
+        if part is not text_config(config):
+            found |= dict.fromkeys(declared_keys(part) - own, name)
+    return found
+
+
 def _default(kind: type) -> Any | None:
     """A configuration of all defaults; None of a class that cannot be made so."""
     try:

@@ -30,7 +30,8 @@ def has_towers(config: Any) -> bool:
     kind = _class_with_towers(config)
     if kind is None:
         return False
-    named = getattr(config, "architectures", None) or ()
+    named = getattr(config, "architectures", None)
+    named = named if isinstance(named, list | tuple) else ()
     return causal_class(config) is None or kind.__name__ in named
 
 

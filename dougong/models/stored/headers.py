@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,14 +86,20 @@ def _parse(path: Path, header: bytes) -> tuple[list[StoredTensor], int]:
         entries.pop("__metadata__", None)
         for name, entry in entries.items():
             begin, stop = entry["data_offsets"]
-            shape = tuple(entry["shape"])
+            shape = tuple(operator.index(size) for size in entry["shape"])
             place = len(header) + begin, stop - begin
-            tensors.append(StoredTensor(path, name, entry["dtype"], shape, *place))
+            tensors.append(StoredTensor(path, name, _word(entry["dtype"]), shape, *place))
             end = max(end, stop)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = what_it_is(header) or f"is not a safetensors file (no header); {AGAIN}"
         raise refused(path, reason) from error
     return tensors, end
+
+
+def _word(dtype: object) -> str:
+    if not isinstance(dtype, str):
+        raise TypeError(f"dtype {dtype!r}")
+    return dtype
 
 
 def _check_size(tensor: StoredTensor) -> None:

@@ -8,6 +8,7 @@ torch.
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
@@ -16,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from dougong.errors import ModelError
-from dougong.models.stored.headers import FLOATS, INTEGERS, StoredTensor, refused
+from dougong.models.stored.headers import AGAIN, FLOATS, INTEGERS, StoredTensor, refused
 
 FP8, MXFP8, MXFP4 = "fp8", "mxfp8", "mxfp4"
+CONFIG = "config.json"
 METHODS = (FP8, MXFP8, MXFP4)
 """The quantisations that are read, by the word that a configuration has for them."""
 KEYS = ("quantization_config", "compression_config")
@@ -31,8 +33,10 @@ DEQUANTISE = (
 _MXFP4_BLOCK = 32
 _SCALE = re.compile(r"(^|[._])(scales?|scale_inv|zeros|zero_points?|qzeros|absmax|quant_state\S*)$")
 """How the tensors end by which quantised values are multiplied or moved."""
-_ACTIVATION_SCALE = re.compile(r"(^|[._])(activation_scale|input_scale|qscale_act)$")
-"""Those of activations: of use where a model computes in eight bits."""
+_ACTIVATION_SCALE = re.compile(
+    r"(^|[._])(activation_scale|input_scale|output_scale|qscale_act|[qkv]_scale)$"
+)
+"""Those of activations and of caches: of use where a model computes in eight bits."""
 _WEIGHT = re.compile(r"(^|[._])(weight|proj|bias)$")
 """How trained tensors end; a table of a router may be of integers."""
 _SCALED = ("{}.qweight", "{}_packed", "{}_blocks")
@@ -57,10 +61,23 @@ class Quantisation:
         said = _said(config)
         if said is None or method_of(said) not in METHODS:
             return None
-        match said.get("weight_block_size"):
-            case [int(rows), int(columns)] if rows > 0 and columns > 0:
-                return Quantisation(method_of(said), (rows, columns))
-        return Quantisation(method_of(said))
+        block = said.get("weight_block_size")
+        if block is None:
+            return Quantisation(method_of(said))
+        if not isinstance(block, list) or [type(n) for n in block] != [int, int] or min(block) < 1:
+            raise ModelError(
+                f"model.path: its {CONFIG} says weight_block_size: {json.dumps(block)} "
+                "(quantization_config), expected two whole numbers above 0, such as [128, 128], or "
+                "null"
+            )
+        return Quantisation(method_of(said), (block[0], block[1]))
+
+    def is_half(self, tensor: StoredTensor) -> bool:
+        """Whether a tensor that was not paired is values or scales by this method."""
+        if self.method == MXFP4:
+            return tensor.name.endswith(("_blocks", "_scales"))
+        is_values = tensor.dtype in _EIGHT_BITS
+        return is_values or tensor.name.endswith(("weight_scale_inv", "_scale_inv"))
 
 
 @dataclass(frozen=True)
@@ -88,23 +105,36 @@ def method_of(said: Mapping[str, Any]) -> str:
 
 
 def refuse_other_methods(folder: Path, config: Mapping[str, Any]) -> None:
-    """ModelError for a config.json whose weights are quantised in a way that is not read."""
-    said = _said(config)
-    if said is not None and method_of(said) not in METHODS:
+    """ModelError for a config.json whose weights are quantised in a way that is not read, or that
+    says so in two ways."""
+    said = _all_said(config)
+    methods = list(dict.fromkeys(map(method_of, said)))
+    for method in methods:
+        if method not in METHODS:
+            raise ModelError(
+                f"model.path: {folder} holds quantised weights ({method}, by its {CONFIG}), "
+                f"{DEQUANTISE}; read are {', '.join(METHODS)}"
+            )
+    if len(methods) > 1:
         raise ModelError(
-            f"model.path: {folder} holds quantised weights ({method_of(said)}, by its config.json),"
-            f" {DEQUANTISE}; read are {', '.join(METHODS)}"
+            f"model.path: {folder}: its {CONFIG} says that its weights are quantised in "
+            f"{len(methods)} ways ({', '.join(methods)}); keep the one that is true"
         )
 
 
 def _said(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """What a config.json says of quantisation, of the whole or of its text part."""
+    return next(iter(_all_said(config)), None)
+
+
+def _all_said(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """What a config.json says of quantisation, of the whole and of its text part."""
     inner = config.get("text_config")
+    found = []
     for part in (config, inner if isinstance(inner, Mapping) else {}):
         for key in KEYS:
             if part.get(key):
-                return part[key] if isinstance(part[key], Mapping) else {}
-    return None
+                found.append(part[key] if isinstance(part[key], Mapping) else {})
+    return found
 
 
 def as_read(
@@ -116,11 +146,18 @@ def as_read(
     if quantisation is not None:
         paired = list(_paired(tensors, quantisation))
         for one in paired:
-            del found[one.scales.name]
             found.pop(one.values.name)
-        found |= {one.name: one for one in paired}
+            found.pop(one.scales.name)
+        for one in paired:
+            if one.name in found:
+                raise refused(
+                    one.file,
+                    f"holds {one.values.name}, and {one.name} is there as it is; which of the two "
+                    "the model is cannot be known: take one out",
+                )
+            found[one.name] = one
         found = {name: one for name, one in found.items() if not _ACTIVATION_SCALE.search(name)}
-    _refuse_quantised(found)
+    _refuse_quantised(found, quantisation)
     return found
 
 
@@ -163,7 +200,7 @@ def _fp8(
         raise _other_shape(values, scales, "a matrix with scales of floats")
     width = 2 if values.dtype == _PACKED else 1
     shape = *values.shape[:-1], values.shape[-1] * width
-    found = _block_of(shape, scales.shape, block)
+    found = _block_of(shape, scales.shape, block, values.dtype == _PACKED)
     if found is None:
         blocks = "even blocks" if block is None else f"blocks of {block[0]} x {block[1]}"
         raise _other_shape(values, scales, blocks)
@@ -171,11 +208,14 @@ def _fp8(
 
 
 def _block_of(
-    shape: tuple[int, ...], scales: tuple[int, ...], block: tuple[int, int] | None
+    shape: tuple[int, ...],
+    scales: tuple[int, ...],
+    block: tuple[int, int] | None,
+    is_packed: bool,
 ) -> tuple[int, int] | None:
-    """The values of one scale. The configuration's block counts where the scales are so many, the
-    last of them perhaps cut short (DeepSeek-V3 has 576 rows in blocks of 128); elsewhere, as in
-    experts with blocks of their own, the scales' shape says it. None: it says nothing."""
+    """The values of one scale. The configuration's block counts, the last of them perhaps cut short
+    (DeepSeek-V3 has 576 rows in blocks of 128); where it names none, and of FP4 experts, which have
+    blocks of their own, the scales' shape says it. None: the scales are not so many."""
     rows, columns = shape[-2:]
     if scales in ((), (1,)):
         return (rows, columns) if len(shape) == 2 else None
@@ -183,6 +223,8 @@ def _block_of(
         return None
     if block is not None and scales[-2:] == (-(-rows // block[0]), -(-columns // block[1])):
         return block
+    if block is not None and not is_packed:
+        return None
     if rows % scales[-2] or columns % scales[-1]:
         return None
     return rows // scales[-2], columns // scales[-1]
@@ -203,8 +245,9 @@ def _other_shape(values: StoredTensor, scales: StoredTensor, expected: str) -> M
     return refused(
         values.file,
         f"{values.name} of {values.dtype} {list(values.shape)} has scales {scales.name} of "
-        f"{scales.dtype} {list(scales.shape)}, expected {expected}; its weights are quantised in "
-        f"another way than its config.json says, {DEQUANTISE}",
+        f"{scales.dtype} {list(scales.shape)}, expected {expected}; its {CONFIG} "
+        "(quantization_config: weight_block_size) says another way of quantising than was used: "
+        f"put that of its release there, or {AGAIN}",
     )
 
 
@@ -229,18 +272,28 @@ def scale_refused(tensor: StoredTensor) -> ModelError:
     """The refusal of a scale that nobody reads."""
     return refused(
         tensor.file,
-        f"holds {tensor.name} ({tensor.dtype}), a scale of quantised weights, {DEQUANTISE}",
+        f"holds {tensor.name} ({tensor.dtype}), a scale of quantised weights, and its {CONFIG} "
+        "does not say of which and how (quantization_config): put that of its release back there; "
+        "transformers would read the values without it",
     )
 
 
-def _refuse_quantised(tensors: Mapping[str, StoredTensor]) -> None:
+def _refuse_quantised(
+    tensors: Mapping[str, StoredTensor], quantisation: Quantisation | None
+) -> None:
     """Values that are read without their scales would be another model's."""
     for tensor in tensors.values():
+        if quantisation is not None and quantisation.is_half(tensor):
+            raise refused(
+                tensor.file,
+                f"{tensor.name} ({tensor.dtype}) is one of a pair of values and scales, and the "
+                f"other is not stored as {quantisation.method} has it; {AGAIN}",
+            )
         if tensor.dtype not in FLOATS and tensor.dtype not in INTEGERS:
             raise refused(
                 tensor.file,
-                f"{tensor.name} is stored as {tensor.dtype} without a scale that its config.json "
-                f"tells of (quantization_config), {DEQUANTISE}; read are {', '.join(FLOATS)}",
+                f"{tensor.name} is stored as {tensor.dtype}, and its {CONFIG} does not say how it "
+                "is quantised (quantization_config): put that of its release back there",
             )
         if tensor.dtype in INTEGERS and _WEIGHT.search(tensor.name):
             raise refused(

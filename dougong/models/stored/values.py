@@ -1,4 +1,5 @@
-"""The values of a folder's tensors in float32; no more leaves the disk than is asked for."""
+"""The values of a folder's tensors in float32; no more leaves the disk than is asked for, or than
+the blocks that hold it: a matrix with one scale is one block."""
 
 from __future__ import annotations
 

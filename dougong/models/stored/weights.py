@@ -14,7 +14,7 @@ from torch import Tensor
 from dougong.errors import ModelError
 from dougong.models.stored.folder import stored_tensors
 from dougong.models.stored.headers import StoredTensor
-from dougong.models.stored.quantised import DEQUANTISE, is_scale, scale_refused
+from dougong.models.stored.quantised import DEQUANTISE, QuantisedTensor, is_scale, scale_refused
 from dougong.models.stored.values import read_all, read_rows
 from dougong.ops.finite import first_not_finite, num_not_finite
 
@@ -225,8 +225,9 @@ def _refuse_not_finite(found: StoredTensor, piece: StoredPiece, values: Tensor) 
     if piece.span is not None:
         (number,) = first
         place = list(map(int, np.unravel_index(piece.span.begin + number, found.shape)))
+    scales = f" (scales {found.scales.name})" if isinstance(found, QuantisedTensor) else ""
     raise ModelError(
-        f"model.path: {found.file}: {found.name} is not finite (NaN or infinite) in float32 in "
-        f"{count} of its values, the first at {place}: {float(values[first])}; training on it "
-        "would give NaN; give a folder without such values"
+        f"model.path: {found.file}: {found.name}{scales} is not finite (NaN or infinite) in "
+        f"float32 in {count} of its values, the first at {place}: {float(values[first])}; training "
+        "on it would give NaN; give a folder without such values"
     )

@@ -12,7 +12,8 @@ from dougong.checkpoint.disk import opened, read_into
 from dougong.checkpoint.manifest import MODEL_GROUP, Manifest
 from dougong.checkpoint.tensorfile import TensorSpan
 from dougong.errors import CheckpointError, ModelError, SourceError
-from dougong.models.stored.folder import CONFIG, INDEX, SINGLE, listed_tensors, read_json
+from dougong.models.stored.folder import INDEX, SINGLE, listed_tensors, read_json
+from dougong.models.stored.quantised import CONFIG
 from dougong.tools.difference import natural_order
 from dougong.tools.experts.places import expert_counts, num_idle, place_of
 

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dougong.checkpoint.huggingface import Names
+from dougong.errors import ModelError
+from dougong.job.rule import flat
 from dougong.job.schema import Job, Model
 from dougong.job.settled import is_settled
 from dougong.models.build import build_on_meta
@@ -34,7 +36,7 @@ def folder_remarks(job: Job, inventory: Inventory) -> Remarks:
         return Remarks()
     network = build_on_meta(load_config(model, None))
     names = Names.of(network, inventory.sites, inventory.num_experts)
-    unused = WeightsFolder(Path(model.path), names).check()
+    unused = _check(model, WeightsFolder(Path(model.path), names))
     folder = Path(model.path)
     notes = [
         *quantised_words(stored_tensors(folder).values()),
@@ -43,6 +45,19 @@ def folder_remarks(job: Job, inventory: Inventory) -> Remarks:
         *_on_other_files(folder),
     ]
     return Remarks(notes=tuple(f"model.path: {model.path}: {note}" for note in notes))
+
+
+def _check(model: Model, folder: WeightsFolder) -> tuple[str, ...]:
+    try:
+        return folder.check()
+    except ModelError as error:
+        if not model.config:
+            raise
+        keys = ", ".join(flat(model.config))
+        raise ModelError(
+            f"{error}; or model.config ({keys}) makes it another model than the folder's: leave "
+            "out what changes sizes"
+        ) from error
 
 
 def _on_unused(folder: Path, unused: tuple[str, ...]) -> Iterator[str]:

@@ -73,6 +73,8 @@ def test_sizes_of_the_text_part_may_be_written_flat_or_nested(family: str) -> No
         ({"hiden_size": 64}, "qwen3_vl_moe_text does not know hiden_size; did you mean hidden_size?"),
         ({"text_config": {"hiden_size": 64}}, "qwen3_vl_moe_text does not know hiden_size"),
         ({"vision_config": {"hiden_size": 64}}, "qwen3_vl_moe_vision does not know hiden_size"),
+        ({"depth": 3}, "qwen3_vl_moe_text does not know depth; write it in vision_config"),
+        ({"patch_size": 4, "hidden_size": 64}, "does not know patch_size; write it in vision_config"),
         (
             {"hidden_size": 64, "text_config": {"hidden_size": 32}},
             "hidden_size is given as 64, and as 32 in text_config",

@@ -32,3 +32,9 @@ def test_a_folder_is_built_by_the_class_that_wrote_it() -> None:
 
 def test_a_family_that_learns_from_no_text_has_no_class() -> None:
     assert model_class(CONFIG_MAPPING["vit"]()) is None
+
+
+def test_architectures_that_are_no_list_name_no_class() -> None:
+    config = CONFIG_MAPPING["qwen3_5_moe"]()
+    config.architectures = 1
+    assert not has_towers(config)

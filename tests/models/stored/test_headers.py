@@ -25,3 +25,12 @@ def test_a_size_that_is_not_eight_bits_is_refused(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b"[2,3]", b"[2,4]"))
     with pytest.raises(ModelError, match=r"w of F8_E4M3 \[2, 4\] is said to have 6 bytes"):
         file_tensors(path)
+
+
+@pytest.mark.parametrize(("old", "new"), [(b'"F8_E4M3"', b"[0, 0, 0]"), (b"[2,3]", b'"2,3"')])
+def test_a_header_of_other_kinds_is_refused(old: bytes, new: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    save_file({"w": torch.zeros(2, 3).to(torch.float8_e4m3fn)}, path)
+    path.write_bytes(path.read_bytes().replace(old, new))
+    with pytest.raises(ModelError, match="is not a safetensors file"):
+        file_tensors(path)

@@ -49,9 +49,7 @@ def test_scales_are_known_by_the_names_that_releases_have(scale: str, tmp_path: 
         ((9, 6), (3, 2), (4, 4)),  # the last block of rows is cut short, as DeepSeek-V3's 576 rows are
         ((8, 6), (), (8, 6)),
         ((8, 6), (1,), (8, 6)),
-        ((8, 6), (8, 1), (1, 6)),  # blocks of its own
         ((2, 8, 6), (2, 2, 2), (4, 4)),
-        ((2, 8, 6), (2, 1, 1), (8, 6)),
     ],
 )
 def test_blocks_are_the_configurations_or_what_the_scales_shape_says(
@@ -71,8 +69,11 @@ WRONG: list[tuple[Tensors, str]] = [
         {"w.weight": values(8, 6), "w.weight_scale_inv": torch.ones(2, 2, dtype=torch.int32)},
         "w.weight of F8_E4M3 [8, 6] has scales w.weight_scale_inv of I32 [2, 2]",
     ),
-    ({"w.weight": values(8, 6)}, "w.weight is stored as F8_E4M3 without a scale"),
-    ({"w.weight": torch.ones(8, 6), "w.weight_scale_inv": torch.ones(2, 2)}, "holds w.weight_scale_inv (F32), a scale"),
+    ({"w.weight": values(8, 6)}, "w.weight (F8_E4M3) is one of a pair of values and scales"),
+    (
+        {"w.weight": torch.ones(8, 6), "w.weight_scale_inv": torch.ones(2, 2)},
+        "w.weight_scale_inv (F32) is one of a pair of values and scales",
+    ),
 ]
 
 
@@ -80,7 +81,51 @@ WRONG: list[tuple[Tensors, str]] = [
 def test_scales_that_do_not_fit_are_refused_by_both_names(tensors: Tensors, message: str, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=re.escape(message)) as refused:
         stored_tensors(folder_of(tmp_path, tensors))
-    assert SINGLE in str(refused.value) and "dequantise the weights first" in str(refused.value)
+    assert SINGLE in str(refused.value) and "download it again" in str(refused.value)
+
+
+@pytest.mark.parametrize(("scales", "block"), [((8, 1), (1, 6)), ((4, 3), (2, 2))])
+def test_where_no_block_is_said_the_scales_say_it(
+    scales: tuple[int, ...], block: tuple[int, int], tmp_path: Path
+) -> None:
+    tensors = {"w.weight": values(8, 6), "w.weight_scale_inv": torch.ones(scales)}
+    read = stored_tensors(folder_of(tmp_path, tensors, weight_block_size=None))["w.weight"]
+    assert isinstance(read, QuantisedTensor) and read.block == block
+
+
+@pytest.mark.parametrize("said", ["128", [16.0, 24.0], {}, [0, 0], [True, True], [128]])
+def test_a_block_that_is_none_is_refused_with_what_was_found(said: Any, tmp_path: Path) -> None:
+    folder_of(tmp_path, {"w.weight": torch.ones(2)}, weight_block_size=said)
+    with pytest.raises(ModelError, match=re.escape(f"weight_block_size: {json.dumps(said)} (quantization_config)")):
+        check_folder(tmp_path)
+
+
+def test_two_ways_of_quantising_are_refused(tmp_path: Path) -> None:
+    folder_of(tmp_path, {"w.weight": torch.ones(2)})
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["compression_config"] = {"quant_method": "mxfp4"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=r"quantised in 2 ways \(fp8, mxfp4\)"):
+        check_folder(tmp_path)
+
+
+def test_scales_of_caches_are_left_out(tmp_path: Path) -> None:
+    tensors = {"w.weight": values(8, 6), "w.weight_scale_inv": torch.ones(2, 2), "k_scale": torch.ones(1)}
+    assert list(stored_tensors(folder_of(tmp_path, tensors))) == ["w.weight"]
+
+
+@pytest.mark.parametrize("kept", ["e.down_proj_blocks", "e.down_proj_scales"])
+def test_half_of_an_mxfp4_pair_is_refused_by_name(kept: str, tmp_path: Path) -> None:
+    folder_of(tmp_path, {kept: torch.zeros(2, 6, 3, dtype=torch.uint8)}, quant_method="mxfp4")
+    with pytest.raises(ModelError, match=rf"{kept} \(U8\) is one of a pair .* download it again"):
+        check_folder(tmp_path)
+
+
+def test_a_plain_tensor_beside_its_own_blocks_is_refused(tmp_path: Path) -> None:
+    pair = {"e.w_blocks": torch.zeros(2, 6, 3, 16, dtype=torch.uint8), "e.w_scales": torch.zeros(2, 6, 3).byte()}
+    folder_of(tmp_path, {**pair, "e.w": torch.ones(2, 96, 6)}, quant_method="mxfp4")
+    with pytest.raises(ModelError, match="holds e.w_blocks, and e.w is there as it is"):
+        check_folder(tmp_path)
 
 
 def test_mxfp4_is_read_under_the_name_of_what_comes_of_it(tmp_path: Path) -> None:

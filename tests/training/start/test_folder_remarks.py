@@ -16,6 +16,7 @@ from dougong.tools.job_check import folder_notes
 from dougong.training.start.folder_remarks import folder_remarks
 from dougong.training.start.preflight import inspect_only, remarks_on
 from tests.folders import Tensors, change_config, change_weights, small_folder
+from tests.quantised_folders import to_fp8
 
 DOWN = "model.layers.1.mlp.experts.3.down_proj.weight"
 
@@ -128,3 +129,15 @@ def test_an_incomplete_folder_is_found_by_plan_before_the_data_is_looked_at(tmp_
     (small_folder(tmp_path) / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n")
     with pytest.raises(ModelError, match="model.safetensors: is a git-lfs pointer"):
         inspect_only(job_of(tmp_path))
+
+
+def test_a_job_that_asks_for_other_sizes_is_told_of_its_own_keys(tmp_path: Path) -> None:
+    small_folder(tmp_path)
+    with pytest.raises(ModelError, match=r"has shape .*; or model.config \(hidden_size\) makes it another model"):
+        told(tmp_path, hidden_size=32)
+
+
+def test_quantised_weights_are_told_by_check_and_by_a_run_alike(tmp_path: Path) -> None:
+    to_fp8(small_folder(tmp_path))
+    (note,) = told(tmp_path).notes
+    assert "tensors of FP8 blocks of 16 x 24 (of " in note and tuple(folder_notes(job_of(tmp_path))) == (note,)
