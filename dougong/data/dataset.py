@@ -19,8 +19,8 @@ TEXT_COLUMN = "text"
 _STRINGS = ("string", "large_string")
 # What other programs call columns that are something else than text.
 _KNOWN = {
-    "messages": "chats, which no template has made text of",
-    "conversations": "chats, which no template has made text of",
+    "messages": "chats, which data.chat learns from",
+    "conversations": "chats, which data.chat learns from as messages with role and content",
     "input_ids": "token ids: write them into a file for data.tokens",
 }
 _CHATS = ("messages", "conversations")
@@ -114,8 +114,7 @@ def _advice(rows: datasets.Dataset, asked: str) -> str:
             parts.append(f"`{one}` holds {_KNOWN[one]}")
         if one in _CHATS:
             parts.append(
-                "make a column of text and save it: dataset.map(lambda row: {'text': "
-                f"tokenizer.apply_chat_template(row['{one}'], tokenize=False)}}).to_json(FILE)"
+                "save them as lines of JSON, dataset.to_json('FILE.jsonl'), and name it there"
             )
     strings = []
     for column, kind in rows.features.items():

@@ -72,8 +72,8 @@ CHATS = [[{"role": "user", "content": "hi"}]]
         ({"text": ["x"], "body": ["y"]}, "bdy", "no column `bdy` but `text`, `body`; name one .*: `text`, `body`"),
         ({"text": [1]}, None, r"column `text` holds Value\('int64'\), not only strings; .* make one"),
         ({"n": [1]}, None, "no column `text` but `n`; it has no other column of strings"),
-        ({"messages": CHATS, "src": ["w"]}, None, "`messages` holds chats.*apply_chat_template.*data.column: `src`"),
-        ({"conversations": CHATS}, None, "`conversations` holds chats.*apply_chat_template"),
+        ({"messages": CHATS, "src": ["w"]}, None, "`messages` holds chats.*name it there.*data.column: `src`"),
+        ({"conversations": CHATS}, None, "`conversations` holds chats.*role and content.*to_json"),
         ({"input_ids": [[1, 2]], "source": ["w"]}, None, "`input_ids` holds token ids: write .* data.tokens"),
     ],
 )
