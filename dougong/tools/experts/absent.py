@@ -68,7 +68,9 @@ def doubles(contents: Contents) -> Iterator[Flaw]:
     for one, other in contents.twice:
         yield Flaw(one, f"is the same tensor of the same expert as {other}; remove one of them")
     for site, experts in contents.sites.items():
-        found = dict.fromkeys(words for expert in experts.values() for words in _twice(expert))
+        found: dict[str, None] = {}
+        for expert in experts.values():
+            found |= dict.fromkeys(_twice(expert))
         for words in found:
             yield Flaw(site, words)
 

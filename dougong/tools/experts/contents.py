@@ -101,14 +101,19 @@ def is_folder(path: Path) -> bool:
 
 def is_weights(path: Path) -> bool:
     """Whether it is such a folder, or a checkpoint."""
-    return is_folder(path) or (path / MANIFEST).is_file()
+    return is_folder(path) or is_checkpoint(path)
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether it is a checkpoint, whole or not."""
+    return (path / MANIFEST).is_file()
 
 
 def contents_of(path: Path, by_value: bool = False) -> Contents:
     """Of a checkpoint, or a Hugging Face folder. `by_value`: quantised tensors are there as they
     read, in float32, without their scales. Raises SourceError for what is neither, CheckpointError
     and ModelError where it is not whole."""
-    if (path / MANIFEST).is_file():
+    if is_checkpoint(path):
         return _of_checkpoint(path)
     if not is_folder(path):
         raise SourceError(

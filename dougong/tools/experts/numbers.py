@@ -47,8 +47,9 @@ def is_zero(data: bytearray, dtype: str, part: str) -> bool:
 def _magnitudes(data: bytearray, dtype: str, part: str) -> NDArray[Any]:
     """The bits without those of the sign."""
     if dtype in _MAGNITUDE:
-        values: NDArray[Any] = np.frombuffer(data, _MAGNITUDE[dtype])
-        return values << values.dtype.type(1)
+        wide = np.frombuffer(data, _MAGNITUDE[dtype])
+        without: NDArray[Any] = wide << wide.dtype.type(1)
+        return without
     values = np.frombuffer(data, np.uint8)
     if dtype in ("F8_E4M3", "F8_E5M2"):
         return values & np.uint8(0x7F)
