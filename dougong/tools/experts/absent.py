@@ -8,7 +8,9 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from dougong.job.rule import flat
+from dougong.models.stored.quantised import Quantisation
 from dougong.tools.experts.contents import Contents, Expert
+from dougong.tools.experts.numbers import is_a_scale
 from dougong.tools.experts.places import counts_said, expert_counts, num_idle
 from dougong.ui.formatting import ranges
 
@@ -60,6 +62,7 @@ def absent(contents: Contents) -> Iterator[Flaw]:
     for site, experts in contents.sites.items():
         yield from _lost_roles(site, _roles_of(experts), contents)
         yield from _lost_beside(site, experts)
+        yield from _lost_scales(site, experts, contents)
     yield from _unlike_others(contents)
 
 
@@ -96,7 +99,8 @@ def _disagreements(contents: Contents) -> Iterator[Flaw]:
 def _layers(contents: Contents) -> Iterator[Flaw]:
     """Layers of which no tensor is there, where others have experts."""
     config = flat(contents.config)
-    number = config.get("num_hidden_layers")
+    # LongCat-Flash has two attentions in a layer, and counts them as layers under the first key.
+    number = config.get("num_layers", config.get("num_hidden_layers"))
     stems = {layer_of(site).rpartition(".")[0] for site in contents.sites}
     if type(number) is not int or len(stems) != 1:
         return
@@ -105,7 +109,7 @@ def _layers(contents: Contents) -> Iterator[Flaw]:
     missing = [index for index in range(number) if f"{stem}.{index}" not in layers]
     if missing:
         which = f"layer{'s' if len(missing) > 1 else ''} {ranges(missing)}"
-        yield Flaw(stem, f"no tensor of {which} is there, of {number} (num_hidden_layers)")
+        yield Flaw(stem, f"no tensor of {which} is there, of {number} that config.json says")
 
 
 def _routers(contents: Contents) -> Iterator[Flaw]:
@@ -214,6 +218,21 @@ def _lost_beside(site: str, experts: Mapping[int, Expert]) -> Iterator[Flaw]:
         scales = f"{part.removesuffix('_blocks')}_scales"
         if part.endswith("_blocks") and scales not in parts:
             yield Flaw(site, f"no expert has its {scales}, without which {part} has no values")
+
+
+def _lost_scales(site: str, experts: Mapping[int, Expert], contents: Contents) -> Iterator[Flaw]:
+    """Of FP8 values that are quantised, by the configuration; one for all experts is of none."""
+    if Quantisation.of(contents.config) is None:
+        return
+    parts: Expert = {}
+    for expert in experts.values():
+        parts |= expert
+    known = [*parts, *(name for name in contents.others if name.startswith(f"{site}."))]
+    if any(is_a_scale(name) for name in known):
+        return
+    for part in sorted(parts):
+        if parts[part].dtype.startswith("F8_"):
+            yield Flaw(site, f"no expert has a scale, without which {part} has no values")
 
 
 def _unlike_others(contents: Contents) -> Iterator[Flaw]:

@@ -115,6 +115,9 @@ def contents_of(path: Path, by_value: bool = False) -> Contents:
     and ModelError where it is not whole."""
     if is_checkpoint(path):
         return _of_checkpoint(path)
+    if not path.is_dir():
+        what = "is a file" if path.is_file() else "no such directory"
+        raise SourceError(f"{path}: {what}; give a checkpoint or a Hugging Face folder")
     if not is_folder(path):
         raise SourceError(
             f"{path}: is neither a checkpoint nor a Hugging Face folder (no {MANIFEST}, {CONFIG}, "

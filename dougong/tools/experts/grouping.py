@@ -9,7 +9,7 @@ from dataclasses import replace
 from dougong.tools.difference import Difference
 from dougong.ui.formatting import ranges
 
-_NUMBER = re.compile(r"\d+")
+_NUMBER = re.compile(r"(?<!\w)\d+(?!\w)")
 
 
 def grouped(differences: Iterable[Difference]) -> list[Difference]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dougong.checkpoint.tensorfile import num_not_finite
 
-_SCALE = re.compile(r"(^|[._])(scales?|scale_inv)$")
+_SCALE = re.compile(r"(^|[._])(scales?|scale_inv|qscale_weight)$")
 _BLOCKS = re.compile(r"_blocks$")
 _BYTES = "U8"
 _EXPONENT_OF_NAN = 0xFF

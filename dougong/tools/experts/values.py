@@ -18,8 +18,8 @@ _GATE, _UP, _DOWN, _GATE_UP = "gate", "up", "down", "gate and up"
 _FAMILIES = (
     (re.compile(r"(gate_proj|w1)(\.weight)?"), _GATE),
     (re.compile(r"(up_proj|w3)(\.weight)?"), _UP),
-    (re.compile(r"(down_proj|w2|output_linear)(\.weight)?"), _DOWN),
-    (re.compile(r"(gate_up_proj|input_linear)(\.weight)?"), _GATE_UP),
+    (re.compile(r"(down_proj|w2|output_linear|fc2)([._]weight)?"), _DOWN),
+    (re.compile(r"(gate_up_proj|input_linear|fc1|w13)([._]weight)?"), _GATE_UP),
 )
 _WIDTHS = {"F64": 3, "F32": 2, "BF16": 1, "F16": 1}
 """How exact a number is; of two dtypes the lesser one is what both can be."""

@@ -15,6 +15,7 @@ from dougong.tools.experts.absent import absent, doubles, layer_of
 from dougong.tools.experts.contents import contents_of
 from safetensors.torch import load_file, save_file
 from tests.checkpoint.saving import tiny_model
+from tests.quantised_folders import to_fp8
 
 Tensors = dict[str, torch.Tensor]
 LAYERS = "model.layers"
@@ -73,7 +74,7 @@ def test_no_experts_at_all_where_the_configuration_has_some_are_told(folder: Pat
 
 def test_a_layer_that_is_gone_is_told(folder: Path, tmp_path: Path) -> None:
     assert words_of(without(folder, tmp_path / "lossy", r"layers\.1\.")) == [
-        "model.layers: no tensor of layer 1 is there, of 2 (num_hidden_layers)"
+        "model.layers: no tensor of layer 1 is there, of 2 that config.json says"
     ]
 
 
@@ -114,6 +115,16 @@ def test_scales_and_biases_that_are_gone_from_a_layer_are_told(tmp_path: Path) -
     )
 
 
+def test_fp8_values_without_any_scale_are_told(qwen: Path, tmp_path: Path) -> None:
+    shutil.copytree(qwen, tmp_path / "eights")
+    to_fp8(tmp_path / "eights")
+    assert not words_of(tmp_path / "eights")
+    found = words_of(without(tmp_path / "eights", tmp_path / "lossy", r"layers\.1\..*experts.*scale_inv"))
+    assert found[0] == (
+        "model.layers.1.mlp.experts: no expert has a scale, without which down_proj.weight has no values"
+    )
+
+
 def test_two_numbers_of_experts_are_told(qwen: Path, tmp_path: Path) -> None:
     folder = configured(qwen, tmp_path / "two", {"num_experts": 8, "num_local_experts": 7})
     assert words_of(folder) == [
@@ -131,6 +142,15 @@ def test_a_model_without_layers_of_experts_may_say_their_number(
     lossy = without(qwen, tmp_path / "dense", r"experts|mlp\.gate\.")
     assert words_of(lossy)
     assert not words_of(configured(lossy, tmp_path / "said", values))
+
+
+def test_layers_are_counted_as_the_family_counts_them(tmp_path: Path) -> None:
+    tiny_model("longcat_flash").save_pretrained(tmp_path / "whole")
+    both = configured(tmp_path / "whole", tmp_path / "both", {"num_layers": 2, "num_hidden_layers": 4})
+    assert not words_of(both)
+    assert words_of(without(both, tmp_path / "lossy", r"layers\.1\."))[0].startswith(
+        "model.layers: no tensor of layer 1"
+    )
 
 
 def test_experts_in_a_form_that_is_not_known_are_no_loss(tmp_path: Path) -> None:

@@ -34,6 +34,10 @@ def test_other_sizes_are_not_alike() -> None:
     assert len(grouped([gate(0), Difference(None, "model.layers.1.mlp.gate.weight", 3, 32)])) == 2
 
 
+def test_a_number_in_a_word_is_of_the_word() -> None:
+    assert len(grouped([Difference(None, f"layers.0.w{n}.weight", note="?") for n in (1, 2)])) == 2
+
+
 def test_several_numbers_are_counted() -> None:
     alike = [Difference(None, f"a.{m}.b.{n}", note="?") for m in range(2) for n in range(3)]
     assert said(alike) == ["a.*.b.* (6 of such a name): ?"]

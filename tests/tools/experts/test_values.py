@@ -57,6 +57,7 @@ def test_parts_of_families_have_names_that_all_share() -> None:
     assert set(mixtral) == {"gate", "up", "down"}
     fused = parts_of({"gate_up_proj": part("g", (4, 3), "BF16"), "down_proj": part("d", (3, 2))})
     assert set(fused) == {"gate and up", "down"}
+    assert set(parts_of({"fc1.weight": part("f", (4, 3)), "fc2.weight": part("f", (3, 2))})) == set(fused)
     assert leads(mixtral, fused) and not leads(fused, mixtral) and leads(fused, fused)
     assert dtypes_of(mixtral, fused) == {"gate": "BF16", "up": "BF16", "down": "F32"}
     assert set(parts_of({"gate_up_proj_bias": part("b", (4,))})) == {"gate_up_proj_bias"}
