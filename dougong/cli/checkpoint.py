@@ -126,7 +126,8 @@ def _tell(result: VerifyResult, key: SigningKey | None) -> None:
 
 def _verify_experts(paths: Sequence[Path], against: Path | None, allow_alike: bool) -> None:
     looks = [look_at_experts(path, allow_alike) for path in paths]
-    if against is not None:
+    # What cannot be read is told once.
+    if against is not None and looks[0].is_read:
         looks.append(look_against(paths[0], against))
     for look in looks:
         typer.echo("\n".join(look.lines), err=not look.is_good)
@@ -221,6 +222,8 @@ def import_deepspeed(
 def _checkpoints_of(directory: Path) -> list[Path]:
     """The checkpoint itself, or every one of a run, oldest first. Raises SourceError when it
     is neither."""
+    if directory.is_file():
+        raise SourceError(f"{directory}: is a file; give a checkpoint, a run or a folder")
     if not directory.is_dir():
         raise SourceError(f"{directory}: no such directory; give a checkpoint or a run")
     if (directory / "manifest.json").is_file() or step_of(directory) is not None:

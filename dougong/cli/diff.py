@@ -10,6 +10,7 @@ import typer
 from dougong.deadlines import DEADLINES
 from dougong.errors import DougongError
 from dougong.records.directory import RunDir
+from dougong.tools.experts.contents import is_checkpoint, is_weights
 from dougong.tools.local_run import LocalRunOptions
 from dougong.tools.run_diff import diff as compare
 from dougong.tools.trace_diff import retrace
@@ -54,12 +55,21 @@ def diff(
     except DougongError as error:
         typer.echo(f"dougong diff: {error}", err=True)
         raise typer.Exit(2) from error
+    if is_weights(a):
+        _note_idle(trace=trace, strict=strict, quick=quick and not all(map(is_checkpoint, (a, b))))
     typer.echo("\n".join(comparison.lines(limit)))
     if comparison.equal and (comparison.same_length or not strict):
         return
-    if trace and not comparison.equal:
+    if trace and not comparison.equal and not is_weights(a):
         _print_trace(a, b, timeout)
     raise typer.Exit(1)
+
+
+def _note_idle(**options: bool) -> None:
+    """Options that say nothing of what was compared."""
+    for option in [option for option, is_given in options.items() if is_given]:
+        kind = "two checkpoints or runs" if option == "quick" else "two runs"
+        typer.echo(f"note: --{option}: is for {kind}, and nothing was done by it", err=True)
 
 
 def _print_trace(a: Path, b: Path, timeout_s: float) -> None:

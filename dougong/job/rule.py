@@ -11,7 +11,7 @@ from typing import Any
 from dougong.job.schema import Island, Job
 from dougong.job.yaml.locations import KeyPath
 
-EXPERT_COUNT_KEYS = ("num_experts", "n_routed_experts", "num_local_experts")
+EXPERT_COUNT_KEYS = ("num_experts", "n_routed_experts", "num_local_experts", "moe_num_experts")
 """What families call the number of experts of a layer."""
 TEXT_PART = "text_config"
 """Where the configuration of a family with towers has that of its language model."""

@@ -44,7 +44,7 @@ class Difference:
 class Comparison:
     """Two checkpoints or runs compared. `compared`: what was looked at, in words; `common`: the
     steps that two runs of unequal length share, and `beyond`: which steps only one of them has,
-    both in words and empty for runs of equal length.
+    both in words and empty for runs of equal length; `alike`: how equal those are that are.
 
     `differences` are ordered by step, metrics first, then tensors in the model's order.
     """
@@ -53,6 +53,7 @@ class Comparison:
     differences: tuple[Difference, ...]
     common: str = ""
     beyond: str = ""
+    alike: str = "equal, bit by bit"
 
     @property
     def equal(self) -> bool:
@@ -74,7 +75,7 @@ class Comparison:
     def lines(self, limit: int) -> list[str]:
         """For people: the verdict, the first `limit` differences one a line, how many more."""
         if self.equal and self.same_length:
-            return [f"equal, bit by bit: {self.compared}"]
+            return [f"{self.alike}: {self.compared}"]
         if self.equal:
             return [f"equal on {self.common}; {self.beyond}", f"compared: {self.compared}"]
         lines = [f"different: {self.compared}; first:"]
@@ -102,7 +103,7 @@ def count_different(
     bits = np.dtype(f"u{x.itemsize}")
     different = x.view(bits) != y.view(bits)
     num_different = int(different.sum())
-    if x.dtype.kind not in "fiu":
+    if dtype.startswith("F8_") or x.dtype.kind not in "fiu":
         return num_different, None
     x_values = x[different].astype(np.float64)
     y_values = y[different].astype(np.float64)

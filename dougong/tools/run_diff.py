@@ -32,11 +32,19 @@ def diff(a: Path, b: Path, trust_digests: bool = False) -> Comparison:
     if all(map(is_weights, (a, b))):
         return compare(a, b)
     if any(map(is_weights, (a, b))):
+        _refuse_absent((a, b))
         raise CheckpointError(
             f"{a} and {b}: one holds a model's weights and one does not; give two checkpoints or "
             "Hugging Face folders, or two runs"
         )
     return diff_runs(RunDir.open(a), RunDir.open(b), trust_digests)
+
+
+def _refuse_absent(paths: Iterable[Path]) -> None:
+    for path in paths:
+        if not path.is_dir():
+            what = "is a file" if path.is_file() else "no such directory"
+            raise CheckpointError(f"{path}: {what}; give a checkpoint or a Hugging Face folder")
 
 
 def diff_runs(a: RunDir, b: RunDir, trust_digests: bool = False) -> Comparison:

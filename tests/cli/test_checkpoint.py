@@ -190,7 +190,7 @@ def with_a_copied_expert(folder: Path, out: Path) -> Path:
 
 
 def test_verify_looks_at_the_experts_of_a_folder_and_of_a_checkpoint(run: RunDir, folder: Path, tmp_path: Path) -> None:
-    said = "8 experts in each of 1 layer, no two of a layer alike, none of zeros, every value finite"
+    said = "8 experts in each of 1 layer, no two of a layer alike, none of zeros, every value of an expert finite"
     said = said.replace("each of 1 layer", "1 layer")
     for place in (folder, run.checkpoints / "step-000020"):
         result = dougong("verify", place)
@@ -227,6 +227,19 @@ def test_verify_of_what_it_cannot_look_at_says_so(run: RunDir, folder: Path, tmp
         raise_from("verify", folder, "--key", make_key(tmp_path / "key").path)
     with pytest.raises(DougongError, match="is neither a checkpoint nor a Hugging Face folder"):
         raise_from("verify", folder, "--against", tmp_path)
+
+
+def test_verify_of_a_file_says_that_it_is_one(folder: Path) -> None:
+    with pytest.raises(DougongError, match="config.json: is a file; give a checkpoint, a run or a folder"):
+        raise_from("verify", folder / "config.json")
+
+
+def test_verify_tells_a_mistake_once(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "broken")
+    (tmp_path / "broken" / "config.json").write_text("{")
+    result = dougong("verify", tmp_path / "broken", "--against", folder)
+    assert result.exit_code == 1 and result.stderr.count("not valid") == 1
+    assert result.stderr.count("config.json") == 1, result.stderr
 
 
 def raise_from(*words: str | Path) -> None:

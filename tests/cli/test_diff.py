@@ -50,6 +50,21 @@ def test_diff_has_three_answers(run: RunDir, model: Any, tmp_path: Path) -> None
     assert "dougong diff: " in result.output
 
 
+def test_options_that_say_nothing_of_folders_are_told(model: Any, tmp_path: Path) -> None:
+    model.save_pretrained(tmp_path / "a")
+    tiny_model("qwen3_moe", seed=1, num_hidden_layers=1).save_pretrained(tmp_path / "b")
+    result = dougong_diff(tmp_path / "a", tmp_path / "b", "--trace", "--quick", "--strict")
+    assert (result.exit_code, result.stderr.splitlines()) == (
+        1,
+        [
+            "note: --trace: is for two runs, and nothing was done by it",
+            "note: --strict: is for two runs, and nothing was done by it",
+            "note: --quick: is for two checkpoints or runs, and nothing was done by it",
+        ],
+    )
+    assert not dougong_diff(tmp_path / "a", tmp_path / "a").stderr
+
+
 def test_unequal_length_is_a_difference_where_it_is_asked_for(run: RunDir, tmp_path: Path) -> None:
     longer = RunDir.create(tmp_path / "longer")
     longer.write_job("job: test\n")

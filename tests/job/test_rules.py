@@ -19,6 +19,9 @@ from tests.launcher.jobs import write
         ({"model": "{family: x, config: {n_routed_experts: 4, num_experts_per_tok: 5}}"},
          "model.config.num_experts_per_tok: 5 experts per token out of 4; lower it, or raise "
          "model.config.n_routed_experts"),
+        ({"model": "{family: x, config: {moe_num_experts: 4, num_experts_per_tok: 5}}"},
+         "model.config.num_experts_per_tok: 5 experts per token out of 4; lower it, or raise "
+         "model.config.moe_num_experts"),
         ({"model": "{}"}, "model: names no model; add `family: qwen3_moe` (or another), or `path: DIR`"),
         ({"data": "{}"}, "data: names no source of tokens; add one of text, tokens, megatron, dataset, chat"),
         ({"data": "{text: stdlib, dataset: a/b}"}, "data.dataset: a second source beside data.text; keep one of them"),

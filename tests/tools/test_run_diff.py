@@ -101,6 +101,10 @@ def test_what_cannot_be_compared_is_refused(model: Any, tmp_path: Path) -> None:
     make_run(tmp_path / "b", model, [3.0], first=2, steps=(40,))
     with pytest.raises(CheckpointError, match="one holds a model's weights and one does not"):
         diff(checkpoint, tmp_path / "a")
+    with pytest.raises(CheckpointError, match=f"^{tmp_path}/nowhere: no such directory; give a checkpoint or a "):
+        diff(checkpoint, tmp_path / "nowhere")
+    with pytest.raises(CheckpointError, match="config.json: is a file; give a checkpoint or a "):
+        diff(checkpoint / "model" / "config.json", checkpoint)
     with pytest.raises(CheckpointError, match="nothing to compare"):
         diff(tmp_path / "a", tmp_path / "b")
     with pytest.raises(LaunchError):

@@ -1,5 +1,5 @@
 """Whether the experts of a folder or a checkpoint are all there: each with all of its tensors, none
-a copy of another, none of zeros, every value finite. Imports no torch.
+a copy of another, none of zeros, every value of an expert finite. Imports no torch.
 
 What a conversion or a resharding has lost looks like this: a number that is missing, an expert that
 is there twice, a tensor that nobody has filled.
@@ -7,30 +7,24 @@ is there twice, a tensor that nobody has filled.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from dougong.checkpoint.disk import digest
-from dougong.checkpoint.tensorfile import not_finite_words, num_not_finite
+from dougong.checkpoint.tensorfile import not_finite_words
+from dougong.job.rule import TEXT_PART
+from dougong.tools.experts.absent import Flaw, absent, doubles
 from dougong.tools.experts.contents import Contents, Expert, StoredPart
 from dougong.tools.experts.matching import are, named
+from dougong.tools.experts.numbers import is_a_scale, is_zero, num_bad
+from dougong.tools.experts.places import counts_said
 
 _THREADS = 2
-
-
-@dataclass(frozen=True)
-class Flaw:
-    """`is_alike`: experts that are the same, as those of a model are that was made of a dense one's
-    layers; else something is lost or damaged."""
-
-    site: str
-    words: str
-    is_alike: bool = False
-
-    def __str__(self) -> str:
-        return f"{self.site}: {self.words}"
+_TOWER = re.compile(r"vision|visual|audio|tower")
+"""What is not the model of the text, and has experts of its own."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +39,10 @@ class _Looked:
 def census(contents: Contents) -> list[Flaw]:
     """All that is amiss, layer by layer; every byte of the experts is read, but what a checkpoint
     has recorded of them. Raises CheckpointError where a file does not give what it should."""
-    usual = _usual_count(contents)
-    found: list[Flaw] = []
+    found: list[Flaw] = [*absent(contents), *doubles(contents)]
     with ThreadPoolExecutor(_THREADS) as threads:
         for site, experts in contents.sites.items():
-            found += _numbers(site, experts, usual)
+            found += _numbers(site, experts, _usual_count(site, contents))
             found += _forms(site, experts)
             found += _values(site, experts, threads)
     return found
@@ -60,16 +53,21 @@ def census_words(contents: Contents, allow_alike: bool) -> str:
     if not contents.sites:
         return "it has no experts; every file is as its header says"
     alike = "" if allow_alike else "no two of a layer alike, "
-    return f"{contents.num_experts}, {alike}none of zeros, every value finite"
+    return f"{contents.num_experts}, {alike}none of zeros, every value of an expert finite"
 
 
-def _usual_count(contents: Contents) -> int:
-    """How many each layer should have: as the configuration says where it says one number, else as
-    most layers have."""
-    if len(contents.counts) == 1:
-        return min(contents.counts)
-    found = Counter(max(experts) + 1 for experts in contents.sites.values())
-    return found.most_common(1)[0][0] if found else 0
+def _usual_count(site: str, contents: Contents) -> int:
+    """How many a layer should have: as the configuration says of the text, else of anything where
+    that is one number, else as most layers have."""
+    said = next(counts_said(contents.config), {})
+    is_of_text = TEXT_PART in contents.config or len(list(counts_said(contents.config))) == 1
+    if len(set(said.values())) == 1 and is_of_text and not _TOWER.search(site):
+        return min(said.values())
+    alike = [
+        name for name in contents.sites if bool(_TOWER.search(name)) == bool(_TOWER.search(site))
+    ]
+    found = Counter(max(contents.sites[name]) + 1 for name in alike)
+    return found.most_common(1)[0][0]
 
 
 def _numbers(site: str, experts: Mapping[int, Expert], usual: int) -> Iterator[Flaw]:
@@ -105,7 +103,8 @@ def _values(
     parts: dict[tuple[int, str], StoredPart] = {}
     for number, expert in experts.items():
         parts.update({(number, part): stored for part, stored in expert.items()})
-    by_place = dict(zip(parts, threads.map(_look, parts.values()), strict=True))
+    names = [part for _, part in parts]
+    by_place = dict(zip(parts, threads.map(_look, parts.values(), names), strict=True))
     for (number, part), looked in by_place.items():
         if looked.num_bad:
             yield Flaw(site, f"{part} of expert {number}: {not_finite_words(looked.num_bad)}")
@@ -113,22 +112,23 @@ def _values(
     yield from _copies(site, experts, by_place)
 
 
-def _look(stored: StoredPart) -> _Looked:
+def _look(stored: StoredPart, part: str) -> _Looked:
     if stored.digest:
         # A checkpoint's: it is not valid where a value is not finite.
         return _Looked(stored.digest, stored.digest == digest(bytes(stored.num_bytes)), 0)
     data = stored.read()
-    num_bad = num_not_finite(data, stored.dtype)
-    return _Looked(digest(data), data.count(0) == len(data), num_bad)
+    bad = num_bad(data, stored.dtype, part)
+    return _Looked(digest(data), is_zero(data, stored.dtype, part), bad)
 
 
 def _zeros(
     site: str, experts: Mapping[int, Expert], looked: Mapping[tuple[int, str], _Looked]
 ) -> Iterator[Flaw]:
-    """Matrices of zeros; a bias may be."""
+    """Matrices and scales of zeros; a bias may be."""
     by_part: dict[str, list[int]] = {}
     for (number, part), one in looked.items():
-        if one.is_zero and len(experts[number][part].shape) > 1:
+        is_of_weight = len(experts[number][part].shape) > 1 or is_a_scale(part)
+        if one.is_zero and is_of_weight:
             by_part.setdefault(part, []).append(number)
     for part, numbers in by_part.items():
         yield Flaw(site, f"{part} of {named(numbers)} is zero everywhere")

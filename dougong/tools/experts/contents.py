@@ -13,7 +13,8 @@ from dougong.checkpoint.manifest import MODEL_GROUP, Manifest
 from dougong.checkpoint.tensorfile import TensorSpan
 from dougong.errors import CheckpointError, ModelError, SourceError
 from dougong.models.stored.folder import INDEX, SINGLE, listed_tensors, read_json
-from dougong.models.stored.quantised import CONFIG
+from dougong.models.stored.headers import StoredTensor
+from dougong.models.stored.quantised import CONFIG, Quantisation, QuantisedTensor, as_read
 from dougong.tools.difference import natural_order
 from dougong.tools.experts.places import expert_counts, num_idle, place_of
 
@@ -24,13 +25,17 @@ Place = tuple[Path, int, int]
 @dataclass(frozen=True)
 class StoredPart:
     """A tensor, or an expert's row of one. `places`: where its bytes lie, in order; `dtype`:
-    safetensors' word; `shape`: its own; `digest`: of its bytes, where that is recorded."""
+    safetensors' word; `shape`: its own; `digest`: of its bytes, where that is recorded;
+    `quantised`: of what its values are made, and `number`: which row of that it is, if it is one.
+    """
 
     label: str
     dtype: str
     shape: tuple[int, ...]
     places: tuple[Place, ...]
     digest: str = ""
+    quantised: QuantisedTensor | None = None
+    number: int | None = None
 
     @property
     def num_bytes(self) -> int:
@@ -38,6 +43,8 @@ class StoredPart:
 
     def read(self) -> bytearray:
         """All of it. CheckpointError where a file does not give it."""
+        if self.quantised is not None:
+            return _values_of(self.quantised, self.number)
         data, begin = bytearray(self.num_bytes), 0
         for file, offset, num_bytes in self.places:
             try:
@@ -50,10 +57,13 @@ class StoredPart:
 
     def row(self, number: int) -> StoredPart:
         """Of the first dimension, of one that lies in one place."""
+        label = f"{self.label}[{number}]"
+        if self.quantised is not None:
+            return StoredPart(label, self.dtype, self.shape[1:], (), "", self.quantised, number)
         ((file, offset, num_bytes),) = self.places
         size = num_bytes // self.shape[0]
         place = file, offset + number * size, size
-        return StoredPart(f"{self.label}[{number}]", self.dtype, self.shape[1:], (place,))
+        return StoredPart(label, self.dtype, self.shape[1:], (place,))
 
 
 Expert = dict[str, StoredPart]
@@ -63,12 +73,14 @@ Expert = dict[str, StoredPart]
 @dataclass(frozen=True)
 class Contents:
     """`sites`: of each layer with experts, those by number, in the model's order; `others`: what is
-    no expert's, by name; `counts`: of experts, as the configuration says."""
+    no expert's, by name; `config`: what its config.json says; `twice`: tensors that are the same
+    one of the same expert, in pairs."""
 
     path: Path
     sites: Mapping[str, Mapping[int, Expert]]
     others: Mapping[str, StoredPart]
-    counts: frozenset[int] = frozenset()
+    config: Mapping[str, Any] = field(default_factory=dict)
+    twice: tuple[tuple[str, str], ...] = ()
 
     @property
     def num_experts(self) -> str:
@@ -89,33 +101,59 @@ def is_folder(path: Path) -> bool:
 
 def is_weights(path: Path) -> bool:
     """Whether it is such a folder, or a checkpoint."""
-    return is_folder(path) or (path / MANIFEST).is_file()
+    return is_folder(path) or is_checkpoint(path)
 
 
-def contents_of(path: Path) -> Contents:
-    """Of a checkpoint, or a Hugging Face folder. Raises SourceError for what is neither,
-    CheckpointError and ModelError where it is not whole."""
-    if (path / MANIFEST).is_file():
+def is_checkpoint(path: Path) -> bool:
+    """Whether it is a checkpoint, whole or not."""
+    return (path / MANIFEST).is_file()
+
+
+def contents_of(path: Path, by_value: bool = False) -> Contents:
+    """Of a checkpoint, or a Hugging Face folder. `by_value`: quantised tensors are there as they
+    read, in float32, without their scales. Raises SourceError for what is neither, CheckpointError
+    and ModelError where it is not whole."""
+    if is_checkpoint(path):
         return _of_checkpoint(path)
+    if not path.is_dir():
+        what = "is a file" if path.is_file() else "no such directory"
+        raise SourceError(f"{path}: {what}; give a checkpoint or a Hugging Face folder")
     if not is_folder(path):
         raise SourceError(
             f"{path}: is neither a checkpoint nor a Hugging Face folder (no {MANIFEST}, {CONFIG}, "
             f"{SINGLE} or {INDEX})"
         )
-    return _of_folder(path)
+    return _of_folder(path, by_value)
 
 
-def _of_folder(path: Path) -> Contents:
+def _of_folder(path: Path, by_value: bool) -> Contents:
     try:
         config = read_json(path / CONFIG) if (path / CONFIG).is_file() else {}
         tensors = listed_tensors(path)
+        quantisation = Quantisation.of(config) if by_value else None
+        if quantisation is not None:
+            tensors = as_read(tensors, quantisation)
     except ModelError as error:
         raise ModelError(str(error).removeprefix("model.path: ")) from error
     gathered = _Gathered.of(config)
     for one in tensors.values():
-        place = one.file, one.offset, one.num_bytes
-        gathered.add(one.name, StoredPart(one.name, one.dtype, one.shape, (place,)))
+        gathered.add(one.name, _stored_part(one))
     return gathered.contents(path)
+
+
+def _stored_part(tensor: StoredTensor) -> StoredPart:
+    form = tensor.name, tensor.dtype, tensor.shape
+    if isinstance(tensor, QuantisedTensor):
+        return StoredPart(*form, (), quantised=tensor)
+    return StoredPart(*form, ((tensor.file, tensor.offset, tensor.num_bytes),))
+
+
+def _values_of(tensor: QuantisedTensor, number: int | None) -> bytearray:
+    """In float32, of a row or of all."""
+    from dougong.models.stored.values import read_all, read_rows
+
+    found = read_all(tensor) if number is None else read_rows(tensor, number, number + 1)
+    return bytearray(found.contiguous().numpy().tobytes())
 
 
 def _of_checkpoint(path: Path) -> Contents:
@@ -147,14 +185,16 @@ def _of_checkpoint(path: Path) -> Contents:
 class _Gathered:
     """`num_idle`: of those that compute nothing, which are left out."""
 
+    config: Mapping[str, Any]
     counts: frozenset[int]
     num_idle: int
+    twice: list[tuple[str, str]] = field(default_factory=list)
     sites: dict[str, dict[int, Expert]] = field(default_factory=dict)
     others: dict[str, StoredPart] = field(default_factory=dict)
 
     @staticmethod
     def of(config: Mapping[str, Any]) -> _Gathered:
-        return _Gathered(expert_counts(config), num_idle(config))
+        return _Gathered(config, expert_counts(config), num_idle(config))
 
     def add(self, name: str, stored: StoredPart, row: int | None = None) -> None:
         """`row`: of whom it is, where `stored` is a row of the tensor by that name already."""
@@ -177,8 +217,12 @@ class _Gathered:
     def _add_row(
         self, experts: dict[int, Expert], number: int, part: str, stored: StoredPart
     ) -> None:
-        if not self.num_idle or number < max(self.counts):
-            experts.setdefault(number, {})[part] = stored
+        if self.num_idle and number >= max(self.counts, default=number + 1):
+            return
+        expert = experts.setdefault(number, {})
+        if part in expert:
+            self.twice.append((expert[part].label, stored.label))
+        expert[part] = stored
 
     def contents(self, path: Path) -> Contents:
         sites = {}
@@ -186,4 +230,4 @@ class _Gathered:
             experts = self.sites[site]
             sites[site] = {number: experts[number] for number in sorted(experts)}
         others = {name: self.others[name] for name in sorted(self.others, key=natural_order)}
-        return Contents(path, sites, others, self.counts)
+        return Contents(path, sites, others, self.config, tuple(self.twice))

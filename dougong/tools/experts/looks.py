@@ -17,10 +17,12 @@ _SHOWN = 20
 
 @dataclass(frozen=True)
 class ExpertsLook:
-    """What was found, in lines, and whether it is as it should be."""
+    """What was found, in lines, and whether it is as it should be. `is_read`: whether it could be
+    read at all."""
 
     is_good: bool
     lines: tuple[str, ...]
+    is_read: bool = True
 
 
 def look_at_experts(path: Path, allow_alike: bool) -> ExpertsLook:
@@ -32,7 +34,7 @@ def look_at_experts(path: Path, allow_alike: bool) -> ExpertsLook:
     except SourceError:
         raise
     except (CheckpointError, ModelError) as error:
-        return ExpertsLook(False, (f"{path}: not valid: {error}",))
+        return ExpertsLook(False, (f"{path}: not valid: {error}",), is_read=False)
     if not flaws:
         return ExpertsLook(True, (f"{path}: {census_words(contents, allow_alike)}",))
     lines = [f"{path}: {contents.num_experts}, but not all is well:"]

@@ -4,7 +4,7 @@ Imports no torch."""
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -18,8 +18,8 @@ _GATE, _UP, _DOWN, _GATE_UP = "gate", "up", "down", "gate and up"
 _FAMILIES = (
     (re.compile(r"(gate_proj|w1)(\.weight)?"), _GATE),
     (re.compile(r"(up_proj|w3)(\.weight)?"), _UP),
-    (re.compile(r"(down_proj|w2|output_linear)(\.weight)?"), _DOWN),
-    (re.compile(r"(gate_up_proj|input_linear)(\.weight)?"), _GATE_UP),
+    (re.compile(r"(down_proj|w2|output_linear|fc2)([._]weight)?"), _DOWN),
+    (re.compile(r"(gate_up_proj|input_linear|fc1|w13)([._]weight)?"), _GATE_UP),
 )
 _WIDTHS = {"F64": 3, "F32": 2, "BF16": 1, "F16": 1}
 """How exact a number is; of two dtypes the lesser one is what both can be."""
@@ -28,9 +28,23 @@ Values = NDArray[Any]
 Read = Callable[[], Values]
 
 
+def is_comparable(a: str, b: str) -> bool:
+    """Whether values of two dtypes can be compared."""
+    return a == b or (a in _WIDTHS and b in _WIDTHS)
+
+
+def clash_words(a: str, b: str) -> str:
+    """What is said of two that cannot be compared."""
+    return (
+        f"{a} and {b}, which cannot be compared; read are FP8 and MXFP4 with the scales and the "
+        "quantization_config that belong to them: dequantise that side first (read it with "
+        "transformers, `save_pretrained` it in bfloat16)"
+    )
+
+
 def common_dtype(a: str, b: str) -> str:
     """The dtype in which two tensors are compared: that of the less exact one."""
-    if a == b or a not in _WIDTHS or b not in _WIDTHS:
+    if a == b or not is_comparable(a, b):
         return a
     return min(a, b, key=lambda dtype: _WIDTHS[dtype])
 
@@ -94,19 +108,35 @@ def _is_turned(parts: Mapping[str, StoredPart], lead: Mapping[str, StoredPart]) 
 def dtypes_of(parts: Mapping[str, StoredPart], others: Mapping[str, StoredPart]) -> dict[str, str]:
     """In which each is compared."""
     found: dict[str, str] = {}
-    for mine, theirs in ((parts, others), (others, parts)):
-        for name, stored in mine.items():
-            if name in theirs:
-                found[name] = common_dtype(stored.dtype, theirs[name].dtype)
-            elif name in (_GATE, _UP) and _GATE_UP in theirs:
-                found[name] = common_dtype(stored.dtype, theirs[_GATE_UP].dtype)
+    for name, mine, theirs in [*_pairs(parts, others), *_pairs(others, parts)]:
+        found[name] = common_dtype(mine.dtype, theirs.dtype)
     return found
 
 
+def clashes(parts: Mapping[str, StoredPart], others: Mapping[str, StoredPart]) -> str:
+    """What is said of the first whose two dtypes have nothing in common; empty where all have."""
+    pairs = [*_pairs(parts, others)]
+    pairs += [(name, theirs, mine) for name, mine, theirs in _pairs(others, parts)]
+    for name, mine, theirs in pairs:
+        if not is_comparable(mine.dtype, theirs.dtype):
+            return f"{name} of an expert is {clash_words(mine.dtype, theirs.dtype)}"
+    return ""
+
+
+def _pairs(
+    parts: Mapping[str, StoredPart], others: Mapping[str, StoredPart]
+) -> Iterator[tuple[str, StoredPart, StoredPart]]:
+    for name, stored in parts.items():
+        if name in others:
+            yield name, stored, others[name]
+        elif name in (_GATE, _UP) and _GATE_UP in others:
+            yield name, stored, others[_GATE_UP]
+
+
 def in_dtype(values: bytearray, stored: str, wanted: str) -> Values:
-    """Flat values, rounded to nearest even where `wanted` is less exact; of a dtype that is no
-    floating one, its bytes."""
-    if stored == wanted or stored not in _WIDTHS:
+    """Flat values, rounded to nearest even where `wanted` is less exact; where the two have
+    nothing in common, its bytes."""
+    if stored == wanted or not is_comparable(stored, wanted):
         return np.frombuffer(values, np.uint8)
     if wanted == "BF16":
         return _to_bfloat16(as_array(values, stored).astype(np.float32))

@@ -9,10 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from dougong.models.stored.folder import SINGLE
+from dougong.models.stored.folder import SINGLE, stored_tensors
+from dougong.models.stored.values import read_all
 from dougong.tools.experts.against import compare
 from safetensors.torch import load_file, save_file
 from tests.checkpoint.saving import save, tiny_model
+from tests.folders import change_config
+from tests.quantised_folders import BLOCK, to_fp8, to_mxfp4, unfold
 
 SITE = "model.layers.0.mlp.experts"
 Tensors = dict[str, torch.Tensor]
@@ -92,6 +95,7 @@ def test_in_another_dtype_what_was_rounded_is_the_same_and_said(
     found = compare(folder, other)
     assert found.equal, str(found)
     assert f"F32 and {word} compared in the less exact of both" in found.compared
+    assert str(found).startswith(f"equal in {str(dtype).removeprefix('torch.')}: ")
     assert compare(other, folder).equal
     both = changed(other, tmp_path / "both", fused)
     assert compare(folder, both).equal
@@ -141,6 +145,113 @@ def test_what_is_no_expert_s_is_compared_by_name(folder: Path, tmp_path: Path) -
         f"model.layers.1.self_attn.q_norm.weight: only in {folder}",
         "model.norm.weight: 1 of 64 elements differ, by at most 0.5",
     ]
+
+
+def rounded_to(dtype: torch.dtype) -> Callable[[Tensors], Tensors]:
+    return lambda tensors: {n: t.to(dtype) if t.is_floating_point() else t for n, t in tensors.items()}
+
+
+@pytest.fixture(scope="module")
+def eights(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in FP8 by blocks."""
+    place = changed(folder, tmp_path_factory.mktemp("eights") / "fp8", rounded_to(torch.bfloat16))
+    to_fp8(place)
+    return place
+
+
+def test_a_quantised_folder_is_compared_by_its_values(folder: Path, eights: Path, tmp_path: Path) -> None:
+    shutil.copytree(eights, tmp_path / "plain")
+    unfold(tmp_path / "plain", BLOCK)
+    half = changed(tmp_path / "plain", tmp_path / "half", rounded_to(torch.bfloat16))
+    for a, b in ((eights, half), (half, eights)):
+        assert str(compare(a, b)).startswith("equal in bfloat16: "), str(compare(a, b))
+    assert str(compare(eights, tmp_path / "plain")).startswith("equal in float32: ")
+    assert "quantised tensors by the values that they read as" in compare(eights, half).compared
+    assert compare(eights, changed(half, tmp_path / "fused", fused)).equal
+    differences = said(eights, folder)
+    site = "model.layers.*.mlp.experts (* is 0-1)"
+    assert differences[0] == f"{site}: experts 0-7 of A are none of B's (of expert 0 differ: down, gate, up)"
+    (query,) = [words for words in differences if "q_proj" in words]
+    assert 0 < float(query.rpartition(" ")[2]) < 0.3, "a gap of values, not of bytes"
+
+
+def test_mxfp4_is_compared_by_its_values(tmp_path: Path) -> None:
+    tiny_model("gpt_oss", num_hidden_layers=1).save_pretrained(tmp_path / "fours")
+    to_mxfp4(tmp_path / "fours")
+    shutil.copytree(tmp_path / "fours", tmp_path / "plain")
+    read = {name: read_all(tensor) for name, tensor in stored_tensors(tmp_path / "fours").items()}
+    save_file({name: tensor.contiguous() for name, tensor in read.items()}, tmp_path / "plain" / SINGLE)
+    config = json.loads((tmp_path / "plain" / "config.json").read_text())
+    (tmp_path / "plain" / "config.json").write_text(json.dumps({**config, "quantization_config": None}))
+    assert str(compare(tmp_path / "fours", tmp_path / "plain")).startswith("equal in float32: ")
+
+    def change(tensors: Tensors) -> None:
+        tensors[f"{SITE}.down_proj_scales"][5] += 1
+
+    other = changed(tmp_path / "fours", tmp_path / "other", change)
+    assert said(other, tmp_path / "plain") == [f"{SITE}: expert 5 of A is none of B's (of expert 5 differ: down)"]
+
+
+def test_values_without_their_scales_are_refused_in_words(folder: Path, eights: Path, tmp_path: Path) -> None:
+    def unscaled(tensors: Tensors) -> Tensors:
+        return {name: tensor for name, tensor in tensors.items() if not name.endswith("_scale_inv")}
+
+    bare = changed(eights, tmp_path / "bare", unscaled)
+    change_config(bare, quantization_config=None)
+    differences = said(bare, folder)
+    assert differences[0].startswith(
+        "model.layers.*.mlp.experts (* is 0-1): down of an expert is F8_E4M3 and F32, which cannot be compared; "
+    ), differences[0]
+    other = changed(bare, tmp_path / "other", lambda tensors: flip(tensors, "model.layers.0.self_attn.q_proj.weight"))
+    assert said(bare, other) == ["model.layers.0.self_attn.q_proj.weight: 1 of 4096 elements differ"]
+
+
+def flip(tensors: Tensors, name: str) -> None:
+    tensors[name].view(torch.uint8)[0, 0] ^= 1
+
+
+def test_experts_come_first_and_layers_that_are_alike_are_one_line(tmp_path: Path) -> None:
+    tiny_model("qwen3_moe", num_hidden_layers=24).save_pretrained(tmp_path / "a")
+    order = [0, 2, 5, 3, 4, 1, 6, 7]
+
+    def change(tensors: Tensors) -> Tensors:
+        found = dict(tensors)
+        for name in tensors:
+            if name.endswith("mlp.gate.weight"):
+                found[name] = tensors[name][order]
+            if ".experts." in name:
+                site, _, rest = name.partition(".experts.")
+                number, _, part = rest.partition(".")
+                found[name] = tensors[f"{site}.experts.{order[int(number)]}.{part}"]
+        return found
+
+    other = changed(tmp_path / "a", tmp_path / "b", change)
+    first, second = said(tmp_path / "a", other)
+    assert first == (
+        "model.layers.*.mlp.experts (* is 0-23): experts are in another order: A's 1 is B's 5, 2 is B's 1, 5 is B's 2"
+    )
+    assert second.startswith("model.layers.*.mlp.gate.weight (* is 0-23): 4608 of 12288 elements differ, by at most ")
+
+
+def test_a_layer_that_is_lost_is_named_and_others_are_compared_with_their_own(tmp_path: Path) -> None:
+    tiny_model("qwen3_moe", num_hidden_layers=3).save_pretrained(tmp_path / "a")
+
+    def drop(tensors: Tensors) -> Tensors:
+        return {name: tensor for name, tensor in tensors.items() if "layers.1.mlp.experts." not in name}
+
+    other = changed(tmp_path / "a", tmp_path / "b", drop)
+    for a, b in ((tmp_path / "a", other), (other, tmp_path / "a")):
+        assert said(a, b) == [f"model.layers.1.mlp.experts: its experts are only in {tmp_path / 'a'}"]
+
+
+def test_what_is_there_twice_is_a_difference(folder: Path, tmp_path: Path) -> None:
+    def both(tensors: Tensors) -> Tensors:
+        return {**tensors, f"{SITE}.down_proj": torch.ones(8, 64, 32)}
+
+    other = changed(folder, tmp_path / "both", both)
+    assert said(folder, other)[0] == (
+        f"{SITE}: has down_proj and down_proj.weight, each of which is an expert's down (in {other})"
+    )
 
 
 def test_a_checkpoint_is_compared_with_the_folder_that_it_began_with(folder: Path, tmp_path: Path) -> None:

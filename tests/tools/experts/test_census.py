@@ -17,6 +17,9 @@ from dougong.tools.experts.contents import StoredPart, contents_of
 from safetensors.torch import load_file, save_file
 from tests.checkpoint.saving import save, tiny_model
 from tests.families import FAMILIES
+from tests.jobs import make_job
+from tests.reference import reference_model
+from tests.tiny import tiny_values
 
 SITE = "model.layers.0.mlp.experts"
 Tensors = dict[str, torch.Tensor]
@@ -141,6 +144,99 @@ def test_experts_that_have_a_row_each_are_looked_at_row_by_row(tmp_path: Path) -
     ]
 
 
+def cut(*endings: str) -> Callable[[Tensors], None]:
+    """Tensors with a row for each expert lose the last one."""
+
+    def change(tensors: Tensors) -> None:
+        for name in [name for name in tensors if name.endswith(endings)]:
+            tensors[name] = tensors[name][:-1]
+
+    return change
+
+
+@pytest.mark.parametrize("family", ["qwen3_moe", "gpt_oss", "llama4_text", "granitemoe", "aria_text", "longcat_flash"])
+def test_a_row_that_is_lost_is_an_expert_that_is_lost(family: str, tmp_path: Path) -> None:
+    if family in FAMILIES:
+        model = tiny_model(family)
+    else:
+        model = reference_model(make_job(model={"family": family, "config": tiny_values(family)}))
+    model.save_pretrained(tmp_path / "live", save_original_format=False)
+    assert not [flaw for flaw in census(contents_of(tmp_path / "live")) if not flaw.is_alike]
+    idle = model.config.to_dict().get("zero_expert_num") or 0
+
+    def lose(tensors: Tensors) -> None:
+        for name, tensor in tensors.items():
+            if ".experts." in name and tensor.dim() > 1:
+                tensors[name] = tensor[: len(tensor) - (1 + idle if len(tensor) > 8 else 1)]
+
+    found = words_of(changed(tmp_path / "live", tmp_path / "lossy", lose))
+    sites = contents_of(tmp_path / "live").sites
+    assert found[: len(sites)] == [f"{site}: expert 7 of 8 is not there" for site in sites]
+
+
+def test_a_row_of_one_tensor_or_one_layer_is_missed(tmp_path: Path) -> None:
+    tiny_model("gpt_oss", num_hidden_layers=2).save_pretrained(tmp_path / "whole")
+    site = "model.layers.1.mlp.experts"
+    one = changed(tmp_path / "whole", tmp_path / "one", cut(f"{site}.gate_up_proj_bias"))
+    assert words_of(one) == [f"{site}: expert 7 lacks gate_up_proj_bias"]
+    parts = [f"{site}.{part}{end}" for part in ("gate_up_proj", "down_proj") for end in ("", "_bias")]
+    assert words_of(changed(tmp_path / "whole", tmp_path / "layer", cut(*parts))) == [
+        f"{site}: expert 7 of 8 is not there"
+    ]
+
+
+def test_mxfp4_blocks_and_scales_have_a_row_each(tmp_path: Path) -> None:
+    site = "model.layers.0.mlp.experts"
+    made = torch.Generator().manual_seed(0)
+    tensors = {}
+    for part in ("gate_up_proj", "down_proj"):
+        tensors[f"{site}.{part}_blocks"] = torch.randint(256, (8, 4, 2, 16), generator=made, dtype=torch.uint8)
+        tensors[f"{site}.{part}_scales"] = torch.randint(100, 140, (8, 4, 2), generator=made, dtype=torch.uint8)
+    (tmp_path / "whole").mkdir()
+    save_file(tensors, tmp_path / "whole" / SINGLE)
+    (tmp_path / "whole" / "config.json").write_text(json.dumps({"num_local_experts": 8}))
+    assert not words_of(tmp_path / "whole")
+    lost = changed(tmp_path / "whole", tmp_path / "lost", cut("_blocks", "_scales"))
+    assert words_of(lost) == [f"{site}: expert 7 of 8 is not there"]
+    scales = changed(tmp_path / "whole", tmp_path / "scales", cut("up_proj_scales"))
+    assert words_of(scales) == [f"{site}: expert 7 lacks gate_up_proj_scales"]
+
+    def damage(tensors: Tensors) -> None:
+        tensors[f"{site}.down_proj_scales"][2, 0, 1] = 255
+        tensors[f"{site}.down_proj_blocks"][4] = 0x80
+
+    assert words_of(changed(tmp_path / "whole", tmp_path / "bad", damage)) == [
+        f"{site}: down_proj_scales of expert 2: 1 value that is not finite (NaN or infinite)",
+        f"{site}: down_proj_blocks of expert 4 is zero everywhere",
+    ]
+
+
+def test_a_scale_of_zero_makes_zeros(folder: Path, tmp_path: Path) -> None:
+    def scaled(tensors: Tensors) -> None:
+        for number in range(8):
+            tensors[f"{SITE}.{number}.up_proj.weight_scale"] = torch.tensor([float(number != 3)])
+
+    assert words_of(changed(folder, tmp_path / "scaled", scaled)) == [
+        f"{SITE}: up_proj.weight_scale of expert 3 is zero everywhere"
+    ]
+
+
+def test_minus_zero_is_zero(folder: Path, tmp_path: Path) -> None:
+    def negated(tensors: Tensors) -> None:
+        tensors[expert(2, "up_proj")].zero_().neg_()
+
+    assert words_of(changed(folder, tmp_path / "zero", negated)) == [
+        f"{SITE}: up_proj.weight of expert 2 is zero everywhere"
+    ]
+
+
+def test_the_text_s_number_of_experts_counts(folder: Path, tmp_path: Path) -> None:
+    lost = changed(folder, tmp_path / "lost", drop(7))
+    parts = {"text_config": {"num_experts": 8}, "vision_config": {"num_local_experts": 7}}
+    (lost / "config.json").write_text(json.dumps(parts))
+    assert words_of(lost) == [f"{SITE}: expert 7 of 8 is not there"]
+
+
 def test_of_a_checkpoint_nothing_is_read_again(tmp_path: Path) -> None:
     model = tiny_model("qwen3_moe", num_hidden_layers=2)
     with torch.no_grad():
@@ -158,7 +254,7 @@ def test_of_a_checkpoint_nothing_is_read_again(tmp_path: Path) -> None:
 
 
 def test_what_is_whole_is_said_in_words(folder: Path) -> None:
-    said = "8 experts in each of 2 layers, no two of a layer alike, none of zeros, every value finite"
+    said = "8 experts in each of 2 layers, no two of a layer alike, none of zeros, every value of an expert finite"
     assert census_words(contents_of(folder), allow_alike=False) == said
     assert "alike" not in census_words(contents_of(folder), allow_alike=True)
 

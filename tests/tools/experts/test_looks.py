@@ -17,7 +17,8 @@ from tests.checkpoint.saving import save, tiny_model
 def upcycled(folder: Path) -> Path:
     folder.mkdir()
     rows = torch.randn(1, 3, 2).expand(4, -1, -1).contiguous()
-    save_file({"model.layers.0.mlp.experts.down_proj": rows}, folder / SINGLE)
+    site = "model.layers.0.mlp.experts"
+    save_file({f"{site}.gate_up_proj": rows.clone(), f"{site}.down_proj": rows}, folder / SINGLE)
     return folder
 
 
@@ -49,5 +50,6 @@ def test_what_cannot_be_read_is_not_good_and_what_is_nothing_is_refused(tmp_path
     (folder / SINGLE).write_bytes(b"<html>")
     for look in (look_at_experts(folder, allow_alike=True), look_against(folder, folder)):
         assert not look.is_good and "is a web page" in look.lines[0]
+    assert not look_at_experts(folder, allow_alike=True).is_read
     with pytest.raises(SourceError, match="is neither a checkpoint nor a Hugging Face folder"):
         look_against(upcycled(tmp_path / "whole"), tmp_path)

@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 import torch
 from dougong.tools.experts.contents import StoredPart
-from dougong.tools.experts.values import common_dtype, dtypes_of, in_dtype, leads, parts_of
+from dougong.tools.experts.values import (
+    clash_words,
+    clashes,
+    common_dtype,
+    dtypes_of,
+    in_dtype,
+    is_comparable,
+    leads,
+    parts_of,
+)
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
@@ -48,6 +57,19 @@ def test_parts_of_families_have_names_that_all_share() -> None:
     assert set(mixtral) == {"gate", "up", "down"}
     fused = parts_of({"gate_up_proj": part("g", (4, 3), "BF16"), "down_proj": part("d", (3, 2))})
     assert set(fused) == {"gate and up", "down"}
+    assert set(parts_of({"fc1.weight": part("f", (4, 3)), "fc2.weight": part("f", (3, 2))})) == set(fused)
     assert leads(mixtral, fused) and not leads(fused, mixtral) and leads(fused, fused)
     assert dtypes_of(mixtral, fused) == {"gate": "BF16", "up": "BF16", "down": "F32"}
     assert set(parts_of({"gate_up_proj_bias": part("b", (4,))})) == {"gate_up_proj_bias"}
+
+
+def test_dtypes_without_a_common_one_are_named_and_values_are_left_as_they_are() -> None:
+    assert is_comparable("F32", "BF16") and is_comparable("F8_E4M3", "F8_E4M3")
+    assert not is_comparable("F8_E4M3", "BF16") and not is_comparable("F32", "U8")
+    assert in_dtype(data_of(torch.ones(2)), "F32", "F8_E4M3").size == 8
+    assert clash_words("F8_E4M3", "BF16").startswith("F8_E4M3 and BF16, which cannot be compared; ")
+    eights = parts_of({"gate_proj.weight": part("g", (2, 3), "F8_E4M3"), "down_proj.weight": part("d", (3, 2))})
+    fused = parts_of({"gate_up_proj": part("g", (4, 3), "BF16"), "down_proj": part("d", (3, 2))})
+    assert clashes(eights, fused).startswith("gate of an expert is F8_E4M3 and BF16, which")
+    assert clashes(fused, eights).startswith("gate of an expert is BF16 and F8_E4M3, which")
+    assert clashes(fused, fused) == ""
