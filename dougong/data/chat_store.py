@@ -21,7 +21,7 @@ from dougong.data.chat_rows import chat_files, read_chats
 from dougong.data.chat_template import ChatTokenizer, Encoded
 from dougong.data.packing import BEGINS, TARGET, sequences
 from dougong.data.text import content_digest
-from dougong.data.token_cache import make_entry, write_described
+from dougong.data.token_cache import make_entry, write_described, write_json
 from dougong.data.token_files import TokenFile, Tokenized, open_described
 from dougong.errors import DataError
 from dougong.remarks import Remarks
@@ -161,7 +161,7 @@ def _write(folder: Path, files: list[Path], form: ChatForm) -> _Tally:
             flags.write(one.flags)
             counts.write(np.array([one.num_targets]))
             told.targets += one.num_targets
-    (folder / "told.json").write_text(json.dumps(dataclasses.asdict(told)))
+    write_json(folder / "told.json", dataclasses.asdict(told))
     return told
 
 

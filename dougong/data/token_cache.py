@@ -12,7 +12,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -101,8 +101,14 @@ def write_described(path: Path, dtype: str) -> Iterator[DescribedWriter]:
         writer = DescribedWriter(file, dtype)
         yield writer
         _sync(file)
-    with path.with_name(f"{path.name}.json").open("wb") as file:
-        file.write(json.dumps({"dtype": dtype, "tokens": writer.count}).encode())
+    values = {"dtype": dtype, "tokens": writer.count}
+    write_json(path.with_name(f"{path.name}.json"), values)
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """A small file of an entry, on the disk when this returns."""
+    with path.open("wb") as file:
+        file.write(json.dumps(values).encode())
         _sync(file)
 
 
