@@ -12,6 +12,7 @@ from tests.test_house import HEAVY, MODULES, SOURCES, begins, imported, name, tr
 LOADS_HEAVY = (
     "dougong.cli.traffic",  # torch
     "dougong.fingerprint.take",  # torch
+    "dougong.models.stored.values",  # torch
     "dougong.ops.experts.ascend_swiglu",  # torch
     "dougong.ops.experts.triton_swiglu",  # torch, triton
     "dougong.tools.import_deepspeed",  # torch

@@ -19,10 +19,12 @@ _MEGA = 1 << 20
 _FIRST = "1000"
 """Whom the kernel kills first for memory."""
 
-_PART = 32
-"""Megabytes that one of them takes."""
+_PARTS = 4
+"""How many of them fill what the group has left."""
 # Each is in the group before it takes memory, too small to be killed in the victim's place, and
-# killed before anybody else of the group. It keeps what it has taken until it is ended.
+# killed before anybody else of the group. It keeps what it has taken until it is ended. The kernel
+# adds a thousandth of the group's limit for each point (300 here, the victim's 1000) to what a
+# process has, its libraries too, so one may not have more than half of the limit.
 _BALLAST = """
 import sys
 group, megabytes = sys.argv[1], int(sys.argv[2])
@@ -53,8 +55,9 @@ class MemoryGroup(ControlGroup):
             "memory.usage_in_bytes" if "limit" in self.limit_file else "memory.current"
         )
         (self.path / self.limit_file).write_text(str(int(used.read_text()) + megabytes * _MEGA))
-        num_parts = math.ceil((2 * megabytes + self._megabytes_of_files()) / _PART)
-        words = [sys.executable, "-c", _BALLAST, str(self.path), str(_PART)]
+        part = megabytes // _PARTS
+        num_parts = math.ceil((2 * megabytes + self._megabytes_of_files()) / part)
+        words = [sys.executable, "-c", _BALLAST, str(self.path), str(part)]
         ballast = [subprocess.Popen(words, stdin=subprocess.PIPE) for _ in range(num_parts)]
         until = time.monotonic() + DEADLINES.lab_host_s
         try:
