@@ -19,7 +19,8 @@ from dougong.checkpoint.tensorfile import TensorShape, TensorSpan
 from dougong.errors import ModelError
 from dougong.models.library.conversion import Converters, Joined, Reading
 
-_DIGITS = re.compile(r"(\d+)")
+NUMBERS = re.compile(r"(\d+)")
+"""What a name is split at: its numbers are then the words at odd places."""
 _SAFETENSORS_DTYPES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -87,7 +88,7 @@ class DiskTensor:
         """Where an expert's part lies; `expert` None: the parameter has no experts."""
         if expert is None or self.numeral is None:
             return Piece(self.disk, expert)
-        words = _DIGITS.split(self.disk.name)
+        words = NUMBERS.split(self.disk.name)
         words[self.numeral] = str(expert)
         return Piece(dataclasses.replace(self.disk, name="".join(words)), None)
 
@@ -194,7 +195,7 @@ def _numeral(disk: str, written: Sequence[_Written]) -> int | None:
     alone."""
     one, two, three = written
     # Splitting at a group keeps what it matched: the numbers are the words at odd places.
-    words = _DIGITS.split(disk)
+    words = NUMBERS.split(disk)
     for place in range(1, len(words), 2):
         second, third = _renumbered(words, place, "1"), _renumbered(words, place, "2")
         comes_second = second in two and second not in one

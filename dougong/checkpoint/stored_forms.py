@@ -5,18 +5,17 @@ transformers reads all the same: under the live names, experts together or one b
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from dougong.checkpoint.parameters import DiskTensor, ParameterOnDisk
+from dougong.checkpoint.parameters import NUMBERS, DiskTensor, ParameterOnDisk
 from dougong.checkpoint.tensorfile import TensorShape
 from dougong.models.library.conversion import Converters
+from dougong.models.stored.headers import by_name
 
-_DIGITS = re.compile(r"(\d+)")
 _Shapes = Mapping[str, tuple[int, ...]]
 """Of the tensors that a folder holds, by name."""
 
@@ -65,9 +64,8 @@ class _Sources:
             number = self._numeral(names, parameter)
             if number is None and len(names) > 1:
                 return None
-            first = names[0] if number is None else _renumbered(names[0], number)
-            disk = TensorShape(first, dtype, self.stored[names[0]])
-            tensors.append(DiskTensor(disk, number, pattern))
+            one = DiskTensor(TensorShape(names[0], dtype, self.stored[names[0]]), number, pattern)
+            tensors.append(dataclasses.replace(one, disk=one.piece(0).disk))
         converter = self.converters.get(parameter.live)
         if not tensors or (converter is None and len(tensors) > 1):
             return None
@@ -78,7 +76,7 @@ class _Sources:
     def _numeral(self, names: list[str], parameter: ParameterOnDisk) -> int | None:
         """Where the names of a parameter's experts, one by one, carry their numbers; None where
         they are not that."""
-        words = [_DIGITS.split(name) for name in names]
+        words = [NUMBERS.split(name) for name in names]
         places = [place for place in range(len(words[0])) if len(_at(words, place)) > 1]
         is_alike = len({len(one) for one in words}) == len({self.stored[n] for n in names}) == 1
         numbers = {str(expert) for expert in range(parameter.rows or 0)}
@@ -89,13 +87,6 @@ class _Sources:
 
 def _at(words: list[list[str]], place: int) -> set[str]:
     return {one[place] for one in words if place < len(one)}
-
-
-def _renumbered(name: str, place: int) -> str:
-    """The name of expert 0."""
-    words = _DIGITS.split(name)
-    words[place] = "0"
-    return "".join(words)
 
 
 def _has_its_shape(converters: Converters, form: ParameterOnDisk) -> bool:
@@ -130,6 +121,5 @@ def absent_parameters(
     for live, parameter in parameters.items():
         expert = None if parameter.rows is None else 0
         named = {piece.name for piece in parameter.pieces(expert)} | {*aliases.get(live, ())}
-        # A base model's folder lacks the first word.
-        if not any(name in stored or name.partition(".")[2] in stored for name in named):
+        if all(by_name(stored, name) is None for name in named):
             yield live

@@ -21,7 +21,7 @@ from dougong.data.chat_rows import chat_files, read_chats
 from dougong.data.chat_template import ChatTokenizer, Encoded
 from dougong.data.packing import BEGINS, TARGET, sequences
 from dougong.data.text import content_digest
-from dougong.data.token_cache import make_entry, write_described, write_json
+from dougong.data.token_cache import dtype_of, make_entry, write_described, write_json
 from dougong.data.token_files import TokenFile, Tokenized, open_described
 from dougong.errors import DataError
 from dougong.remarks import Remarks
@@ -41,21 +41,20 @@ class Marks:
     counts: TokenFile
     is_packed: bool
 
-    def labels(
+    def labels_and_positions(
         self, ids: npt.NDArray[np.int64], windows: npt.NDArray[np.int64]
-    ) -> npt.NDArray[np.int64]:
-        """`ids` [sequences, length] where they are learnt, elsewhere IGNORED."""
-        return np.where(self._flags(ids, windows) & TARGET, ids, IGNORED)
-
-    def positions(
-        self, ids: npt.NDArray[np.int64], windows: npt.NDArray[np.int64]
-    ) -> npt.NDArray[np.int64] | None:
-        """Of each token in its own document, from 0; None where a sequence holds one alone."""
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64] | None]:
+        """Of these sequences: `ids` [sequences, length] where they are learnt, elsewhere IGNORED;
+        and each token's position in its own document, from 0 (None where a sequence holds one
+        alone)."""
+        length = ids.shape[1]
+        flags = np.stack([self.flags.read(start * length, length) for start in windows.tolist()])
+        labels = np.where(flags & TARGET, ids, IGNORED)
         if not self.is_packed:
-            return None
-        places = np.broadcast_to(np.arange(ids.shape[1]), ids.shape)
-        begins = np.where(self._flags(ids, windows) & BEGINS, places, 0)
-        return places - np.maximum.accumulate(begins, axis=1)
+            return labels, None
+        places = np.broadcast_to(np.arange(length), ids.shape)
+        begins = np.where(flags & BEGINS, places, 0)
+        return labels, places - np.maximum.accumulate(begins, axis=1)
 
     def num_targets(self, windows: npt.NDArray[np.int64]) -> int:
         """Of all these sequences together."""
@@ -63,12 +62,6 @@ class Marks:
 
     def digest(self) -> str:
         return f"{self.flags.digest()} {self.is_packed}"
-
-    def _flags(
-        self, ids: npt.NDArray[np.int64], windows: npt.NDArray[np.int64]
-    ) -> npt.NDArray[np.int64]:
-        length = ids.shape[1]
-        return np.stack([self.flags.read(start * length, length) for start in windows.tolist()])
 
 
 @dataclass
@@ -148,11 +141,10 @@ def open_chats(name: str, form: ChatForm, cache: Path | None) -> StoredChats:
 
 def _write(folder: Path, files: list[Path], form: ChatForm) -> _Tally:
     told = _Tally()
-    width = "uint16" if form.num_ids <= 1 << 16 else "uint32"
     chats = _fitting(files, form, told)
     made = sequences(chats, form.length, form.tokenizer.padding, form.is_packed)
     with (
-        write_described(folder / "tokens.bin", width) as tokens,
+        write_described(folder / "tokens.bin", dtype_of(form.num_ids)) as tokens,
         write_described(folder / "flags.bin", "uint8") as flags,
         write_described(folder / "counts.bin", "uint32") as counts,
     ):

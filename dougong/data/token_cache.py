@@ -41,8 +41,7 @@ def open_corpus(corpus: Corpus, tokenizer: Tokenizer, cache: Path | None) -> Tok
     name = hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
 
     def write(folder: Path) -> None:
-        dtype = "uint16" if tokenizer.num_ids <= 1 << 16 else "uint32"
-        with write_described(folder / "tokens.bin", dtype) as file:
+        with write_described(folder / "tokens.bin", dtype_of(tokenizer.num_ids)) as file:
             _write_tokens(file, corpus, tokenizer)
 
     entry = make_entry(cache, name, corpus.name, write)
@@ -79,6 +78,11 @@ def make_entry(cache: Path | None, name: str, about: str, write: Callable[[Path]
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return entry
+
+
+def dtype_of(num_ids: int) -> str:
+    """The narrowest type of a token file that so many ids go into."""
+    return "uint16" if num_ids <= 1 << 16 else "uint32"
 
 
 @dataclass

@@ -110,21 +110,20 @@ class TokenWindows:
 
         Raises DataError if an id is outside the vocabulary.
         """
+        return self.microbatch(step, lane, microbatch).ids
+
+    def microbatch(self, step: int, lane: int, microbatch: int) -> TokenBatch:
+        """`batch`, with what is known of its tokens."""
         assert step >= 1, f"steps count from 1, not {step}"
         assert 0 <= lane < self.lanes, f"lane {lane} of {self.lanes}"
         assert 0 <= microbatch < self.microbatches, (
             f"micro-batch {microbatch} of {self.microbatches}"
         )
-        return self._rows(self._train_windows(self._samples(step, lane, microbatch)))
-
-    def microbatch(self, step: int, lane: int, microbatch: int) -> TokenBatch:
-        """`batch`, with what is known of its tokens."""
-        ids = self.batch(step, lane, microbatch)
-        if self.marks is None:
-            return TokenBatch(ids)
         windows = self._train_windows(self._samples(step, lane, microbatch))
+        if self.marks is None:
+            return TokenBatch(self._rows(windows))
         count = self._num_targets(step) / (self.lanes * self.microbatches)
-        return self._marked(ids, windows, self.marks, count)
+        return self._marked(windows, self.marks, count)
 
     def samples(self, step: int) -> tuple[int, int]:
         """The numbers of the first and the last sample of a step."""
@@ -141,31 +140,25 @@ class TokenWindows:
 
         `index` counts from 0 to num_validation_batches - 1.
         """
-        assert 0 <= index < self.num_validation_batches, (
-            f"validation batch {index} of {self.num_validation_batches}"
-        )
-        first = index * self.microbatch_size
-        return self._rows(self._order(first + np.arange(self.microbatch_size)))
+        return self.validation_microbatch(index).ids
 
     def validation_microbatch(self, index: int) -> TokenBatch:
         """`validation_batch`, with what is known of its tokens."""
-        ids = self.validation_batch(index)
-        if self.marks is None:
-            return TokenBatch(ids)
+        assert 0 <= index < self.num_validation_batches, (
+            f"validation batch {index} of {self.num_validation_batches}"
+        )
         windows = self._order(index * self.microbatch_size + np.arange(self.microbatch_size))
+        if self.marks is None:
+            return TokenBatch(self._rows(windows))
         every = self._order(np.arange(self.num_validation_batches * self.microbatch_size))
         count = self.marks.num_targets(every) / self.num_validation_batches
-        return self._marked(ids, windows, self.marks, count)
+        return self._marked(windows, self.marks, count)
 
     def _marked(
-        self,
-        ids: npt.NDArray[np.int64],
-        windows: npt.NDArray[np.int64],
-        marks: Marks,
-        num_targets: float,
+        self, windows: npt.NDArray[np.int64], marks: Marks, num_targets: float
     ) -> TokenBatch:
-        labels, positions = marks.labels(ids, windows), marks.positions(ids, windows)
-        return TokenBatch(ids, labels, positions, num_targets)
+        ids = self._rows(windows)
+        return TokenBatch(ids, *marks.labels_and_positions(ids, windows), num_targets)
 
     @functools.cached_property
     def _num_targets(self) -> Callable[[int], int]:

@@ -58,8 +58,7 @@ def _text_file(text: str) -> Iterator[Breach]:
         example = f"{text.rstrip('/')}/**/*.txt"
         yield Breach(path, f"{text} is a folder; name its files with a glob, such as {example}")
         return
-    matches = glob.iglob(text, recursive=True)
-    if not os.path.isfile(text) and not any(os.path.isfile(name) for name in matches):
+    if not _is_found(text):
         advice = "check the path, or use `stdlib`"
         yield Breach(path, f"no file is called {text} or matches it as a glob; {advice}")
 

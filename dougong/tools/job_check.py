@@ -27,13 +27,14 @@ from dougong.job.tokenizer_rules import number_in
 from dougong.launcher.signing.key_file import named_key
 from dougong.models.stored import companions
 from dougong.models.stored.folder import (
+    CONFIG,
     EXTRA_LAYERS,
     check_folder,
     extra_layer_words,
     read_config,
     stored_tensors,
 )
-from dougong.models.stored.quantised import CONFIG, quantised_words
+from dougong.models.stored.quantised import quantised_words
 
 
 def load_whole_job(path: str | Path, override: Sequence[str] = ()) -> ResolvedJob:

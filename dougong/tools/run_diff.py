@@ -11,7 +11,7 @@ from dougong.records.directory import RunDir
 from dougong.tools.checkpoint_diff import diff_checkpoints
 from dougong.tools.difference import Comparison, Difference
 from dougong.tools.experts.against import compare
-from dougong.tools.experts.contents import is_weights
+from dougong.tools.experts.contents import absent_words, is_weights
 from dougong.tools.ledger_diff import common_steps, differences_of_step, first_split
 from dougong.tools.step_record import StepRecord, StepRecords, read_records, same_number
 from dougong.ui.formatting import plural, ranges
@@ -43,8 +43,7 @@ def diff(a: Path, b: Path, trust_digests: bool = False) -> Comparison:
 def _refuse_absent(paths: Iterable[Path]) -> None:
     for path in paths:
         if not path.is_dir():
-            what = "is a file" if path.is_file() else "no such directory"
-            raise CheckpointError(f"{path}: {what}; give a checkpoint or a Hugging Face folder")
+            raise CheckpointError(absent_words(path))
 
 
 def diff_runs(a: RunDir, b: RunDir, trust_digests: bool = False) -> Comparison:

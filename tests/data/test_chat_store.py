@@ -21,16 +21,16 @@ def opened(folder: Path, rows: list[dict[str, object]], length: int = 64, is_pac
 def test_labels_are_the_ids_of_what_is_learnt(tmp_path: Path) -> None:
     chats = opened(tmp_path, [row("who?", "me")], 32)
     ids, windows = chats.tokens.read(0, 32)[None], np.array([0])
-    labels = chats.marks.labels(ids, windows)
+    labels, positions = chats.marks.labels_and_positions(ids, windows)
     learnt = labels != IGNORED
     assert (labels[learnt] == ids[learnt]).all() and learnt.sum() == chats.marks.num_targets(windows) > 0
-    assert chats.marks.positions(ids, windows) is None
+    assert positions is None
 
 
 def test_positions_begin_anew_with_each_chat_and_with_the_padding(tmp_path: Path) -> None:
     chats = opened(tmp_path, [row("a", "b"), row("c", "d")], 64, is_packed=True)
     ids, windows = chats.tokens.read(0, 64)[None], np.array([0])
-    positions = chats.marks.positions(ids, windows)
+    _, positions = chats.marks.labels_and_positions(ids, windows)
     assert positions is not None
     starts = np.flatnonzero(positions[0] == 0)
     assert len(starts) == 3 and (np.diff(positions[0])[np.diff(positions[0]) != 1] < 0).all()

@@ -12,8 +12,7 @@ from dougong.errors import ModelError
 from dougong.job.families import Families, read_families
 from dougong.job.model_rules import why_not_trained
 from dougong.job.schema import Job
-from dougong.models.stored.folder import check_folder, read_config
-from dougong.models.stored.quantised import CONFIG
+from dougong.models.stored.folder import CONFIG, check_folder, read_config
 
 VOCABULARY = 256
 FAMILY = "qwen3_moe"

@@ -17,6 +17,7 @@ from typing import Any
 from dougong.job.rule import flat, without_code
 from dougong.models.stored.folder import (
     ADAPTER,
+    CONFIG,
     HOW_TO_MERGE,
     INDEX,
     few,
@@ -25,7 +26,6 @@ from dougong.models.stored.folder import (
     read_small_file,
     weight_files,
 )
-from dougong.models.stored.quantised import CONFIG
 
 MOST_BYTES = 64 << 20
 GENERATION = "generation_config.json"

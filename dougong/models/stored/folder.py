@@ -20,8 +20,9 @@ from dougong.models.stored.headers import (
     refused,
     what_it_is,
 )
-from dougong.models.stored.quantised import CONFIG, Quantisation, as_read, refuse_other_methods
+from dougong.models.stored.quantised import Quantisation, as_read, refuse_other_methods
 
+CONFIG = "config.json"
 ADAPTER = "adapter_config.json"
 """What PEFT writes beside an adapter's weights: which model it changes, and how."""
 HOW_TO_MERGE = "(PEFT's `merge_and_unload`, then `save_pretrained`) and give that folder"

@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import math
 import operator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from dougong.errors import ModelError
 
@@ -24,6 +26,7 @@ INTEGERS = {
     "BOOL": 1, "U8": 1, "I8": 1, "U16": 2, "I16": 2, "U32": 4, "I32": 4, "U64": 8, "I64": 8,
 }  # fmt: skip
 _EIGHT_BITS = {"F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1}
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,12 @@ class StoredTensor:
     @property
     def is_floating(self) -> bool:
         return self.dtype in FLOATS
+
+
+def by_name(stored: Mapping[str, _T], name: str) -> _T | None:
+    """What is stored under a name. Some folders hold the base model alone, whose names lack the
+    first word."""
+    return stored.get(name, stored.get(name.partition(".")[2]))
 
 
 def file_tensors(path: Path) -> list[StoredTensor]:

@@ -20,7 +20,6 @@ from dougong.errors import ModelError
 from dougong.models.stored.headers import AGAIN, FLOATS, INTEGERS, StoredTensor, refused
 
 FP8, MXFP8, MXFP4 = "fp8", "mxfp8", "mxfp4"
-CONFIG = "config.json"
 METHODS = (FP8, MXFP8, MXFP4)
 """The quantisations that are read, by the word that a configuration has for them."""
 KEYS = ("quantization_config", "compression_config")
@@ -58,7 +57,7 @@ class Quantisation:
     @staticmethod
     def of(config: Mapping[str, Any]) -> Quantisation | None:
         """None where it says nothing, or nothing that is read."""
-        said = _said(config)
+        said = next(iter(_said(config)), None)
         if said is None or method_of(said) not in METHODS:
             return None
         block = said.get("weight_block_size")
@@ -66,7 +65,7 @@ class Quantisation:
             return Quantisation(method_of(said))
         if not isinstance(block, list) or [type(n) for n in block] != [int, int] or min(block) < 1:
             raise ModelError(
-                f"model.path: its {CONFIG} says weight_block_size: {json.dumps(block)} "
+                f"model.path: its config.json says weight_block_size: {json.dumps(block)} "
                 "(quantization_config), expected two whole numbers above 0, such as [128, 128], or "
                 "null"
             )
@@ -76,8 +75,7 @@ class Quantisation:
         """Whether a tensor that was not paired is values or scales by this method."""
         if self.method == MXFP4:
             return tensor.name.endswith(("_blocks", "_scales"))
-        is_values = tensor.dtype in _EIGHT_BITS
-        return is_values or tensor.name.endswith(("weight_scale_inv", "_scale_inv"))
+        return tensor.dtype in _EIGHT_BITS or tensor.name.endswith("_scale_inv")
 
 
 @dataclass(frozen=True)
@@ -107,26 +105,22 @@ def method_of(said: Mapping[str, Any]) -> str:
 def refuse_other_methods(folder: Path, config: Mapping[str, Any]) -> None:
     """ModelError for a config.json whose weights are quantised in a way that is not read, or that
     says so in two ways."""
-    said = _all_said(config)
+    said = _said(config)
     methods = list(dict.fromkeys(map(method_of, said)))
     for method in methods:
         if method not in METHODS:
             raise ModelError(
-                f"model.path: {folder} holds quantised weights ({method}, by its {CONFIG}), "
+                f"model.path: {folder} holds quantised weights ({method}, by its config.json), "
                 f"{DEQUANTISE}; read are {', '.join(METHODS)}"
             )
     if len(methods) > 1:
         raise ModelError(
-            f"model.path: {folder}: its {CONFIG} says that its weights are quantised in "
+            f"model.path: {folder}: its config.json says that its weights are quantised in "
             f"{len(methods)} ways ({', '.join(methods)}); keep the one that is true"
         )
 
 
-def _said(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    return next(iter(_all_said(config)), None)
-
-
-def _all_said(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def _said(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """What a config.json says of quantisation, of the whole and of its text part."""
     inner = config.get("text_config")
     found = []
@@ -164,23 +158,24 @@ def as_read(
 def _paired(
     tensors: Mapping[str, StoredTensor], quantisation: Quantisation
 ) -> Iterator[QuantisedTensor]:
-    for name, tensor in tensors.items():
-        if quantisation.method == MXFP4:
-            scales = tensors.get(f"{name.removesuffix('_blocks')}_scales")
-            if name.endswith("_blocks") and scales is not None:
-                yield _mxfp4(tensor, scales)
-        elif tensor.dtype in (*_EIGHT_BITS, _PACKED):
-            scales = _scales_of(name, tensors)
-            if scales is not None:
-                yield _fp8(tensor, scales, quantisation.block)
+    is_mxfp4 = quantisation.method == MXFP4
+    for tensor in tensors.values():
+        scales = _mxfp4_scales(tensor, tensors) if is_mxfp4 else _fp8_scales(tensor, tensors)
+        if scales is not None:
+            yield _mxfp4(tensor, scales) if is_mxfp4 else _fp8(tensor, scales, quantisation.block)
 
 
-def _scales_of(name: str, tensors: Mapping[str, StoredTensor]) -> StoredTensor | None:
-    stem = name.removesuffix(".weight")
-    for scales in (f"{name}_scale_inv", f"{stem}.scale", f"{stem}.qscale_weight"):
-        if scales in tensors:
-            return tensors[scales]
-    return None
+def _mxfp4_scales(values: StoredTensor, tensors: Mapping[str, StoredTensor]) -> StoredTensor | None:
+    stem = values.name.removesuffix("_blocks")
+    return tensors.get(f"{stem}_scales") if stem != values.name else None
+
+
+def _fp8_scales(values: StoredTensor, tensors: Mapping[str, StoredTensor]) -> StoredTensor | None:
+    if values.dtype not in (*_EIGHT_BITS, _PACKED):
+        return None
+    stem = values.name.removesuffix(".weight")
+    names = (f"{values.name}_scale_inv", f"{stem}.scale", f"{stem}.qscale_weight")
+    return next((tensors[name] for name in names if name in tensors), None)
 
 
 def _mxfp4(values: StoredTensor, scales: StoredTensor) -> QuantisedTensor:
@@ -245,7 +240,7 @@ def _other_shape(values: StoredTensor, scales: StoredTensor, expected: str) -> M
     return refused(
         values.file,
         f"{values.name} of {values.dtype} {list(values.shape)} has scales {scales.name} of "
-        f"{scales.dtype} {list(scales.shape)}, expected {expected}; its {CONFIG} "
+        f"{scales.dtype} {list(scales.shape)}, expected {expected}; its config.json "
         "(quantization_config: weight_block_size) says another way of quantising than was used: "
         f"put that of its release there, or {AGAIN}",
     )
@@ -272,7 +267,7 @@ def scale_refused(tensor: StoredTensor) -> ModelError:
     """The refusal of a scale that nobody reads."""
     return refused(
         tensor.file,
-        f"holds {tensor.name} ({tensor.dtype}), a scale of quantised weights, and its {CONFIG} "
+        f"holds {tensor.name} ({tensor.dtype}), a scale of quantised weights, and its config.json "
         "does not say of which and how (quantization_config): put that of its release back there; "
         "transformers would read the values without it",
     )
@@ -292,8 +287,8 @@ def _refuse_quantised(
         if tensor.dtype not in FLOATS and tensor.dtype not in INTEGERS:
             raise refused(
                 tensor.file,
-                f"{tensor.name} is stored as {tensor.dtype}, and its {CONFIG} does not say how it "
-                "is quantised (quantization_config): put that of its release back there",
+                f"{tensor.name} is stored as {tensor.dtype}, and its config.json does not say "
+                "how it is quantised (quantization_config): put that of its release back there",
             )
         if tensor.dtype in INTEGERS and _WEIGHT.search(tensor.name):
             raise refused(

@@ -17,8 +17,7 @@ def read_all(tensor: StoredTensor) -> Tensor:
     """A whole tensor: floating values in float32, others as they are."""
     if isinstance(tensor, QuantisedTensor):
         return read_rows(tensor, 0, tensor.shape[0])
-    with safe_open(tensor.file, framework="pt") as opened:
-        return _as_float32(opened.get_tensor(tensor.name))
+    return _as_float32(_whole(tensor))
 
 
 def read_rows(tensor: StoredTensor, begin: int, end: int) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dougong.errors import ModelError
 from dougong.models.stored.folder import stored_tensors
-from dougong.models.stored.headers import StoredTensor
+from dougong.models.stored.headers import StoredTensor, by_name
 from dougong.models.stored.quantised import DEQUANTISE, QuantisedTensor, is_scale, scale_refused
 from dougong.models.stored.values import read_all, read_rows
 from dougong.ops.finite import first_not_finite, num_not_finite
@@ -83,8 +83,9 @@ class WeightsFolder:
     def __init__(self, path: Path, names: TensorNames) -> None:
         """Raises `ModelError` when the folder holds no weights, or not all of its files."""
         self._path = path
-        self._stored = stored_tensors(path)
-        shapes = {name: tensor.shape for name, tensor in self._stored.items()}
+        self.stored: Mapping[str, StoredTensor] = stored_tensors(path)
+        """All tensors, by name, as they read."""
+        shapes = {name: tensor.shape for name, tensor in self.stored.items()}
         self._names = names.as_stored(shapes)
 
     def check(self) -> tuple[str, ...]:
@@ -99,10 +100,10 @@ class WeightsFolder:
                 used.add(self._find(piece, logical).name)
             for alias in self._names.aliases(logical):
                 used.add(self._check_tied(logical, alias))
-        unused = [name for name in self._stored if name not in used]
+        unused = [name for name in self.stored if name not in used]
         for name in unused:
             if is_scale(name):
-                raise scale_refused(self._stored[name])
+                raise scale_refused(self.stored[name])
         return tuple(unused)
 
     def read(self, logical: str) -> Tensor:
@@ -128,7 +129,7 @@ class WeightsFolder:
     def _find(self, piece: StoredPiece, logical: str) -> StoredTensor:
         """The stored tensor of a piece. One that is tied may be stored under the other's name."""
         for name in (piece.name, *self._names.aliases(logical)):
-            found = _by_name(self._stored, name)
+            found = by_name(self.stored, name)
             if found is not None:
                 if found.shape != piece.disk.shape and not self._reads(logical, piece, found):
                     raise _misshapen(found, piece)
@@ -148,7 +149,7 @@ class WeightsFolder:
 
     def _check_tied(self, logical: str, alias: str) -> str:
         """The alias's stored name, whose values must be those of the tensor it is tied to."""
-        other = _by_name(self._stored, alias)
+        other = by_name(self.stored, alias)
         if other is None:
             return alias
         found = self._find(self._names.pieces(logical)[0], logical)
@@ -169,7 +170,7 @@ def differing_tie(folder: Path, ties: Mapping[str, str]) -> tuple[str, str] | No
     """
     stored = stored_tensors(folder)
     for name, source in ties.items():
-        one, other = _by_name(stored, name), _by_name(stored, source)
+        one, other = by_name(stored, name), by_name(stored, source)
         if one is not None and other is not None and not same_values(one, other):
             return one.name, other.name
     return None
@@ -184,11 +185,6 @@ def same_values(one: StoredTensor, other: StoredTensor) -> bool:
         if not torch.equal(read_rows(one, *rows), read_rows(other, *rows)):
             return False
     return True
-
-
-def _by_name(stored: Mapping[str, StoredTensor], name: str) -> StoredTensor | None:
-    """Some folders hold the base model alone, whose names lack the first word."""
-    return stored.get(name) or stored.get(name.partition(".")[2])
 
 
 def _span_of(tensor: StoredTensor, span: StoredSpan) -> Tensor:

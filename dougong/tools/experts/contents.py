@@ -12,9 +12,9 @@ from dougong.checkpoint.disk import opened, read_into
 from dougong.checkpoint.manifest import MODEL_GROUP, Manifest
 from dougong.checkpoint.tensorfile import TensorSpan
 from dougong.errors import CheckpointError, ModelError, SourceError
-from dougong.models.stored.folder import INDEX, SINGLE, listed_tensors, read_json
+from dougong.models.stored.folder import CONFIG, INDEX, SINGLE, listed_tensors, read_json
 from dougong.models.stored.headers import StoredTensor
-from dougong.models.stored.quantised import CONFIG, Quantisation, QuantisedTensor, as_read
+from dougong.models.stored.quantised import Quantisation, QuantisedTensor, as_read
 from dougong.tools.difference import natural_order
 from dougong.tools.experts.places import expert_counts, num_idle, place_of
 
@@ -109,6 +109,12 @@ def is_checkpoint(path: Path) -> bool:
     return (path / MANIFEST).is_file()
 
 
+def absent_words(path: Path) -> str:
+    """What is said of a path that is no directory."""
+    what = "is a file" if path.is_file() else "no such directory"
+    return f"{path}: {what}; give a checkpoint or a Hugging Face folder"
+
+
 def contents_of(path: Path, by_value: bool = False) -> Contents:
     """Of a checkpoint, or a Hugging Face folder. `by_value`: quantised tensors are there as they
     read, in float32, without their scales. Raises SourceError for what is neither, CheckpointError
@@ -116,8 +122,7 @@ def contents_of(path: Path, by_value: bool = False) -> Contents:
     if is_checkpoint(path):
         return _of_checkpoint(path)
     if not path.is_dir():
-        what = "is a file" if path.is_file() else "no such directory"
-        raise SourceError(f"{path}: {what}; give a checkpoint or a Hugging Face folder")
+        raise SourceError(absent_words(path))
     if not is_folder(path):
         raise SourceError(
             f"{path}: is neither a checkpoint nor a Hugging Face folder (no {MANIFEST}, {CONFIG}, "

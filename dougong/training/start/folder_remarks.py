@@ -17,7 +17,7 @@ from dougong.models.configs.of_folder import extra_layers, folder_config, untied
 from dougong.models.configs.parts import text_config
 from dougong.models.patterns import name_patterns
 from dougong.models.stored import companions
-from dougong.models.stored.folder import extra_layer_words, stored_tensors
+from dougong.models.stored.folder import extra_layer_words
 from dougong.models.stored.quantised import quantised_words
 from dougong.models.stored.weights import WeightsFolder
 from dougong.parallel.plan import Inventory
@@ -36,20 +36,20 @@ def folder_remarks(job: Job, inventory: Inventory) -> Remarks:
         return Remarks()
     network = build_on_meta(load_config(model, None))
     names = Names.of(network, inventory.sites, inventory.num_experts)
-    unused = _check(model, WeightsFolder(Path(model.path), names))
-    folder = Path(model.path)
+    weights = WeightsFolder(Path(model.path), names)
+    unused = _check(model, weights)
     notes = [
-        *quantised_words(stored_tensors(folder).values()),
-        *_on_unused(folder, unused),
+        *quantised_words(weights.stored.values()),
+        *_on_unused(weights, unused),
         *_on_configuration(model),
-        *_on_other_files(folder),
+        *_on_other_files(Path(model.path)),
     ]
     return Remarks(notes=tuple(f"model.path: {model.path}: {note}" for note in notes))
 
 
-def _check(model: Model, folder: WeightsFolder) -> tuple[str, ...]:
+def _check(model: Model, weights: WeightsFolder) -> tuple[str, ...]:
     try:
-        return folder.check()
+        return weights.check()
     except ModelError as error:
         if not model.config:
             raise
@@ -60,9 +60,9 @@ def _check(model: Model, folder: WeightsFolder) -> tuple[str, ...]:
         ) from error
 
 
-def _on_unused(folder: Path, unused: tuple[str, ...]) -> Iterator[str]:
+def _on_unused(weights: WeightsFolder, unused: tuple[str, ...]) -> Iterator[str]:
     if unused:
-        used = stored_tensors(folder).keys() - set(unused)
+        used = weights.stored.keys() - set(unused)
         plural = "tensor" if len(unused) == 1 else "tensors"
         yield (
             f"{len(unused)} {plural} not used: {name_patterns(unused, used)}; "

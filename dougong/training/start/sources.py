@@ -177,8 +177,6 @@ def _data_files(job: Job) -> list[Path]:
         found = [Path(f"{data.megatron}.bin").expanduser()]
     elif data.dataset is not None:
         found = dataset_files.find(data.dataset)
-    elif data.chat is not None:
-        found = matching_files(Path(data.chat).expanduser())
-    elif data.text is not None:
-        found = matching_files(Path(data.text).expanduser())
+    elif (named := data.text or data.chat) is not None:
+        found = matching_files(Path(named).expanduser())
     return found if len(found) <= _MOST_DATA_FILES else []

@@ -23,8 +23,7 @@ from dougong.control.handshake import PackageCode
 from dougong.control.run_sources import RunSources
 from dougong.errors import DeviceError, ModelError
 from dougong.job.schema import Model
-from dougong.models.stored.folder import read_json
-from dougong.models.stored.quantised import CONFIG
+from dougong.models.stored.folder import CONFIG, read_json
 
 _OURS = "dougong"
 _SUFFIXES = (".py", ".json", ".j2")
