@@ -21,8 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dougong.control.cache_place import cache_place
-from dougong.data.chat_store import ChatForm, Marks, open_chats
-from dougong.data.chat_template import open_chat_tokenizer
+from dougong.data.chats.store import ChatForm, Marks, open_chats
+from dougong.data.chats.template import open_chat_tokenizer
 from dougong.data.dataset import dataset_rows
 from dougong.data.megatron import open_megatron
 from dougong.data.text import Corpus, text_files

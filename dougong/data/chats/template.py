@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dougong.data.chat_rows import LEARNT, Chat
+from dougong.data.chats.rows import LEARNT, Chat
 from dougong.errors import DataError
 from dougong.job.tokenizer_choice import BYTES
 

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from dougong.data.chat_rows import chat_files, read_chats
+from dougong.data.chats.rows import chat_files, read_chats
 from dougong.errors import DataError
 from tests.chats import row, write_chats
 

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from dougong.data.chat_rows import chat_files, read_chats
-from dougong.data.chat_template import ChatTokenizer, Encoded
-from dougong.data.packing import BEGINS, TARGET, sequences
+from dougong.data.chats.packing import BEGINS, TARGET, sequences
+from dougong.data.chats.rows import chat_files, read_chats
+from dougong.data.chats.template import ChatTokenizer, Encoded
 from dougong.data.text import content_digest
 from dougong.data.token_cache import dtype_of, make_entry, write_described, write_json
 from dougong.data.token_files import TokenFile, Tokenized, open_described

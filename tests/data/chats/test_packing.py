@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from dougong.data.chat_template import Encoded
-from dougong.data.packing import BEGINS, TARGET, sequences
+from dougong.data.chats.packing import BEGINS, TARGET, sequences
+from dougong.data.chats.template import Encoded
 
 
 def encoded(size: int, first: int) -> Encoded:

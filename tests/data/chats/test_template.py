@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dougong.data.chat_rows import Chat
-from dougong.data.chat_template import ChatTokenizer, open_chat_tokenizer
+from dougong.data.chats.rows import Chat
+from dougong.data.chats.template import ChatTokenizer, open_chat_tokenizer
 from dougong.errors import DataError
 from tests.chats import FORGETFUL, MARKED, PLAIN, chat_tokenizer, row
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from dougong.data.chat_template import Encoded
+from dougong.data.chats.template import Encoded
 
 TARGET, BEGINS = 1, 2
 """Flags of a token: it is learnt; a document begins with it."""
