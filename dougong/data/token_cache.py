@@ -94,6 +94,10 @@ class DescribedWriter:
     count: int = 0
 
     def write(self, values: npt.NDArray[Any]) -> None:
+        most = np.iinfo(self.dtype).max
+        assert not values.size or 0 <= values.min() <= values.max() <= most, (
+            f"{values.min()} .. {values.max()} as {self.dtype}"
+        )
         self.file.write(values.astype(np.dtype(self.dtype).newbyteorder("<")).tobytes())
         self.count += values.size
 

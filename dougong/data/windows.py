@@ -276,8 +276,16 @@ def vocabulary(job: spec.Job) -> int | None:
     where the data is tokens already, since their tokenizer is not known."""
     if job.model.path is not None or "vocab_size" in job.model.config:
         return None
+    return num_ids(job)
+
+
+def num_ids(job: spec.Job) -> int | None:
+    """The ids of a job's tokenizer (of that which renders chats, where it has any); None where the
+    data is tokens already. Raises DataError."""
     tokenizer = job_tokenizer(job)
-    return None if tokenizer is None else tokenizer.num_ids
+    if tokenizer is None or job.data.chat is None:
+        return None if tokenizer is None else tokenizer.num_ids
+    return open_chat_tokenizer(tokenizer.name, tokenizer.digest).num_ids
 
 
 def job_tokenizer(job: spec.Job) -> Tokenizer | None:
@@ -355,7 +363,7 @@ def _open_tokens(job: spec.Job, vocab_size: int | None, cache: Path | None) -> _
     if section.chat is not None:
         template = open_chat_tokenizer(tokenizer.name, tokenizer.digest)
         length = section.sequence_length
-        form = ChatForm(template, tokenizer.num_ids, length, section.packing)
+        form = ChatForm(template, template.num_ids, length, section.packing)
         chats = open_chats(section.chat, form, cache)
         return _Opened(chats.name, chats.tokens, chats.remarks, chats.marks)
     corpus = open_text(section)

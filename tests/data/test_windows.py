@@ -1,5 +1,6 @@
 """Batches: every window once an epoch, whoever reads it; held-out windows never trained on."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 from dougong.data.windows import TokenWindows, open_data, vocabulary
 from dougong.errors import DataError
 from dougong.job.schema import Job
+from tests.chats import chat_tokenizer
 
 LENGTH = 8
 
@@ -191,3 +193,13 @@ def test_text_by_bytes_reads_back(tmp_path: Path) -> None:
 def test_vocabulary_is_known_without_the_data(tmp_path: Path, data: dict[str, Any], ids: int | None) -> None:
     job = make_job(tmp_path, data={"tokens": None} | data)
     assert vocabulary(job) == ids
+
+
+def test_the_vocabulary_of_chats_has_the_ids_that_transformers_adds(tmp_path: Path) -> None:
+    folder = chat_tokenizer(tmp_path / "tokenizer")
+    file = folder / "tokenizer_config.json"
+    more = {"extra_special_tokens": ["<|im_start|>", "<|im_end|>", "<|one_more|>"]}
+    file.write_text(json.dumps(json.loads(file.read_text()) | more))
+    job = make_job(tmp_path, data={"tokens": None, "chat": "a.jsonl", "tokenizer": str(folder)})
+    text = make_job(tmp_path, data={"tokens": None, "text": "stdlib", "tokenizer": str(folder)})
+    assert vocabulary(job) == (vocabulary(text) or 0) + 1

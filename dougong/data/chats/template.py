@@ -8,6 +8,7 @@ earlier thoughts), the row is refused: transformers' own mask would be all zero 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import re
@@ -19,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dougong.data.chats.rows import LEARNT, Chat
+from dougong.data.special_tokens import read_object
 from dougong.errors import DataError
 from dougong.job.tokenizer_choice import BYTES
 
@@ -43,12 +45,25 @@ class ChatTokenizer:
     model: Any
     text_digest: str
 
-    @property
+    @functools.cached_property
     def digest(self) -> str:
-        """Of everything that ids and marks depend on beside the chat."""
+        """Of everything that ids and marks depend on beside the chat. What transformers adds to
+        tokenizer.json (tokens that tokenizer_config.json names) is in its model of it."""
         model = self.model
-        identity = json.dumps([self.text_digest, model.chat_template, model.special_tokens_map])
-        return hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
+        identity = [
+            self.text_digest,
+            model.chat_template,
+            model.special_tokens_map,
+            model.backend_tokenizer.to_str(),
+            model.split_special_tokens,
+        ]
+        return hashlib.blake2b(json.dumps(identity).encode(), digest_size=16).hexdigest()
+
+    @functools.cached_property
+    def num_ids(self) -> int:
+        """One more than the largest id. Of a tokenizer.json alone it may be less: transformers adds
+        the tokens that tokenizer_config.json names."""
+        return int(max(self.model.get_vocab().values())) + 1
 
     @property
     def padding(self) -> int:
@@ -125,17 +140,7 @@ def open_chat_tokenizer(name: str, text_digest: str) -> ChatTokenizer:
     remedy = f"name the folder of an instruct model in data.tokenizer, or put a {_TEMPLATE} there"
     if name == BYTES:
         raise DataError(f"data.chat: the tokenizer `bytes` has no chat template; {remedy}")
-    from transformers import AutoTokenizer
-
-    try:
-        model = AutoTokenizer.from_pretrained(
-            str(folder), local_files_only=True, trust_remote_code=False
-        )
-    except (OSError, ValueError, ImportError) as error:
-        raise DataError(
-            f"data.chat: {folder}: transformers finds no tokenizer here "
-            f"({str(error).splitlines()[0]}); {remedy}"
-        ) from error
+    model = _load(folder, remedy)
     if not model.chat_template:
         raise DataError(f"data.chat: the tokenizer {name} has no chat template; {remedy}")
     if isinstance(model.chat_template, dict):
@@ -144,3 +149,28 @@ def open_chat_tokenizer(name: str, text_digest: str) -> ChatTokenizer:
             f"({', '.join(model.chat_template)}); keep one, as {_TEMPLATE}"
         )
     return ChatTokenizer(name, model, text_digest)
+
+
+def _load(folder: Path, remedy: str) -> Any:
+    """transformers' tokenizer of a folder. Raises DataError."""
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    kinds: list[Any] = [AutoTokenizer]
+    has_code = "auto_map" in read_object(folder / "tokenizer_config.json")
+    if has_code and (folder / "tokenizer.json").is_file():
+        # Its own code is not run, and says nothing that the file does not.
+        kinds.append(PreTrainedTokenizerFast)
+    for kind in kinds:
+        try:
+            model = kind.from_pretrained(
+                str(folder), local_files_only=True, trust_remote_code=False
+            )
+        except (OSError, ValueError, ImportError) as error:
+            fault, reason = error, str(error).splitlines()[0]
+            continue
+        if model.is_fast:
+            return model
+        raise DataError(f"data.chat: {folder}: {type(model).__name__} has no fast form; {remedy}")
+    raise DataError(
+        f"data.chat: {folder}: transformers finds no tokenizer here ({reason}); {remedy}"
+    ) from fault

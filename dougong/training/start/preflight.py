@@ -17,7 +17,7 @@ from dougong.accelerators.registry import get_accelerator
 from dougong.control.cache_place import REMEDY, cache_place, why_unwritable
 from dougong.control.run_sources import RunSources
 from dougong.data.preview import preview_data
-from dougong.data.windows import job_tokenizer, open_data, vocabulary
+from dougong.data.windows import job_tokenizer, num_ids, open_data, vocabulary
 from dougong.deepspeed.adam_build import adam_remarks, check_adam
 from dougong.errors import DataError, ModelError
 from dougong.fingerprint.record import JobShapes
@@ -229,11 +229,11 @@ def tokenizer_remarks(job: Job, inventory: Inventory) -> Remarks:
         return Remarks()
     # A chat begins and ends as its template says.
     told = tokenizer.remarks if job.data.chat is None else Remarks()
-    num_ids = int(text_config(_config_of(job)).vocab_size)
-    if tokenizer.num_ids > num_ids:
+    size, found = int(text_config(_config_of(job)).vocab_size), num_ids(job) or 0
+    if found > size:
         more = (
-            f"the tokenizer {tokenizer.name} has {tokenizer.num_ids} ids, {inventory.family}'s "
-            f"vocabulary {num_ids}: a text that holds one of the others ends the run"
+            f"the tokenizer {tokenizer.name} has {found} ids, {inventory.family}'s "
+            f"vocabulary {size}: a text that holds one of the others ends the run"
         )
         told += Remarks(warnings=(more,))
     return told

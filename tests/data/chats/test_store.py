@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tokenizers
 from dougong.data.chats.store import IGNORED, ChatForm, StoredChats, open_chats
 from dougong.data.chats.template import open_chat_tokenizer
 from dougong.errors import DataError
 from tests.chats import chat_tokenizer, many, row, write_chats
+from tokenizers import models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 
 def opened(folder: Path, rows: list[dict[str, object]], length: int = 64, is_packed: bool = False) -> StoredChats:
@@ -45,6 +49,26 @@ def test_they_are_made_once_and_what_changes_them_makes_others(tmp_path: Path) -
     opened(tmp_path, many(9), 70)
     opened(tmp_path, many(8))
     assert len(list((tmp_path / "cache").iterdir())) == 4
+
+
+def test_ids_beyond_those_of_tokenizer_json_are_kept(tmp_path: Path) -> None:
+    """tokenizer.json has 65,536 ids, which 16 bits hold; transformers adds what tokenizer_config.json names."""
+    words = {f"w{number}": number for number in range(65534)} | {"<unk>": 65534, "</s>": 65535}
+    model = tokenizers.Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    model.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    made = PreTrainedTokenizerFast(tokenizer_object=model, eos_token="</s>")
+    made.chat_template = "{% for m in messages %}<{{ m.role }}> {{ m.content }} </s> {% endfor %}"
+    made.save_pretrained(tmp_path)
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    settings["extra_special_tokens"] = ["<user>", "<assistant>"]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    tokenizer = open_chat_tokenizer(str(tmp_path), "text")
+    file = write_chats(tmp_path / "a.jsonl", [row("w1", "w2")])
+    chats = open_chats(str(file), ChatForm(tokenizer, tokenizer.num_ids, 6, False), tmp_path / "cache")
+    assert tokenizer.num_ids == 65538
+    assert chats.tokens.read(0, 6).tolist() == [65536, 1, 65535, 65537, 2, 65535]
+    with pytest.raises(DataError, match="raise model.config.vocab_size to at least 65538"):
+        chats.tokens.check_all(65537)
 
 
 def test_chats_that_are_too_long_are_told_once(tmp_path: Path) -> None:

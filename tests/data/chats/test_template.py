@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,37 @@ def test_both_ways_find_the_same(tmp_path: Path) -> None:
     asked = chat("a", "b", "c", "d")
     assert one.encode(asked).is_target.tolist() == other.encode(asked).is_target.tolist()
     assert one.digest != other.digest and one.digest == opened(tmp_path / "a").digest
+
+
+def settings(folder: Path, **values: Any) -> Path:
+    """tokenizer_config.json with other values, as an editor changes it."""
+    file = folder / "tokenizer_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
+    return folder
+
+
+def test_what_tokenizer_config_changes_is_in_the_digest(tmp_path: Path) -> None:
+    """A tokenizer that was mended there would be taken for the one before, whose ids lie in the cache."""
+    folder = chat_tokenizer(tmp_path)
+    before = open_chat_tokenizer(str(folder), "text")
+    digests, ids = {before.digest}, {tuple(before.encode(chat("user", "b")).ids)}
+    more = ["<|im_start|>", "<|im_end|>", "user"]
+    for change in ({"split_special_tokens": True}, {"split_special_tokens": False, "extra_special_tokens": more}):
+        after = open_chat_tokenizer(str(settings(folder, **change)), "text")
+        digests.add(after.digest)
+        ids.add(tuple(after.encode(chat("user", "b")).ids))
+    assert len(digests) == len(ids) == 3
+    assert after.num_ids == before.num_ids + 1 == int(after.encode(chat("user", "b")).ids.max()) + 1
+
+
+def test_a_folder_with_code_of_its_own_is_read_by_its_tokenizer_json(tmp_path: Path) -> None:
+    own = {"auto_map": {"AutoTokenizer": ["own.Tokenizer", None]}, "tokenizer_class": "OwnTokenizer"}
+    plain = open_chat_tokenizer(str(chat_tokenizer(tmp_path)), "text").encode(chat("a", "b"))
+    tokenizer = open_chat_tokenizer(str(settings(tmp_path, **own)), "text")
+    assert tokenizer.encode(chat("a", "b")).ids.tolist() == plain.ids.tolist()
+    (tmp_path / "tokenizer.json").unlink()
+    with pytest.raises(DataError, match="transformers finds no tokenizer here"):
+        open_chat_tokenizer(str(tmp_path), "text")
 
 
 def test_tools_are_rendered(tmp_path: Path) -> None:
