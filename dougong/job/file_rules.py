@@ -45,6 +45,9 @@ def _data_files(job: Job) -> Iterator[Breach]:
         yield from _dataset_files(data.dataset)
     if data.chat is not None and not _is_found(data.chat):
         text = f"no file is called {data.chat} or matches it as a glob; check the path"
+        if os.path.isdir(data.chat):
+            example = f"{data.chat.rstrip('/')}/*.jsonl"
+            text = f"{data.chat} is a folder; name its files with a glob, such as {example}"
         yield Breach(("data", "chat"), text)
 
 

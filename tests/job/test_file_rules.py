@@ -36,6 +36,8 @@ def test_data_files(tmp_path: Path) -> None:
         "give the path without .bin",
         "dataset: none.jsonl": f"data.dataset: no file is called {here}/none.jsonl or matches it as a glob; check the "
         "path",
+        "chat: texts, tokenizer: tokenizer.json": f"data.chat: {here}/texts is a folder; name its files with a glob, "
+        f"such as {here}/texts/*.jsonl",
         "chat: none.jsonl, tokenizer: tokenizer.json": f"data.chat: no file is called {here}/none.jsonl or "
         "matches it as a glob; check the path",
         "dataset: 'none/*'": f"data.dataset: no file is called {here}/none/* or matches it as a glob; check the path",

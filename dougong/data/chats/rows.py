@@ -2,35 +2,52 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dougong.data.chats.faults import Faults
+from dougong.data.chats.messages import (
+    fault_beside_content,
+    is_learnt,
+    other_keys,
+    thoughts_of,
+    tool_fault,
+    with_objects,
+)
+from dougong.data.chats.row_json import read_row
 from dougong.data.text import matching_files, open_file
 from dougong.errors import DataError
-from dougong.models.stored.headers import LFS_POINTER
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 """Who may speak; what only the assistant says is learnt."""
 LEARNT = "assistant"
-_KEYS = ("messages", "tools")
 
 
 @dataclass(frozen=True)
 class Chat:
-    """One row. `place`: its file and line, for whoever must mend it."""
+    """One row. `place`: its file and line, for whoever must mend it; `other_keys`: those of the row
+    and its messages that are read nowhere but perhaps by a template."""
 
     place: str
     messages: tuple[Mapping[str, Any], ...]
     tools: tuple[Mapping[str, Any], ...] = ()
+    other_keys: tuple[str, ...] = ()
 
 
 def chat_files(name: str) -> list[Path]:
     """The file of this name, or those that match it as a glob, sorted. Raises DataError where there
     is none."""
-    found = matching_files(Path(name).expanduser())
+    path = Path(name).expanduser()
+    if path.is_dir():
+        raise DataError(
+            f"data.chat: {name}: is a folder; name its files with a glob, such as "
+            f"{name.rstrip('/')}/*.jsonl"
+        )
+    found = matching_files(path)
     if not found:
         raise DataError(
             f"data.chat: {name}: no such file, and no file matches it as a glob; check the path"
@@ -38,40 +55,67 @@ def chat_files(name: str) -> list[Path]:
     return found
 
 
-def read_chats(files: list[Path]) -> Iterator[Chat]:
-    """All rows of the files, in order; empty lines are none. Raises DataError with file and line
-    for a row that is no chat."""
-    for file in files:
-        yield from _chats_of(file)
+@dataclass
+class ReadFiles:
+    """Files that are read once, in order, and the digest of what was read."""
+
+    files: list[Path]
+    _total: Any = field(default_factory=lambda: hashlib.blake2b(digest_size=16))
+
+    def lines(self) -> Iterator[tuple[str, bytes]]:
+        """Every line that is not empty, with its place."""
+        for file in self.files:
+            digest = hashlib.blake2b(digest_size=16)
+            for number, line in enumerate(_lines(file), 1):
+                digest.update(line)
+                if line.strip():
+                    yield f"{file}: line {number}", line
+            self._total.update(digest.digest())
+
+    def refuse_change(self, digest: str) -> None:
+        """DataError where what was read is not what `content_digest` has seen before."""
+        if self._total.hexdigest() != digest:
+            raise DataError(
+                f"data.chat: {self.files[0]}{', ...' if self.files[1:] else ''}: the file changed "
+                "while it was read, so nothing of it is kept; start again when it is written"
+            )
 
 
-def _chats_of(file: Path) -> Iterator[Chat]:
+def _lines(file: Path) -> Iterator[bytes]:
     with open_file(file) as opened:
-        for number, line in enumerate(opened, 1):
-            if line.strip():
-                yield _chat(f"{file}: line {number}", line)
+        yield from opened
+
+
+def read_chats(source: ReadFiles, faults: Faults) -> Iterator[Chat]:
+    """All rows of the files, in order; empty lines are none. A row that is no chat goes into
+    `faults` with file and line."""
+    for place, line in source.lines():
+        try:
+            chat = _chat(place, line)
+        except DataError as error:
+            faults.add(place, error)
+        else:
+            yield chat
 
 
 def _chat(place: str, line: bytes) -> Chat:
-    if line.startswith(LFS_POINTER):
-        raise DataError(
-            f"{place}: is a git-lfs pointer, not the file itself: run `git lfs pull` there"
-        )
-    try:
-        row = json.loads(line)
-    except UnicodeDecodeError as error:
-        raise DataError(f"{place}: not UTF-8 ({error.reason}); convert the file") from error
-    except ValueError as error:
-        raise DataError(
-            f"{place}: not JSON ({error}); a file of chats has one JSON object a line"
-        ) from error
+    row = read_row(place, line)
     if not isinstance(row, dict) or "messages" not in row:
         keys = f"the keys {', '.join(row)}" if isinstance(row, dict) else type(row).__name__
         raise DataError(f'{place}: holds {keys}; a row is {{"messages": [...], "tools": [...]}}')
+    messages = _messages(place, row["messages"])
+    return Chat(place, messages, _tools(place, row), tuple(sorted({*other_keys(row)})))
+
+
+def _tools(place: str, row: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
     tools = row.get("tools") or []
-    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+    if not isinstance(tools, list):
         raise DataError(f"{place}: tools: must be a list of JSON schemas of functions")
-    return Chat(place, _messages(place, row["messages"]), tuple(tools))
+    for number, tool in enumerate(tools):
+        fault = tool_fault(tool)
+        if fault:
+            raise DataError(f"{place}: tools[{number}]{fault}")
+    return tuple(tools)
 
 
 def _messages(place: str, found: Any) -> tuple[Mapping[str, Any], ...]:
@@ -81,12 +125,12 @@ def _messages(place: str, found: Any) -> tuple[Mapping[str, Any], ...]:
         fault = _fault(message)
         if fault:
             raise DataError(f"{place}: messages[{number}]{fault}")
-    if not any(message["role"] == LEARNT for message in found):
+    if not any(message["role"] == LEARNT and is_learnt(message) for message in found):
         raise DataError(
-            f"{place}: no message is the {LEARNT}'s, so nothing of this chat would be learnt; "
-            "take the row out, or check its roles"
+            f"{place}: no message is the {LEARNT}'s (with a weight that is not 0), so nothing of "
+            "this chat would be learnt; take the row out, or check its roles"
         )
-    return tuple(found)
+    return tuple(with_objects(message) for message in found)
 
 
 def _fault(message: Any) -> str:
@@ -97,9 +141,9 @@ def _fault(message: Any) -> str:
     if role not in ROLES:
         return f".role: {json.dumps(role)} is none of {', '.join(ROLES)}; rename it"
     content = message.get("content")
-    if content is None and (message.get("tool_calls") or message.get("reasoning_content")):
-        return ""
+    if content is None and (message.get("tool_calls") or thoughts_of(message)):
+        return fault_beside_content(message)
     if not isinstance(content, str):
         what = "is missing" if content is None else f"holds {type(content).__name__}"
         return f".content: {what}; it must be text (without tool_calls)"
-    return ""
+    return fault_beside_content(message)

@@ -17,8 +17,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from dougong.data.chats.faults import Faults
+from dougong.data.chats.met import UNREAD, Met, named, numbered, read_met
 from dougong.data.chats.packing import BEGINS, TARGET, sequences
-from dougong.data.chats.rows import chat_files, read_chats
+from dougong.data.chats.rows import ReadFiles, chat_files, read_chats
 from dougong.data.chats.template import ChatTokenizer, Encoded
 from dougong.data.text import content_digest
 from dougong.data.token_cache import dtype_of, make_entry, write_described, write_json
@@ -27,7 +29,8 @@ from dougong.errors import DataError
 from dougong.remarks import Remarks
 
 # Part of the cache's key: raise it when the same chats would give other sequences.
-_FORMAT = "dougong chats 1"
+_FORMAT = "dougong chats 2"
+_MUCH_PADDING = 0.5
 IGNORED = -100
 """The label of what is not learnt (torch's `ignore_index`)."""
 
@@ -66,29 +69,48 @@ class Marks:
 
 @dataclass
 class _Tally:
-    """What was met: chats, and of them those that were cut, and those of which nothing was left
-    to learn."""
+    """What was met: chats, and of their sequences those that were cut, and those of which nothing
+    was left to learn."""
 
     chats: int = 0
+    sequences: int = 0
     tokens: int = 0
     targets: int = 0
+    longest: int = 0
     cut: int = 0
     first_cut: str = ""
     left_out: int = 0
+    lost: int = 0
+    lost_targets: int = 0
 
-    def remarks(self, name: str, length: int) -> Remarks:
+    def remarks(self, name: str, form: ChatForm) -> Remarks:
         note = (
             f"{name}: {self.chats:,} chats, {self.tokens:,} tokens, of which {self.targets:,} are "
-            "the assistant's and learnt"
+            f"the assistant's and learnt; {self.sequences:,} sequences of {form.length}, "
+            f"{self._padded(form.length):.0%} of them padding{self._remedy(form)}"
         )
         if not self.cut:
             return Remarks(notes=(note,))
+        of_targets = self.lost_targets / (self.targets + self.lost_targets)
         warning = (
             f"{name}: {self.cut:,} of {self.chats:,} chats are longer than data.sequence_length "
-            f"{length} and cut there (the first: {self.first_cut}), {self.left_out:,} of them left "
-            "out, since no target was left: raise it, or take them out"
+            f"{form.length} and cut there (the first: {self.first_cut}), {self.left_out:,} of them "
+            f"left out, since no target was left; {self.lost_targets:,} targets are lost so "
+            f"({of_targets:.1%} of all): raise it, or take them out"
         )
         return Remarks(notes=(note,), warnings=(warning,))
+
+    def _padded(self, length: int) -> float:
+        return 1 - self.tokens / max(self.sequences * length, 1)
+
+    def _remedy(self, form: ChatForm) -> str:
+        """What would help where most is padding."""
+        if form.is_packed or self._padded(form.length) < _MUCH_PADDING:
+            return ""
+        return (
+            f", which is computed like all else (the longest has {self.longest} tokens): "
+            "data.packing: true puts several chats into one, data.sequence_length may be lower"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,11 +138,14 @@ def open_chats(name: str, form: ChatForm, cache: Path | None) -> StoredChats:
     that is no chat, or has no target, and for a cache that cannot be written."""
     files, tokenizer = chat_files(name), form.tokenizer
     about = f"{name} ({tokenizer.name})"
-    identity = [_FORMAT, tokenizer.digest, content_digest(files), form.length, form.is_packed]
+    content = content_digest(files)
+    identity = [_FORMAT, tokenizer.digest, content, form.length, form.is_packed]
     key = hashlib.blake2b(json.dumps(identity).encode(), digest_size=16).hexdigest()
 
     def write(folder: Path) -> None:
-        told = _write(folder, files, form)
+        source = ReadFiles(files)
+        told = _write(folder, source, form)
+        source.refuse_change(content)
         if told.targets == 0:
             raise DataError(
                 f"{about}: there is no chat to learn from in it ({told.chats} chats); give a file "
@@ -129,19 +154,21 @@ def open_chats(name: str, form: ChatForm, cache: Path | None) -> StoredChats:
 
     entry = make_entry(cache, f"chats-{key}", about, write)
     told = _Tally(**json.loads((entry / "told.json").read_text()))
+    told.first_cut = named(told.first_cut, files)
+    met = read_met(entry / "met.json", files)
     tokens = open_described(entry / "tokens.bin")
     flags, counts = open_described(entry / "flags.bin"), open_described(entry / "counts.bin")
     return StoredChats(
         about,
         dataclasses.replace(tokens, made_of=Tokenized(name, tokenizer.name, form.num_ids)),
         Marks(flags, counts, form.is_packed),
-        told.remarks(name, form.length),
+        told.remarks(name, form) + met.remarks(name),
     )
 
 
-def _write(folder: Path, files: list[Path], form: ChatForm) -> _Tally:
-    told = _Tally()
-    chats = _fitting(files, form, told)
+def _write(folder: Path, source: ReadFiles, form: ChatForm) -> _Tally:
+    told, met = _Tally(), Met()
+    chats = _fitting(source, form, told, met)
     made = sequences(chats, form.length, form.tokenizer.padding, form.is_packed)
     with (
         write_described(folder / "tokens.bin", dtype_of(form.num_ids)) as tokens,
@@ -153,22 +180,54 @@ def _write(folder: Path, files: list[Path], form: ChatForm) -> _Tally:
             flags.write(one.flags)
             counts.write(np.array([one.num_targets]))
             told.targets += one.num_targets
+            told.sequences += 1
+    told.first_cut = numbered(told.first_cut, source.files)
     write_json(folder / "told.json", dataclasses.asdict(told))
+    met.write(folder / "met.json", source.files)
     return told
 
 
-def _fitting(files: list[Path], form: ChatForm, told: _Tally) -> Iterator[Encoded]:
-    """Chats of at most `form.length` ids; longer ones are cut, and told."""
-    length = form.length
-    for chat in read_chats(files):
-        encoded = form.tokenizer.encode(chat)
+def _fitting(source: ReadFiles, form: ChatForm, told: _Tally, met: Met) -> Iterator[Encoded]:
+    """Chats of at most `form.length` ids; longer ones are cut, and told. DataError at the end for
+    rows that are refused."""
+    for place, encoded in _encoded(source, form.tokenizer, told, met):
+        if encoded.ids.size > form.length:
+            encoded = _cut(place, encoded, form.length, told)
+        if encoded.is_target.any():
+            told.tokens += encoded.ids.size
+            told.longest = max(told.longest, encoded.ids.size)
+            yield encoded
+
+
+def _encoded(
+    source: ReadFiles, tokenizer: ChatTokenizer, told: _Tally, met: Met
+) -> Iterator[tuple[str, Encoded]]:
+    """The sequences of all chats with their rows' places."""
+    faults = Faults()
+    for kind, example in tokenizer.template.look_at_marks().items():
+        met.add(kind, "", example)
+    for chat in read_chats(source, faults):
+        try:
+            found = tokenizer.encode(chat, met)
+        except DataError as error:
+            faults.add(chat.place, error)
+            continue
         told.chats += 1
-        if encoded.ids.size > length:
-            told.cut += 1
-            told.first_cut = told.first_cut or f"{chat.place}, {encoded.ids.size} tokens"
-            encoded = Encoded(encoded.ids[:length], encoded.is_target[:length])
-            if not encoded.is_target.any():
-                told.left_out += 1
-                continue
-        told.tokens += encoded.ids.size
-        yield encoded
+        for key in chat.other_keys:
+            if not tokenizer.template.reads(key):
+                met.add(UNREAD + key, chat.place)
+        yield from ((chat.place, one) for one in found)
+    faults.check()
+
+
+def _cut(place: str, encoded: Encoded, length: int, told: _Tally) -> Encoded:
+    told.cut += 1
+    told.first_cut = told.first_cut or f"{place}, {encoded.ids.size} tokens"
+    kept = dataclasses.replace(
+        encoded, ids=encoded.ids[:length], is_target=encoded.is_target[:length]
+    )
+    told.lost += encoded.ids.size - length
+    told.lost_targets += int(encoded.is_target.sum() - kept.is_target.sum())
+    if not kept.is_target.any():
+        told.left_out += 1
+    return kept

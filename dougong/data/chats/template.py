@@ -1,17 +1,10 @@
-"""A chat as token ids, by the chat template of its tokenizer, and which of them are learnt.
-
-What the assistant says is found by the template's own generation marks (`{% generation %}`), else
-by rendering the chat up to each of its turns: what is rendered with the request for a turn, and
-with that turn, must be the beginning of the whole. Where it is not (a template that leaves out
-earlier thoughts), the row is refused: transformers' own mask would be all zero with a warning.
-"""
+"""A chat as token ids, by the chat template of its tokenizer, and which of them are learnt."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,21 +12,25 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dougong.data.chats.met import Met
+from dougong.data.chats.rendering import ChatTemplate
 from dougong.data.chats.rows import LEARNT, Chat
+from dougong.data.chats.turns import LearntText, learnt_texts
 from dougong.data.special_tokens import read_object
 from dougong.errors import DataError
 from dougong.job.tokenizer_choice import BYTES
 
-_MARKS = re.compile(r"\{\%-?\s*generation\s*-?\%\}")
 _TEMPLATE = "chat_template.jinja"
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """`ids`: int64 [tokens]; `is_target`: bool [tokens], which of them are learnt."""
+    """`ids`: int64 [tokens]; `is_target`: bool [tokens], which of them are learnt;
+    `num_messages`: how many of the chat's they are (0: not known)."""
 
     ids: npt.NDArray[np.int64]
     is_target: npt.NDArray[np.bool_]
+    num_messages: int = 0
 
 
 @dataclass(frozen=True)
@@ -73,10 +70,28 @@ class ChatTokenizer:
                 return int(known)
         return 0
 
-    def encode(self, chat: Chat) -> Encoded:
-        """Raises DataError with the row's place where the template fails, or no target is found."""
-        ids, mask = self._marked(chat) if _MARKS.search(self._template) else self._by_turns(chat)
-        is_target = np.array(mask, dtype=np.bool_)
+    @functools.cached_property
+    def template(self) -> ChatTemplate:
+        model, source = self.model, self.model.chat_template
+        values = {key: str(value) for key, value in model.special_tokens_map.items()}
+        if isinstance(source, str):
+            return ChatTemplate(self.name, source, source, values)
+        default = source["default"]
+        return ChatTemplate(self.name, default, source.get("tool_use", default), values)
+
+    def encode(self, chat: Chat, met: Met | None = None) -> list[Encoded]:
+        """Its sequences: one, where the template renders a turn alike whatever follows it. Raises
+        DataError with the row's place where the template fails, or no target is found."""
+        texts = learnt_texts(self.template, chat, met or Met())
+        return [self._encoded(chat, one) for one in texts]
+
+    def _encoded(self, chat: Chat, learnt: LearntText) -> Encoded:
+        found = self.model(
+            learnt.text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
+        )
+        ids = np.array(found["input_ids"], dtype=np.int64)
+        offsets = np.array(found["offset_mapping"], dtype=np.int64).reshape(-1, 2)
+        is_target = _inside(offsets, learnt.spans)
         is_target[:1] = False  # nothing comes before it, by which it could be foretold
         if not is_target.any():
             raise DataError(
@@ -84,52 +99,21 @@ class ChatTokenizer:
                 f"{LEARNT}'s, so nothing would be learnt; take the row out, or mend the template's "
                 "{% generation %} marks"
             )
-        return Encoded(np.array(ids, dtype=np.int64), is_target)
+        return Encoded(ids, is_target, learnt.num_messages)
 
-    @property
-    def _template(self) -> str:
-        return str(self.model.chat_template)
 
-    def _marked(self, chat: Chat) -> tuple[list[int], list[int]]:
-        found = self._render(chat, len(chat.messages), return_assistant_tokens_mask=True)
-        return found["input_ids"], found["assistant_masks"]
-
-    def _by_turns(self, chat: Chat) -> tuple[list[int], list[int]]:
-        ids = self._render(chat, len(chat.messages))["input_ids"]
-        mask = [0] * len(ids)
-        for number, message in enumerate(chat.messages):
-            if message["role"] == LEARNT:
-                begin = self._length(chat, ids, number, add_generation_prompt=True)
-                end = self._length(chat, ids, number + 1, add_generation_prompt=False)
-                mask[begin:end] = [1] * (end - begin)
-        return ids, mask
-
-    def _length(self, chat: Chat, whole: list[int], count: int, add_generation_prompt: bool) -> int:
-        """How many ids the first messages are. DataError where they are not the whole's first."""
-        if count == len(chat.messages):
-            return len(whole)
-        part = self._render(chat, count, add_generation_prompt=add_generation_prompt)["input_ids"]
-        if whole[: len(part)] != part:
-            raise DataError(
-                f"{chat.place}: the chat template of {self.name} renders its first {count} "
-                f"messages otherwise alone than in the whole chat, so it cannot be told what the "
-                f"{LEARNT} says; put {{% generation %}} ... {{% endgeneration %}} around that in "
-                "the template, or cut the chat into rows that end with one turn each"
-            )
-        return len(part)
-
-    def _render(self, chat: Chat, count: int, **how: Any) -> Any:
-        messages = [dict(message) for message in chat.messages[:count]]
-        try:
-            return self.model.apply_chat_template(
-                messages, tools=list(chat.tools) or None, tokenize=True, return_dict=True, **how
-            )
-        except Exception as error:  # a template raises whatever it likes
-            reason = str(error).strip().splitlines()[-1] if str(error).strip() else repr(error)
-            raise DataError(
-                f"{chat.place}: the chat template of {self.name} fails ({reason}); mend the row, "
-                "or the template"
-            ) from error
+def _inside(
+    offsets: npt.NDArray[np.int64], spans: tuple[tuple[int, int], ...]
+) -> npt.NDArray[np.bool_]:
+    """Which tokens have a character of the spans. `offsets`: characters begin .. end of each [T,
+    2]."""
+    ends = np.maximum.accumulate(offsets[:, 1])
+    # Some tokenizers leave spaces out of a token's place: it begins where the one before ends.
+    begins = np.minimum(offsets[:, 0], np.concatenate([[0], ends[:-1]]))
+    found = np.zeros(len(offsets), dtype=np.bool_)
+    for begin, end in spans:
+        found |= (ends > begin) & (begins < end)
+    return found
 
 
 def open_chat_tokenizer(name: str, text_digest: str) -> ChatTokenizer:
@@ -143,12 +127,15 @@ def open_chat_tokenizer(name: str, text_digest: str) -> ChatTokenizer:
     model = _load(folder, remedy)
     if not model.chat_template:
         raise DataError(f"data.chat: the tokenizer {name} has no chat template; {remedy}")
-    if isinstance(model.chat_template, dict):
+    if isinstance(model.chat_template, dict) and "default" not in model.chat_template:
         raise DataError(
-            f"data.chat: the tokenizer {name} has several chat templates "
+            f"data.chat: the tokenizer {name} has several chat templates, none of them `default` "
             f"({', '.join(model.chat_template)}); keep one, as {_TEMPLATE}"
         )
-    return ChatTokenizer(name, model, text_digest)
+    tokenizer = ChatTokenizer(name, model, text_digest)
+    tokenizer.template.refuse_broken()
+    tokenizer.template.look_at_marks()
+    return tokenizer
 
 
 def _load(folder: Path, remedy: str) -> Any:

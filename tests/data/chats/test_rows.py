@@ -6,22 +6,36 @@ import re
 from pathlib import Path
 
 import pytest
-from dougong.data.chats.rows import chat_files, read_chats
+from dougong.data.chats.faults import Faults
+from dougong.data.chats.rows import Chat, ReadFiles, chat_files, read_chats
+from dougong.data.text import content_digest
 from dougong.errors import DataError
 from tests.chats import row, write_chats
 
 GOOD = '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}'
-CALL = '{"messages": [{"role": "assistant", "content": null, "tool_calls": [{}]}], "tools": [{"type": "function"}]}'
+CALL = (
+    '{"messages": [{"role": "assistant", "content": null, "tool_calls": [{"name": "f", "arguments": "{}"}]}], '
+    '"tools": [{"type": "function", "function": {"name": "f"}}]}'
+)
+
+
+def rows_of(files: list[Path]) -> list[Chat]:
+    faults = Faults()
+    found = list(read_chats(ReadFiles(files), faults))
+    faults.check()
+    return found
 
 
 def test_rows_are_read_in_order_with_their_places(tmp_path: Path) -> None:
     write_chats(tmp_path / "a.jsonl", [row("a", "b")])
     (tmp_path / "b.jsonl").write_text(f"\n{GOOD}\n\n{CALL}\n")
-    found = list(read_chats(chat_files(f"{tmp_path}/*.jsonl")))
+    found = rows_of(chat_files(f"{tmp_path}/*.jsonl"))
     assert [chat.place for chat in found] == [
         f"{tmp_path}/{p}" for p in ("a.jsonl: line 1", "b.jsonl: line 2", "b.jsonl: line 4")
     ]
-    assert found[2].tools == ({"type": "function"},) and [m["content"] for m in found[0].messages] == ["a", "b"]
+    assert found[2].tools == ({"type": "function", "function": {"name": "f"}},) and [
+        m["content"] for m in found[0].messages
+    ] == ["a", "b"]
 
 
 WRONG = [
@@ -37,7 +51,13 @@ WRONG = [
     ('{"messages": [{"content": "a"}]}', "line 2: messages[0].role: null is none of"),
     ('{"messages": [{"role": "user"}]}', "line 2: messages[0].content: is missing"),
     ('{"messages": [{"role": "user", "content": [1]}]}', "line 2: messages[0].content: holds list; it must be text"),
-    ('{"messages": [{"role": "user", "content": "a"}]}', "line 2: no message is the assistant's, so nothing of this"),
+    (
+        '{"messages": [{"role": "user", "content": "a"}]}',
+        "line 2: no message is the assistant's (with a weight that is not 0), so nothing of this",
+    ),
+    (GOOD.replace('"b"', '"b", "weight": 0'), "line 2: no message is the assistant's (with a weight that is not 0)"),
+    (GOOD.replace('"b"', '"b", "weight": 0.5'), "line 2: messages[1].weight: 0.5; it must be 1 (learnt) or 0"),
+    (GOOD[:-1] + ', "tools": [{}]}', "line 2: tools[0]: names no function"),
     (GOOD[:-1] + ', "tools": "search"}', "line 2: tools: must be a list of JSON schemas"),
     ("version https://git-lfs.github.com/spec/v1", "line 2: is a git-lfs pointer"),
 ]
@@ -47,17 +67,45 @@ WRONG = [
 def test_a_row_that_is_no_chat_is_refused_by_file_line_and_rule(line: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text(f"{GOOD}\n{line}\n")
     with pytest.raises(DataError, match=re.escape(f"{tmp_path}/a.jsonl: {message}")):
-        list(read_chats([tmp_path / "a.jsonl"]))
+        rows_of([tmp_path / "a.jsonl"])
 
 
 def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(b'{"messages": "\xff\xfe"}\n')
     with pytest.raises(DataError, match=r"a.jsonl: line 1: not UTF-8"):
-        list(read_chats([tmp_path / "a.jsonl"]))
+        rows_of([tmp_path / "a.jsonl"])
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"data.chat: .*none.jsonl: no such file"):
         chat_files(f"{tmp_path}/none.jsonl")
     with pytest.raises(DataError, match="cannot be opened"):
-        list(read_chats([tmp_path / "none.jsonl"]))
+        rows_of([tmp_path / "none.jsonl"])
+
+
+def test_a_folder_is_told_to_be_named_by_a_glob(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"is a folder; name its files with a glob, such as .*/\*.jsonl"):
+        chat_files(str(tmp_path))
+
+
+def test_what_was_read_is_held_against_what_was_there_before(tmp_path: Path) -> None:
+    files = [write_chats(tmp_path / name, [row("a", name)]) for name in ("a", "b")]
+    for change, fails in ((None, False), ([row("a", "other")], True)):
+        digest, source = content_digest(files), ReadFiles(files)
+        lines = source.lines()
+        next(lines)
+        if change:
+            write_chats(files[1], change)
+        list(lines)
+        if fails:
+            with pytest.raises(DataError, match="changed while it was read, so nothing of it is kept"):
+                source.refuse_change(digest)
+        else:
+            source.refuse_change(digest)
+
+
+def test_keys_that_nothing_reads_are_kept_for_whoever_tells_of_them(tmp_path: Path) -> None:
+    line = GOOD[:-1].replace('"b"', '"b", "train": false, "weight": 1') + ', "id": 3}'
+    (tmp_path / "a.jsonl").write_text(line)
+    (chat,) = rows_of([tmp_path / "a.jsonl"])
+    assert chat.other_keys == ("id", "train")

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tokenizers
+from dougong.data.chats import store
 from dougong.data.chats.store import IGNORED, ChatForm, StoredChats, open_chats
 from dougong.data.chats.template import open_chat_tokenizer
 from dougong.errors import DataError
@@ -85,3 +86,38 @@ def test_a_file_of_which_nothing_is_left_is_refused(tmp_path: Path) -> None:
     assert not list((tmp_path / "cache").iterdir())
     with pytest.raises(DataError, match=r"there is no chat to learn from in it \(0 chats\)"):
         opened(tmp_path, [])
+
+
+def test_what_was_told_is_told_again_with_the_names_of_now(tmp_path: Path) -> None:
+    rows = [row("a", "b"), row("a", "b" * 60) | {"id": 1}]
+    first = opened(tmp_path, rows, 24)
+    other = write_chats(tmp_path / "other.jsonl", rows)
+    tokenizer = open_chat_tokenizer(str(tmp_path / "tokenizer"), "text")
+    again = open_chats(str(other), ChatForm(tokenizer, 310, 24, False), tmp_path / "cache")
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+    assert again.remarks.warnings == tuple(one.replace("/a.jsonl", "/other.jsonl") for one in first.remarks.warnings)
+    cut, unread = again.remarks.warnings
+    assert "other.jsonl: line 2, " in cut and "targets are lost so (" in cut
+    assert f"neither dougong nor the chat template reads: `id` (1 rows, the first: {other}: line 2)" in unread
+
+
+def test_a_file_that_changes_while_it_is_read_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "content_digest", lambda files: "of another file")
+    with pytest.raises(DataError, match="changed while it was read"):
+        opened(tmp_path, many(3))
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_several_bad_rows_are_told_at_once(tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [row("a", "b"), {"messages": []}, row("a"), row("a", "b")]
+    with pytest.raises(DataError, match=r"line 2: messages: .* and 1 more rows are refused \(.*line 3\); the other"):
+        opened(tmp_path, rows)
+    with pytest.raises(DataError, match=r"and 19 more rows are refused .*, \.\.\.\); it may be that no row is good"):
+        opened(tmp_path, [{}] * 100)
+
+
+def test_padding_is_told_and_what_helps(tmp_path: Path) -> None:
+    (note,) = opened(tmp_path, many(9), 200).remarks.notes
+    assert "9 sequences of 200, " in note and "data.packing: true puts several chats into one" in note
+    (note,) = opened(tmp_path, many(9), 200, is_packed=True).remarks.notes
+    assert "4 sequences of 200, 22% of them padding" in note and "data.packing" not in note
