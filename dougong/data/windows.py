@@ -56,12 +56,14 @@ class TokenBatch:
     """What a lane reads at once. `ids`: int64 [sequences, tokens]; `labels`: the same where they
     are learnt, IGNORED elsewhere (None: all of them are); `positions`: of each in its own document
     (None: counted through the sequence). `num_targets`: by what the sum of its tokens' losses is
-    divided, so that the mean over all micro-batches weighs every target of the step the same."""
+    divided, so that the mean over all micro-batches weighs every target of the step the same.
+    `padding`: bool, as `ids`, which of them only fill a sequence up (None: none does)."""
 
     ids: npt.NDArray[np.int64]
     labels: npt.NDArray[np.int64] | None = None
     positions: npt.NDArray[np.int64] | None = None
     num_targets: float | None = None
+    padding: npt.NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,7 +160,9 @@ class TokenWindows:
         self, windows: npt.NDArray[np.int64], marks: Marks, num_targets: float
     ) -> TokenBatch:
         ids = self._rows(windows)
-        return TokenBatch(ids, *marks.labels_and_positions(ids, windows), num_targets)
+        labels, positions = marks.labels_and_positions(ids, windows)
+        padding = marks.padding(windows, self.sequence_length)
+        return TokenBatch(ids, labels, positions, num_targets, padding=padding)
 
     @functools.cached_property
     def _num_targets(self) -> Callable[[int], int]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from dougong.data.windows import TokenBatch, TokenWindows
 from dougong.job.schema import Job
 from dougong.ops.counter_rng import torch_seed
-from dougong.parallel.segments.flight import Forward
+from dougong.parallel.segments.flight import Forward, RealTokens
 
 
 class Forwards:
@@ -87,7 +87,13 @@ class Forwards:
         def seed(segment: int) -> None:
             torch.manual_seed(torch_seed(self._job.seed, *place, segment))
 
-        return Forward(run, seed)
+        return Forward(run, seed, self._real(batch.padding))
+
+    def _real(self, padding: npt.NDArray[np.bool_] | None) -> RealTokens | None:
+        if padding is None:
+            return None
+        mask = torch.from_numpy(~padding.reshape(-1))
+        return RealTokens(mask.to(self._device), int(mask.sum()))
 
     def _on_device(self, values: npt.NDArray[np.int64]) -> Tensor:
         return torch.from_numpy(values).to(self._device)

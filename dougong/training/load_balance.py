@@ -2,6 +2,7 @@
 
 Counts are whole numbers over all lanes, so what is made of them depends on no layout. Losses are
 formed per lane and micro-batch, from scores of one shape, and summed as the model's own loss is.
+Padding is left out of both: nothing is learnt of it, so it moves no router.
 
 Legend: T tokens of a micro-batch, B its sequences, S tokens of a sequence, K choices per token, E
 experts.
@@ -24,7 +25,7 @@ from dougong.ops.topk import topk_by_index
 from dougong.parallel.comm.world import World
 from dougong.parallel.execute.clock import Clock
 from dougong.parallel.plan import Plan
-from dougong.parallel.segments.flight import Flight
+from dougong.parallel.segments.flight import Flight, RealTokens
 from dougong.training.hooks import StepHook
 from dougong.training.replica import ModelBlueprint, Replica
 from dougong.training.results.reports import (
@@ -37,20 +38,40 @@ from dougong.training.results.reports import (
 )
 
 
-def sequence_loss(scores_TE: Tensor, num_choices: int, num_sequences: int) -> Tensor:
+def sequence_loss(
+    scores_TE: Tensor, num_choices: int, num_sequences: int, real_T: Tensor | None = None
+) -> Tensor:
     """Mean over sequences of sum_i f_i P_i (DeepSeek-V3, arXiv 2412.19437, equations 17 to 20
     without the weight).
 
     f_i = E / (K S) times the sequence's tokens that have expert i among their K highest scores (no
     gradient), P_i the mean of its normalised scores. The K highest of the scores alone: where a
-    bias moves the choice, other experts may have got the token.
+    bias moves the choice, other experts may have got the token. `real_T`: bool, the tokens that
+    there are for all of this (None: all).
     """
     num_experts, num_tokens = scores_TE.shape[1], len(scores_TE) // num_sequences
     _, index_TK = topk_by_index(scores_TE.detach(), num_choices)
+    if real_T is not None:
+        real_BS = real_T.view(num_sequences, num_tokens)
+        return _real_sequence_loss(scores_TE, index_TK, real_BS)
     counts_BE = _slots_by_sequence(index_TK, num_sequences, num_experts).to(scores_TE.dtype)
     means_BE = _normalised(scores_TE).view(num_sequences, num_tokens, num_experts).mean(1)
     scale = num_experts / (num_choices * num_tokens)
     return (counts_BE * scale * means_BE).sum(-1).mean()
+
+
+def _real_sequence_loss(scores_TE: Tensor, index_TK: Tensor, real_BS: Tensor) -> Tensor:
+    """`sequence_loss` of sequences of different lengths."""
+    num_experts, num_choices = scores_TE.shape[1], index_TK.shape[1]
+    num_sequences, num_tokens = real_BS.shape
+    # One expert more, which gets what padding chose.
+    index_TK = torch.where(real_BS.reshape(-1, 1), index_TK, num_experts)
+    counts_BE = _slots_by_sequence(index_TK, num_sequences, num_experts + 1)[:, :-1]
+    sizes_B1 = real_BS.sum(1, keepdim=True).clamp(min=1).to(scores_TE.dtype)
+    scores_BSE = _normalised(scores_TE).view(num_sequences, num_tokens, num_experts)
+    means_BE = torch.where(real_BS[:, :, None], scores_BSE, 0.0).sum(1) / sizes_B1
+    parts_BE = counts_BE.to(scores_TE.dtype) * (num_experts / num_choices) / sizes_B1
+    return (parts_BE * means_BE).sum(-1).mean()
 
 
 def _slots_by_sequence(index_TK: Tensor, num_sequences: int, num_experts: int) -> Tensor:
@@ -62,12 +83,17 @@ def _slots_by_sequence(index_TK: Tensor, num_sequences: int, num_experts: int) -
     return slots.view(num_sequences, num_experts)
 
 
-def global_loss(scores_TE: Tensor, counts_E: Tensor) -> Tensor:
+def global_loss(scores_TE: Tensor, counts_E: Tensor, real: RealTokens | None = None) -> Tensor:
     """E sum_i f_i P_i (Qwen, arXiv 2501.11873, without the weight): f_i is expert i's part of
     `counts_E`, whole numbers of slots on any device (no gradient); P_i the mean of its normalised
-    scores here."""
+    scores here, of all tokens or of those that are `real`."""
     parts_E = (counts_E.double() / counts_E.sum().clamp(min=1)).to(scores_TE)
-    return (parts_E * _normalised(scores_TE).mean(0)).sum() * len(counts_E)
+    scores_TE = _normalised(scores_TE)
+    if real is None:
+        means_E = scores_TE.mean(0)
+    else:
+        means_E = torch.where(real.mask_T[:, None], scores_TE, 0.0).sum(0) / max(real.number, 1)
+    return (parts_E * means_E).sum() * len(counts_E)
 
 
 def _normalised(scores_TE: Tensor) -> Tensor:
@@ -169,7 +195,9 @@ class LoadBalance(StepHook):
         self._biases = self._gather_biases() if job.router.bias_rate is not None else {}
         batch = job.batch
         num_sequences = batch.lanes * batch.microbatches * batch.microbatch_size
-        self._num_tokens = num_sequences * job.data.sequence_length
+        # Of a step; None: it is not the same in every step, and counted.
+        self._num_tokens = None if job.data.may_pad else num_sequences * job.data.sequence_length
+        self._real_tokens = 0
         self._counts = self._no_counts()
         self._seen = self._no_counts()
         self._losses: dict[LossKey, Tensor] = {}
@@ -183,14 +211,17 @@ class LoadBalance(StepHook):
         self._counts = self._no_counts()
         self._seen = self._no_counts()
         self._losses = {}
+        self._real_tokens = 0
 
     @contextmanager
     def aside(self) -> Iterator[None]:
         """Inside, the step is computed once more: what it counts there is forgotten."""
         counts, seen, losses = self._counts, self._seen, self._losses
+        real_tokens = self._real_tokens
         self._counts, self._seen, self._losses = self._no_counts(), self._no_counts(), {}
         yield
         self._counts, self._seen, self._losses = counts, seen, losses
+        self._real_tokens = real_tokens
 
     def after_forward(
         self,
@@ -202,8 +233,11 @@ class LoadBalance(StepHook):
         counts are those of all lanes, of this micro-batch and of the step's earlier ones."""
         size = self._counts.shape[1]
         # Whole numbers: their sum is exact in any order, so a library may add them.
-        counts = torch.stack([_count(of_site, size) for of_site in routings])
+        real = {lane: flight.real for lane, flight in flights.items() if flight.real is not None}
+        counts = torch.stack([_count(of_site, size, real) for of_site in routings])
         self._counts += counts
+        for lane, routing in routings[0].items():
+            self._real_tokens += real[lane].number if lane in real else routing.num_tokens
         if self._job.router.global_loss is not None:
             with self._clock.exchanging():
                 self._seen += self._world.add_counts(counts, attention_only=True)
@@ -232,10 +266,19 @@ class LoadBalance(StepHook):
         """The step's counts of all workers, int64 [sites, E + 1], which `load` then tells.
         Collective."""
         with self._clock.exchanging():
-            counts = self._world.add_counts(self._counts)
+            counts, num_tokens = self._add_counts()
             loss = self._mean_loss() if self._has_loss else None
-        self.load = Load(counts, loss, self._num_tokens)
+        self.load = Load(counts, loss, num_tokens)
         return counts
+
+    def _add_counts(self) -> tuple[Tensor, int]:
+        """The counts of all workers, and how many tokens they are of."""
+        if self._num_tokens is not None:
+            return self._world.add_counts(self._counts), self._num_tokens
+        of_tokens = torch.zeros_like(self._counts[:1])
+        of_tokens[0, 0] = self._real_tokens
+        added = self._world.add_counts(torch.cat([self._counts, of_tokens]))
+        return added[:-1], int(added[-1, 0])
 
     def _move(self, name: str, bias: _Bias, counts: Tensor) -> None:
         """A step of one bias, in every copy of it that this worker has."""
@@ -253,19 +296,21 @@ class LoadBalance(StepHook):
         """The weighted balance loss of one lane's micro-batch, summed over sites in their order."""
         logits_by_site = dict(flight.notes)
         sites = sorted(logits_by_site)
-        total = self._site_loss(sites[0], logits_by_site[sites[0]])
+        total = self._site_loss(sites[0], logits_by_site[sites[0]], flight.real)
         for site in sites[1:]:
-            total = total + self._site_loss(site, logits_by_site[site])
+            total = total + self._site_loss(site, logits_by_site[site], flight.real)
         return total
 
-    def _site_loss(self, site: int, logits: Tensor) -> Tensor:
+    def _site_loss(self, site: int, logits: Tensor, real: RealTokens | None) -> Tensor:
         router, chooser = self._job.router, self._choosers[site]
         scores = chooser.scores(logits)
         if router.sequence_loss is not None:
             num_choices, num_sequences = chooser.num_choices, self._job.batch.microbatch_size
-            return router.sequence_loss * sequence_loss(scores, num_choices, num_sequences)
+            mask_T = None if real is None else real.mask_T
+            loss = sequence_loss(scores, num_choices, num_sequences, mask_T)
+            return router.sequence_loss * loss
         assert router.global_loss is not None, "a job has one of the two losses"
-        return router.global_loss * global_loss(scores, self._seen[site, :-1])
+        return router.global_loss * global_loss(scores, self._seen[site, :-1], real)
 
     def _mean_loss(self) -> float:
         """As the model's own loss is: every worker adds all losses in one order."""
@@ -289,12 +334,28 @@ class LoadBalance(StepHook):
         return {name: _Bias(sites[name], values) for name, values in biases.items()}
 
 
-def _count(routings: Mapping[int, Routing], size: int) -> Tensor:
+def _count(routings: Mapping[int, Routing], size: int, real: Mapping[int, RealTokens]) -> Tensor:
     """Slots of all local lanes, int64 [size]: for each expert, and at the end for those that
-    compute nothing."""
+    compute nothing. `real`: by lane, where there is padding, which is not counted."""
     counts = torch.zeros(size, dtype=torch.int64)
-    for routing in routings.values():
+    for lane, routing in routings.items():
+        if lane in real:
+            counts += _count_real(routing, real[lane].mask_T)
+            continue
         counts[:-1] += routing.counts_E
         if routing.identity_TK is not None:
             counts[-1] += int(routing.identity_TK.sum())
     return counts
+
+
+def _count_real(routing: Routing, real_T: Tensor) -> Tensor:
+    """Slots of one lane's real tokens, as of `_count`."""
+    assert len(real_T) == routing.num_tokens, f"{len(real_T)} of {routing.num_tokens} tokens"
+    real_R = real_T.index_select(0, routing.order_R // routing.num_choices)
+    # Rows are sorted by expert: an expert's are those up to its last, without those before it.
+    sums = torch.nn.functional.pad(real_R.to(torch.int64).cumsum(0), (1, 0))
+    ends = torch.nn.functional.pad(routing.counts_E.cumsum(0), (1, 0)).to(sums.device)
+    idle = torch.zeros_like(sums[:1])
+    if routing.identity_TK is not None:
+        idle += (routing.identity_TK & real_T[:, None]).sum()
+    return torch.cat([sums[ends].diff(), idle]).cpu()

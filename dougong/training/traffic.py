@@ -83,9 +83,12 @@ def _num_expert_tensors(inventory: Inventory, worker: Worker) -> int:
 
 def _flows_of_counts(job: Job, inventory: Inventory, plan: Plan) -> Iterator[Flow]:
     """The experts' load: of the step, and for a loss over the global batch of each micro-batch."""
-    num_bytes = COUNT_BYTES * len(inventory.sites) * (inventory.num_experts + 1)
+    of_site = COUNT_BYTES * (inventory.num_experts + 1)
+    num_bytes = of_site * len(inventory.sites)
     everybody = [worker.rank for worker in plan.workers]
-    yield Ring(TrafficKind.COUNTS, everybody, num_bytes)
+    # Where there is padding, how many tokens are none is a row of its own.
+    of_tokens = of_site if job.data.may_pad else 0
+    yield Ring(TrafficKind.COUNTS, everybody, num_bytes + of_tokens)
     if job.router.global_loss is not None:
         attention = [worker.rank for worker in plan.workers if worker.lanes]
         yield Ring(TrafficKind.COUNTS, attention, job.batch.microbatches * num_bytes)

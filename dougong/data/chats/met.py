@@ -36,7 +36,7 @@ _NOTES = {
 
 
 @dataclass
-class _Finding:
+class _Sight:
     count: int
     place: str
     example: str
@@ -46,13 +46,13 @@ class _Finding:
 class Met:
     """By kind how often, where first, and an example."""
 
-    found: dict[str, _Finding] = field(default_factory=dict)
+    found: dict[str, _Sight] = field(default_factory=dict)
 
     def add(self, kind: str, place: str, example: str = "") -> None:
         if kind in self.found:
             self.found[kind].count += 1
         else:
-            self.found[kind] = _Finding(1, place, example)
+            self.found[kind] = _Sight(1, place, example)
 
     def write(self, path: Path, files: Sequence[Path]) -> None:
         """Places by the file's number, since the files may be called otherwise next time."""
@@ -93,7 +93,7 @@ def read_met(path: Path, files: Sequence[Path]) -> Met:
     values = json.loads(path.read_text())
     return Met(
         {
-            kind: _Finding(count, named(place, files), example)
+            kind: _Sight(count, named(place, files), example)
             for kind, (count, place, example) in values.items()
         }
     )

@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from dougong.data.chats.template import Encoded
 
-TARGET, BEGINS = 1, 2
-"""Flags of a token: it is learnt; a document begins with it."""
+TARGET, BEGINS, PADDING = 1, 2, 4
+"""Flags of a token: it is learnt; a document begins with it; it only fills the sequence up."""
 _MOST_OPEN = 64
 """Sequences that still have room for another chat."""
 
@@ -50,8 +50,8 @@ class _Open:
             # The first of a chat is not foretold by the one before it.
             flags[place] = BEGINS
             place = end
-        if place < length:
-            flags[place] = BEGINS
+        flags[place:] = PADDING
+        flags[place : place + 1] |= BEGINS
         return Sequence(ids, flags)
 
 

@@ -93,17 +93,16 @@ class ChatTemplate:
 
     def refuse_broken(self) -> None:
         """DataError for a template that is none; one that refuses a chat may be good."""
-        from jinja2 import TemplateSyntaxError
-
         try:
             self._rendered([{"role": "user", "content": "a"}], (), wants_answer=False)
-        except TemplateSyntaxError as error:
-            raise DataError(
-                f"data.chat: the chat template of {self.name} is none: its line {error.lineno}: "
-                f"{error.message}; mend it, or copy the tokenizer's folder again"
-            ) from error
-        except Exception:  # perhaps it wants another chat
-            return
+        except Exception as error:
+            # Else it may want another chat. The class is of a library that transformers brings.
+            if type(error).__name__ == "TemplateSyntaxError":
+                raise DataError(
+                    f"data.chat: the chat template of {self.name} is none: its line "
+                    f"{getattr(error, 'lineno', '?')}: {_reason(error)}; mend it, or copy the "
+                    "tokenizer's folder again"
+                ) from error
 
     def look_at_marks(self) -> dict[str, str]:
         """What is told of generation marks, seen with a made-up chat: kinds of `Met` with examples.
@@ -129,7 +128,7 @@ class ChatTemplate:
 def _forms(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
     """The messages as transformers gives them to a template, without what is null; then, where that
     fails, with a content of null, and with arguments of calls as text, as DeepSeek's want them."""
-    plain = [{k: v for k, v in one.items() if v is not None} for one in messages]
+    plain = [_without_null(one) for one in messages]
     yield plain
     filled = [{"content": None, **one} for one in plain]
     if filled != plain:
@@ -137,6 +136,10 @@ def _forms(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
     if any(one.get("tool_calls") for one in messages):
         yield [with_texts(one) for one in plain]
         yield [with_texts(one) for one in filled]
+
+
+def _without_null(message: Message) -> dict[str, Any]:
+    return {key: value for key, value in message.items() if value is not None}
 
 
 def _reason(error: Exception) -> str:

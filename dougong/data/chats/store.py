@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from dougong.data.chats.faults import Faults
 from dougong.data.chats.met import UNREAD, Met, named, numbered, read_met
-from dougong.data.chats.packing import BEGINS, TARGET, sequences
+from dougong.data.chats.packing import BEGINS, PADDING, TARGET, sequences
 from dougong.data.chats.rows import ReadFiles, chat_files, read_chats
 from dougong.data.chats.template import ChatTokenizer, Encoded
 from dougong.data.text import content_digest
@@ -50,14 +50,22 @@ class Marks:
         """Of these sequences: `ids` [sequences, length] where they are learnt, elsewhere IGNORED;
         and each token's position in its own document, from 0 (None where a sequence holds one
         alone)."""
-        length = ids.shape[1]
-        flags = np.stack([self.flags.read(start * length, length) for start in windows.tolist()])
+        flags = self._flags(windows, ids.shape[1])
         labels = np.where(flags & TARGET, ids, IGNORED)
         if not self.is_packed:
             return labels, None
-        places = np.broadcast_to(np.arange(length), ids.shape)
+        places = np.broadcast_to(np.arange(ids.shape[1]), ids.shape)
         begins = np.where(flags & BEGINS, places, 0)
         return labels, places - np.maximum.accumulate(begins, axis=1)
+
+    def padding(self, windows: npt.NDArray[np.int64], length: int) -> npt.NDArray[np.bool_] | None:
+        """Which tokens of these sequences only fill them up, bool [sequences, length]; None where
+        there are none."""
+        found = (self._flags(windows, length) & PADDING).astype(np.bool_)
+        return found if found.any() else None
+
+    def _flags(self, windows: npt.NDArray[np.int64], length: int) -> npt.NDArray[np.int64]:
+        return np.stack([self.flags.read(start * length, length) for start in windows.tolist()])
 
     def num_targets(self, windows: npt.NDArray[np.int64]) -> int:
         """Of all these sequences together."""

@@ -41,7 +41,7 @@ def learnt_texts(template: ChatTemplate, chat: Chat, met: Met) -> list[LearntTex
 
 
 @dataclass(frozen=True)
-class _Part:
+class _Prefix:
     """The first messages of a chat as rendered: how long, and a digest."""
 
     length: int
@@ -109,20 +109,20 @@ class _Turns:
         ).text
 
     @functools.cached_property
-    def _ends(self) -> dict[int, _Part]:
+    def _ends(self) -> dict[int, _Prefix]:
         return {}
 
     @functools.cached_property
-    def _begins(self) -> dict[int, _Part]:
+    def _begins(self) -> dict[int, _Prefix]:
         return {}
 
-    def _end(self, number: int) -> _Part:
+    def _end(self, number: int) -> _Prefix:
         """The text up to the turn's end, when it is the last."""
         if number not in self._ends:
             self._find(number)
         return self._ends[number]
 
-    def _begin(self, number: int) -> _Part:
+    def _begin(self, number: int) -> _Prefix:
         """What of that text comes before the turn."""
         if number not in self._begins:
             self._find(number)
@@ -133,8 +133,8 @@ class _Turns:
         asked = self._asked_first(text) if number == 0 else self._text(number, True)
         if not text.startswith(asked):
             self._refuse_other_beginning(number, asked, text)
-        self._begins[number] = _Part(len(asked), _digest(asked))
-        self._ends[number] = _Part(len(text), _digest(text))
+        self._begins[number] = _Prefix(len(asked), _digest(asked))
+        self._ends[number] = _Prefix(len(text), _digest(text))
         if number and asked == self._text(number):
             self._note_header(number, text[len(asked) :])
 

@@ -83,3 +83,8 @@ class Data(Section):
     validation: Validation | None = logical(
         None, "hold out a part of the data and measure the loss on it"
     )
+
+    @property
+    def may_pad(self) -> bool:
+        """Whether there may be tokens that only fill a sequence up."""
+        return self.chat is not None

@@ -11,7 +11,8 @@ class Router(Section):
 
     A loss adds to the gradients and is reported as `balance_loss`; `loss` stays the model's own. A
     family's own auxiliary loss, of each micro-batch by itself, is on only when `model.config` says
-    `output_router_logits: true`; it is then a part of `loss`.
+    `output_router_logits: true`; it is then a part of `loss`, and counts the padding of chats,
+    which is left out here.
     """
 
     bias_rate: AboveZero | None = logical(

@@ -48,13 +48,23 @@ class GradientSink(Protocol):
 
 
 @dataclass(frozen=True)
+class RealTokens:
+    """Those of a micro-batch that are not padding: `mask_T` bool [T], on its device; `number`: how
+    many they are."""
+
+    mask_T: Tensor
+    number: int
+
+
+@dataclass(frozen=True)
 class Forward:
     """A micro-batch's forward: `run` returns the loss; `before_segment(i)` is called before segment
     i runs, so that random numbers belong to the segment and not to what ran before it in the
-    process."""
+    process; `real`: its tokens without padding (None: all are)."""
 
     run: Callable[[], Tensor]
     before_segment: Callable[[int], None] = lambda segment: None
+    real: RealTokens | None = None
 
 
 @dataclass
@@ -146,6 +156,11 @@ class Flight:
         self._spans = None if units is None else UnitSpans(units, with_gradients)
         if self._spans is not None:
             self._spans.belongs_to(self._greenlet)
+
+    @property
+    def real(self) -> RealTokens | None:
+        """Its tokens without padding; None: all are."""
+        return self._forward.real
 
     def start(self) -> None:
         """Run to the first experts call (or to the end)."""

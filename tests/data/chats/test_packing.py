@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from dougong.data.chats.packing import BEGINS, TARGET, sequences
+from dougong.data.chats.packing import BEGINS, PADDING, TARGET, sequences
 from dougong.data.chats.template import Encoded
 
 
@@ -19,7 +19,7 @@ def test_each_chat_has_a_sequence_and_the_rest_is_padding() -> None:
     found = list(sequences(CHATS, 8, 99, is_packed=False))
     assert [one.ids.tolist()[:2] for one in found] == [[10, 11], [20, 21], [30, 31], [40, 41], [50, 51]]
     assert found[0].ids.tolist() == [10, 11, 12, 13, 14, 99, 99, 99]
-    assert found[0].flags.tolist() == [BEGINS, TARGET, 0, TARGET, 0, BEGINS, 0, 0]
+    assert found[0].flags.tolist() == [BEGINS, TARGET, 0, TARGET, 0, BEGINS | PADDING, PADDING, PADDING]
     assert found[0].num_targets == 2
 
 

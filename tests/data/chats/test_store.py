@@ -40,6 +40,8 @@ def test_positions_begin_anew_with_each_chat_and_with_the_padding(tmp_path: Path
     starts = np.flatnonzero(positions[0] == 0)
     assert len(starts) == 3 and (np.diff(positions[0])[np.diff(positions[0]) != 1] < 0).all()
     assert (np.diff(ids[0][starts[2] :]) == 0).all()
+    padding = chats.marks.padding(windows, 64)
+    assert padding is not None and np.flatnonzero(padding[0]).tolist() == list(range(starts[2], 64))
 
 
 def test_they_are_made_once_and_what_changes_them_makes_others(tmp_path: Path) -> None:
