@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from dougong.control.cache_place import cache_place
 from dougong.data.chats.store import ChatForm, Marks, open_chats
-from dougong.data.chats.template import open_chat_tokenizer
+from dougong.data.chats.template import ChatTokenizer, open_chat_tokenizer
 from dougong.data.dataset import dataset_rows
 from dougong.data.megatron import open_megatron
 from dougong.data.text import Corpus, text_files
@@ -289,7 +289,13 @@ def num_ids(job: spec.Job) -> int | None:
     tokenizer = job_tokenizer(job)
     if tokenizer is None or job.data.chat is None:
         return None if tokenizer is None else tokenizer.num_ids
-    return open_chat_tokenizer(tokenizer.name, tokenizer.digest).num_ids
+    return _chat_tokenizer(job.data, tokenizer).num_ids
+
+
+def _chat_tokenizer(section: Data, tokenizer: Tokenizer) -> ChatTokenizer:
+    return open_chat_tokenizer(
+        tokenizer.name, tokenizer.digest, section.chat_date, section.chat_arguments
+    )
 
 
 def job_tokenizer(job: spec.Job) -> Tokenizer | None:
@@ -365,7 +371,7 @@ def _open_tokens(job: spec.Job, vocab_size: int | None, cache: Path | None) -> _
     tokenizer = job_tokenizer(job)
     assert tokenizer is not None, "text has a tokenizer"
     if section.chat is not None:
-        template = open_chat_tokenizer(tokenizer.name, tokenizer.digest)
+        template = _chat_tokenizer(section, tokenizer)
         length = section.sequence_length
         form = ChatForm(template, template.num_ids, length, section.packing)
         chats = open_chats(section.chat, form, cache)

@@ -3,10 +3,12 @@ sequence."""
 
 from __future__ import annotations
 
+import datetime
 import os
 from collections.abc import Iterator
 from typing import Any
 
+from dougong.job.parts.data import Data
 from dougong.job.rule import Breach, Rule, model_config
 from dougong.job.schema import Job
 from dougong.job.tokenizer_choice import (
@@ -16,6 +18,8 @@ from dougong.job.tokenizer_choice import (
     ready_tokens,
     tokenizer_of,
 )
+
+_GIVEN_TO_TEMPLATES = {"messages", "tools", "documents", "add_generation_prompt"}
 
 
 def _tokenizer(job: Job) -> Iterator[Breach]:
@@ -77,7 +81,12 @@ def _chats(job: Job) -> Iterator[Breach]:
         if data.packing:
             text = "only chats are packed; remove it, or name chats in data.chat"
             yield Breach(("data", "packing"), text)
+        for key in ("chat_arguments", "chat_date"):
+            if getattr(data, key):
+                text = "only chats have a template; remove it, or name chats in data.chat"
+                yield Breach(("data", key), text)
         return
+    yield from _template_values(data)
     if data.bos != "auto":
         text = "a chat begins as its template says; remove data.bos"
         yield Breach(("data", "bos"), text)
@@ -87,6 +96,25 @@ def _chats(job: Job) -> Iterator[Breach]:
             "data.tokenizer"
         )
         yield Breach(("data", "chat"), text)
+
+
+def _template_values(data: Data) -> Iterator[Breach]:
+    for key in data.chat_arguments.keys() & _GIVEN_TO_TEMPLATES:
+        text = "the chat template gets it from the rows of data.chat; remove it"
+        yield Breach(("data", "chat_arguments", key), text)
+    if data.chat_date is None:
+        return
+    if not _is_day(data.chat_date):
+        text = f"{data.chat_date} is no day; write it as YYYY-MM-DD, such as 2026-01-31"
+        yield Breach(("data", "chat_date"), text)
+
+
+def _is_day(text: str) -> bool:
+    try:
+        # Some versions of Python read other forms, too.
+        return datetime.date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False
 
 
 def _positions(job: Job) -> Iterator[Breach]:

@@ -101,9 +101,19 @@ def test_what_goes_with_chats(tmp_path: Path) -> None:
         (tmp_path / name).write_text("{}")
     (line,) = refusals(write(tmp_path, data="{text: stdlib, packing: true}"))
     assert line == "data.packing: only chats are packed; remove it, or name chats in data.chat"
+    for value in ("chat_date: 2026-01-31", "chat_arguments: {a: 1}"):
+        (line,) = refusals(write(tmp_path, data=f"{{text: stdlib, {value}}}"))
+        key = value.partition(":")[0]
+        assert line == f"data.{key}: only chats have a template; remove it, or name chats in data.chat"
+    for day in ("20260131", "2026-02-30", "today"):
+        (line,) = refusals(write(tmp_path, data=f"{{chat: a.jsonl, tokenizer: tokenizer.json, chat_date: '{day}'}}"))
+        assert line == f"data.chat_date: {day} is no day; write it as YYYY-MM-DD, such as 2026-01-31"
+    (line,) = refusals(write(tmp_path, data="{chat: a.jsonl, tokenizer: tokenizer.json, chat_arguments: {tools: []}}"))
+    assert line == "data.chat_arguments.tools: the chat template gets it from the rows of data.chat; remove it"
     (line,) = refusals(write(tmp_path, data="{chat: a.jsonl}"))
     assert line.startswith("data.chat: chats need a tokenizer with a chat template; name the folder of an instruct")
     (line,) = refusals(write(tmp_path, data="{chat: a.jsonl, tokenizer: tokenizer.json, bos: true}"))
     assert line == "data.bos: a chat begins as its template says; remove data.bos"
-    job = load_job(write(tmp_path, data="{chat: a.jsonl, tokenizer: tokenizer.json}")).job
+    job = load_job(write(tmp_path, data="{chat: a.jsonl, tokenizer: tokenizer.json, chat_date: 2026-01-31}")).job
+    assert job.data.chat_date == "2026-01-31"
     assert (job.data.chat, job.data.tokenizer) == (str(tmp_path / "a.jsonl"), str(tmp_path / "tokenizer.json"))

@@ -5,13 +5,15 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from dougong.data.chats.clock import at_date
 from dougong.data.chats.met import Met
 from dougong.data.chats.rendering import ChatTemplate
 from dougong.data.chats.rows import LEARNT, Chat
@@ -36,11 +38,13 @@ class Encoded:
 @dataclass(frozen=True)
 class ChatTokenizer:
     """`name`: what a person knows it by; `model`: transformers' tokenizer with its template;
-    `text_digest`: of how it makes ids of text."""
+    `text_digest`: of how it makes ids of text; `arguments`: what its template is given
+    besides (`data.chat_arguments`)."""
 
     name: str
     model: Any
     text_digest: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
     @functools.cached_property
     def digest(self) -> str:
@@ -53,6 +57,7 @@ class ChatTokenizer:
             model.special_tokens_map,
             model.backend_tokenizer.to_str(),
             model.split_special_tokens,
+            dict(self.arguments),
         ]
         return hashlib.blake2b(json.dumps(identity).encode(), digest_size=16).hexdigest()
 
@@ -73,7 +78,7 @@ class ChatTokenizer:
     @functools.cached_property
     def template(self) -> ChatTemplate:
         model, source = self.model, self.model.chat_template
-        values = {key: str(value) for key, value in model.special_tokens_map.items()}
+        values = {**model.special_tokens_map, **self.arguments}
         if isinstance(source, str):
             return ChatTemplate(self.name, source, source, values)
         default = source["default"]
@@ -116,9 +121,15 @@ def _inside(
     return found
 
 
-def open_chat_tokenizer(name: str, text_digest: str) -> ChatTokenizer:
+def open_chat_tokenizer(
+    name: str,
+    text_digest: str,
+    date: str | None = None,
+    arguments: Mapping[str, Any] | None = None,
+) -> ChatTokenizer:
     """The tokenizer of a Hugging Face folder, or of the folder of a tokenizer.json, with its chat
-    template. Raises DataError where there is none."""
+    template, which is given `arguments` and writes `date` where it would read the clock. Raises
+    DataError where there is none, or it reads no such argument."""
     path = Path(name).expanduser()
     folder = path if path.is_dir() else path.parent
     remedy = f"name the folder of an instruct model in data.tokenizer, or put a {_TEMPLATE} there"
@@ -132,10 +143,23 @@ def open_chat_tokenizer(name: str, text_digest: str) -> ChatTokenizer:
             f"data.chat: the tokenizer {name} has several chat templates, none of them `default` "
             f"({', '.join(model.chat_template)}); keep one, as {_TEMPLATE}"
         )
-    tokenizer = ChatTokenizer(name, model, text_digest)
+    model.chat_template = _at_date(model.chat_template, date, name)
+    tokenizer = ChatTokenizer(name, model, text_digest, arguments or {})
+    for key in tokenizer.arguments:
+        if not tokenizer.template.reads(key):
+            raise DataError(
+                f"data.chat_arguments: the chat template of {name} reads no `{key}`; take it out, "
+                "or look into the template what it is called"
+            )
     tokenizer.template.refuse_broken()
     tokenizer.template.look_at_marks()
     return tokenizer
+
+
+def _at_date(templates: Any, date: str | None, name: str) -> Any:
+    if isinstance(templates, str):
+        return at_date(templates, date, name)
+    return {key: at_date(one, date, name) for key, one in templates.items()}
 
 
 def _load(folder: Path, remedy: str) -> Any:

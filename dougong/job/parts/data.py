@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, StrictBool, StrictFloat, StrictInt
+from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr
 
 from dougong.job.section import WHOLE, Positive, Section, Text, logical, physical
 
@@ -52,6 +52,16 @@ class Data(Section):
         'chats: a .jsonl file, or a glob of them, a row each: {"messages": [{"role": ..., '
         '"content": ...}, ...], "tools": [...]}, rendered by the tokenizer\'s chat template; what '
         "the assistant says is learnt, every token of it with the same weight in a step",
+    )
+    chat_arguments: dict[StrictStr, Any] = logical(
+        {},
+        "what the chat template is given besides messages and tools, such as {enable_thinking: "
+        "false}",
+    )
+    chat_date: Text | None = logical(
+        None,
+        "YYYY-MM-DD, which a chat template writes where it would write today's date; one that "
+        "does is refused without it",
     )
     packing: StrictBool = logical(
         False,

@@ -61,6 +61,21 @@ def test_what_tokenizer_config_changes_is_in_the_digest(tmp_path: Path) -> None:
     assert after.num_ids == before.num_ids + 1 == int(after.encode(chat("user", "b"))[0].ids.max()) + 1
 
 
+def test_a_template_is_given_the_job_s_date_and_arguments(tmp_path: Path) -> None:
+    source = "{{ strftime_now('%Y') }}{% if not think %}(brief){% endif %}" + PLAIN
+    folder = str(chat_tokenizer(tmp_path, source))
+    with pytest.raises(DataError, match="data.chat_date: "):
+        open_chat_tokenizer(folder, "text")
+    found = [
+        open_chat_tokenizer(folder, "text", date, arguments)
+        for date, arguments in (("2025-01-31", {}), ("2026-01-31", {}), ("2026-01-31", {"think": True}))
+    ]
+    texts = [one.model.decode(one.encode(chat("a", "b"))[0].ids)[:8] for one in found]
+    assert texts == ["2025(bri", "2026(bri", "2026<|im"] and len({one.digest for one in found}) == 3
+    with pytest.raises(DataError, match="data.chat_arguments: the chat template of .* reads no `thinks`; take it out"):
+        open_chat_tokenizer(folder, "text", "2026-01-31", {"thinks": True})
+
+
 def test_a_folder_with_code_of_its_own_is_read_by_its_tokenizer_json(tmp_path: Path) -> None:
     own = {"auto_map": {"AutoTokenizer": ["own.Tokenizer", None]}, "tokenizer_class": "OwnTokenizer"}
     plain = open_chat_tokenizer(str(chat_tokenizer(tmp_path)), "text").encode(chat("a", "b"))[0]
