@@ -65,7 +65,7 @@ ORDER = (
     "ui.goodput", "ui", "ui.report",
     "data",  # text to tokens
     "data.chats",  # chats to sequences
-    "data.windows", "data.preview",  # which of them a lane reads
+    "data.windows", "data.preview", "data.show",  # which of them a lane reads
     "deepspeed",  # what is taken from DeepSpeed: its CPU Adam, its checkpoints
     "fingerprint",  # a device's arithmetic
     "training.optimizers", "training.results", "training.start", "training.memory",

@@ -74,6 +74,11 @@ COMMANDS = (
         "Check a job file and say every mistake at once, with its line. Starts nothing.",
     ),
     Command(
+        "data",
+        "dougong.cli.data:data",
+        "Show the first sequences that a run reads as text, and what is learnt; start nothing.",
+    ),
+    Command(
         "doctor",
         "dougong.cli.doctor.command:doctor",
         "Check every node before a job: against its peers, and against this machine.",

@@ -289,10 +289,11 @@ def num_ids(job: spec.Job) -> int | None:
     tokenizer = job_tokenizer(job)
     if tokenizer is None or job.data.chat is None:
         return None if tokenizer is None else tokenizer.num_ids
-    return _chat_tokenizer(job.data, tokenizer).num_ids
+    return chat_tokenizer(job.data, tokenizer).num_ids
 
 
-def _chat_tokenizer(section: Data, tokenizer: Tokenizer) -> ChatTokenizer:
+def chat_tokenizer(section: Data, tokenizer: Tokenizer) -> ChatTokenizer:
+    """That renders a job's chats, of its tokenizer. Raises DataError."""
     return open_chat_tokenizer(
         tokenizer.name, tokenizer.digest, section.chat_date, section.chat_arguments
     )
@@ -371,7 +372,7 @@ def _open_tokens(job: spec.Job, vocab_size: int | None, cache: Path | None) -> _
     tokenizer = job_tokenizer(job)
     assert tokenizer is not None, "text has a tokenizer"
     if section.chat is not None:
-        template = _chat_tokenizer(section, tokenizer)
+        template = chat_tokenizer(section, tokenizer)
         length = section.sequence_length
         form = ChatForm(template, template.num_ids, length, section.packing)
         chats = open_chats(section.chat, form, cache)

@@ -15,7 +15,7 @@ from tests.launcher.jobs import ROOT
 
 COMMANDS = {
     "check", "schema", "run", "resume", "start", "status", "logs", "stop", "plan", "verify", "diff", "export", "report",
-    "doctor", "fingerprint", "conform", "prove", "drill", "calibrate", "import-deepspeed",
+    "doctor", "fingerprint", "conform", "prove", "data", "drill", "calibrate", "import-deepspeed",
 }  # fmt: skip
 
 
