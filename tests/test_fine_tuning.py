@@ -134,12 +134,12 @@ def test_packed_chats_are_those_that_lie_alone(tmp_path: Path) -> None:
     sums, num_sequences = [], []
     for packing in (False, True):
         data = open_data(chat_job(tmp_path, packing=packing), VOCAB)
-        assert data.marks is not None
+        assert data.source.marks is not None
         num_sequences.append(data.num_windows)
         every = dataclasses.replace(data, lanes=1, microbatches=1, microbatch_size=data.num_windows)
         with torch.no_grad():
             mean = float(mean_of_targets(model, every, 1))
-        sums.append((mean, data.marks.counts.ids.sum()))
+        sums.append((mean, data.source.marks.counts.ids.sum()))
     assert num_sequences[1] < num_sequences[0]
     assert sums[0][1] == sums[1][1] and sums[0][0] == pytest.approx(sums[1][0], rel=1e-5)
 

@@ -63,6 +63,8 @@ ORDER = (
     "planner.needs",  # memory and programs of a plan's workers
     "planner",  # from a job and a cluster to a plan
     "ui.goodput", "ui", "ui.report",
+    "data.documents",  # texts, before a tokenizer has seen them
+    "data.samples",  # which sample is which window: numbers alone
     "data",
     "deepspeed",  # what is taken from DeepSpeed: its CPU Adam, its checkpoints
     "fingerprint",  # a device's arithmetic

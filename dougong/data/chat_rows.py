@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dougong.data.text import matching_files, open_file
+from dougong.data.documents.text import matching_files, open_file
 from dougong.errors import DataError
 from dougong.models.stored.headers import LFS_POINTER
 

@@ -19,8 +19,9 @@ import numpy.typing as npt
 
 from dougong.data.chat_rows import chat_files, read_chats
 from dougong.data.chat_template import ChatTokenizer, Encoded
+from dougong.data.documents.text import content_digest
 from dougong.data.packing import BEGINS, TARGET, sequences
-from dougong.data.text import content_digest
+from dougong.data.samples.marks import IGNORED, positions_within
 from dougong.data.token_cache import dtype_of, make_entry, write_described, write_json
 from dougong.data.token_files import TokenFile, Tokenized, open_described
 from dougong.errors import DataError
@@ -28,8 +29,6 @@ from dougong.remarks import Remarks
 
 # Part of the cache's key: raise it when the same chats would give other sequences.
 _FORMAT = "dougong chats 1"
-IGNORED = -100
-"""The label of what is not learnt (torch's `ignore_index`)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,11 +49,7 @@ class Marks:
         length = ids.shape[1]
         flags = np.stack([self.flags.read(start * length, length) for start in windows.tolist()])
         labels = np.where(flags & TARGET, ids, IGNORED)
-        if not self.is_packed:
-            return labels, None
-        places = np.broadcast_to(np.arange(length), ids.shape)
-        begins = np.where(flags & BEGINS, places, 0)
-        return labels, places - np.maximum.accumulate(begins, axis=1)
+        return labels, positions_within(flags & BEGINS) if self.is_packed else None
 
     def num_targets(self, windows: npt.NDArray[np.int64]) -> int:
         """Of all these sequences together."""

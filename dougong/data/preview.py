@@ -10,19 +10,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dougong.data.text import Corpus
-from dougong.data.token_cache import encode_document, no_text
-from dougong.data.token_files import Tokenized
-from dougong.data.tokenizer import Tokenizer
-from dougong.data.windows import (
+from dougong.data.documents.text import Corpus
+from dougong.data.source_windows import (
     find_shortage,
-    job_tokenizer,
     num_train_windows,
-    open_data,
-    open_text,
     reread_remarks,
     windows_of_step,
 )
+from dougong.data.sources import job_tokenizer, open_text
+from dougong.data.token_cache import encode_document, no_text
+from dougong.data.token_files import Tokenized
+from dougong.data.tokenizer import Tokenizer
+from dougong.data.windows import open_data
 from dougong.errors import DataError
 from dougong.job.schema import Job
 from dougong.remarks import Remarks
@@ -39,7 +38,8 @@ def preview_data(job: Job, vocab_size: int | None) -> tuple[str, Remarks]:
     """
     tokenizer = job_tokenizer(job)
     if tokenizer is None:
-        return _whole_files(job, vocab_size, Path())  # nothing is tokenised, so nothing is kept
+        # Nothing is tokenised, so nothing is kept but where documents begin.
+        return _whole_files(job, vocab_size, None if job.data.document_masks else Path())
     if job.data.chat is not None:
         return _whole_files(job, vocab_size, None)
     corpus = open_text(job.data)
@@ -66,9 +66,10 @@ def _first_step(
 
 def _whole_files(job: Job, vocab_size: int | None, cache: Path | None) -> tuple[str, Remarks]:
     """Of token files, which are opened whole, and of chats, every row of which is looked at, and
-    whose sequences are kept for the run (`cache` None: where the job says)."""
+    whose sequences are kept for the run, as are the starts of documents (`cache` None: where the
+    job says)."""
     data = open_data(job, vocab_size, cache)
-    return _figures(job, data.name, data.tokens.num_tokens), data.remarks
+    return _figures(job, data.name, data.source.tokens.num_tokens), data.remarks
 
 
 def _figures(job: Job, name: str, num_tokens: int) -> str:

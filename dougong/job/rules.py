@@ -35,6 +35,11 @@ NOT_ON_PROCESSORS = {
     "flash": "flash_attn has no kernels for processors",
 }
 _FAST_ENOUGH = "take sdpa, or auto"
+FLASH_OF_DOCUMENTS = (
+    "transformers' flash attention tells documents apart by their positions in a micro-batch of "
+    "one sequence alone (data.packing, data.document_masks); set batch.microbatch_size: 1, or take "
+    "sdpa, or auto"
+)
 _LARGEST_HALF_BETA = 1 - 2**-8
 """Of a moment in bfloat16: half of its last place is between 2**-9 and 2**-8 of it."""
 
@@ -157,6 +162,11 @@ def _attention_precision(job: Job) -> Iterator[Breach]:
         yield Breach(_ATTENTION, f"flash_attn computes in half precision alone; {advice}")
 
 
+def _flash_of_documents(job: Job) -> Iterator[Breach]:
+    if job.model.attention == "flash" and job.data.is_packed and job.batch.microbatch_size > 1:
+        yield Breach(_ATTENTION, FLASH_OF_DOCUMENTS)
+
+
 def _half_state(job: Job) -> Iterator[Breach]:
     """Moments in bfloat16, which has eight binary places."""
     optimizer = job.optimizer
@@ -187,6 +197,7 @@ _RULES = (
     Rule(("router",), _balance),
     Rule(("model", "islands"), _attention_on_processors),
     Rule(("model", "precision"), _attention_precision),
+    Rule(("model", "data", "batch"), _flash_of_documents),
     *FILE_RULES,
     *TOKENIZER_RULES,
     *LAYOUT_RULES,

@@ -17,6 +17,8 @@ from dougong.job.tokenizer_choice import (
     tokenizer_of,
 )
 
+_BOUNDARIES = ("document_start", "document_end")
+
 
 def _tokenizer(job: Job) -> Iterator[Breach]:
     name, path = job.data.tokenizer, ("data", "tokenizer")
@@ -89,6 +91,32 @@ def _chats(job: Job) -> Iterator[Breach]:
         yield Breach(("data", "chat"), text)
 
 
+def _documents(job: Job) -> Iterator[Breach]:
+    """What tells documents apart, and where it does."""
+    data = job.data
+    given = [key for key in _BOUNDARIES if getattr(data, key) is not None]
+    if data.document_masks and data.chat is not None:
+        text = "chats are by themselves already, several in a sequence with data.packing; remove it"
+        yield Breach(("data", "document_masks"), text)
+    for key in given if data.tokens is None else ():
+        rule = "only bare ids (data.tokens) need it: other data knows where its documents begin"
+        yield Breach(("data", key), f"{rule}; remove it")
+    if data.tokens is None:
+        return
+    if given and not data.document_masks:
+        text = "nothing uses it without document_masks; add `document_masks: true`, or remove it"
+        yield Breach(("data", given[0]), text)
+    elif len(given) > 1:
+        text = f"a second id beside data.{given[0]}; keep the one that every document has"
+        yield Breach(("data", given[1]), text)
+    elif data.document_masks and not given:
+        text = (
+            "bare ids do not say where documents end; add `document_end: ID`, the id that its "
+            "tokeniser has put behind each (or `document_start: ID`, before each)"
+        )
+        yield Breach(("data", "document_masks"), text)
+
+
 def _positions(job: Job) -> Iterator[Breach]:
     positions = number_in(model_config(job), "max_position_embeddings")
     if positions is not None:
@@ -122,5 +150,6 @@ TOKENIZER_RULES = (
     Rule(("data", "model"), _beginning),
     Rule(("data",), _column),
     Rule(("data", "model"), _chats),
+    Rule(("data",), _documents),
     Rule(("data", "model"), _positions),
 )

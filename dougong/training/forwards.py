@@ -15,7 +15,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from dougong.data.windows import TokenBatch, TokenWindows
+from dougong.data.source_windows import TokenBatch
+from dougong.data.windows import TokenWindows
 from dougong.job.schema import Job
 from dougong.ops.counter_rng import torch_seed
 from dougong.parallel.segments.flight import Forward

@@ -25,7 +25,8 @@ from dougong.control.worker_messages import (
     StepValidated,
     WorkerWarning,
 )
-from dougong.data.windows import TokenWindows, open_data, vocabulary
+from dougong.data.sources import vocabulary
+from dougong.data.windows import TokenWindows, open_data
 from dougong.errors import CorruptionError, NumericsError
 from dougong.job.schema import Job
 from dougong.models.configs.parts import text_config

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dougong.data.chat_store import IGNORED, ChatForm, StoredChats, open_chats
+from dougong.data.chat_store import ChatForm, StoredChats, open_chats
 from dougong.data.chat_template import open_chat_tokenizer
+from dougong.data.samples.marks import IGNORED
 from dougong.errors import DataError
 from tests.chats import chat_tokenizer, many, row, write_chats
 

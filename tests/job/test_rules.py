@@ -96,6 +96,16 @@ def test_a_form_that_the_devices_or_the_precision_cannot_have_is_refused(
     assert line in refusals(job)
 
 
+def test_flash_attention_parts_documents_in_micro_batches_of_one_sequence(tmp_path: Path) -> None:
+    path = write(
+        tmp_path, model=MODEL % "flash", islands=APART % ("cuda", "cpu"), precision="bfloat16",
+        data="{text: stdlib, document_masks: true}", batch="{microbatch_size: 2}",
+    )  # fmt: skip
+    (line,) = refusals(path)
+    assert line.startswith("model.attention: transformers' flash attention tells documents apart by their positions in")
+    load_job(path, ["batch.microbatch_size=1"])
+
+
 @pytest.mark.parametrize(
     ("attention", "islands"),
     [("flex", APART % ("cuda", "cpu")), ("auto", APART % ("cpu", "cpu")), ("eager", APART % ("cpu", "cuda"))],

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StrictBool, StrictFloat, StrictInt
 
-from dougong.job.section import WHOLE, Positive, Section, Text, logical, physical
+from dougong.job.section import WHOLE, Count, Positive, Section, Text, logical, physical
 
 
 class Validation(Section):
@@ -53,6 +53,19 @@ class Data(Section):
         '"content": ...}, ...], "tools": [...]}, rendered by the tokenizer\'s chat template; what '
         "the assistant says is learnt, every token of it with the same weight in a step",
     )
+    document_masks: StrictBool = logical(
+        False,
+        "learn each document of text, dataset, megatron or tokens by itself: positions from 0 at "
+        "its first token in a sequence, no look at another one, and its first token is not "
+        "foretold by the one before it; its last token (a tokenizer's end mark) is learnt; false: "
+        "a sequence is one stream",
+    )
+    document_start: Count | None = logical(
+        None, "of tokens with document_masks: the id that begins each document of the file"
+    )
+    document_end: Count | None = logical(
+        None, "of tokens with document_masks: the id that ends each document of the file"
+    )
     packing: StrictBool = logical(
         False,
         "several chats in one sequence, each by itself (positions from 0, no look at another); "
@@ -83,3 +96,8 @@ class Data(Section):
     validation: Validation | None = logical(
         None, "hold out a part of the data and measure the loss on it"
     )
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether documents that must not look at each other may lie in one sequence."""
+        return self.packing or self.document_masks

@@ -13,8 +13,8 @@ from dougong.control.run_sources import (
     changed_files,
     digests_of,
 )
-from dougong.data import dataset_files
-from dougong.data.text import matching_files
+from dougong.data.documents import dataset_files
+from dougong.data.documents.text import matching_files
 from dougong.errors import DataError, ModelError
 from dougong.job.schema import Job, Model
 from dougong.models.configs.load import load_config
