@@ -94,7 +94,7 @@ def test_held_out_documents_are_by_themselves_too(tmp_path: Path) -> None:
     job = masked_job(tmp_path, data={"validation": {"fraction": 0.2, "every": 1, "batches": 2}})
     model, data = reference_model(job), open_data(job, VOCAB)
     with torch.no_grad():
-        rounds = list(forwards_of(job, model, range(3)).of_validation(2))
+        rounds = list(forwards_of(job, model, range(3)).of_validation())
         model.eval()
         ours = [float(forward.run()) for by_lane in rounds for forward in by_lane.values()]
         rows = [row for index in range(6) for row in data.validation_batch(index)]

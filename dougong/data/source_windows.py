@@ -29,11 +29,21 @@ class TokenBatch:
     num_targets: float | None = None
 
 
+@dataclass(frozen=True)
+class LearntForm:
+    """What the micro-batches of a job are given beside their ids: the same for all of them, whoever
+    their sequences come from. `has_positions`: those in documents; `has_labels`: what is learnt."""
+
+    has_labels: bool
+    has_positions: bool
+
+
 @dataclass(frozen=True, eq=False)
 class SourceWindows:
-    """A stream of tokens, cut into windows of `sequence_length` ids. `vocab_size`: the model's,
-    None where ids are not checked."""
+    """A stream of tokens, cut into windows of `sequence_length` ids. `place`: its key in the job;
+    `vocab_size`: the model's, None where ids are not checked."""
 
+    place: str
     name: str
     tokens: TokenFile
     vocab_size: int | None
@@ -41,12 +51,17 @@ class SourceWindows:
     order: WindowOrder
     marks: TokenMarks | None = None
 
-    def read(self, windows: npt.NDArray[np.int64], num_targets: float | None = None) -> TokenBatch:
+    def read(self, windows: npt.NDArray[np.int64], form: LearntForm) -> TokenBatch:
         """These windows, in this order. Raises DataError for an id outside the vocabulary."""
         ids = self._ids(windows)
-        if self.marks is None:
+        if not form.has_labels:
             return TokenBatch(ids)
-        return TokenBatch(ids, *self.marks.labels_and_positions(ids, windows), num_targets)
+        labels, positions = ids, None
+        if self.marks is not None:
+            labels, positions = self.marks.labels_and_positions(ids, windows)
+        if positions is None and form.has_positions:
+            positions = np.tile(np.arange(self.sequence_length), (len(ids), 1))
+        return TokenBatch(ids, labels, positions)
 
     def num_targets(self, windows: npt.NDArray[np.int64]) -> int:
         """Tokens that are learnt, of all these windows together."""
@@ -91,15 +106,17 @@ def num_train_windows(job: Job, num_tokens: int) -> int:
     return num_windows - held_out_of(job, num_windows)
 
 
-def reread_remarks(job: Job, name: str, num_tokens: int) -> Remarks:
-    """A warning where one step meets the same window more than once."""
-    num_train, asked = num_train_windows(job, num_tokens), windows_of_step(job)
+def reread_remarks(job: Job, name: str, num_tokens: int, share: float = 1.0) -> Remarks:
+    """A warning where one step meets the same window more than once. `share`: of the windows of a
+    step that are this source's."""
+    num_train, asked = num_train_windows(job, num_tokens), windows_of_step(job) * share
     if num_train < 1 or asked <= num_train:
         return NOTHING
+    of_share = "" if share == 1.0 else f" x {share:.3g}"
     text = (
-        f"{name}: {num_train} windows to train on, but one step reads {asked} (lanes x "
-        f"microbatches x microbatch_size), each {asked / num_train:.3g} times: give more text, or "
-        "lower batch or data.sequence_length"
+        f"{name}: {num_train} windows to train on, but one step reads {round(asked, 2):.10g} "
+        f"(lanes x microbatches x microbatch_size{of_share}), each {asked / num_train:.3g} times: "
+        "give more text, or lower batch or data.sequence_length"
     )
     return Remarks(warnings=(text,))
 

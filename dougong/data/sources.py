@@ -3,6 +3,9 @@ torch."""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,9 +19,12 @@ from dougong.data.samples.marks import TokenMarks
 from dougong.data.token_cache import open_corpus, starts_of
 from dougong.data.token_files import TokenFile, open_tokens
 from dougong.data.tokenizer import Tokenizer, open_tokenizer
-from dougong.job.parts.data import Data
+from dougong.errors import DataError
+from dougong.job.parts.data import SourceKeys
 from dougong.job.schema import Job
 from dougong.job.tokenizer_choice import tokenizer_of
+from dougong.job.yaml.locations import KeyPath
+from dougong.job.yaml.provenance import dotted
 from dougong.remarks import NOTHING, Remarks
 
 
@@ -47,70 +53,89 @@ def job_tokenizer(job: Job) -> Tokenizer | None:
     return None if name is None else open_tokenizer(name, job.data.bos)
 
 
-def open_text(section: Data) -> Corpus:
-    """The documents of a job whose data is text. Raises DataError."""
-    if section.text is not None:
-        return text_files(section.text)
-    assert section.dataset is not None, "the schema asks for one source of data"
-    return dataset_rows(section.dataset, section.column)
+def open_text(source: SourceKeys) -> Corpus:
+    """The documents of a source that is text. Raises DataError."""
+    if source.text is not None:
+        return text_files(source.text)
+    assert source.dataset is not None, "the schema asks for one source of data"
+    return dataset_rows(source.dataset, source.column)
 
 
-def open_source(job: Job, vocab_size: int | None, cache: Path | None) -> OpenedSource:
-    """Open what `data` names; text is tokenised into `cache` if it was not before. Raises
-    DataError."""
-    section = job.data
-    if section.chat is not None:
-        return _open_chats(job, section.chat, cache)
-    if section.tokens is not None:
-        path = Path(section.tokens).expanduser()
-        opened = OpenedSource(section.tokens, open_tokens(path, vocab_size))
-    elif section.megatron is not None:
-        prefix = Path(section.megatron).expanduser()
-        opened = OpenedSource(section.megatron, open_megatron(prefix))
-    else:
-        opened = _open_text(job, cache)
-    return _by_documents(section, opened, cache) if section.document_masks else opened
+@contextmanager
+def at_source(place: KeyPath) -> Iterator[None]:
+    """What is found wrong inside with a source of a mixture is told with its place in the job."""
+    try:
+        yield
+    except DataError as error:
+        key, _, rest = str(error).partition(": ")
+        inner = key.removeprefix("data.")
+        if place == ("data",) or (inner != key and inner not in SourceKeys.model_fields):
+            raise  # of a key that all sources share
+        text = f".{inner}: {rest}" if inner != key else f": {error}"
+        raise DataError(f"{dotted(place)}{text}") from error
 
 
-def _open_chats(job: Job, name: str, cache: Path | None) -> OpenedSource:
-    tokenizer = _tokenizer_of_text(job)
-    template = open_chat_tokenizer(tokenizer.name, tokenizer.digest)
-    length, is_packed = job.data.sequence_length, job.data.packing
-    chats = open_chats(name, ChatForm(template, tokenizer.num_ids, length, is_packed), cache)
-    return OpenedSource(chats.name, chats.tokens, chats.remarks, chats.marks)
+@dataclass(frozen=True, eq=False)
+class Opener:
+    """Opens the sources of a job. `vocab_size`: the model's, None where it is not known; `cache`:
+    where text is kept as tokens."""
+
+    job: Job
+    vocab_size: int | None
+    cache: Path | None
+
+    def open(self, source: SourceKeys) -> OpenedSource:
+        """What a source names; text is tokenised into the cache if it was not before. Raises
+        DataError."""
+        if source.chat is not None:
+            return self._open_chats(source.chat)
+        if source.tokens is not None:
+            path = Path(source.tokens).expanduser()
+            opened = OpenedSource(source.tokens, open_tokens(path, self.vocab_size))
+        elif source.megatron is not None:
+            prefix = Path(source.megatron).expanduser()
+            opened = OpenedSource(source.megatron, open_megatron(prefix))
+        else:
+            opened = self._open_text(source)
+        return self._by_documents(source, opened) if self.job.data.document_masks else opened
+
+    @functools.cached_property
+    def _tokenizer(self) -> Tokenizer:
+        tokenizer = job_tokenizer(self.job)
+        assert tokenizer is not None, "text has a tokenizer"
+        return tokenizer
+
+    def _open_chats(self, name: str) -> OpenedSource:
+        tokenizer, data = self._tokenizer, self.job.data
+        template = open_chat_tokenizer(tokenizer.name, tokenizer.digest)
+        form = ChatForm(template, tokenizer.num_ids, data.sequence_length, data.packing)
+        chats = open_chats(name, form, self.cache)
+        return OpenedSource(chats.name, chats.tokens, chats.remarks, chats.marks)
+
+    def _open_text(self, source: SourceKeys) -> OpenedSource:
+        corpus, tokenizer = open_text(source), self._tokenizer
+        tokens = open_corpus(corpus, tokenizer, self.cache, self.job.data.document_masks)
+        return OpenedSource(f"{corpus.name} ({tokenizer.name})", tokens, corpus.remarks)
+
+    def _by_documents(self, source: SourceKeys, opened: OpenedSource) -> OpenedSource:
+        """The same tokens, each document by itself."""
+        tokens = opened.tokens
+        if source.tokens is not None:
+            starts = find_starts(tokens, _boundary(source), self.cache)
+        elif source.megatron is not None:
+            starts = megatron_starts(Path(source.megatron).expanduser())
+        else:
+            starts = starts_of(tokens)
+        note = (
+            f"{opened.name}: {starts.num_tokens:,} documents, {tokens.num_tokens:,} tokens, each "
+            "document by itself: its first token is not foretold by the one before"
+        )
+        marks = DocumentStarts(starts, self.job.data.sequence_length)
+        return replace(opened, remarks=opened.remarks + Remarks(notes=(note,)), marks=marks)
 
 
-def _open_text(job: Job, cache: Path | None) -> OpenedSource:
-    corpus, tokenizer = open_text(job.data), _tokenizer_of_text(job)
-    tokens = open_corpus(corpus, tokenizer, cache, with_starts=job.data.document_masks)
-    return OpenedSource(f"{corpus.name} ({tokenizer.name})", tokens, corpus.remarks)
-
-
-def _tokenizer_of_text(job: Job) -> Tokenizer:
-    tokenizer = job_tokenizer(job)
-    assert tokenizer is not None, "text has a tokenizer"
-    return tokenizer
-
-
-def _by_documents(section: Data, opened: OpenedSource, cache: Path | None) -> OpenedSource:
-    """The same tokens, each document by itself."""
-    tokens = opened.tokens
-    if section.tokens is not None:
-        starts = find_starts(tokens, _boundary(section), cache)
-    elif section.megatron is not None:
-        starts = megatron_starts(Path(section.megatron).expanduser())
-    else:
-        starts = starts_of(tokens)
-    note = (
-        f"{opened.name}: {starts.num_tokens:,} documents, {tokens.num_tokens:,} tokens, each "
-        "document by itself: its first token is not foretold by the one before"
-    )
-    marks = DocumentStarts(starts, section.sequence_length)
-    return replace(opened, remarks=opened.remarks + Remarks(notes=(note,)), marks=marks)
-
-
-def _boundary(section: Data) -> BoundaryId:
-    if section.document_start is not None:
-        return BoundaryId(section.document_start, is_first=True)
-    assert section.document_end is not None, "a rule of the job asks for one of the two"
-    return BoundaryId(section.document_end, is_first=False)
+def _boundary(source: SourceKeys) -> BoundaryId:
+    if source.document_start is not None:
+        return BoundaryId(source.document_start, is_first=True)
+    assert source.document_end is not None, "a rule of the job asks for one of the two"
+    return BoundaryId(source.document_end, is_first=False)

@@ -5,20 +5,22 @@ read). A fixed pseudo-random choice of windows is held out for validation, the s
 Each epoch visits all others once, in an order keyed by seed and epoch. Samples are numbered by
 step, then lane, micro-batch and row; sample n is window `n mod windows` of epoch `n div windows`.
 So nothing is read twice or skipped within an epoch, whoever reads it, after any number of resumes
-and on any number of workers.
+and on any number of workers. Of a mixture, sample n is one of its sources' (`samples.blend`), and
+among those of that source it has a number that takes the place of n.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from dougong.control.cache_place import cache_place
+from dougong.data.mixture import Mixture, mixture_of, mixture_remarks
 from dougong.data.samples.order import WindowOrder
 from dougong.data.source_windows import (
     SourceWindows,
@@ -27,11 +29,13 @@ from dougong.data.source_windows import (
     held_out_of,
     reread_remarks,
 )
-from dougong.data.sources import open_source
+from dougong.data.sources import OpenedSource, Opener, at_source
 from dougong.data.token_files import WHOLE_TOKENS
 from dougong.errors import DataError
 from dougong.job.parts.data import Validation
 from dougong.job.schema import Job
+from dougong.job.yaml.locations import KeyPath
+from dougong.job.yaml.provenance import dotted
 from dougong.remarks import NOTHING, Remarks
 
 
@@ -39,7 +43,7 @@ from dougong.remarks import NOTHING, Remarks
 class TokenWindows:
     """The tokens of one job. Equal jobs over equal tokens read equal batches."""
 
-    source: SourceWindows
+    mixture: Mixture
     lanes: int
     microbatches: int
     microbatch_size: int
@@ -50,30 +54,33 @@ class TokenWindows:
     @property
     def name(self) -> str:
         """What the data is called in messages."""
-        return self.source.name
+        return self.mixture.name
 
     @property
     def num_windows(self) -> int:
         """Windows in all, held-out ones included."""
-        return self.source.order.num_windows
+        return sum(source.order.num_windows for source in self.mixture.sources)
 
     @property
     def num_held_out(self) -> int:
         """Windows that are never trained on."""
-        return self.source.order.num_held_out
+        return sum(source.order.num_held_out for source in self.mixture.sources)
 
     @property
     def num_train(self) -> int:
-        """Windows of one epoch."""
-        return self.source.order.num_train
+        """Windows of one epoch, of all sources together."""
+        return self.num_windows - self.num_held_out
+
+    @property
+    def num_validation_rounds(self) -> int:
+        """In how many rounds of a batch for each lane the loss is measured: `validation.batches`
+        of them for each source, the first source's first."""
+        return self.validation.batches * len(self.mixture.sources) if self.validation else 0
 
     @property
     def num_validation_batches(self) -> int:
-        """How many `validation_batch` there are: `validation.batches` for each lane.
-
-        Lane l reads l, l + lanes, ...
-        """
-        return self.validation.batches * self.lanes if self.validation else 0
+        """How many `validation_batch` there are. Lane l reads l, l + lanes, ..."""
+        return self.num_validation_rounds * self.lanes
 
     def batch(self, step: int, lane: int, microbatch: int) -> npt.NDArray[np.int64]:
         """Token ids of one micro-batch, int64 [microbatch_size, sequence_length]; `step` counts
@@ -91,10 +98,10 @@ class TokenWindows:
         assert 0 <= microbatch < self.microbatches, (
             f"micro-batch {microbatch} of {self.microbatches}"
         )
-        windows = self.source.order.train(self._samples(step, lane, microbatch))
-        if self.source.marks is None:
-            return self.source.read(windows)
-        return self.source.read(windows, self._num_targets(step) / self._num_microbatches)
+        batch = self.mixture.read(self._samples(step, lane, microbatch))
+        if batch.labels is None:
+            return batch
+        return replace(batch, num_targets=self._num_targets(step) / self._num_microbatches)
 
     @property
     def _num_microbatches(self) -> int:
@@ -107,32 +114,52 @@ class TokenWindows:
         return (step - 1) * count, step * count - 1
 
     def windows(self, step: int, lane: int, microbatch: int) -> list[int]:
-        """The numbers of the windows that a micro-batch reads, counted through the tokens."""
-        samples = self._samples(step, lane, microbatch)
-        return [int(window) for window in self.source.order.train(samples)]
+        """The numbers of the windows that a micro-batch reads, counted through the tokens of one
+        source after the other."""
+        found = self.mixture.windows(self._samples(step, lane, microbatch))
+        return [int(window) for window in found]
 
     def validation_batch(self, index: int) -> npt.NDArray[np.int64]:
-        """Held-out ids, int64 [microbatch_size, sequence_length].
+        """Held-out ids of one source, int64 [microbatch_size, sequence_length].
 
         `index` counts from 0 to num_validation_batches - 1.
         """
         return self.validation_microbatch(index).ids
 
     def validation_microbatch(self, index: int) -> TokenBatch:
-        """`validation_batch`, with what is known of its tokens. Raises DataError also where nothing
-        of all of them is learnt."""
+        """`validation_batch`, with what is known of its tokens: the mean of a source's batches
+        weighs every target of them the same. Raises DataError also where nothing of all of them is
+        learnt."""
         assert 0 <= index < self.num_validation_batches, (
             f"validation batch {index} of {self.num_validation_batches}"
         )
-        places = index * self.microbatch_size + np.arange(self.microbatch_size)
-        windows = self.source.order.held_out(places)
-        if self.source.marks is None:
-            return self.source.read(windows)
-        every = np.arange(self.num_validation_batches * self.microbatch_size)
-        count = self.source.num_targets(self.source.order.held_out(every))
-        if count == 0:
-            raise self._nothing_learnt("the held-out windows")
-        return self.source.read(windows, count / self.num_validation_batches)
+        each = self.num_validation_batches // len(self.mixture.sources)
+        number, inside = divmod(index, each)
+        source = self.mixture.sources[number]
+        places = inside * self.microbatch_size + np.arange(self.microbatch_size)
+        batch = source.read(source.order.held_out(places), self.mixture.form)
+        if batch.labels is None:
+            return batch
+        return replace(batch, num_targets=self._held_out_targets[number] / each)
+
+    @functools.cached_property
+    def _held_out_targets(self) -> tuple[int, ...]:
+        """Of each source, targets of the held-out windows that are read."""
+        count = self.num_validation_batches // len(self.mixture.sources) * self.microbatch_size
+        found = []
+        for source in self.mixture.sources:
+            found.append(source.num_targets(source.order.held_out(np.arange(count))))
+            if found[-1] == 0:
+                raise _nothing_learnt(source.name, "the held-out windows")
+        return tuple(found)
+
+    @functools.cached_property
+    def held_out_shares(self) -> tuple[float, ...]:
+        """What part of the validation loss each source's own has: its part of the targets that are
+        trained on, were all of its windows as those that are held out."""
+        pairs = zip(self.mixture.blend.shares, self._held_out_targets, strict=True)
+        parts = [share * targets for share, targets in pairs]
+        return tuple(part / sum(parts) for part in parts)
 
     @functools.cached_property
     def _num_targets(self) -> Callable[[int], int]:
@@ -141,44 +168,48 @@ class TokenWindows:
         @functools.lru_cache(maxsize=2)
         def count(step: int) -> int:
             first, last = self.samples(step)
-            found = self.source.num_targets(self.source.order.train(np.arange(first, last + 1)))
+            found = self.mixture.num_targets(np.arange(first, last + 1))
             if found == 0:
-                raise self._nothing_learnt(f"step {step}")
+                raise _nothing_learnt(self.name, f"step {step}")
             return found
 
         return count
-
-    def _nothing_learnt(self, where: str) -> DataError:
-        return DataError(
-            f"{self.name}: {where} would learn nothing: every document there is one token long; "
-            "check where documents end, or set data.document_masks: false"
-        )
 
     def _samples(self, step: int, lane: int, microbatch: int) -> npt.NDArray[np.int64]:
         first = ((step - 1) * self.lanes + lane) * self.microbatches + microbatch
         return first * self.microbatch_size + np.arange(self.microbatch_size)
 
     def digest(self) -> str:
-        """Hexadecimal name of the tokens and of how they are cut.
+        """Hexadecimal name of the tokens, how they are cut, and how sources are mixed.
 
         Runs with other digests read other data.
         """
-        return self.source.digest()
+        return self.mixture.digest()
 
     def describe(self) -> dict[str, object]:
         """Figures for the plan and the report.
 
-        `epochs` is how often the whole job reads each training window.
+        `epochs` is how often the whole job reads each training window; of a mixture, in the mean,
+        and of each of its `sources`.
         """
         read = self.steps * self._num_microbatches * self.microbatch_size
-        return {
+        sources = self.mixture.sources
+        figures: dict[str, object] = {
             "name": self.name,
-            "tokens": self.source.tokens.num_tokens,
+            "tokens": sum(source.tokens.num_tokens for source in sources),
             "windows": self.num_windows,
             "held_out": self.num_held_out,
             "epochs": round(read / self.num_train, 4),
             "digest": self.digest(),
         }
+        return {**figures, "sources": self.mixture.describe(read)} if len(sources) > 1 else figures
+
+
+def _nothing_learnt(name: str, where: str) -> DataError:
+    return DataError(
+        f"{name}: {where} would learn nothing: every document there is one token long; check "
+        "where documents end, or set data.document_masks: false"
+    )
 
 
 def open_data(job: Job, vocab_size: int | None, cache: Path | None = None) -> TokenWindows:
@@ -188,10 +219,40 @@ def open_data(job: Job, vocab_size: int | None, cache: Path | None = None) -> To
     data that is missing, empty, cut short, or too small for one step's windows, and for ids outside
     the vocabulary (checked at once in files of up to 64 Mi tokens, else when they are read).
     """
+    cache = tokens_place(job) if cache is None else cache
+    opener, sources, told = Opener(job, vocab_size, cache), [], NOTHING
+    for number, (key, source) in enumerate(job.data.sources):
+        with at_source(key):
+            opened = opener.open(source)
+            sources.append(windows_of(job, opened, vocab_size, key, number))
+        told += opened.remarks
+    mixture = mixture_of(job, sources)
+    for one, share in zip(sources, mixture.blend.shares, strict=True):
+        told += reread_remarks(job, one.name, one.tokens.num_tokens, share)
+    if job.data.mixture:
+        told += mixture_remarks(job, mixture)
+    return TokenWindows(
+        mixture=mixture,
+        lanes=job.batch.lanes,
+        microbatches=job.batch.microbatches,
+        microbatch_size=job.batch.microbatch_size,
+        steps=job.steps,
+        validation=job.data.validation,
+        remarks=told,
+    )
+
+
+def tokens_place(job: Job) -> Path | None:
+    """Where text is kept as tokens; None: there is no such place."""
     place = cache_place(job.cache)
-    if cache is None and place is not None:
-        cache = place / "tokens"
-    opened = open_source(job, vocab_size, cache)
+    return None if place is None else place / "tokens"
+
+
+def windows_of(
+    job: Job, opened: OpenedSource, vocab_size: int | None, place: KeyPath, number: int
+) -> SourceWindows:
+    """The windows of a source, the `number`th of the job. Raises DataError where they are too few,
+    and for ids outside of the vocabulary."""
     tokens, length = opened.tokens, job.data.sequence_length
     shortage = find_shortage(job, opened.name, tokens.num_tokens)
     if shortage is not None:
@@ -199,13 +260,7 @@ def open_data(job: Job, vocab_size: int | None, cache: Path | None = None) -> To
     if vocab_size is not None and tokens.num_tokens <= WHOLE_TOKENS:
         tokens.check_all(vocab_size)
     num_windows = tokens.num_tokens // length
-    order = WindowOrder(num_windows, held_out_of(job, num_windows), job.seed)
-    return TokenWindows(
-        source=SourceWindows(opened.name, tokens, vocab_size, length, order, opened.marks),
-        lanes=job.batch.lanes,
-        microbatches=job.batch.microbatches,
-        microbatch_size=job.batch.microbatch_size,
-        steps=job.steps,
-        validation=job.data.validation,
-        remarks=opened.remarks + reread_remarks(job, opened.name, tokens.num_tokens),
+    order = WindowOrder(num_windows, held_out_of(job, num_windows), job.seed, number)
+    return SourceWindows(
+        dotted(place), opened.name, tokens, vocab_size, length, order, opened.marks
     )

@@ -7,11 +7,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dougong.data.sources import open_source
+from dougong.data.sources import OpenedSource, Opener, at_source
+from dougong.errors import DataError
 from dougong.job.schema import Job
 from tests.chats import chat_tokenizer, many, write_chats
 from tests.data.test_megatron import write_megatron
 from tests.jobs import make_job
+
+
+def open_source(job: Job, vocab_size: int | None, cache: Path) -> OpenedSource:
+    return Opener(job, vocab_size, cache).open(job.data)
+
 
 TEXTS = ("one", "a longer text", "x")
 STARTS = [0, 4, 18]  # a byte 0 ends each
@@ -63,3 +69,20 @@ def test_chats_have_marks_of_their_own(tmp_path: Path) -> None:
     section = {"chat": str(tmp_path / "a.jsonl"), "tokenizer": str(tmp_path / "tokenizer"), "sequence_length": 128}
     opened = open_source(job(**section, document_masks=False), None, tmp_path / "cache")
     assert opened.marks is not None and not opened.marks.is_packed and opened.tokens.num_tokens == 4 * 128
+
+
+@pytest.mark.parametrize(
+    ("text", "placed"),
+    [
+        ("data.text: a.txt: no such file", "data.mixture.2.text: a.txt: no such file"),
+        ("a.txt: byte 7: not UTF-8", "data.mixture.2: a.txt: byte 7: not UTF-8"),
+        ("data.tokenizer: t: no such file", "data.tokenizer: t: no such file"),
+    ],
+)
+def test_an_error_of_a_source_is_told_at_its_place(text: str, placed: str) -> None:
+    with pytest.raises(DataError) as caught, at_source(("data", "mixture", 2)):
+        raise DataError(text)
+    assert str(caught.value) == placed
+    with pytest.raises(DataError) as caught, at_source(("data",)):
+        raise DataError(text)
+    assert str(caught.value) == text

@@ -112,15 +112,15 @@ def test_what_goes_with_chats(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "line"),
     [
-        ("tokens: a.bin, document_masks: true", "data.document_masks: bare ids do not say where documents end; add "),
-        ("tokens: a.bin, document_end: 0", "data.document_end: nothing uses it without document_masks; add "),
+        ("tokens: a.bin, document_masks: true", "data.tokens: bare ids do not say where documents end; add "),
+        ("tokens: a.bin, document_end: 0", "data.document_end: nothing uses it without data.document_masks; add "),
         (
             "tokens: a.bin, document_masks: true, document_start: 1, document_end: 0",
-            "data.document_end: a second id beside data.document_start; keep the one that every document has",
+            "data.document_end: a second id beside document_start; keep the one that every document has",
         ),
         (
             "text: stdlib, document_masks: true, document_end: 0",
-            "data.document_end: only bare ids (data.tokens) need it: other data knows where its documents begin; ",
+            "data.document_end: only bare ids (tokens) need it: other data knows where its documents begin; ",
         ),
         (
             "chat: a.jsonl, tokenizer: tokenizer.json, document_masks: true",

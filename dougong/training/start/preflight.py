@@ -242,7 +242,8 @@ def tokenizer_remarks(job: Job, inventory: Inventory) -> Remarks:
     if tokenizer is None:
         return Remarks()
     # A chat begins and ends as its template says.
-    told = tokenizer.remarks if job.data.chat is None else Remarks()
+    has_texts = any(source.source in ("text", "dataset") for _, source in job.data.sources)
+    told = tokenizer.remarks if has_texts else Remarks()
     num_ids = int(text_config(_config_of(job)).vocab_size)
     if tokenizer.num_ids > num_ids:
         more = (
