@@ -150,6 +150,7 @@ def _microbatch_of(job: Job) -> MicroBatchShape:
         job.data.sequence_length,
         getattr(torch, job.precision),
         job.recompute == "layers",
+        job.data.is_packed,
     )
 
 

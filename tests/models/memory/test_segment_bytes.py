@@ -37,3 +37,10 @@ def test_matrices_of_scores_are_there_where_attention_is_not_fused() -> None:
 def test_a_model_that_cannot_run_without_values_says_so() -> None:
     found = activations_of(None, SMALL, "cpu", True)
     assert not found.segments and found.missing
+
+
+def test_the_mask_that_keeps_documents_apart_is_counted() -> None:
+    packed = MicroBatchShape(2, 64, torch.float32, is_packed=True)
+    streams, documents = (activations_of(config_of("qwen3_moe"), one, "cuda", True) for one in (SMALL, packed))
+    assert not documents.missing
+    assert documents.segments[0].kept - streams.segments[0].kept >= 2 * 64 * 64
