@@ -16,6 +16,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from dougong.checkpoint.manifest import ModelTensors
 from dougong.checkpoint.parameters import (
     ParameterOnDisk,
     Piece,
+    adapter_on_disk,
     dense_on_disk,
     expert_on_disk,
     refuse_shared,
@@ -39,6 +41,7 @@ from dougong.models.library.transformers_internals import (
     tied_names,
 )
 from dougong.models.stored.older_names import with_older_names
+from dougong.ops.adapter_names import is_adapter
 from dougong.parallel.pieces import OwnedPiece, piece_named
 
 _EXPERT = re.compile(r"(.*)\[(\d+)\]")
@@ -74,7 +77,7 @@ class Names:
         converters = Converters(model)
         tied = tied_names(model)
         parameters = {}
-        state = _stored_state(model)
+        state, adapters = _without_adapters(_stored_state(model))
         for name, tensor in converters.in_order(state):
             if name in tied:
                 continue
@@ -83,6 +86,8 @@ class Names:
                 _check_rows(name, tensor, num_experts)
             else:
                 parameters[name] = dense_on_disk(converters, name, state)
+        for name, tensor in adapters.items():
+            parameters[name] = adapter_on_disk(name, tensor)
         refuse_shared(parameters.values())
         return Names(
             sites=tuple(sites),
@@ -94,6 +99,12 @@ class Names:
             _aliases=_aliases_on_disk(converters, state, tied),
             _converters=converters,
         )
+
+    @cached_property
+    def without_adapters(self) -> Names:
+        """Of the model as a folder has it that knows nothing of them."""
+        own = {name: one for name, one in self._parameters.items() if not is_adapter(name)}
+        return dataclasses.replace(self, _parameters=own)
 
     def as_stored(self, stored: Mapping[str, tuple[int, ...]]) -> Names:
         """The map for reading from a folder that may hold parameters in another form than they are
@@ -113,6 +124,10 @@ class Names:
             else:
                 for expert in range(parameter.rows):
                     yield f"{name}[{expert}]", parameter.shape
+
+    def shape_of(self, logical: str) -> tuple[int, ...]:
+        """Of a whole logical tensor."""
+        return self._find(logical)[0].shape
 
     def describe(self) -> ModelTensors:
         """All logical tensors in brief, for a manifest."""
@@ -201,6 +216,9 @@ class Names:
             return [(place, tensor)]
         parameter, expert = self._find(logical)
         _check_shape(f"{logical}: shape", tensor, parameter)
+        if is_adapter(logical):
+            (place,) = parameter.pieces(expert)
+            return [(place, tensor)]
         if parameter.converter is None and expert is None:
             (place,) = parameter.pieces(None)
             if parameter.joined is not None:
@@ -305,6 +323,14 @@ def _has_row(parameter: ParameterOnDisk, expert: int | None) -> bool:
 def _stored_state(model: Any) -> dict[str, Tensor]:
     ignored = names_not_saved(model)
     return {name: tensor for name, tensor in model.state_dict().items() if name not in ignored}
+
+
+def _without_adapters(
+    state: Mapping[str, Tensor],
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """What is the family's own, and what transformers' converters know nothing of."""
+    own = {name: tensor for name, tensor in state.items() if not is_adapter(name)}
+    return own, {name: tensor for name, tensor in state.items() if is_adapter(name)}
 
 
 def _aliases_on_disk(

@@ -32,7 +32,7 @@ from dougong.models.configs.parts import text_config
 from dougong.models.inventory import inspect_model
 from dougong.models.library.classes import has_towers
 from dougong.models.memory.segment_bytes import MicroBatchShape, activations_of
-from dougong.models.sites import family_expert, find_sites
+from dougong.models.sites import family_expert, family_shapes, find_sites
 from dougong.models.stored.folder import check_folder
 from dougong.models.towers import tower_words
 from dougong.ops.experts.choose import is_swiglu
@@ -126,8 +126,8 @@ def inspect_only(job: Job) -> Inventory:
     )
     found, config = [], _config_of(job)
     for kind, is_fused in _kinds_with_attention(job).items():
-        found.append(activations_of(config, _microbatch_of(job), kind, is_fused))
-    return with_stored_forms(replace(inventory, activations=tuple(found)), config)
+        found.append(activations_of(job.model, config, _microbatch_of(job), kind, is_fused))
+    return with_stored_forms(replace(inventory, activations=tuple(found)), job.model, config)
 
 
 def _microbatch_of(job: Job) -> MicroBatchShape:
@@ -202,7 +202,7 @@ def _has_swiglu(job: Job) -> bool:
     if not any(kind.has_expert_operators for kind in kinds):
         return False
     site = find_sites(build_on_meta(_config_of(job)))[0]
-    return is_swiglu(family_expert(site), site.shapes, torch.device("cpu"))
+    return is_swiglu(family_expert(site), family_shapes(site), torch.device("cpu"))
 
 
 def _on_towers(job: Job, inventory: Inventory) -> Remarks:
