@@ -34,12 +34,15 @@ from dougong.checkpoint.parameters import (
 from dougong.checkpoint.stored_forms import absent_parameters, in_stored_form
 from dougong.checkpoint.tensorfile import FileLayout, TensorSpan, plan_layout
 from dougong.errors import ModelError
+from dougong.job.schema import Model
 from dougong.models.library.conversion import Converters
 from dougong.models.library.transformers_internals import (
     names_not_saved,
     strict_float32_names,
     tied_names,
 )
+from dougong.models.peft_form import NO_ADAPTERS, Adapters, PeftTensor, adapters_of
+from dougong.models.sites import Site
 from dougong.models.stored.older_names import with_older_names
 from dougong.ops.adapter_names import is_adapter
 from dougong.parallel.pieces import OwnedPiece, piece_named
@@ -53,7 +56,7 @@ class Names:
 
     `model_files`: small files of the folder, by name, as text. `keep_float32`: tensors on disk that
     the family keeps in float32 even when the rest is bfloat16. `tied`: live names that are another
-    tensor, which is stored in their place.
+    tensor, which is stored in their place. `adapters`: in peft's form.
     """
 
     sites: tuple[str, ...]
@@ -61,14 +64,17 @@ class Names:
     tied: Mapping[str, str]
     model_files: Mapping[str, str]
     keep_float32: tuple[str, ...]
+    adapters: tuple[PeftTensor, ...]
     _parameters: Mapping[str, ParameterOnDisk]
     _aliases: Mapping[str, tuple[str, ...]]
     _converters: Converters = field(repr=False)
 
     @staticmethod
-    def of(model: Any, sites: Sequence[str], num_experts: int) -> Names:
+    def of(
+        model: Any, sites: Sequence[str], num_experts: int, adapters: Adapters = NO_ADAPTERS
+    ) -> Names:
         """The map of a transformers model, whose tensors may lie on meta. `sites` names its experts
-        modules.
+        modules, `adapters` what files say of those that it has.
 
         The parameters that such a module itself holds are `[rows, ...]`, rows >= num_experts.
         Raises `ModelError` for a family whose files mix several live tensors, or that transformers
@@ -77,7 +83,7 @@ class Names:
         converters = Converters(model)
         tied = tied_names(model)
         parameters = {}
-        state, adapters = _without_adapters(_stored_state(model))
+        state, own = _without_adapters(_stored_state(model))
         for name, tensor in converters.in_order(state):
             if name in tied:
                 continue
@@ -86,19 +92,25 @@ class Names:
                 _check_rows(name, tensor, num_experts)
             else:
                 parameters[name] = dense_on_disk(converters, name, state)
-        for name, tensor in adapters.items():
-            parameters[name] = adapter_on_disk(name, tensor)
+        for name, tensor in own.items():
+            parameters[name] = adapter_on_disk(name, tuple(tensor.shape))
         refuse_shared(parameters.values())
         return Names(
             sites=tuple(sites),
             num_experts=num_experts,
             tied=tied,
-            model_files=_model_files(model),
+            model_files={**_model_files(model), **adapters.files},
+            adapters=adapters.tensors,
             keep_float32=_kept_in_float32(model, parameters.values()),
             _parameters=parameters,
             _aliases=_aliases_on_disk(converters, state, tied),
             _converters=converters,
         )
+
+    def with_adapters(self, shapes: Mapping[str, tuple[int, ...]]) -> Names:
+        """Of the model with adapters of these live names and shapes, of experts [E, ...]."""
+        own = {name: adapter_on_disk(name, shape) for name, shape in shapes.items()}
+        return dataclasses.replace(self, _parameters={**self._parameters, **own})
 
     @cached_property
     def without_adapters(self) -> Names:
@@ -286,6 +298,12 @@ class Names:
                 f"{logical}: the model has no such tensor; `Names.tensors()` lists them"
             )
         return parameter, expert
+
+
+def names_of(network: Any, sites: Sequence[Site], model: Model) -> Names:
+    """The map of a job's model, with the adapters that it has."""
+    adapters = adapters_of(network, sites, model)
+    return Names.of(network, [site.name for site in sites], sites[0].num_experts, adapters)
 
 
 def _has_its_own_tensor(parameter: ParameterOnDisk) -> bool:

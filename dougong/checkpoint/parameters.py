@@ -172,9 +172,9 @@ def expert_on_disk(converters: Converters, name: str, tensor: Tensor) -> Paramet
     return _readable(converters, ParameterOnDisk(name, shape, rows, tensors))
 
 
-def adapter_on_disk(name: str, tensor: Tensor) -> ParameterOnDisk:
+def adapter_on_disk(name: str, shape: tuple[int, ...]) -> ParameterOnDisk:
     """An adapter's tensor lies on disk as it lies in memory; of experts' each expert has a row."""
-    disk = TensorShape(name, stored_dtype(tensor.dtype), tuple(tensor.shape))
+    disk = TensorShape(name, stored_dtype(torch.float32), shape)
     if not is_of_experts(name):
         return ParameterOnDisk(name, disk.shape, None, (DiskTensor(disk),))
     return ParameterOnDisk(name, disk.shape[1:], disk.shape[0], (DiskTensor(disk),))

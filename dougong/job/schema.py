@@ -79,7 +79,7 @@ class Model(Section):
         "keys of the family's own configuration class, those of its text part flat or in "
         "text_config; others are its defaults",
     )
-    freeze: list[Text] | None = logical(
+    freeze: tuple[Text, ...] | None = logical(
         None,
         "patterns of the names of tensors that are not trained (`*` stands for anything, dots "
         "too; `!PATTERN` takes some out again, the last that matches decides); experts of a layer "

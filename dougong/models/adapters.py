@@ -14,19 +14,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dougong.errors import ModelError
-from dougong.job.parts.lora import Lora
+from dougong.job.parts.lora import ATTENTION_AND_EXPERTS, Lora
 from dougong.job.parts.patterns import is_among, without_match
 from dougong.models.sites import Site, find_sites
 from dougong.ops import counter_rng
 from dougong.ops.adapter_names import adapted_tensor, adapter_of, is_adapter
 
+_WHAT_IS_ADAPTED = "adapters are for weights of linear layers and experts' matrices"
 Sizes = tuple[int, int]
 """in, out."""
 
 
 class AdaptedLinear(nn.Linear):
-    """x W' + alpha / rank x A' B', the second product in float32, as peft's `lora.Linear`. Made of
-    a linear layer by `adapt_linear`."""
+    """x W' + alpha / rank x A' B', the second product in float32, as peft has it. Made of
+    a linear layer."""
 
     lora_A: nn.Parameter
     lora_B: nn.Parameter
@@ -45,7 +46,8 @@ def add_adapters(model: nn.Module, lora: Lora) -> None:
     matrices = _experts_matrices(sites)
     linear = _linear_layers(model, sites)
     names = [f"{name}.weight" for name in linear]
-    names += [f"{site.name}.{parameter}" for site in sites for parameter in matrices]
+    for site in sites:
+        names += [f"{site.name}.{parameter}" for parameter in matrices]
     _check_targets(model, lora, names)
     for name, layer in linear.items():
         if is_among(lora.targets, f"{name}.weight"):
@@ -74,18 +76,18 @@ def is_transposed(site: Site) -> bool:
 
 
 def _check_targets(model: nn.Module, lora: Lora, names: Sequence[str]) -> None:
-    given = "targets" in lora.model_fields_set
-    wrong = without_match(lora.targets, names) if given else None
-    if wrong is None and any(is_among(lora.targets, name) for name in names):
-        return
-    every = [name for name, _ in model.named_parameters(remove_duplicate=False)]
-    reason = wrong or f"{', '.join(lora.targets)}: no tensor is left to adapt"
-    if wrong is not None and without_match(lora.targets, every) is None:
-        reason += "; it names tensors that have no adapter"
-    raise ModelError(
-        f"model.lora.targets: {reason}; adapters are for weights of linear layers and experts' "
-        "matrices"
-    )
+    """Each pattern that a user gave names something; of the default's one is enough."""
+    is_default = lora.targets == ATTENTION_AND_EXPERTS
+    for pattern in () if is_default else lora.targets:
+        wrong = without_match([pattern], names)
+        if wrong is not None:
+            every = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+            is_known = without_match([pattern], every) is None
+            reason = f"{pattern!r} names tensors that can have no adapter" if is_known else wrong
+            raise ModelError(f"model.lora.targets: {reason}; {_WHAT_IS_ADAPTED}")
+    if not any(is_among(lora.targets, name) for name in names):
+        given = ", ".join(lora.targets)
+        raise ModelError(f"model.lora.targets: {given}: nothing is adapted; {_WHAT_IS_ADAPTED}")
 
 
 def _linear_layers(model: nn.Module, sites: Sequence[Site]) -> dict[str, nn.Module]:

@@ -1,5 +1,5 @@
 """What the tensors of low-rank adapters are called: `q_proj.lora_A` beside a linear layer's weight,
-`experts.gate_up_proj_lora_A`, of which each expert has its own, beside experts' matrices. Imports
+`gate_up_proj_lora_A`, of which each expert has its own, beside experts' matrices. Imports
 no torch."""
 
 from __future__ import annotations

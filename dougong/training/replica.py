@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from dougong.accelerators.staging import HostLink
-from dougong.checkpoint.huggingface import Names
+from dougong.checkpoint.huggingface import Names, names_of
 from dougong.job.schema import Job
 from dougong.models.build import initial_expert, materialise
 from dougong.models.cut import cut
@@ -89,7 +89,7 @@ class ModelBlueprint:
     @cached_property
     def names(self) -> Names:
         """The model's map on disk. Raises `ModelError` for a family that cannot be stored."""
-        return Names.of(self.model, [s.name for s in self.sites], self.sites[0].num_experts)
+        return names_of(self.model, self.sites, self.job.model)
 
 
 @dataclass

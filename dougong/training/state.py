@@ -17,6 +17,7 @@ from dougong.checkpoint.reader import CheckpointReader
 from dougong.checkpoint.snapshot import StateTensor
 from dougong.job.optimizers.registry import declaration_of
 from dougong.job.schema import Job
+from dougong.models.adapter_folder import AdapterFolder
 from dougong.models.adapters import initial_adapter
 from dougong.models.stored.weights import WeightsFolder
 from dougong.models.tuned import trainable_dense
@@ -114,13 +115,18 @@ def open_start(
 
 
 def _with_adapters(job: Job, names: Names, read: ReadTensor) -> ReadTensor:
-    """A folder of a model holds no adapters: theirs are first values."""
-    if job.model.lora is None:
+    """A folder of a model holds no adapters: theirs are those of a folder of peft, or first
+    values."""
+    lora = job.model.lora
+    if lora is None:
         return read
+    folder = None if lora.path is None else AdapterFolder(Path(lora.path), names.adapters)
 
     def read_or_begin(name: str) -> Tensor:
         if not is_adapter(name):
             return read(name)
+        if folder is not None:
+            return folder.read(name)
         return initial_adapter(name, names.shape_of(name), job.seed)
 
     return read_or_begin

@@ -8,7 +8,7 @@ from pydantic import Field, StrictFloat
 
 from dougong.job.section import Positive, Section, Text, logical
 
-ATTENTION_AND_EXPERTS = ["*attn*", "*attention*", "*.experts.*"]
+ATTENTION_AND_EXPERTS = ("*attn*", "*attention*", "*.experts.*")
 
 
 class Lora(Section):
@@ -19,7 +19,7 @@ class Lora(Section):
     alpha: Annotated[StrictFloat, Field(gt=0)] = logical(
         32.0, "B A is multiplied by alpha / rank before it is added"
     )
-    targets: list[Text] = logical(
+    targets: tuple[Text, ...] = logical(
         ATTENTION_AND_EXPERTS,
         "patterns of the names of tensors that are adapted (`*` stands for anything, `!PATTERN` "
         "takes some out again, the last that matches decides): weights of linear layers, and "

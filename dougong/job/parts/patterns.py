@@ -33,9 +33,19 @@ def without_match(patterns: Sequence[str], names: Iterable[str]) -> str | None:
     names = sorted(set(names))
     for pattern in patterns:
         plain = pattern.removeprefix(NOT)
-        if any(fnmatchcase(name, plain) for name in names):
-            continue
-        near = difflib.get_close_matches(plain, names, 1, 0.3) or names[:1]
-        such = f", such as {near[0]}" if near else ""
-        return f"{pattern!r} matches no tensor of the model{such} (`*` stands for anything)"
+        if not any(fnmatchcase(name, plain) for name in names):
+            near = _near(plain, names)
+            such = f", such as {near}" if near else ""
+            return f"{pattern!r} matches no tensor of the model{such} (`*` stands for anything)"
     return None
+
+
+def _near(pattern: str, names: Sequence[str]) -> str | None:
+    """A name with a word that is nearly the longest one of the pattern that is in no name."""
+    words = dict[str, str]()
+    for name in names:
+        words |= dict.fromkeys(name.split("."), name)
+    given = re.split(r"[*?.]", pattern)
+    word = max([one for one in given if one not in words] or given, key=len)
+    near = difflib.get_close_matches(word, list(words), 1, 0.5)
+    return words[near[0]] if near else next(iter(names), None)

@@ -43,6 +43,7 @@ from dougong.training.optimizers.lr_schedule import rate_remarks
 from dougong.training.start.folder_remarks import folder_remarks
 from dougong.training.start.sources import check_data, compare_sources, find_sources
 from dougong.training.start.stored_forms import with_stored_forms
+from dougong.training.start.tuning_remarks import tuning_remarks
 
 FEW_ROWS = (1, 7, 16, 33)
 """Heights of small blocks, at which math libraries change their kernels."""
@@ -265,6 +266,7 @@ _REMARKS: tuple[Callable[[Job, Inventory], Remarks], ...] = (
     _on_the_update,
     folder_remarks,
     _on_towers,
+    tuning_remarks,
     tokenizer_remarks,
     _on_the_cache,
     _on_layers_that_run_again,

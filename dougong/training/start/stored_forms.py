@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from dougong.checkpoint.huggingface import Names
+from dougong.checkpoint.huggingface import names_of
 from dougong.job.schema import Model
 from dougong.models.sites import find_sites
 from dougong.models.tuned import tuned_on_meta
@@ -21,7 +21,7 @@ def with_stored_forms(inventory: Inventory, job_model: Model, config: Any) -> In
     if all(tensor.num_parameters <= pieces.PIECE_NUMEL for tensor in inventory.tensors):
         return inventory
     model = tuned_on_meta(job_model, config)
-    names = Names.of(model, [site.name for site in find_sites(model)], inventory.num_experts)
+    names = names_of(model, find_sites(model), job_model)
     tensors = []
     for tensor in inventory.tensors:
         tensors.append(replace(tensor, is_stored_alike=names.is_stored_alike(tensor.name)))
