@@ -15,14 +15,15 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend
 from torch.overrides import TorchFunctionMode
 
-from dougong.models.build import build_on_meta
+from dougong.job.schema import Model
 from dougong.models.cut import cut
 from dougong.models.memory.live_bytes import LiveBytes
 from dougong.models.sites import find_sites
+from dougong.models.tuned import tuned_on_meta
 from dougong.parallel.activations import Activations, SegmentBytes
 from dougong.parallel.segments.flight import ExpertsCall, Flight, Forward
 from dougong.parallel.segments.repeats import LayerRepeats
@@ -42,12 +43,14 @@ class MicroBatchShape:
 
 
 def activations_of(
-    config: Any, microbatch: MicroBatchShape, kind: str, is_fused: bool
+    model: Model, config: Any, microbatch: MicroBatchShape, kind: str, is_fused: bool
 ) -> Activations:
-    """`kind`: an accelerator's name; `is_fused`: it has a fused form of attention. A model that
-    cannot be run without values is no error: `missing` says why."""
+    """Of the job's model, by its configuration. `kind`: an accelerator's name; `is_fused`: it has a
+    fused form of attention. A model that cannot be run without values is no error: `missing` says
+    why."""
     try:
-        segments = _Measurement(config, microbatch, kind, is_fused).run()
+        network = tuned_on_meta(model, config, microbatch.dtype)
+        segments = _Measurement(network, microbatch, kind, is_fused).run()
     except Exception as error:
         lines = str(error).strip().splitlines() or [""]
         return Activations(kind, (), f"{type(error).__name__}: {lines[0]}")
@@ -57,10 +60,11 @@ def activations_of(
 class _Measurement:
     """One micro-batch's flight, there and back."""
 
-    def __init__(self, config: Any, microbatch: MicroBatchShape, kind: str, is_fused: bool) -> None:
+    def __init__(
+        self, network: nn.Module, microbatch: MicroBatchShape, kind: str, is_fused: bool
+    ) -> None:
         self._microbatch = microbatch
-        self._model = build_on_meta(config, microbatch.dtype)
-        self._model.train()
+        self._model = network.train()
         sites = find_sites(self._model)
         self._cut = cut(self._model, sites, microbatch.recomputes)
         self._live = LiveBytes(on_meta=True)
