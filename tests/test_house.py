@@ -37,7 +37,7 @@ ORDER = (
     "ops", "ops.experts",  # deterministic operators
     "accelerators.telemetry",  # what devices say of their health
     "accelerators",  # one small file per kind of device
-    "job.yaml", "job.section", "job.optimizers", "job.parts", "job.fault", "job.emulate",
+    "job.yaml", "job.section", "job.parts", "job.optimizers", "job.fault", "job.emulate",
     "job.drills", "job",  # what a user asks for
     "parallel",  # plan, assignment of experts, the tree of lanes
     "parallel.schedules",
@@ -58,14 +58,16 @@ ORDER = (
     "models",  # how a transformers model is cut
     "models.memory",  # what a micro-batch keeps, found without memory
     "checkpoint.proof",  # what a manifest must be, and who has signed it
-    "checkpoint",
+    "checkpoint", "checkpoint.lora",
     "records.event", "records",  # what a run leaves behind
     "planner.needs",  # memory and programs of a plan's workers
     "planner",  # from a job and a cluster to a plan
     "ui.goodput", "ui", "ui.report",
-    "data",  # text to tokens
+    "data.documents",  # texts, before a tokenizer has seen them
+    "data.samples",  # which sample is which window: numbers alone
+    "data",
     "data.chats",  # chats to sequences
-    "data.windows", "data.preview", "data.show",  # which of them a lane reads
+    "data.sources", "data.windows", "data.preview", "data.show",  # which tokens a lane reads
     "deepspeed",  # what is taken from DeepSpeed: its CPU Adam, its checkpoints
     "fingerprint",  # a device's arithmetic
     "training.optimizers", "training.results", "training.start", "training.memory",

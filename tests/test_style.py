@@ -55,7 +55,7 @@ NOT_MIRRORED = {
 
 
 def test_every_module_is_mirrored_by_a_test_file() -> None:
-    """`dougong/data/text.py` is tested by `tests/data/test_text.py`."""
+    """`dougong/data/documents/text.py` is tested by `tests/data/documents/test_text.py`."""
     missing = {
         module.removeprefix("dougong.")
         for module, path in MODULES.items()

@@ -75,7 +75,7 @@ COMMANDS = (
     ),
     Command(
         "data",
-        "dougong.cli.data:data",
+        "dougong.cli.report:data",
         "Show the first sequences that a run reads as text, and what is learnt; start nothing.",
     ),
     Command(

@@ -10,22 +10,18 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from dougong.data.chats.store import IGNORED
+from dougong.data.samples.marks import IGNORED
+from dougong.data.source_windows import TokenBatch
+from dougong.data.sources import chat_tokenizer, job_tokenizer
 from dougong.data.tokenizer import HuggingFace, Tokenizer
-from dougong.data.windows import (
-    TokenBatch,
-    TokenWindows,
-    chat_tokenizer,
-    job_tokenizer,
-    open_data,
-)
+from dougong.data.windows import TokenWindows, open_data
 from dougong.job.schema import Job
 
 Ids = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Piece:
+class ShownText:
     """Text that is learnt, or that is only read."""
 
     text: str
@@ -38,7 +34,7 @@ class ShownSequence:
     without padding."""
 
     title: str
-    pieces: tuple[Piece, ...]
+    pieces: tuple[ShownText, ...]
 
 
 def first_sequences(job: Job, count: int) -> Iterator[ShownSequence]:
@@ -75,7 +71,7 @@ def _shown(batch: TokenBatch, row: int, where: str, decode: Callable[[Ids], str]
     title = f"{where}: {ids.size} tokens, {int(learnt.sum())} of them learnt{padded}"
     borders = [0, *(np.flatnonzero(np.diff(learnt)) + 1).tolist(), ids.size]
     pieces = [
-        Piece(decode(ids[begin:end]), bool(learnt[begin]))
+        ShownText(decode(ids[begin:end]), bool(learnt[begin]))
         for begin, end in itertools.pairwise(borders)
     ]
     return ShownSequence(title, tuple(pieces))
@@ -87,8 +83,8 @@ def _decoder(job: Job) -> Callable[[Ids], str]:
     tokenizer = job_tokenizer(job)
     if tokenizer is None:
         return lambda ids: " ".join(map(str, ids.tolist()))
-    if job.data.chat is not None:
-        model = chat_tokenizer(job.data, tokenizer).model
+    if any(source.chat is not None for _, source in job.data.sources):
+        model = chat_tokenizer(job, tokenizer).model
         return lambda ids: str(model.decode(ids.tolist(), clean_up_tokenization_spaces=False))
     return _text_decoder(tokenizer)
 

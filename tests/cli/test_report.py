@@ -1,4 +1,4 @@
-"""`dougong report` as a person types it."""
+"""`dougong report` and `dougong data` as a person types them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import typer
 from dougong.cli.main import main
 from dougong.cli.report import report
 from dougong.errors import LaunchError
+from tests.chats import chat_tokenizer, many, write_chats
+from tests.cli.test_fingerprint import dougong
+from tests.launcher.jobs import write
 from tests.ui.recorded import finished_run
 from typer.testing import CliRunner
 
@@ -57,3 +60,22 @@ def test_a_damaged_row_costs_the_page_that_row_and_is_told(tmp_path: Path, capsy
     assert ended.value.code == 0 and said.out.strip() == str(run.report_file)
     assert f"note: {run.metrics_file}:2: not JSON (" in said.err
     assert "metrics.jsonl:2: not JSON (" in run.report_file.read_text()
+
+
+def test_what_is_learnt_is_marked(tmp_path: Path) -> None:
+    chat_tokenizer(tmp_path / "tokenizer")
+    write_chats(tmp_path / "a.jsonl", many(9))
+    job = write(
+        tmp_path,
+        model="{family: qwen3_moe}",
+        data="{chat: a.jsonl, tokenizer: tokenizer, sequence_length: 128}",
+        cache=str(tmp_path / "cache"),
+    )
+    done = dougong("data", job, "-n", "1")
+    assert (done.returncode, done.stderr) == (0, "")
+    title, text = done.stdout.split("\n", 1)
+    assert title.startswith("--- step 1, lane 0, micro-batch 0, window ") and "of them learnt" in title
+    assert "<|im_start|>assistant\n⟦it is " in text and text.rstrip().endswith("<|im_end|>\n⟧")
+    write_chats(tmp_path / "a.jsonl", [{"messages": []}])
+    wrong = dougong("data", job)
+    assert wrong.returncode == 2 and "a.jsonl: line 1: messages: must be a list" in wrong.stderr

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from dougong.data.show import Piece, first_sequences
+from dougong.data.show import ShownText, first_sequences
 from tests.jobs import make_job
 from tests.test_fine_tuning import chat_job
 
@@ -30,7 +30,7 @@ def test_of_text_all_is_learnt_and_of_ids_the_ids_are_shown(tmp_path: Path) -> N
         data={"text": str(tmp_path / "a.txt"), "tokenizer": "bytes", "sequence_length": 8}, cache=str(tmp_path)
     )
     (one,) = first_sequences(job, 1)
-    assert one.pieces == (Piece("abcdabcd", True),) and one.title.endswith(": 8 tokens, 8 of them learnt")
+    assert one.pieces == (ShownText("abcdabcd", True),) and one.title.endswith(": 8 tokens, 8 of them learnt")
     np.arange(100, dtype=np.uint16).tofile(tmp_path / "ids.bin")
     ids = make_job(data={"tokens": str(tmp_path / "ids.bin"), "sequence_length": 4})
     (one,) = first_sequences(ids, 1)

@@ -19,7 +19,7 @@ from dougong.data.chats.messages import (
     with_objects,
 )
 from dougong.data.chats.row_json import read_row
-from dougong.data.text import matching_files, open_file
+from dougong.data.documents.text import matching_files, open_file
 from dougong.errors import DataError
 
 ROLES = ("system", "developer", "user", "assistant", "tool")

@@ -22,7 +22,8 @@ from dougong.data.chats.met import UNREAD, Met, named, numbered, read_met
 from dougong.data.chats.packing import BEGINS, PADDING, TARGET, sequences
 from dougong.data.chats.rows import ReadFiles, chat_files, read_chats
 from dougong.data.chats.template import ChatTokenizer, Encoded
-from dougong.data.text import content_digest
+from dougong.data.documents.text import content_digest
+from dougong.data.samples.marks import IGNORED, positions_within
 from dougong.data.token_cache import dtype_of, make_entry, write_described, write_json
 from dougong.data.token_files import TokenFile, Tokenized, open_described
 from dougong.errors import DataError
@@ -31,8 +32,6 @@ from dougong.remarks import Remarks
 # Part of the cache's key: raise it when the same chats would give other sequences.
 _FORMAT = "dougong chats 2"
 _MUCH_PADDING = 0.5
-IGNORED = -100
-"""The label of what is not learnt (torch's `ignore_index`)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,11 +51,7 @@ class Marks:
         alone)."""
         flags = self._flags(windows, ids.shape[1])
         labels = np.where(flags & TARGET, ids, IGNORED)
-        if not self.is_packed:
-            return labels, None
-        places = np.broadcast_to(np.arange(ids.shape[1]), ids.shape)
-        begins = np.where(flags & BEGINS, places, 0)
-        return labels, places - np.maximum.accumulate(begins, axis=1)
+        return labels, positions_within(flags & BEGINS) if self.is_packed else None
 
     def padding(self, windows: npt.NDArray[np.int64], length: int) -> npt.NDArray[np.bool_] | None:
         """Which tokens of these sequences only fill them up, bool [sequences, length]; None where

@@ -17,11 +17,13 @@ from dougong.accelerators.registry import get_accelerator
 from dougong.control.cache_place import REMEDY, cache_place, why_unwritable
 from dougong.control.run_sources import RunSources
 from dougong.data.preview import preview_data
-from dougong.data.windows import job_tokenizer, num_ids, open_data, vocabulary
+from dougong.data.sources import job_tokenizer, num_ids, vocabulary
+from dougong.data.windows import open_data
 from dougong.deepspeed.adam_build import adam_remarks, check_adam
 from dougong.errors import DataError, ModelError
 from dougong.fingerprint.record import JobShapes
 from dougong.job.rule import flat
+from dougong.job.rules import FLASH_OF_DOCUMENTS
 from dougong.job.schema import Job
 from dougong.job.settled import is_settled
 from dougong.job.tokenizer_rules import longer_than
@@ -32,7 +34,7 @@ from dougong.models.configs.parts import text_config
 from dougong.models.inventory import inspect_model
 from dougong.models.library.classes import has_towers
 from dougong.models.memory.segment_bytes import MicroBatchShape, activations_of
-from dougong.models.sites import family_expert, find_sites
+from dougong.models.sites import family_expert, family_shapes, find_sites
 from dougong.models.stored.folder import check_folder
 from dougong.models.towers import tower_words
 from dougong.ops.experts.choose import is_swiglu
@@ -43,6 +45,7 @@ from dougong.training.optimizers.lr_schedule import rate_remarks
 from dougong.training.start.folder_remarks import folder_remarks
 from dougong.training.start.sources import check_data, compare_sources, find_sources
 from dougong.training.start.stored_forms import with_stored_forms
+from dougong.training.start.tuning_remarks import tuning_remarks
 
 FEW_ROWS = (1, 7, 16, 33)
 """Heights of small blocks, at which math libraries change their kernels."""
@@ -126,8 +129,20 @@ def inspect_only(job: Job) -> Inventory:
     )
     found, config = [], _config_of(job)
     for kind, is_fused in _kinds_with_attention(job).items():
-        found.append(activations_of(config, _microbatch_of(job), kind, is_fused))
-    return with_stored_forms(replace(inventory, activations=tuple(found)), config)
+        found.append(activations_of(job.model, config, _microbatch_of(job), kind, is_fused))
+    forms = _forms_of(job, inventory.attention)
+    inventory = replace(inventory, activations=tuple(found), attention=forms)
+    return with_stored_forms(inventory, job.model, config)
+
+
+def _forms_of(job: Job, forms: tuple[str, ...]) -> tuple[str, ...]:
+    """Those that keep the documents of the job's sequences apart."""
+    if not job.data.is_packed or job.batch.microbatch_size == 1:
+        return forms
+    kept = tuple(form for form in forms if form != "flash")
+    if not kept:
+        raise ModelError(f"model.attention: {FLASH_OF_DOCUMENTS}")
+    return kept
 
 
 def _microbatch_of(job: Job) -> MicroBatchShape:
@@ -136,6 +151,7 @@ def _microbatch_of(job: Job) -> MicroBatchShape:
         job.data.sequence_length,
         getattr(torch, job.precision),
         job.recompute == "layers",
+        job.data.is_packed,
     )
 
 
@@ -202,7 +218,7 @@ def _has_swiglu(job: Job) -> bool:
     if not any(kind.has_expert_operators for kind in kinds):
         return False
     site = find_sites(build_on_meta(_config_of(job)))[0]
-    return is_swiglu(family_expert(site), site.shapes, torch.device("cpu"))
+    return is_swiglu(family_expert(site), family_shapes(site), torch.device("cpu"))
 
 
 def _on_towers(job: Job, inventory: Inventory) -> Remarks:
@@ -228,7 +244,8 @@ def tokenizer_remarks(job: Job, inventory: Inventory) -> Remarks:
     if tokenizer is None:
         return Remarks()
     # A chat begins and ends as its template says.
-    told = tokenizer.remarks if job.data.chat is None else Remarks()
+    has_texts = any(source.source in ("text", "dataset") for _, source in job.data.sources)
+    told = tokenizer.remarks if has_texts else Remarks()
     size, found = int(text_config(_config_of(job)).vocab_size), num_ids(job) or 0
     if found > size:
         more = (
@@ -265,6 +282,7 @@ _REMARKS: tuple[Callable[[Job, Inventory], Remarks], ...] = (
     _on_the_update,
     folder_remarks,
     _on_towers,
+    tuning_remarks,
     tokenizer_remarks,
     _on_the_cache,
     _on_layers_that_run_again,

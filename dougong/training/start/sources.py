@@ -13,13 +13,15 @@ from dougong.control.run_sources import (
     changed_files,
     digests_of,
 )
-from dougong.data import dataset_files
-from dougong.data.text import matching_files
+from dougong.data.documents import dataset_files
+from dougong.data.documents.text import matching_files
 from dougong.errors import DataError, ModelError
+from dougong.job.parts.data import SourceKeys
 from dougong.job.schema import Job, Model
 from dougong.models.configs.load import load_config
 from dougong.models.configs.settled import changed_keys, class_of, config_values
 from dougong.models.library.attention_forms import AUTO
+from dougong.models.peft_form import WEIGHTS_FILE
 from dougong.models.stored.folder import stored_tensors
 from dougong.remarks import Remarks
 
@@ -47,6 +49,8 @@ def find_sources(job: Job, config: Any, data: str) -> RunSources:
     if job.model.path is not None:
         tensors = stored_tensors(Path(job.model.path)).values()
         weights = sorted({tensor.file for tensor in tensors})
+    if job.model.lora is not None and job.model.lora.path is not None:
+        weights.append(Path(job.model.lora.path) / WEIGHTS_FILE)
     return RunSources(
         config=config_values(config),
         config_class=class_of(config),
@@ -159,24 +163,29 @@ def _tokenizer_files(job: Job) -> list[Path]:
 
 
 def _side_files(job: Job) -> list[Path]:
-    data = job.data
-    if data.tokens is not None:
-        return [Path(f"{data.tokens}.json").expanduser()]
-    if data.megatron is not None:
-        return [Path(f"{data.megatron}.idx").expanduser()]
-    return []
+    found = []
+    for _, source in job.data.sources:
+        if source.tokens is not None:
+            found.append(Path(f"{source.tokens}.json").expanduser())
+        if source.megatron is not None:
+            found.append(Path(f"{source.megatron}.idx").expanduser())
+    return found
 
 
 def _data_files(job: Job) -> list[Path]:
     """Those that hold the data; none where they are not this machine's, or too many."""
-    data = job.data
     found: list[Path] = []
-    if data.tokens is not None:
-        found = [Path(data.tokens).expanduser()]
-    elif data.megatron is not None:
-        found = [Path(f"{data.megatron}.bin").expanduser()]
-    elif data.dataset is not None:
-        found = dataset_files.find(data.dataset)
-    elif (named := data.text or data.chat) is not None:
-        found = matching_files(Path(named).expanduser())
+    for _, source in job.data.sources:
+        found += _files_of(source)
     return found if len(found) <= _MOST_DATA_FILES else []
+
+
+def _files_of(source: SourceKeys) -> list[Path]:
+    if source.tokens is not None:
+        return [Path(source.tokens).expanduser()]
+    if source.megatron is not None:
+        return [Path(f"{source.megatron}.bin").expanduser()]
+    if source.dataset is not None:
+        return dataset_files.find(source.dataset)
+    named = source.text or source.chat
+    return [] if named is None else matching_files(Path(named).expanduser())

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from dougong.data.chats.faults import Faults
 from dougong.data.chats.rows import Chat, ReadFiles, chat_files, read_chats
-from dougong.data.text import content_digest
+from dougong.data.documents.text import content_digest
 from dougong.errors import DataError
 from tests.chats import row, write_chats
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import tokenizers
 from dougong.data.chats import store
-from dougong.data.chats.store import IGNORED, ChatForm, StoredChats, open_chats
+from dougong.data.chats.store import ChatForm, StoredChats, open_chats
 from dougong.data.chats.template import open_chat_tokenizer
+from dougong.data.samples.marks import IGNORED
 from dougong.errors import DataError
 from tests.chats import chat_tokenizer, many, row, write_chats
 from tokenizers import models, pre_tokenizers
