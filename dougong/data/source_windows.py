@@ -117,9 +117,9 @@ def reread_remarks(job: Job, name: str, num_tokens: int, share: float = 1.0) -> 
         return NOTHING
     of_share = "" if share == 1.0 else f" x {share:.3g}"
     text = (
-        f"{name}: {num_train} windows to train on, but one step reads {round(asked, 2):.10g} "
-        f"(lanes x microbatches x microbatch_size{of_share}), each {asked / num_train:.3g} times: "
-        "give more text, or lower batch or data.sequence_length"
+        f"{name}: {num_train} {_called(job)} to train on, but one step reads "
+        f"{round(asked, 2):.10g} (lanes x microbatches x microbatch_size{of_share}), each "
+        f"{asked / num_train:.3g} times: {_remedy(job)} batch{_or_length(job)}"
     )
     return Remarks(warnings=(text,))
 
@@ -131,13 +131,13 @@ def find_shortage(job: Job, name: str, num_tokens: int) -> str | None:
     num_windows = num_tokens // length
     held_out = held_out_of(job, num_windows)
     have = (
-        f"{name}: {num_tokens} tokens give {num_windows} windows of {length}, {held_out} of them "
-        "held out"
+        f"{name}: {num_tokens} tokens give {num_windows} {_called(job)} of {length}, "
+        f"{held_out} of them held out"
     )
     if num_windows - held_out < 1:
         return (
-            f"{have}; at least one must be left to train on: give more text, or lower "
-            "data.sequence_length or data.validation.fraction"
+            f"{have}; at least one must be left to train on: {_remedy(job)} "
+            f"data.validation.fraction{_or_length(job)}"
         )
     batches = validation.batches * job.batch.lanes if validation else 0
     need = batches * job.batch.microbatch_size
@@ -147,3 +147,17 @@ def find_shortage(job: Job, name: str, num_tokens: int) -> str | None:
             "raise data.validation.fraction, or lower data.validation.batches"
         )
     return None
+
+
+def _called(job: Job) -> str:
+    """What a person calls windows of a job's data."""
+    return "windows" if job.data.chat is None else "sequences"
+
+
+def _remedy(job: Job) -> str:
+    return "give more text, or lower" if job.data.chat is None else "give more chats, or lower"
+
+
+def _or_length(job: Job) -> str:
+    """Shorter sequences are more of them, but for chats, each of which is one."""
+    return " or data.sequence_length" if job.data.chat is None or job.data.packing else ""

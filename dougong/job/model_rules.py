@@ -176,7 +176,7 @@ class _ModelRules:
             return
         rule = (
             f"{family} does not keep the documents of a sequence apart (seen when it ran with "
-            "several; linear attention and convolutions look across)"
+            "several)"
         )
         if job.data.packing:
             text = (

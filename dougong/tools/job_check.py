@@ -62,6 +62,11 @@ def folder_notes(job: Job) -> Iterator[str]:
             f"the tokenizer {tokenizer} names its own code (auto_map), which is not run; "
             "`dougong plan` says whether it can be read without"
         )
+    if any(source.chat is not None for _, source in job.data.sources):
+        yield (
+            "rows of chats are looked at by `dougong plan`, and shown with what is learnt of them "
+            "by `dougong data`"
+        )
     if job.model.path is not None:
         notes = _on_folder(Path(job.model.path), job.model.config)
         yield from (f"model.path: {job.model.path}: {note}" for note in notes)

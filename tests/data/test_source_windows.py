@@ -45,3 +45,12 @@ def test_too_few_and_too_often() -> None:
     assert num_train_windows(job, 81) == 5
     assert "must be left to train on" in str(find_shortage(job, "a", 8))
     assert reread_remarks(job, "a", 81).warnings and not reread_remarks(job, "a", 8000).warnings
+
+
+def test_of_chats_the_words_are_sequences_and_chats() -> None:
+    job = make_job(data={"chat": "a.jsonl", "tokenizer": "t", "sequence_length": 8, "validation": {"fraction": 0.5}})
+    shortage = str(find_shortage(job, "a", 8))
+    assert "8 tokens give 1 sequences of 8, 1 of them held out" in shortage
+    assert shortage.endswith("give more chats, or lower data.validation.fraction")
+    (warning,) = reread_remarks(job, "a", 16).warnings
+    assert "1 sequences to train on" in warning and warning.endswith("give more chats, or lower batch")

@@ -187,6 +187,16 @@ def test_code_beside_a_family_that_is_known_is_told_and_not_used(tmp_path: Path,
     assert [note.startswith(used) for note in notes] == [True] * len(code)
 
 
+def test_who_looks_at_rows_of_chats_is_told(tmp_path: Path) -> None:
+    folder = tmp_path / "own"
+    folder.mkdir()
+    train_tokenizer(folder)
+    (tmp_path / "a.jsonl").write_text("{}")
+    model = MODEL.format(family="qwen3_moe", extra="")
+    (note,) = folder_notes(load_whole_job(job_file(tmp_path, model, "{chat: a.jsonl, tokenizer: own}")).job)
+    assert note.startswith("rows of chats are looked at by `dougong plan`, and shown")
+
+
 def test_a_tokenizer_that_is_its_own_code_is_no_good_job(tmp_path: Path) -> None:
     """As `plan` has it; where transformers may know the class, `check` says that it does not know."""
     own = {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["own.Own", None]}}
