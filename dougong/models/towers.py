@@ -10,10 +10,27 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from dougong.models.configs.parts import is_composite, text_config
 from dougong.models.patterns import name_patterns
+
+
+class FrozenParameter(nn.Parameter):
+    """A parameter that the family trains and the job does not. Only of models without memory:
+    where tensors get memory they become plain parameters without a gradient."""
+
+
+def freeze(parameter: nn.Parameter) -> None:
+    """Leave a parameter of a model on meta without a gradient."""
+    if parameter.requires_grad:
+        parameter.requires_grad_(False)
+        parameter.__class__ = FrozenParameter  # a deep copy keeps the class, and no attribute
+
+
+def is_of_training(tensor: Tensor) -> bool:
+    """Whether the family trains it, frozen or not."""
+    return tensor.requires_grad or isinstance(tensor, FrozenParameter)
 
 
 def freeze_towers(model: nn.Module, config: Any) -> None:
