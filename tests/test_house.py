@@ -359,6 +359,7 @@ def test_lower_ends_are_what_the_oldest_python_runs() -> None:
 def test_only_declared_libraries_are_imported() -> None:
     distribution = {
         "yaml": "pyyaml", "pynvml": "nvidia-ml-py", "torch_npu": "torch-npu", "pydantic_core": "pydantic",
+        "PIL": "pillow",
     }  # fmt: skip
     known = {*requirements(), "dougong"}
     strays = {

@@ -21,6 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dougong.control.cache_place import cache_place
+from dougong.data.chats.image_form import open_image_form
+from dougong.data.chats.images import ImageBatch
 from dougong.data.chats.store import ChatForm, Marks, open_chats
 from dougong.data.chats.template import open_chat_tokenizer
 from dougong.data.dataset import dataset_rows
@@ -56,12 +58,14 @@ class TokenBatch:
     """What a lane reads at once. `ids`: int64 [sequences, tokens]; `labels`: the same where they
     are learnt, IGNORED elsewhere (None: all of them are); `positions`: of each in its own document
     (None: counted through the sequence). `num_targets`: by what the sum of its tokens' losses is
-    divided, so that the mean over all micro-batches weighs every target of the step the same."""
+    divided, so that the mean over all micro-batches weighs every target of the step the same.
+    `images`: of its sequences (None: they have none)."""
 
     ids: npt.NDArray[np.int64]
     labels: npt.NDArray[np.int64] | None = None
     positions: npt.NDArray[np.int64] | None = None
     num_targets: float | None = None
+    images: ImageBatch | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,7 +162,8 @@ class TokenWindows:
         self, windows: npt.NDArray[np.int64], marks: Marks, num_targets: float
     ) -> TokenBatch:
         ids = self._rows(windows)
-        return TokenBatch(ids, *marks.labels_and_positions(ids, windows), num_targets)
+        labels, positions = marks.labels_and_positions(ids, windows)
+        return TokenBatch(ids, labels, positions, num_targets, marks.images_of(ids, windows))
 
     @functools.cached_property
     def _num_targets(self) -> Callable[[int], int]:
@@ -355,7 +360,8 @@ def _open_tokens(job: spec.Job, vocab_size: int | None, cache: Path | None) -> _
     if section.chat is not None:
         template = open_chat_tokenizer(tokenizer.name, tokenizer.digest)
         length = section.sequence_length
-        form = ChatForm(template, tokenizer.num_ids, length, section.packing)
+        images = functools.partial(open_image_form, job, template)
+        form = ChatForm(template, tokenizer.num_ids, length, section.packing, images)
         chats = open_chats(section.chat, form, cache)
         return _Opened(chats.name, chats.tokens, chats.remarks, chats.marks)
     corpus = open_text(section)

@@ -3,6 +3,7 @@ it goes on."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from dougong.control.run_sources import (
     digests_of,
 )
 from dougong.data import dataset_files
+from dougong.data.chats.image_processor import PROCESSOR_FILES, processor_folder
+from dougong.data.chats.rows import find_images
 from dougong.data.text import matching_files
 from dougong.errors import DataError, ModelError
 from dougong.job.schema import Job, Model
@@ -31,10 +34,13 @@ _TOKENIZER_FILES = (
     "added_tokens.json",
     "*.model",
     "*.jinja",
+    "chat_template.json",
     "config.json",
     "generation_config.json",
+    *PROCESSOR_FILES,
 )
-"""Of a folder: what a tokenizer is made of, and where its special tokens are named."""
+"""Of a folder: what a tokenizer is made of, where its special tokens are named, and how images are
+cut."""
 
 _MOST_DATA_FILES = 256
 """Every checkpoint names the data's files, so of more of them none is named."""
@@ -155,6 +161,10 @@ def _tokenizer_files(job: Job) -> list[Path]:
     found = {path} if path.is_file() else set()
     for pattern in _TOKENIZER_FILES:
         found.update(file for file in folder.glob(pattern) if file.is_file())
+    if job.data.chat is not None and job.model.path is not None:
+        other = processor_folder([folder, Path(job.model.path)])
+        if other not in (None, folder):
+            found.update(other / name for name in PROCESSOR_FILES if (other / name).is_file())
     return sorted(found)
 
 
@@ -177,6 +187,10 @@ def _data_files(job: Job) -> list[Path]:
         found = [Path(f"{data.megatron}.bin").expanduser()]
     elif data.dataset is not None:
         found = dataset_files.find(data.dataset)
-    elif (named := data.text or data.chat) is not None:
-        found = matching_files(Path(named).expanduser())
+    elif data.text is not None:
+        found = matching_files(Path(data.text).expanduser())
+    elif data.chat is not None:
+        chats = matching_files(Path(data.chat).expanduser())
+        images = (one.path for one in find_images(chats) if not one.is_inline)
+        found = [*chats, *dict.fromkeys(itertools.islice(images, _MOST_DATA_FILES))]
     return found if len(found) <= _MOST_DATA_FILES else []
