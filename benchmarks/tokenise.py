@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dougong.data.text import text_files
+from dougong.data.documents.text import text_files
 from dougong.data.token_cache import open_corpus
 from dougong.data.tokenizer import open_tokenizer
 from tests.data import made_tokenizers

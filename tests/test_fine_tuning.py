@@ -134,12 +134,12 @@ def test_packed_chats_are_those_that_lie_alone(tmp_path: Path) -> None:
     sums, num_sequences = [], []
     for packing in (False, True):
         data = open_data(chat_job(tmp_path, packing=packing), VOCAB)
-        assert data.marks is not None
+        assert data.mixture.sources[0].marks is not None
         num_sequences.append(data.num_windows)
         every = dataclasses.replace(data, lanes=1, microbatches=1, microbatch_size=data.num_windows)
         with torch.no_grad():
             mean = float(mean_of_targets(model, every, 1))
-        sums.append((mean, data.marks.counts.ids.sum()))
+        sums.append((mean, data.mixture.sources[0].marks.counts.ids.sum()))
     assert num_sequences[1] < num_sequences[0]
     assert sums[0][1] == sums[1][1] and sums[0][0] == pytest.approx(sums[1][0], rel=1e-5)
 
@@ -149,7 +149,7 @@ def test_held_out_chats_are_weighed_alike(tmp_path: Path) -> None:
     job = chat_job(tmp_path, validation=validation)
     model, data = reference_model(job), open_data(job, VOCAB)
     with torch.no_grad():
-        rounds = list(forwards_of(job, model, range(3)).of_validation(2))
+        rounds = list(forwards_of(job, model, range(3)).of_validation())
         model.eval()
         losses = [float(forward.run()) for by_lane in rounds for forward in by_lane.values()]
     targets = [data.validation_microbatch(index) for index in range(6)]

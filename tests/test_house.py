@@ -63,9 +63,11 @@ ORDER = (
     "planner.needs",  # memory and programs of a plan's workers
     "planner",  # from a job and a cluster to a plan
     "ui.goodput", "ui", "ui.report",
+    "data.documents",  # texts, before a tokenizer has seen them
+    "data.samples",  # which sample is which window: numbers alone
     "data",  # text to tokens
     "data.chats",  # chats to sequences
-    "data.windows", "data.preview",  # which of them a lane reads
+    "data.sources", "data.windows", "data.preview",  # what a job names, and which of it a lane reads
     "deepspeed",  # what is taken from DeepSpeed: its CPU Adam, its checkpoints
     "fingerprint",  # a device's arithmetic
     "training.optimizers", "training.results", "training.start", "training.memory",

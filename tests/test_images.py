@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from dougong.data.chats.images import ImageBatch
+from dougong.data.samples.image_batch import ImageBatch
 from dougong.data.windows import open_data
 from dougong.errors import DataError
 from dougong.job.schema import Job
@@ -135,9 +135,10 @@ def test_padding_changes_nothing_of_a_chat(family: str, tmp_path: Path) -> None:
         for part in messages[0]["content"]:
             if isinstance(part, dict) and "image" in part:
                 part["image"] = str(tmp_path / part["image"])
-    ids = np.stack([data.tokens.read(96 * row, 96) for row in range(4)])
-    assert data.marks is not None
-    images = data.marks.images_of(ids, np.arange(4))
+    (source,) = data.mixture.sources
+    ids = np.stack([source.tokens.read(96 * row, 96) for row in range(4)])
+    assert source.marks is not None
+    images = source.marks.images_of(ids, np.arange(4))
     with torch.no_grad():
         together = model(input_ids=torch.from_numpy(ids), **as_asked(images)).logits
         for row, messages in enumerate(rows[:4]):
@@ -152,7 +153,7 @@ def test_held_out_chats_have_their_images(tmp_path: Path) -> None:
     batches = [data.validation_microbatch(index) for index in range(3)]
     assert any(batch.images is not None for batch in batches)
     with torch.no_grad():
-        (by_lane,) = forwards_of(job, model, range(3)).of_validation(1)
+        (by_lane,) = forwards_of(job, model, range(3)).of_validation()
         model.eval()
         losses = [float(by_lane[lane].run()) for lane in range(3)]
     total, count = 0.0, 0

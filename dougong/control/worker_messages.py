@@ -77,11 +77,13 @@ class StepRepeated:
 @dataclass(frozen=True)
 class StepValidated:
     """The validation after a step, where a fault has cut it short and the next generation has made
-    it up: it completes the step's row. Only one worker says so."""
+    it up: it completes the step's row. `by_source`: of each source of a mixture, as in the
+    row. Only one worker says so."""
 
     step: int
     loss: float
     seconds: float
+    by_source: dict[str, float] = field(default_factory=dict)
     kind: Literal["step_validated"] = "step_validated"
 
 

@@ -1,8 +1,12 @@
 """From the job's `data` section to the ids that a lane reads. Imports no torch.
 
-`text`, `dataset`           documents, from files or from a Hugging Face dataset
+`documents`                 texts, from files or from a Hugging Face dataset
 `tokenizer`, `token_cache`  documents to ids, once, kept as token files
 `chats`                     chats to sequences, with marks of what is learnt, kept as such files
 `token_files`, `megatron`   token files of two formats
+`document_starts`           where the documents of a stream begin
+`sources`, `source_windows`
+                            what a job names, opened, and cut into windows
+`samples`                   which window a sample is: numbers alone
 `windows`                   which ids a lane reads at a step: a pure function of the job
 """

@@ -39,9 +39,14 @@ class _IndexHead:
         return _HEAD.size + 4 * self.num_sequences
 
     @property
+    def documents_at(self) -> int:
+        """The byte at which the documents begin, after the pointers."""
+        return self.pointers_at + 8 * self.num_sequences
+
+    @property
     def num_bytes(self) -> int:
         """The size of a whole index."""
-        return _HEAD.size + 12 * self.num_sequences + 8 * self.num_documents
+        return self.documents_at + 8 * self.num_documents
 
 
 def open_megatron(prefix: Path) -> TokenFile:
@@ -51,6 +56,29 @@ def open_megatron(prefix: Path) -> TokenFile:
     head = _read_head(index)
     num_tokens = _count_tokens(index, head)
     return map_ids(prefix.with_name(prefix.name + ".bin"), head.dtype, num_tokens)
+
+
+def megatron_starts(prefix: Path) -> TokenFile:
+    """The places at which the index's documents begin, ascending, each once, from 0 on; int64, 8
+    bytes of memory a document. Raises DataError for an index that names no document, or a sequence
+    that it does not have."""
+    index = prefix.with_name(prefix.name + ".idx")
+    head = _read_head(index)
+    lengths = _table(index, "<i4", _HEAD.size, head.num_sequences).astype(np.int64)
+    documents = np.array(_table(index, "<i8", head.documents_at, head.num_documents))
+    wrong = np.flatnonzero((documents < 0) | (documents > head.num_sequences))
+    if documents.size == 0 or wrong.size:
+        number = int(wrong[0]) if wrong.size else 0
+        found = f"document {number} begins with sequence {documents[number]}" if wrong.size else ""
+        raise DataError(
+            f"{index}: byte {head.documents_at + 8 * number}: {found or 'it names no document'} "
+            f"(of {head.num_sequences} sequences), so documents cannot be told apart "
+            "(data.document_masks); preprocess it again"
+        )
+    ends = np.cumsum(lengths)
+    places = np.concatenate([np.zeros(1, dtype=np.int64), ends])[documents]
+    # The index ends with where one more document would begin; empty ones share a place.
+    return TokenFile(index, np.unique(np.append(places[places < ends[-1]], 0)))
 
 
 def _read_head(index: Path) -> _IndexHead:

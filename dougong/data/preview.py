@@ -4,27 +4,29 @@ reading all of it. Imports no torch."""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from dougong.data.text import Corpus
-from dougong.data.token_cache import encode_document, no_text
-from dougong.data.token_files import Tokenized
-from dougong.data.tokenizer import Tokenizer
-from dougong.data.windows import (
+from dougong.data.documents.text import Corpus
+from dougong.data.source_windows import (
     find_shortage,
-    job_tokenizer,
     num_train_windows,
-    open_data,
-    open_text,
     reread_remarks,
     windows_of_step,
 )
+from dougong.data.sources import Opener, at_source, job_tokenizer, open_text
+from dougong.data.token_cache import encode_document, no_text
+from dougong.data.token_files import Tokenized
+from dougong.data.tokenizer import Tokenizer
+from dougong.data.windows import open_data, tokens_place, windows_of
 from dougong.errors import DataError
+from dougong.job.parts.data import SourceKeys
 from dougong.job.schema import Job
+from dougong.job.yaml.provenance import dotted
 from dougong.remarks import Remarks
 
 _ENOUGH_TOKENS = 1 << 20
@@ -32,49 +34,100 @@ _ENOUGH_TOKENS = 1 << 20
 
 
 def preview_data(job: Job, vocab_size: int | None) -> tuple[str, Remarks]:
-    """What the data is, in a line, and what is told of it once; text is tokenised until it is
-    enough for the first step, and nothing is kept of it.
+    """What the data is, in a line for each source, and what is told of it once; text is tokenised
+    until it is enough for the first step, and nothing is kept of it.
 
     Raises DataError as `open_data` does, for what is met up to there.
     """
-    tokenizer = job_tokenizer(job)
-    if tokenizer is None:
-        return _whole_files(job, vocab_size, Path())  # nothing is tokenised, so nothing is kept
-    if job.data.chat is not None:
-        return _whole_files(job, vocab_size, None)
-    corpus = open_text(job.data)
-    line, told = _first_step(job, corpus, tokenizer, vocab_size)
-    return line, corpus.remarks + told
+    texts = [source for _, source in job.data.sources if source.source in ("text", "dataset")]
+    if not texts:
+        return _whole(job, vocab_size)
+    lines, told = [], Remarks()
+    looks = zip(job.data.sources, _shares(job), strict=True)
+    for number, ((place, source), share) in enumerate(looks):
+        with at_source(place):
+            look = _look_at_text if source in texts else _look_at_whole
+            line, more = look(_SourceLook(job, vocab_size, number, share or 1.0), source)
+        part = "" if share is None else f"; {100 * share:.4g} % of what is read"
+        lines.append(f"{dotted(place)}: {line}{part}" if job.data.mixture else line)
+        told += more
+    return "\n  ".join(["", *lines] if job.data.mixture else lines), told
 
 
-def _first_step(
-    job: Job, corpus: Corpus, tokenizer: Tokenizer, vocab_size: int | None
-) -> tuple[str, Remarks]:
+@dataclass(frozen=True)
+class _SourceLook:
+    """What is asked of a source: the `number`th of the job, which has `share` of what is read."""
+
+    job: Job
+    vocab_size: int | None
+    number: int
+    share: float
+
+    @property
+    def windows_of_step(self) -> float:
+        return windows_of_step(self.job) * self.share
+
+
+def _shares(job: Job) -> list[float | None]:
+    """Of each source, as far as they are known before all its text is tokenised: those of epochs
+    are not."""
+    if not job.data.mixture:
+        return [1.0]
+    weights = [entry.weight for entry in job.data.mixture]
+    total = sum(weight or 0.0 for weight in weights)
+    return [None if weight is None else weight / total for weight in weights]
+
+
+def _look_at_text(look: _SourceLook, source: SourceKeys) -> tuple[str, Remarks]:
+    job, tokenizer = look.job, job_tokenizer(look.job)
+    assert tokenizer is not None, "text has a tokenizer"
+    corpus = open_text(source)
     name, count = f"{corpus.name} ({tokenizer.name})", 0
-    for ids in _ids(corpus, tokenizer, vocab_size):
+    for ids in _ids(corpus, tokenizer, look.vocab_size):
         count += ids.size
-        fills_step = num_train_windows(job, count) >= windows_of_step(job)
+        fills_step = num_train_windows(job, count) >= look.windows_of_step
         if (fills_step or count >= _ENOUGH_TOKENS) and find_shortage(job, name, count) is None:
-            return f"{name}: {count:,} tokens and more, enough for the first step", Remarks()
+            line = f"{name}: {count:,} tokens and more, enough for the first step"
+            return line, corpus.remarks
     if count == 0:
         raise no_text(corpus)
     shortage = find_shortage(job, name, count)
     if shortage is not None:
         raise DataError(shortage)
-    return _figures(job, name, count), reread_remarks(job, name, count)
+    told = corpus.remarks + reread_remarks(job, name, count, look.share)
+    return _figures(job, name, count, look.share), told
 
 
-def _whole_files(job: Job, vocab_size: int | None, cache: Path | None) -> tuple[str, Remarks]:
+def _look_at_whole(look: _SourceLook, source: SourceKeys) -> tuple[str, Remarks]:
     """Of token files, which are opened whole, and of chats, every row of which is looked at, and
-    whose sequences are kept for the run (`cache` None: where the job says)."""
-    data = open_data(job, vocab_size, cache)
-    return _figures(job, data.name, data.tokens.num_tokens), data.remarks
+    whose sequences are kept for the run, as are the starts of documents."""
+    job = look.job
+    opened = Opener(job, look.vocab_size, tokens_place(job)).open(source)
+    windows = windows_of(job, opened, look.vocab_size, ("data",), look.number)
+    count = windows.tokens.num_tokens
+    told = opened.remarks + reread_remarks(job, opened.name, count, look.share)
+    return _figures(job, opened.name, count, look.share), told
 
 
-def _figures(job: Job, name: str, num_tokens: int) -> str:
+def _whole(job: Job, vocab_size: int | None) -> tuple[str, Remarks]:
+    """Of data without text, whose sizes are known."""
+    is_kept = job.data.document_masks or any(one.chat is not None for _, one in job.data.sources)
+    # Of token files nothing is kept but where documents begin.
+    data = open_data(job, vocab_size, None if is_kept else Path())
+    num_tokens = sum(source.tokens.num_tokens for source in data.mixture.sources)
+    if not job.data.mixture:
+        return _figures(job, data.name, num_tokens, 1.0), data.remarks
+    line = (
+        f"{len(data.mixture.sources)} sources: {num_tokens:,} tokens, {data.num_windows:,} "
+        f"windows, {data.num_held_out:,} of them held out"
+    )
+    return line, data.remarks
+
+
+def _figures(job: Job, name: str, num_tokens: int, share: float) -> str:
     num_windows = num_tokens // job.data.sequence_length
     num_train = num_train_windows(job, num_tokens)
-    epochs = round(job.steps * windows_of_step(job) / num_train, 4)
+    epochs = round(job.steps * windows_of_step(job) * share / num_train, 4)
     return (
         f"{name}: {num_tokens:,} tokens, {num_windows:,} windows, "
         f"{num_windows - num_train:,} of them held out; each other is read {epochs} times"

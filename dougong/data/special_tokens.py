@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from dougong.data.formats import refuse_other_than_json
+from dougong.data.documents.formats import refuse_other_than_json
 from dougong.errors import DataError
 from dougong.remarks import NOTHING, Remarks
 

@@ -2,7 +2,7 @@
 
 A cache entry is a folder named by the digest of what went in (tokenizer, every document's bytes).
 It holds `tokens.bin` and `tokens.bin.json`: the format of `data.tokens`, so it can be copied and
-named there.
+named there; and `starts.bin` likewise, the places at which documents begin.
 """
 
 from __future__ import annotations
@@ -22,31 +22,52 @@ import numpy as np
 import numpy.typing as npt
 
 from dougong.control.cache_place import REMEDY, why_unwritable
-from dougong.data.text import Corpus, Document
+from dougong.data.documents.text import Corpus, Document
 from dougong.data.token_files import TokenFile, Tokenized, open_described
 from dougong.data.tokenizer import Tokenizer
 from dougong.errors import DataError
 
+STARTS, STARTS_TYPE = "starts.bin", "int64"
+"""An entry's file of the places at which documents begin, ascending."""
 # Part of the cache's key: raise it when the same text would give other tokens.
 _FORMAT = "dougong text 2"
 
 
-def open_corpus(corpus: Corpus, tokenizer: Tokenizer, cache: Path | None) -> TokenFile:
+def open_corpus(
+    corpus: Corpus, tokenizer: Tokenizer, cache: Path | None, with_starts: bool = False
+) -> TokenFile:
     """The corpus as tokens, from `cache` or tokenised into it now; None: there is no place for it.
+    `with_starts`: `starts_of` will be asked for.
 
     Raises DataError for text without a token, for bytes that are not UTF-8 (with file and offset),
     and for a cache that cannot be written.
     """
     identity = f"{_FORMAT}\n{tokenizer.digest}\n{corpus.key()}"
     name = hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
+    if with_starts and cache is not None and _lacks_starts(cache / name):
+        name = f"{name}-documents"
 
     def write(folder: Path) -> None:
-        with write_described(folder / "tokens.bin", dtype_of(tokenizer.num_ids)) as file:
-            _write_tokens(file, corpus, tokenizer)
+        with (
+            write_described(folder / "tokens.bin", dtype_of(tokenizer.num_ids)) as file,
+            write_described(folder / STARTS, STARTS_TYPE) as starts,
+        ):
+            _write_tokens(file, starts, corpus, tokenizer)
 
     entry = make_entry(cache, name, corpus.name, write)
     made_of = Tokenized(corpus.name, tokenizer.name, tokenizer.num_ids)
     return replace(open_described(entry / "tokens.bin"), made_of=made_of)
+
+
+def starts_of(tokens: TokenFile) -> TokenFile:
+    """Where the documents of an entry's tokens begin."""
+    return open_described(tokens.path.with_name(STARTS))
+
+
+def _lacks_starts(entry: Path) -> bool:
+    """Whether an older release has made an entry: nobody's entry is changed, so that of its
+    documents is another."""
+    return entry.exists() and not (entry / STARTS).exists()
 
 
 def make_entry(cache: Path | None, name: str, about: str, write: Callable[[Path], None]) -> Path:
@@ -131,11 +152,16 @@ def _sync(file: BinaryIO) -> None:
     os.fsync(file.fileno())
 
 
-def _write_tokens(file: DescribedWriter, corpus: Corpus, tokenizer: Tokenizer) -> None:
-    """Write all documents, each with its marks."""
+def _write_tokens(
+    file: DescribedWriter, starts: DescribedWriter, corpus: Corpus, tokenizer: Tokenizer
+) -> None:
+    """Write all documents, each with its marks, and where each begins."""
     for document in corpus.documents():
+        start = file.count
         for ids in encode_document(document, tokenizer):
             file.write(ids)
+        if file.count > start:
+            starts.write(np.array([start]))
     if file.count == 0:
         raise no_text(corpus)
 

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dougong.data.formats import HEAD_BYTES, NPY_MAGIC, is_text, kind_of, rows
+from dougong.data.documents.formats import HEAD_BYTES, NPY_MAGIC, is_text, kind_of, rows
 from dougong.data.token_widths import refuse_other_width
 from dougong.errors import DataError
 

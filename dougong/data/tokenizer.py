@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from dougong.data.formats import refuse_other_than_json
+from dougong.data.documents.formats import refuse_other_than_json
+from dougong.data.documents.text import Block
 from dougong.data.pieces import PIECE_CHARACTERS, pieces_of
 from dougong.data.special_tokens import Bos, DocumentMarks, find_marks
-from dougong.data.text import Block
 from dougong.errors import DataError
 from dougong.job.tokenizer_choice import BYTES, NUM_BYTES
 from dougong.models.stored.folder import read_json

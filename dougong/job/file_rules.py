@@ -6,12 +6,15 @@ import glob
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from dougong.job.data_files import ending_by_content, names_files, wrong_ending
+from dougong.job.parts.data import SourceKeys
 from dougong.job.rule import Breach, Rule, flat
 from dougong.job.schema import Job
 from dougong.job.tokenizer_choice import ready_tokens
+from dougong.job.yaml.provenance import dotted
 
 
 def _model_folder(job: Job) -> Iterator[Breach]:
@@ -33,19 +36,52 @@ def _model_folder(job: Job) -> Iterator[Breach]:
 
 
 def _data_files(job: Job) -> Iterator[Breach]:
-    data = job.data
-    if data.text is not None and data.text != "stdlib":
-        yield from _text_file(data.text)
-    if data.tokens is not None and not os.path.isfile(data.tokens):
-        text = f"there is no file {data.tokens} on this machine; check the path"
-        yield Breach(("data", "tokens"), text)
-    if data.megatron is not None:
-        yield from _megatron_files(data.megatron)
-    if data.dataset is not None:
-        yield from _dataset_files(data.dataset)
-    if data.chat is not None and not _is_found(data.chat):
-        text = f"no file is called {data.chat} or matches it as a glob; check the path"
-        yield Breach(("data", "chat"), text)
+    for place, source in job.data.sources:
+        for breach in _source_files(source):
+            yield replace(breach, path=(*place, *breach.path))
+
+
+def _source_files(source: SourceKeys) -> Iterator[Breach]:
+    """Paths are the keys of the source alone."""
+    if source.text is not None and source.text != "stdlib":
+        yield from _text_file(source.text)
+    if source.tokens is not None and not os.path.isfile(source.tokens):
+        text = f"there is no file {source.tokens} on this machine; check the path"
+        yield Breach(("tokens",), text)
+    if source.megatron is not None:
+        yield from _megatron_files(source.megatron)
+    if source.dataset is not None:
+        yield from _dataset_files(source.dataset)
+    if source.chat is not None and not _is_found(source.chat):
+        text = f"no file is called {source.chat} or matches it as a glob; check the path"
+        yield Breach(("chat",), text)
+
+
+def _same_data(job: Job) -> Iterator[Breach]:
+    """What one source of a mixture holds out another must not train on."""
+    known: dict[tuple[str, str], str] = {}
+    for place, source in job.data.sources if job.data.mixture else ():
+        key = source.source
+        for name in _names_of(source):
+            other = known.setdefault((name, source.column or ""), dotted(place))
+            if other != dotted(place) and key is not None:
+                text = (
+                    f"{name} is data of {other} already, and what one of them holds out the other "
+                    "would train on; name it in one of them, with the weight of both"
+                )
+                yield Breach((*place, key), text)
+                break
+
+
+def _names_of(source: SourceKeys) -> list[str]:
+    """The files of a source by their real paths; its own name where it means none here."""
+    key = source.source
+    name = None if key is None else str(getattr(source, key))
+    if name is None:
+        return []
+    path = f"{name}.bin" if key == "megatron" else name
+    files = [path] if os.path.exists(path) else glob.glob(path, recursive=True)
+    return sorted({os.path.realpath(file) for file in files}) or [name]
 
 
 def _is_found(name: str) -> bool:
@@ -53,7 +89,7 @@ def _is_found(name: str) -> bool:
 
 
 def _text_file(text: str) -> Iterator[Breach]:
-    path = ("data", "text")
+    path = ("text",)
     if os.path.isdir(text):
         example = f"{text.rstrip('/')}/**/*.txt"
         yield Breach(path, f"{text} is a folder; name its files with a glob, such as {example}")
@@ -68,11 +104,11 @@ def _megatron_files(prefix: str) -> Iterator[Breach]:
     missing = [file for file in files if not os.path.isfile(file)]
     if missing:
         names = " and no file ".join(missing)
-        yield Breach(("data", "megatron"), f"there is no file {names}; give the path without .bin")
+        yield Breach(("megatron",), f"there is no file {names}; give the path without .bin")
 
 
 def _dataset_files(name: str) -> Iterator[Breach]:
-    path = ("data", "dataset")
+    path = ("dataset",)
     if names_files(name):
         if not os.path.exists(name) and not any(glob.iglob(name, recursive=True)):
             yield Breach(path, f"no file is called {name} or matches it as a glob; check the path")
@@ -110,5 +146,6 @@ def _vocabulary(job: Job) -> Iterator[Breach]:
 FILE_RULES = (
     Rule(("model",), _model_folder),
     Rule(("data",), _data_files),
+    Rule(("data",), _same_data),
     Rule(("data", "model"), _vocabulary),
 )

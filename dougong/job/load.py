@@ -20,7 +20,9 @@ from pydantic import TypeAdapter, ValidationError
 from dougong.errors import DataError, JobError, ModelError
 from dougong.job import validation_messages
 from dougong.job.data_files import names_files
-from dougong.job.rule import SOURCES, Rule
+from dougong.job.lookup import value_at
+from dougong.job.parts.data import SOURCES
+from dougong.job.rule import Rule
 from dougong.job.rules import breaches
 from dougong.job.schema import OWN_SIGNING_KEY, Job
 from dougong.job.tokenizer_choice import BYTES, default_tokenizer
@@ -29,7 +31,7 @@ from dougong.job.yaml.locations import KeyPath
 from dougong.job.yaml.provenance import Mistake, Source, dotted
 from dougong.job.yaml.render import lines_of, with_comments
 
-PATH_KEYS: tuple[tuple[str, ...], ...] = (
+PATH_KEYS: tuple[KeyPath, ...] = (
     *(("data", key) for key in SOURCES),
     ("data", "tokenizer"),
     ("model", "path"),
@@ -38,7 +40,7 @@ PATH_KEYS: tuple[tuple[str, ...], ...] = (
 )
 KEPT: tuple[KeyPath, ...] = (("model", "path"), ("data", "tokenizer"))
 """Keys whose files a run keeps for itself: they may be others, or gone, when it goes on."""
-_NOT_PATHS: dict[tuple[str, ...], str] = {
+_NOT_PATHS: dict[KeyPath, str] = {
     ("data", "text"): "stdlib",
     ("data", "tokenizer"): BYTES,
     ("checkpoint", "sign"): OWN_SIGNING_KEY,
@@ -223,23 +225,32 @@ def _not_a_mapping(data: Any) -> str:
 
 
 def _make_absolute(source: Source, folder: Path) -> None:
-    for key in PATH_KEYS:
-        values = source.data
-        for section in key[:-1]:
-            values = values.get(section)
-            if not isinstance(values, dict):
-                break
-        else:
+    for key in (*PATH_KEYS, *_mixture_paths(source.data)):
+        values = value_at(key[:-1], source.data)
+        if isinstance(values, dict):
             _make_value_absolute(source, values, key, folder)
 
 
+def _mixture_paths(values: dict[str, Any]) -> Iterator[KeyPath]:
+    """The keys of a mixture's sources."""
+    data = values.get("data")
+    mixture = data.get("mixture") if isinstance(data, dict) else None
+    for number in range(len(mixture)) if isinstance(mixture, list) else ():
+        yield from (("data", "mixture", number, key) for key in SOURCES)
+
+
 def _make_value_absolute(
-    source: Source, values: dict[str, Any], key: tuple[str, ...], folder: Path
+    source: Source, values: dict[str | int, Any], key: KeyPath, folder: Path
 ) -> None:
-    value = values.get(key[-1])
-    if isinstance(value, str) and value and value != _NOT_PATHS.get(key):
+    value, kind = values.get(key[-1]), _kind(key)
+    if isinstance(value, str) and value and value != _NOT_PATHS.get(kind):
         base = Path.cwd() if source.is_override(key) else folder
-        values[key[-1]] = _absolute(value, base, key)
+        values[key[-1]] = _absolute(value, base, kind)
+
+
+def _kind(key: KeyPath) -> KeyPath:
+    """What a key is outside of a mixture."""
+    return ("data", key[-1]) if key[:2] == ("data", "mixture") else key
 
 
 def _name_tokenizer(values: dict[str, Any]) -> None:
@@ -249,8 +260,16 @@ def _name_tokenizer(values: dict[str, Any]) -> None:
     if not isinstance(data, dict) or data.get("tokenizer") is not None:
         return
     path = model.get("path") if isinstance(model, dict) else None
-    if any(data.get(key) is not None for key in ("text", "dataset", "chat")):
+    mixture = data.get("mixture")
+    sources = [data, *(mixture if isinstance(mixture, list) else ())]
+    if any(_is_text(source) for source in sources):
         data["tokenizer"] = default_tokenizer(path if isinstance(path, str) else None)
+
+
+def _is_text(source: Any) -> bool:
+    """Whether a source is made of text, which a tokenizer makes ids of."""
+    keys = ("text", "dataset", "chat")
+    return isinstance(source, dict) and any(source.get(key) is not None for key in keys)
 
 
 def _absolute(value: str, base: Path, key: KeyPath) -> str:

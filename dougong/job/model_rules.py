@@ -172,15 +172,21 @@ class _ModelRules:
     def packing(self, job: Job) -> Iterator[Breach]:
         """Documents of one sequence must not look at each other."""
         family = _family_name(job) or ""
-        if not job.data.packing or family not in self.families.with_experts:
+        if family not in self.families.with_experts or family in self.families.packed:
             return
-        if family not in self.families.packed:
+        rule = (
+            f"{family} does not keep the documents of a sequence apart (seen when it ran with "
+            "several; linear attention and convolutions look across)"
+        )
+        if job.data.packing:
             text = (
-                f"{family} does not keep the documents of a sequence apart (seen when it ran with "
-                "several; linear attention and convolutions look across), so chats would be "
-                "learnt from each other; set packing: false: each in a sequence of its own, padded"
+                f"{rule}, so chats would be learnt from each other; set packing: false: each in a "
+                "sequence of its own, padded"
             )
             yield Breach(("data", "packing"), text)
+        if job.data.document_masks:
+            text = f"{rule}, so no mask would part them; set document_masks: false"
+            yield Breach(("data", "document_masks"), text)
 
     def positions(self, job: Job) -> Iterator[Breach]:
         """Where the job leaves the number of positions to the family."""

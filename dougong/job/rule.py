@@ -15,8 +15,6 @@ EXPERT_COUNT_KEYS = ("num_experts", "n_routed_experts", "num_local_experts", "mo
 """What families call the number of experts of a layer."""
 TEXT_PART = "text_config"
 """Where the configuration of a family with towers has that of its language model."""
-SOURCES = ("text", "tokens", "megatron", "dataset", "chat")
-"""The keys of `data` that name where tokens come from."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ about files in `file_rules`, those about tokenizers in `tokenizer_rules`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from dougong.accelerators.registry import get_accelerator
@@ -17,9 +17,9 @@ from dougong.job.fault_rules import FAULT_RULES
 from dougong.job.file_rules import FILE_RULES
 from dougong.job.layout_rules import LAYOUT_RULES
 from dougong.job.optimizers.adamw import AdamW
+from dougong.job.parts.data import SOURCES, MixtureSource
 from dougong.job.rule import (
     EXPERT_COUNT_KEYS,
-    SOURCES,
     Breach,
     Rule,
     config_place,
@@ -28,6 +28,7 @@ from dougong.job.rule import (
 )
 from dougong.job.schema import EXPERTS_PER_TOKEN_KEYS, Job
 from dougong.job.tokenizer_rules import TOKENIZER_RULES
+from dougong.job.yaml.locations import KeyPath
 
 _ATTENTION = ("model", "attention")
 NOT_ON_PROCESSORS = {
@@ -35,6 +36,13 @@ NOT_ON_PROCESSORS = {
     "flash": "flash_attn has no kernels for processors",
 }
 _FAST_ENOUGH = "take sdpa, or auto"
+FLASH_OF_DOCUMENTS = (
+    "transformers' flash attention tells documents apart by their positions in a micro-batch of "
+    "one sequence alone (data.packing, data.document_masks); set batch.microbatch_size: 1, or take "
+    "sdpa, or auto"
+)
+_SHARES = ("weight", "epochs")
+_LEAST_SHARE = 1e-9
 _LARGEST_HALF_BETA = 1 - 2**-8
 """Of a moment in bfloat16: half of its last place is between 2**-9 and 2**-8 of it."""
 
@@ -59,12 +67,52 @@ def _one_model(job: Job) -> Iterator[Breach]:
 
 
 def _one_source(job: Job) -> Iterator[Breach]:
-    named = [key for key in SOURCES if getattr(job.data, key) is not None]
+    given = [key for key in SOURCES if getattr(job.data, key) is not None]
+    named = [*given, "mixture"] if job.data.mixture else given
     if not named:
-        text = "names no source of tokens; add one of text, tokens, megatron, dataset, chat"
+        text = f"names no source of tokens; add one of {', '.join(SOURCES)}, mixture"
         yield Breach(("data",), text)
     for key in named[1:]:
         yield Breach(("data", key), f"a second source beside data.{named[0]}; keep one of them")
+
+
+def _one_source_each(job: Job) -> Iterator[Breach]:
+    """Of the sources of a mixture."""
+    for number, entry in enumerate(job.data.mixture):
+        place: KeyPath = ("data", "mixture", number)
+        named = [key for key in SOURCES if getattr(entry, key) is not None]
+        if not named:
+            text = f"names no source of tokens; add one of {', '.join(SOURCES)}"
+            yield Breach(place, text)
+        for key in named[1:]:
+            text = f"a second source beside {named[0]}; give it an item of its own, or remove it"
+            yield Breach((*place, key), text)
+
+
+def _is_given(key: str, mixture: Iterable[MixtureSource]) -> bool:
+    return any(getattr(entry, key) is not None for entry in mixture)
+
+
+def _shares(job: Job) -> Iterator[Breach]:
+    """How much is read of each source of a mixture: by weights or by epochs."""
+    mixture = job.data.mixture
+    keys = [key for key in _SHARES if _is_given(key, mixture)]
+    asked = keys[0] if keys else _SHARES[0]
+    weights = [getattr(entry, asked) or 0.0 for entry in mixture]
+    for number, entry in enumerate(mixture):
+        place: KeyPath = ("data", "mixture", number)
+        if len(keys) > 1 and getattr(entry, keys[1]) is not None:
+            text = f"another item has {keys[0]}: give all of them weights, or all of them epochs"
+            yield Breach((*place, keys[1]), text)
+        elif weights[number] == 0.0:
+            text = f"says not how much of it is read; add `{asked}: 1.0`, or another number"
+            yield Breach(place, text)
+        elif weights[number] < _LEAST_SHARE * sum(weights):
+            text = (
+                f"{weights[number]:g} of {sum(weights):g} is less than one in a thousand million; "
+                "raise it, or leave the source out"
+            )
+            yield Breach((*place, asked), text)
 
 
 def _experts_per_token(job: Job) -> Iterator[Breach]:
@@ -157,6 +205,11 @@ def _attention_precision(job: Job) -> Iterator[Breach]:
         yield Breach(_ATTENTION, f"flash_attn computes in half precision alone; {advice}")
 
 
+def _flash_of_documents(job: Job) -> Iterator[Breach]:
+    if job.model.attention == "flash" and job.data.is_packed and job.batch.microbatch_size > 1:
+        yield Breach(_ATTENTION, FLASH_OF_DOCUMENTS)
+
+
 def _half_state(job: Job) -> Iterator[Breach]:
     """Moments in bfloat16, which has eight binary places."""
     optimizer = job.optimizer
@@ -179,6 +232,8 @@ _RULES = (
     Rule(("optimizer",), _half_state),
     Rule(("model",), _one_model),
     Rule(("data",), _one_source),
+    Rule(("data",), _one_source_each),
+    Rule(("data",), _shares),
     Rule(("model",), _experts_per_token),
     Rule(("combine", "determinism"), _combine),
     Rule(("schedule", "steps"), _warm_up),
@@ -187,6 +242,7 @@ _RULES = (
     Rule(("router",), _balance),
     Rule(("model", "islands"), _attention_on_processors),
     Rule(("model", "precision"), _attention_precision),
+    Rule(("model", "data", "batch"), _flash_of_documents),
     *FILE_RULES,
     *TOKENIZER_RULES,
     *LAYOUT_RULES,

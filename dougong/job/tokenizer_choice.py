@@ -28,11 +28,11 @@ _TOKENIZER_FILES = (
 
 
 def ready_tokens(data: Data) -> str | None:
-    """The key of a source that holds token ids, not text."""
-    for key in ("tokens", "megatron"):
-        if getattr(data, key) is not None:
-            return key
-    return None
+    """The key of a source that holds token ids, not text: `mixture` where all of its sources do."""
+    kinds = {source.source for _, source in data.sources}
+    if not kinds <= {"tokens", "megatron"}:
+        return None
+    return "mixture" if data.mixture else data.source
 
 
 def tokenizer_of(job: Job) -> str | None:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+from dougong.job.parts.data import SourceKeys
 from dougong.job.rule import Breach, Rule, model_config
 from dougong.job.schema import Job
 from dougong.job.tokenizer_choice import (
@@ -16,6 +17,10 @@ from dougong.job.tokenizer_choice import (
     ready_tokens,
     tokenizer_of,
 )
+from dougong.job.yaml.locations import KeyPath
+from dougong.job.yaml.provenance import dotted
+
+_BOUNDARIES = ("document_start", "document_end")
 
 
 def _tokenizer(job: Job) -> Iterator[Breach]:
@@ -65,28 +70,68 @@ def _beginning(job: Job) -> Iterator[Breach]:
 
 
 def _column(job: Job) -> Iterator[Breach]:
-    if job.data.column is not None and job.data.dataset is None:
-        text = "only a data.dataset has columns; remove it, or name the data set in data.dataset"
-        yield Breach(("data", "column"), text)
+    whole: tuple[KeyPath, SourceKeys] = (("data",), job.data)
+    for place, source in (whole, *job.data.sources) if job.data.mixture else (whole,):
+        if source.column is not None and source.dataset is None:
+            key = f"{dotted(place)}.dataset"
+            text = f"only a data.dataset has columns; remove it, or name the data set in {key}"
+            yield Breach((*place, "column"), text)
 
 
 def _chats(job: Job) -> Iterator[Breach]:
     """What goes with chats alone, and what does not go with them."""
     data = job.data
-    if data.chat is None:
+    chats = [place for place, source in data.sources if source.chat is not None]
+    if not chats:
         if data.packing:
             text = "only chats are packed; remove it, or name chats in data.chat"
             yield Breach(("data", "packing"), text)
         return
-    if data.bos != "auto":
+    if data.bos != "auto" and len(chats) == len(data.sources):
         text = "a chat begins as its template says; remove data.bos"
         yield Breach(("data", "bos"), text)
-    if tokenizer_of(job) == BYTES:
+    for place in chats if tokenizer_of(job) == BYTES else ():
         text = (
             "chats need a tokenizer with a chat template; name the folder of an instruct model in "
             "data.tokenizer"
         )
-        yield Breach(("data", "chat"), text)
+        yield Breach((*place, "chat"), text)
+
+
+def _documents(job: Job) -> Iterator[Breach]:
+    """What tells documents apart, and where it does."""
+    data = job.data
+    if data.document_masks and all(source.chat is not None for _, source in data.sources):
+        text = "chats are by themselves already, several in a sequence with data.packing; remove it"
+        yield Breach(("data", "document_masks"), text)
+    if data.mixture:
+        yield from _boundaries(("data",), data, data.document_masks)
+    for place, source in data.sources:
+        yield from _boundaries(place, source, data.document_masks)
+
+
+def _boundaries(place: KeyPath, source: SourceKeys, is_masked: bool) -> Iterator[Breach]:
+    """The id by which documents of a source are told apart: of bare ids one, of others none."""
+    given = [key for key in _BOUNDARIES if getattr(source, key) is not None]
+    if source.tokens is None:
+        for key in given:
+            rule = "only bare ids (tokens) need it: other data knows where its documents begin"
+            yield Breach((*place, key), f"{rule}; remove it")
+    elif given and not is_masked:
+        text = (
+            "nothing uses it without data.document_masks; add `document_masks: true`, or remove it"
+        )
+        yield Breach((*place, given[0]), text)
+    elif len(given) > 1:
+        text = f"a second id beside {given[0]}; keep the one that every document has"
+        yield Breach((*place, given[1]), text)
+    elif is_masked and not given:
+        text = (
+            "bare ids do not say where documents end; add `document_end: ID`, the id that its "
+            "tokeniser has put behind each (or `document_start: ID`, before each), or set "
+            "data.document_masks: false"
+        )
+        yield Breach((*place, "tokens"), text)
 
 
 def _positions(job: Job) -> Iterator[Breach]:
@@ -122,5 +167,6 @@ TOKENIZER_RULES = (
     Rule(("data", "model"), _beginning),
     Rule(("data",), _column),
     Rule(("data", "model"), _chats),
+    Rule(("data",), _documents),
     Rule(("data", "model"), _positions),
 )

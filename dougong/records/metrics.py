@@ -16,8 +16,9 @@ from dougong.records.event.base import read_wall
 MetricsRow = dict[str, Any]
 """One step: `generation`, `fence` (the number of the controller that wrote it), `wall` (ISO 8601,
 UTC, when it was written) and `monotonic_s` (as of events), `step`, `loss`, `tokens`,
-`tokens_per_s`, `step_s`, `lr`, `grad_norm`; where they were computed `val_loss`, `balance_loss`,
-`load` and `traffic`, and by island `islands`. `validate_s`: what the validation after the step
+`tokens_per_s`, `step_s`, `lr`, `grad_norm`; where they were computed `val_loss` (and
+`val_by_source`, of each source of a mixture by its place, `mixture.0`), `balance_loss`, `load` and
+`traffic`, and by island `islands`. `validate_s`: what the validation after the step
 took; `save_s`: for how long a checkpoint has held up the worker since the row before; `write_s`:
 for how long of the step one was being written beside it."""
 
@@ -77,6 +78,7 @@ class RowShape(BaseModel):
     lr: float | None = None
     grad_norm: float | None = None
     val_loss: float | None = None
+    val_by_source: dict[str, float] = {}
     balance_loss: float | None = None
     load: LoadShape | None = None
     traffic: TrafficShape | None = None

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dougong.accelerators.registry import check_claims, get_accelerator
-from dougong.data.formats import refuse_other_than_json
+from dougong.data.documents.formats import refuse_other_than_json
 from dougong.errors import CheckpointError, DataError, DeviceError, ModelError
 from dougong.job.families import read_families
 from dougong.job.load import ResolvedJob, load_job

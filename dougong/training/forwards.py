@@ -14,7 +14,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from dougong.data.windows import TokenBatch, TokenWindows
+from dougong.data.source_windows import TokenBatch
+from dougong.data.windows import TokenWindows
 from dougong.job.schema import Job
 from dougong.ops.counter_rng import torch_seed
 from dougong.parallel.segments.flight import Forward
@@ -53,11 +54,11 @@ class Forwards:
 
         return forwards
 
-    def of_validation(self, num_rounds: int) -> Iterator[Mapping[int, Forward]]:
+    def of_validation(self) -> Iterator[Mapping[int, Forward]]:
         """Rounds of forwards by lane over the validation data, always the same ones. The model is
         in evaluation mode while they last."""
         self._model.eval()
-        for number in range(num_rounds):
+        for number in range(self.data.num_validation_rounds):
             forwards = {}
             for lane in self._lanes:
                 index = number * self._job.batch.lanes + lane

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NoReturn
@@ -25,7 +25,8 @@ from dougong.control.worker_messages import (
     StepValidated,
     WorkerWarning,
 )
-from dougong.data.windows import TokenWindows, open_data, vocabulary
+from dougong.data.sources import vocabulary
+from dougong.data.windows import TokenWindows, open_data
 from dougong.errors import CorruptionError, NumericsError
 from dougong.job.schema import Job
 from dougong.models.configs.parts import text_config
@@ -45,10 +46,11 @@ from dougong.training.forwards import Forwards
 from dougong.training.memory.restore import MemorySource
 from dougong.training.memory.state_memory import StateMemory
 from dougong.training.replica import ModelBlueprint
+from dougong.training.results.held_out import HeldOutLosses
 from dougong.training.results.kept_rows import KeptRows, lacks_validation
 from dougong.training.results.metrics import step_row
 from dougong.training.results.phases import Phases
-from dougong.training.results.reports import LossKey, StepResult, evaluation_mean
+from dougong.training.results.reports import StepResult
 from dougong.training.results.save_cost import SaveCost
 from dougong.training.start.agreement import agree_on_data, agree_on_operators, fallback_teller
 from dougong.training.start.sources import check_data, check_weights
@@ -129,8 +131,7 @@ class Trainer:
         begun = time.perf_counter()
         validation = self._validate(is_last)
         if validation is not None:
-            row["val_loss"] = evaluation_mean(validation)
-            row["validate_s"] = time.perf_counter() - begun
+            row |= {**validation.row(), "validate_s": time.perf_counter() - begun}
         self._report(row, whole=saves)
         self._judge(result, validation)
         if saves:
@@ -154,9 +155,10 @@ class Trainer:
             begun = time.perf_counter()
             validation = self._validate(is_last=self._step == self._job.steps)
             assert validation is not None, "that is what lacks"
-            loss, seconds = evaluation_mean(validation), time.perf_counter() - begun
+            seconds, by_source = time.perf_counter() - begun, validation.by_source
+            told = StepValidated(self._step, validation.mean, seconds, by_source)
             if self._context.worker.rank == 0:
-                self._context.control.send(StepValidated(self._step, loss, seconds))
+                self._context.control.send(told)
             self._judge_validation(validation)
         if self._step > self._saved_step and self._is_due(self._job.checkpoint.every):
             self._save()
@@ -192,15 +194,14 @@ class Trainer:
         """Whether the step is one of every so many; 0: none is."""
         return bool(every) and self._step % every == 0
 
-    def _validate(self, is_last: bool) -> dict[LossKey, float] | None:
-        """The losses on held-out data, where the job asks for them and they are due; the same on
-        every worker."""
+    def _validate(self, is_last: bool) -> HeldOutLosses | None:
+        """The losses on held-out data, where they are asked for and due; the same everywhere."""
         validation = self._job.data.validation
         if validation is None or not (is_last or self._is_due(validation.every)):
             return None
         with self._phases("validate"):
-            rounds = self._forwards.of_validation(validation.batches)
-            return self.stepper.evaluate_each(rounds, self._step)
+            losses = self.stepper.evaluate_each(self._forwards.of_validation(), self._step)
+            return HeldOutLosses(losses, self._forwards.data.held_out_shares)
 
     def _keep_row(self, result: StepResult, step_s: float, whole: bool) -> dict[str, Any]:
         """The step's row, which every worker keeps as soon as its state is that of the step.
@@ -227,7 +228,7 @@ class Trainer:
             row |= self.stepper.parts.balance.metrics(whole=True)
             self._context.control.send(StepDone(self._step, row))
 
-    def _judge(self, result: StepResult, validation: Mapping[LossKey, float] | None) -> None:
+    def _judge(self, result: StepResult, validation: HeldOutLosses | None) -> None:
         """Tell of a step that was skipped, or computed twice, and judge its weights."""
         if self._context.worker.rank == 0:
             control, data = self._context.control, self._forwards.data
@@ -235,12 +236,12 @@ class Trainer:
         if validation is not None:
             self._judge_validation(validation)
 
-    def _judge_validation(self, validation: Mapping[LossKey, float]) -> None:
+    def _judge_validation(self, validation: HeldOutLosses) -> None:
         """Stop or warn where the validation loss shows that this step's weights are of no use. All
         workers judge alike."""
-        if math.isfinite(evaluation_mean(validation)):
+        if math.isfinite(validation.mean):
             return
-        text = non_finite.validation_words(self._step, validation)
+        text = non_finite.validation_words(self._step, validation.losses)
         if self._job.fault.non_finite == "stop":
             self.wait_for_save()
             raise NumericsError(f"{text}; no checkpoint is made of its weights")

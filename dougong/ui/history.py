@@ -9,7 +9,7 @@ its end); the time between sittings is not the run's.
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -180,6 +180,15 @@ class History:
             if row.get("val_loss") is not None:
                 return row["step"], row["val_loss"]
         return None
+
+    @property
+    def validation_by_source(self) -> Mapping[str, float]:
+        """Its loss on each source of a mixture, by place; empty where there is one."""
+        for row in reversed(self.rows):
+            if row.get("val_loss") is not None:
+                found: Mapping[str, float] = row.get("val_by_source", {})
+                return found
+        return {}
 
 
 def read_history(run_dir: RunDir) -> History:

@@ -101,6 +101,8 @@ class TensorBoardFiles:
 def _scalars(row: MetricsRow) -> dict[str, float]:
     """Tag -> number, of what the row has."""
     scalars = {tag: float(row[key]) for key, tag in _TAGS.items() if row.get(key) is not None}
+    for place, loss in row.get("val_by_source", {}).items():
+        scalars[f"loss/validation/{place}"] = float(loss)
     if row.get("load") is not None:
         scalars["load/worst_max_over_mean"] = float(row["load"]["worst"])
     for island, times in row.get("islands", {}).items():

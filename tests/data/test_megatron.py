@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dougong.data.megatron import open_megatron
+from dougong.data.megatron import megatron_starts, open_megatron
 from dougong.errors import DataError
 
 
@@ -75,3 +75,38 @@ def test_a_negative_id_is_outside(tmp_path: Path) -> None:
     tokens = open_megatron(write_megatron(tmp_path / "set", [[1, -2]], 4, "<i4"))
     with pytest.raises(DataError, match=r"set\.bin: byte 4 \(token 1\): id -2 is outside"):
         tokens.check(0, 2, 10)
+
+
+@pytest.mark.parametrize(
+    ("documents", "starts"),
+    [((0, 1, 2, 3), [0, 3, 4]), ((0, 2, 3), [0, 4]), ((0, 3), [0]), ((0, 1, 1, 3), [0, 3]), ((1, 3), [0, 3])],
+)
+def test_documents_of_several_sequences_and_empty_ones(
+    documents: tuple[int, ...], starts: list[int], tmp_path: Path
+) -> None:
+    prefix = write_megatron(tmp_path / "set", [[1, 2, 3], [4], [5, 6]])
+    with_documents(tmp_path / "set.idx", documents)
+    assert megatron_starts(prefix).ids.tolist() == starts
+
+
+def with_documents(index: Path, documents: tuple[int, ...]) -> None:
+    whole = bytearray(index.read_bytes())
+    (count,) = struct.unpack_from("<Q", whole, 18)
+    struct.pack_into("<Q", whole, 26, len(documents))
+    index.write_bytes(whole[: 34 + 12 * count] + struct.pack(f"<{len(documents)}q", *documents))
+
+
+@pytest.mark.parametrize(
+    ("documents", "message"),
+    [
+        ((), r"set.idx: byte 70: it names no document \(of 3 sequences\), so documents cannot be told apart"),
+        ((0, 4), r"set.idx: byte 78: document 1 begins with sequence 4 \(of 3 sequences\)"),
+        ((-1, 3), r"set.idx: byte 70: document 0 begins with sequence -1"),
+    ],
+)
+def test_an_index_whose_documents_are_none(documents: tuple[int, ...], message: str, tmp_path: Path) -> None:
+    prefix = write_megatron(tmp_path / "set", [[1, 2, 3], [4], [5, 6]])
+    with_documents(tmp_path / "set.idx", documents)
+    assert open_megatron(prefix).num_tokens == 6
+    with pytest.raises(DataError, match=message):
+        megatron_starts(prefix)

@@ -70,3 +70,34 @@ def test_token_files_are_opened_whole(tmp_path: Path) -> None:
     assert found == f"{tmp_path}/ids.bin: 170 tokens, 10 windows, 0 of them held out; each other is read 2.4 times"
     with pytest.raises(DataError, match="170 tokens give 0 windows of 200"):
         preview_data(make_job(data={"tokens": str(tmp_path / "ids.bin"), "sequence_length": 200}), 256)
+
+
+def test_a_mixture_of_texts_and_ids_has_a_line_for_each(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("x" * 4000)
+    np.arange(170, dtype=np.uint16).tofile(tmp_path / "ids.bin")
+    mixture = [{"text": str(tmp_path / "a.txt"), "weight": 3.0}, {"tokens": str(tmp_path / "ids.bin"), "weight": 1.0}]
+    line, told = preview_data(make_job(data={"mixture": mixture, "sequence_length": 16}), 256)
+    assert line.splitlines() == [
+        "",
+        f"  data.mixture.0: {tmp_path}/a.txt (bytes): 4,000 tokens and more, enough for the first step; 75 % of what is"
+        " read",
+        f"  data.mixture.1: {tmp_path}/ids.bin: 170 tokens, 10 windows, 0 of them held out; each other is read 0.6 "
+        "times; 25 % of what is read",
+    ]
+    assert told == Remarks()
+    mixture[1]["tokens"] = str(tmp_path / "none.bin")
+    with pytest.raises(DataError, match=r"^data.mixture.1: .*none.bin: cannot be opened"):
+        preview_data(make_job(data={"mixture": mixture, "sequence_length": 16}), 256)
+
+
+def test_shares_by_epochs_are_known_where_all_sizes_are(tmp_path: Path) -> None:
+    for number, size in enumerate((170, 500)):
+        np.arange(size, dtype=np.uint16).tofile(tmp_path / f"{number}.bin")
+    mixture = [{"tokens": str(tmp_path / f"{number}.bin"), "epochs": 1.0} for number in range(2)]
+    line, told = preview_data(make_job(data={"mixture": mixture, "sequence_length": 16}, steps=5), 512)
+    assert line == "2 sources: 670 tokens, 41 windows, 0 of them held out"
+    assert told.notes[1].endswith("31 windows, 0 of them held out; 75.61 % of what is read, 0.9677 epochs in 5 steps")
+    (tmp_path / "a.txt").write_text("x" * 400)
+    mixture.append({"text": str(tmp_path / "a.txt"), "epochs": 1.0})
+    line, _ = preview_data(make_job(data={"mixture": mixture, "sequence_length": 16}), 512)
+    assert line.splitlines()[3].endswith("a.txt (bytes): 400 tokens and more, enough for the first step")

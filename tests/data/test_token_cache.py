@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dougong.data.text import Block, text_files
-from dougong.data.token_cache import open_corpus
+from dougong.data.documents.text import Block, text_files
+from dougong.data.token_cache import open_corpus, starts_of
 from dougong.data.tokenizer import Bytes, open_tokenizer
 from dougong.errors import DataError
 from tests.data.made_tokenizers import add_marks, byte_level
@@ -126,3 +126,18 @@ def test_an_id_beyond_the_model_s_vocabulary_names_text_and_tokenizer(tmp_path: 
     tokens = open_corpus(text_files(str(folder / "a.txt")), Bytes(), tmp_path / "cache")
     with pytest.raises(DataError, match=r"a\.txt: token 0: id 111 of the tokenizer bytes .* to at least 256"):
         tokens.check_all(100)
+
+
+def test_the_starts_of_documents_are_kept_and_an_older_entry_without_them_stays(tmp_path: Path) -> None:
+    folder, cache = write_files(tmp_path / "in", a="one", b="", c="two"), tmp_path / "cache"
+    corpus = text_files(f"{folder}/*.txt")
+    plain = open_corpus(corpus, Bytes(), cache)
+    assert starts_of(plain).ids.tolist() == [0, 4]
+    assert open_corpus(corpus, Bytes(), cache, with_starts=True).path == plain.path
+    for name in ("starts.bin", "starts.bin.json"):
+        (plain.path.parent / name).unlink()  # as an older release has left it
+    assert open_corpus(corpus, Bytes(), cache).path == plain.path
+    other = open_corpus(corpus, Bytes(), cache, with_starts=True)
+    assert other.path != plain.path and other.digest() == plain.digest()
+    assert starts_of(other).ids.tolist() == [0, 4]
+    assert open_corpus(corpus, Bytes(), cache, with_starts=True).path == other.path

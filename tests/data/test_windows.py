@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dougong.data.windows import TokenWindows, open_data, vocabulary
+from dougong.data.sources import vocabulary
+from dougong.data.windows import TokenWindows, open_data
 from dougong.errors import DataError
 from dougong.job.schema import Job
 

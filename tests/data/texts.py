@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from dougong.data.text import Corpus
+from dougong.data.documents.text import Corpus
 from dougong.data.token_cache import open_corpus
 from dougong.data.tokenizer import Bytes
 

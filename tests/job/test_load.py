@@ -276,3 +276,31 @@ def test_a_spoilt_file_is_read_or_refused(tmp_path: Path, at: int, spoil: str) -
     except JobError as error:
         for line in str(error).splitlines():
             assert line.startswith(f"{path}:") and line.isprintable()
+
+
+def test_paths_of_a_mixture_are_made_absolute_and_name_a_tokenizer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, job_folder = tmp_path / "here", tmp_path / "jobs"
+    for folder in (here, job_folder):
+        folder.mkdir()
+        for name in ("a.txt", "b.txt", "c.bin"):
+            (folder / name).write_text(f"{folder}{name}")
+    monkeypatch.chdir(here)
+    items = "[{text: a.txt, weight: 3}, {tokens: c.bin, weight: 1}, {dataset: some/name, weight: 2}]"
+    path = write(job_folder, data=f"{{mixture: {items}}}")
+    resolved = load_job(path, ["data.mixture.0.text=b.txt", "data.mixture.1.weight=0.5"])
+    mixture = resolved.job.data.mixture
+    found = [(entry.text, entry.tokens, entry.dataset, entry.weight) for entry in mixture]
+    tokens = str(job_folder / "c.bin")
+    assert found == [
+        (str(here / "b.txt"), None, None, 3.0),
+        (None, tokens, None, 0.5),
+        (None, None, "some/name", 2.0),
+    ]
+    assert resolved.job.data.tokenizer == "bytes" and resolved.origins["data.mixture.0.text"].startswith("-o ")
+    again = job_folder / "again.yaml"
+    again.write_text(resolved.to_yaml())
+    assert load_job(again).job == resolved.job
+    with pytest.raises(DataError, match=r"job.yaml:\d+:\d+: data.mixture.2.dataset: gone"), placed(load_job(path)):
+        raise DataError("data.mixture.2.dataset: gone")

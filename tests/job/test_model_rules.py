@@ -166,13 +166,19 @@ def test_a_list_of_another_version_says_nothing() -> None:
     assert breaches(other, family="owlmoe", config={"zzz": 1}) == []
 
 
-def test_chats_are_packed_where_the_family_keeps_them_apart() -> None:
+@pytest.mark.parametrize(
+    ("data", "remedy"),
+    [
+        ({"chat": "a.jsonl", "tokenizer": "t", "packing": True}, "set packing: false"),
+        ({"text": "stdlib", "document_masks": True}, "set document_masks: false"),
+    ],
+)
+def test_documents_lie_together_where_the_family_keeps_them_apart(data: dict[str, Any], remedy: str) -> None:
     def told(families: Families) -> list[str]:
-        data = {"chat": "a.jsonl", "tokenizer": "t", "packing": True}
         job = Job.model_construct(None, model=Model(family="owl_moe"), data=Data.model_validate(data))
         rules = [rule for rule in model_rules(families) if "packing" in str(rule.check)]
         return [breach.text for rule in rules for breach in rule.check(job)]
 
     assert told(FAMILIES) == []
     (line,) = told(dataclasses.replace(FAMILIES, packed=frozenset()))
-    assert line.startswith("owl_moe does not keep the documents of a sequence apart") and "packing: false" in line
+    assert line.startswith("owl_moe does not keep the documents of a sequence apart") and remedy in line

@@ -107,3 +107,31 @@ def test_what_goes_with_chats(tmp_path: Path) -> None:
     assert line == "data.bos: a chat begins as its template says; remove data.bos"
     job = load_job(write(tmp_path, data="{chat: a.jsonl, tokenizer: tokenizer.json}")).job
     assert (job.data.chat, job.data.tokenizer) == (str(tmp_path / "a.jsonl"), str(tmp_path / "tokenizer.json"))
+
+
+@pytest.mark.parametrize(
+    ("data", "line"),
+    [
+        ("tokens: a.bin, document_masks: true", "data.tokens: bare ids do not say where documents end; add "),
+        ("tokens: a.bin, document_end: 0", "data.document_end: nothing uses it without data.document_masks; add "),
+        (
+            "tokens: a.bin, document_masks: true, document_start: 1, document_end: 0",
+            "data.document_end: a second id beside document_start; keep the one that every document has",
+        ),
+        (
+            "text: stdlib, document_masks: true, document_end: 0",
+            "data.document_end: only bare ids (tokens) need it: other data knows where its documents begin; ",
+        ),
+        (
+            "chat: a.jsonl, tokenizer: tokenizer.json, document_masks: true",
+            "data.document_masks: chats are by themselves already, several in a sequence with data.packing; ",
+        ),
+        ("tokens: a.bin, document_masks: true, document_end: -1", "data.document_end: must be at least 0 (got -1): "),
+        ("text: stdlib, document_masks: 1", "data.document_masks: must be true or false (got 1): "),
+    ],
+)
+def test_what_tells_documents_apart(data: str, line: str, tmp_path: Path) -> None:
+    for name in ("a.jsonl", "tokenizer.json", "a.bin"):
+        (tmp_path / name).write_text("{}")
+    (found,) = refusals(write(tmp_path, model="{family: qwen3_moe, config: {vocab_size: 99}}", data=f"{{{data}}}"))
+    assert found.startswith(line)

@@ -71,10 +71,10 @@ def test_random_numbers_are_those_of_the_place(job: Job) -> None:
 def test_validation_is_always_the_same_rounds_in_evaluation_mode(job: Job) -> None:
     forwards, model = forwards_of(job, (1,))
     for _ in range(2):
-        rounds = [list(round_of) for round_of in forwards.of_validation(2)]
+        rounds = [list(round_of) for round_of in forwards.of_validation()]
         assert rounds == [[1], [1]] and model.training
     data = open_data(job, VOCAB)
-    for number, round_of in enumerate(forwards.of_validation(2)):
+    for number, round_of in enumerate(forwards.of_validation()):
         round_of[1].run()
         tokens, training = model.asked[-1]
         assert not training

@@ -43,6 +43,14 @@ def test_every_number_has_a_curve(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_each_source_of_a_mixture_has_a_curve_of_its_own(tmp_path: Path) -> None:
+    tracker = TensorBoardFiles(tmp_path)
+    tracker.step(row(1, 1, val_loss=2.5, val_by_source={"mixture.0": 2.0, "mixture.1": 3.0}))
+    tracker.close()
+    shown = curves(tmp_path)
+    assert (shown["loss/validation/mixture.0"], shown["loss/validation/mixture.1"]) == ([(1, 2.0)], [(1, 3.0)])
+
+
 def test_a_rewind_shows_the_new_attempt_only(tmp_path: Path) -> None:
     tracker = TensorBoardFiles(tmp_path)
     for attempt, first, last in ((1, 1, 9), (2, 5, 7)):

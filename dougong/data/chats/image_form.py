@@ -35,6 +35,11 @@ def open_image_form(job: Job, tokenizer: ChatTokenizer, first: ImageName) -> Ima
             f"{first.words}: chats with images are not packed: the positions of an image are "
             "counted in a sequence that is one chat's; set data.packing: false"
         )
+    if job.data.document_masks:
+        raise DataError(
+            f"{first.words}: with data.document_masks each sequence is given the positions of its "
+            "tokens, and an image has others, of height and width; set data.document_masks: false"
+        )
     path = Path(tokenizer.name).expanduser()
     folders = [path if path.is_dir() else path.parent]
     if job.model.path is not None and Path(job.model.path) not in folders:

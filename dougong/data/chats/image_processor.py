@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from dougong.data.chats.image_files import decode_image
 from dougong.data.chats.parts import ImageName
+from dougong.data.samples.image_batch import Patches
 from dougong.errors import DataError
 
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
@@ -27,20 +27,6 @@ _REMEDY = f"copy {PROCESSOR_FILES[0]} from the model's own folder"
 _GIVEN = {"pixel_values", "image_grid_thw"}
 _SIZES = {"merge_size": "spatial_merge_size", "patch_size": "patch_size"}
 _SIZES |= {"temporal_patch_size": "temporal_patch_size"}
-
-
-@dataclass(frozen=True)
-class Patches:
-    """Of an image. `pixels`: float32 [patches, values]; `grid`: how many patches it has in time,
-    height and width."""
-
-    pixels: npt.NDArray[np.float32]
-    grid: tuple[int, int, int]
-
-    def digest(self) -> str:
-        total = hashlib.blake2b(repr(self.grid).encode(), digest_size=16)
-        total.update(np.ascontiguousarray(self.pixels).astype("<f4", copy=False).tobytes())
-        return total.hexdigest()
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,11 @@ import numpy as np
 import numpy.typing as npt
 
 from dougong.data.chats.image_files import image_digest, read_image
-from dougong.data.chats.image_processor import ImageProcessor, Patches
+from dougong.data.chats.image_processor import ImageProcessor
 from dougong.data.chats.parts import ImageName
 from dougong.data.chats.rows import Chat
 from dougong.data.chats.template import Encoded, KeptImage, PlacedImage
+from dougong.data.samples.image_batch import ImageBatch, Patches
 from dougong.data.token_cache import DescribedWriter, write_described, write_json
 from dougong.data.token_files import TokenFile, open_described
 from dougong.errors import DataError
@@ -47,17 +48,6 @@ def side_by_side(make: Callable[[_Item], _Made], items: Sequence[_Item]) -> list
         return [make(one) for one in items]
     with ThreadPoolExecutor(min(_MOST_THREADS, len(os.sched_getaffinity(0)))) as threads:
         return list(threads.map(make, items))
-
-
-@dataclass(frozen=True, eq=False)
-class ImageBatch:
-    """The images of some sequences, in the order of their tokens. `pixels`: float32 [patches,
-    values]; `grids`: int64 [images, 3], patches in time, height and width; `kinds`: int64
-    [sequences, tokens], 1 where a token stands for a part of an image, else 0."""
-
-    pixels: npt.NDArray[np.float32]
-    grids: npt.NDArray[np.int64]
-    kinds: npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -124,15 +114,13 @@ class StoredImages:
     ) -> ImageBatch | None:
         """The images of these sequences, which hold `ids`; None where they have none. Raises
         DataError for an image that is no longer what it was."""
-        kept = list(itertools.chain.from_iterable(map(self._of, windows.tolist())))
+        rows = [self._of(window) for window in windows.tolist()]
+        kept = list(itertools.chain.from_iterable(rows))
         if not kept:
             return None
-        patches = side_by_side(self._patches, kept)
-        return ImageBatch(
-            np.concatenate([one.pixels for one in patches]),
-            np.array([one.grid for one in patches], dtype=np.int64),
-            (ids == self.form.token).astype(np.int64),
-        )
+        patches = iter(side_by_side(self._patches, kept))
+        of_rows = tuple(tuple(itertools.islice(patches, len(row))) for row in rows)
+        return ImageBatch(of_rows, self.form.token, (ids == self.form.token).astype(np.int64))
 
     def _of(self, window: int) -> list[KeptImage]:
         begin, end = self.starts.read(window, 2).tolist()

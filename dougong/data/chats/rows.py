@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dougong.data.chats.parts import ImageName, named_images, read_parts
-from dougong.data.text import matching_files, open_file
+from dougong.data.documents.text import matching_files, open_file
 from dougong.errors import DataError
 from dougong.models.stored.headers import LFS_POINTER
 

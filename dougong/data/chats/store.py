@@ -22,7 +22,6 @@ import numpy.typing as npt
 
 from dougong.data.chats.image_files import images_digest
 from dougong.data.chats.images import (
-    ImageBatch,
     ImageForm,
     StoredImages,
     open_images,
@@ -32,7 +31,9 @@ from dougong.data.chats.packing import BEGINS, TARGET, sequences
 from dougong.data.chats.parts import ImageName
 from dougong.data.chats.rows import Chat, chat_files, find_images, read_chats
 from dougong.data.chats.template import ChatTokenizer, Encoded
-from dougong.data.text import content_digest
+from dougong.data.documents.text import content_digest
+from dougong.data.samples.image_batch import ImageBatch
+from dougong.data.samples.marks import IGNORED, positions_within
 from dougong.data.token_cache import dtype_of, make_entry, write_described, write_json
 from dougong.data.token_files import TokenFile, Tokenized, open_described
 from dougong.errors import DataError
@@ -42,8 +43,6 @@ from dougong.remarks import Remarks
 _FORMAT = "dougong chats 1"
 _AT_ONCE = 32
 """Chats whose images are read side by side."""
-IGNORED = -100
-"""The label of what is not learnt (torch's `ignore_index`)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,11 +65,7 @@ class Marks:
         length = ids.shape[1]
         flags = np.stack([self.flags.read(start * length, length) for start in windows.tolist()])
         labels = np.where(flags & TARGET, ids, IGNORED)
-        if not self.is_packed:
-            return labels, None
-        places = np.broadcast_to(np.arange(length), ids.shape)
-        begins = np.where(flags & BEGINS, places, 0)
-        return labels, places - np.maximum.accumulate(begins, axis=1)
+        return labels, positions_within(flags & BEGINS) if self.is_packed else None
 
     def num_targets(self, windows: npt.NDArray[np.int64]) -> int:
         """Of all these sequences together."""

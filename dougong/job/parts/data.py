@@ -6,7 +6,20 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StrictBool, StrictFloat, StrictInt
 
-from dougong.job.section import WHOLE, Positive, Section, Text, logical, physical
+from dougong.job.section import (
+    WHOLE,
+    AboveZero,
+    Count,
+    Positive,
+    Section,
+    Text,
+    logical,
+    physical,
+)
+from dougong.job.yaml.locations import KeyPath
+
+SOURCES = ("text", "tokens", "megatron", "dataset", "chat")
+"""The keys that name where tokens come from."""
 
 
 class Validation(Section):
@@ -19,12 +32,8 @@ class Validation(Section):
     batches: Positive = physical(4, "batches that one measurement reads")
 
 
-class Data(Section):
-    """Where tokens come from: exactly one of `text`, `tokens`, `megatron`, `dataset`,
-    `chat`.
-
-    A relative path counts from the job file's folder; one given by `-o` from the current folder.
-    """
+class SourceKeys(Section):
+    """Where tokens come from: exactly one of `text`, `tokens`, `megatron`, `dataset`, `chat`."""
 
     text: Text | None = logical(
         None,
@@ -54,6 +63,53 @@ class Data(Section):
         'content is text or parts, of which {"type": "image", "image": PATH} may be one for a '
         "model that sees; what the assistant says is learnt, every token of it with the same "
         "weight in a step",
+    )
+    document_start: Count | None = logical(
+        None, "of tokens with document_masks: the id that begins each document of the file"
+    )
+    document_end: Count | None = logical(
+        None, "of tokens with document_masks: the id that ends each document of the file"
+    )
+
+    @property
+    def source(self) -> str | None:
+        """The key that names where tokens come from."""
+        return next((key for key in SOURCES if getattr(self, key) is not None), None)
+
+
+class MixtureSource(SourceKeys):
+    """A source of a mixture: exactly one of `text`, `tokens`, `megatron`, `dataset`, `chat`, and
+    `weight` or `epochs`, the same one in all of them.
+
+    Tokenizer, sequence length, document masks, packing and validation are those of `data`.
+    """
+
+    weight: AboveZero | None = logical(
+        None,
+        "its part of the windows that are read, in proportion to the others' weights: at any step "
+        "within two windows of it",
+    )
+    epochs: AboveZero | None = logical(
+        None, "how often its windows are read, in proportion to the others' epochs"
+    )
+
+
+class Data(SourceKeys):
+    """Where tokens come from: exactly one of `text`, `tokens`, `megatron`, `dataset`, `chat`,
+    `mixture`.
+
+    A relative path counts from the job file's folder; one given by `-o` from the current folder.
+    """
+
+    mixture: tuple[MixtureSource, ...] = logical(
+        (), "several sources, of each a part of the windows (docs/data.md)"
+    )
+    document_masks: StrictBool = logical(
+        False,
+        "learn each document of text, dataset, megatron or tokens by itself: positions from 0 at "
+        "its first token in a sequence, no look at another one, and its first token is not "
+        "foretold by the one before it; its last token (a tokenizer's end mark) is learnt; false: "
+        "a sequence is one stream",
     )
     packing: StrictBool = logical(
         False,
@@ -85,3 +141,15 @@ class Data(Section):
     validation: Validation | None = logical(
         None, "hold out a part of the data and measure the loss on it"
     )
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether documents that must not look at each other may lie in one sequence."""
+        return self.packing or self.document_masks
+
+    @property
+    def sources(self) -> tuple[tuple[KeyPath, SourceKeys], ...]:
+        """The sources, each with its place in the job."""
+        if not self.mixture:
+            return ((("data",), self),)
+        return tuple((("data", "mixture", n), entry) for n, entry in enumerate(self.mixture))

@@ -153,6 +153,8 @@ def _observe_validated(facts: RunFacts, told: StepValidated) -> tuple[RecordStep
     if row is None or row["step"] != told.step:
         return ()
     row = {**row, "val_loss": told.loss, "validate_s": told.seconds}
+    if told.by_source:
+        row["val_by_source"] = told.by_source
     facts.recorded, facts.unvalidated = told.step, None
     facts.ledgers.take(row["generation"], row)
     return (RecordStep(row),)

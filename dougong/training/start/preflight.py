@@ -17,11 +17,13 @@ from dougong.accelerators.registry import get_accelerator
 from dougong.control.cache_place import REMEDY, cache_place, why_unwritable
 from dougong.control.run_sources import RunSources
 from dougong.data.preview import preview_data
-from dougong.data.windows import job_tokenizer, open_data, vocabulary
+from dougong.data.sources import job_tokenizer, vocabulary
+from dougong.data.windows import open_data
 from dougong.deepspeed.adam_build import adam_remarks, check_adam
 from dougong.errors import DataError, ModelError
 from dougong.fingerprint.record import JobShapes
 from dougong.job.rule import flat
+from dougong.job.rules import FLASH_OF_DOCUMENTS
 from dougong.job.schema import Job
 from dougong.job.settled import is_settled
 from dougong.job.tokenizer_rules import longer_than
@@ -127,7 +129,19 @@ def inspect_only(job: Job) -> Inventory:
     found, config = [], _config_of(job)
     for kind, is_fused in _kinds_with_attention(job).items():
         found.append(activations_of(config, _microbatch_of(job), kind, is_fused))
-    return with_stored_forms(replace(inventory, activations=tuple(found)), config)
+    forms = _forms_of(job, inventory.attention)
+    inventory = replace(inventory, activations=tuple(found), attention=forms)
+    return with_stored_forms(inventory, config)
+
+
+def _forms_of(job: Job, forms: tuple[str, ...]) -> tuple[str, ...]:
+    """Those that keep the documents of the job's sequences apart."""
+    if not job.data.is_packed or job.batch.microbatch_size == 1:
+        return forms
+    kept = tuple(form for form in forms if form != "flash")
+    if not kept:
+        raise ModelError(f"model.attention: {FLASH_OF_DOCUMENTS}")
+    return kept
 
 
 def _microbatch_of(job: Job) -> MicroBatchShape:
@@ -228,7 +242,8 @@ def tokenizer_remarks(job: Job, inventory: Inventory) -> Remarks:
     if tokenizer is None:
         return Remarks()
     # A chat begins and ends as its template says.
-    told = tokenizer.remarks if job.data.chat is None else Remarks()
+    has_texts = any(source.source in ("text", "dataset") for _, source in job.data.sources)
+    told = tokenizer.remarks if has_texts else Remarks()
     num_ids = int(text_config(_config_of(job)).vocab_size)
     if tokenizer.num_ids > num_ids:
         more = (

@@ -14,11 +14,12 @@ from dougong.control.run_sources import (
     changed_files,
     digests_of,
 )
-from dougong.data import dataset_files
 from dougong.data.chats.image_processor import PROCESSOR_FILES, processor_folder
 from dougong.data.chats.rows import find_images
-from dougong.data.text import matching_files
+from dougong.data.documents import dataset_files
+from dougong.data.documents.text import matching_files
 from dougong.errors import DataError, ModelError
+from dougong.job.parts.data import SourceKeys
 from dougong.job.schema import Job, Model
 from dougong.models.configs.load import load_config
 from dougong.models.configs.settled import changed_keys, class_of, config_values
@@ -161,7 +162,8 @@ def _tokenizer_files(job: Job) -> list[Path]:
     found = {path} if path.is_file() else set()
     for pattern in _TOKENIZER_FILES:
         found.update(file for file in folder.glob(pattern) if file.is_file())
-    if job.data.chat is not None and job.model.path is not None:
+    has_chats = any(source.chat is not None for _, source in job.data.sources)
+    if has_chats and job.model.path is not None:
         other = processor_folder([folder, Path(job.model.path)])
         if other not in (None, folder):
             found.update(other / name for name in PROCESSOR_FILES if (other / name).is_file())
@@ -169,28 +171,37 @@ def _tokenizer_files(job: Job) -> list[Path]:
 
 
 def _side_files(job: Job) -> list[Path]:
-    data = job.data
-    if data.tokens is not None:
-        return [Path(f"{data.tokens}.json").expanduser()]
-    if data.megatron is not None:
-        return [Path(f"{data.megatron}.idx").expanduser()]
-    return []
+    found = []
+    for _, source in job.data.sources:
+        if source.tokens is not None:
+            found.append(Path(f"{source.tokens}.json").expanduser())
+        if source.megatron is not None:
+            found.append(Path(f"{source.megatron}.idx").expanduser())
+    return found
 
 
 def _data_files(job: Job) -> list[Path]:
     """Those that hold the data; none where they are not this machine's, or too many."""
-    data = job.data
     found: list[Path] = []
-    if data.tokens is not None:
-        found = [Path(data.tokens).expanduser()]
-    elif data.megatron is not None:
-        found = [Path(f"{data.megatron}.bin").expanduser()]
-    elif data.dataset is not None:
-        found = dataset_files.find(data.dataset)
-    elif data.text is not None:
-        found = matching_files(Path(data.text).expanduser())
-    elif data.chat is not None:
-        chats = matching_files(Path(data.chat).expanduser())
-        images = (one.path for one in find_images(chats) if not one.is_inline)
-        found = [*chats, *dict.fromkeys(itertools.islice(images, _MOST_DATA_FILES))]
+    for _, source in job.data.sources:
+        found += _files_of(source)
     return found if len(found) <= _MOST_DATA_FILES else []
+
+
+def _files_of(source: SourceKeys) -> list[Path]:
+    if source.tokens is not None:
+        return [Path(source.tokens).expanduser()]
+    if source.megatron is not None:
+        return [Path(f"{source.megatron}.bin").expanduser()]
+    if source.dataset is not None:
+        return dataset_files.find(source.dataset)
+    if source.text is not None:
+        return matching_files(Path(source.text).expanduser())
+    return [] if source.chat is None else _files_of_chats(source.chat)
+
+
+def _files_of_chats(name: str) -> list[Path]:
+    """Their images, too."""
+    chats = matching_files(Path(name).expanduser())
+    images = (one.path for one in find_images(chats) if not one.is_inline)
+    return [*chats, *dict.fromkeys(itertools.islice(images, _MOST_DATA_FILES))]

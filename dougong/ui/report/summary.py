@@ -81,6 +81,9 @@ def _loss_card(history: History) -> SummaryCard:
     if history.validation is not None:
         step, validated = history.validation
         more = f"validation {loss(validated)} at step {step:,}"
+        if history.validation_by_source:
+            each = [f"{key} {loss(one)}" for key, one in history.validation_by_source.items()]
+            more += f" ({', '.join(each)})"
     return SummaryCard(label, loss(value), more, is_broken=not math.isfinite(value))
 
 

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 from dougong.data.chats.image_processor import PROCESSOR_FILES
-from dougong.data.chats.images import ImageBatch, side_by_side
+from dougong.data.chats.images import side_by_side
+from dougong.data.chats.store import Marks
+from dougong.data.samples.image_batch import ImageBatch
 from dougong.data.windows import TokenWindows, open_data
 from dougong.errors import DataError
 from dougong.job.schema import Job
@@ -40,12 +42,21 @@ def opened(folder: Path, *given: Any, **more: Any) -> TokenWindows:
     return open_data(job_of(folder, *given, **more), VOCAB)
 
 
+def marks_of(data: TokenWindows) -> Marks:
+    marks = data.mixture.sources[0].marks
+    assert isinstance(marks, Marks)
+    return marks
+
+
+def ids_of(data: TokenWindows, window: int) -> np.ndarray:
+    (source,) = data.mixture.sources
+    return source.tokens.read(window * source.sequence_length, source.sequence_length)
+
+
 def images_of(data: TokenWindows, *windows: int) -> tuple[np.ndarray, ImageBatch]:
     """The ids of these sequences, and their images."""
-    assert data.marks is not None
-    length = data.sequence_length
-    ids = np.stack([data.tokens.read(window * length, length) for window in windows])
-    found = data.marks.images_of(ids, np.array(windows))
+    ids = np.stack([ids_of(data, window) for window in windows])
+    found = marks_of(data).images_of(ids, np.array(windows))
     assert found is not None
     return ids, found
 
@@ -74,15 +85,14 @@ def test_several_sequences_have_their_images_in_order(tmp_path: Path) -> None:
     _, one = images_of(data, 2)
     _, other = images_of(data, 0)
     assert np.array_equal(both.pixels, np.concatenate([one.pixels, other.pixels])) and len(both.grids) == 3
-    assert data.marks is not None and data.marks.images_of(np.zeros((1, 96), dtype=np.int64), np.array([1])) is None
+    assert marks_of(data).images_of(np.zeros((1, 96), dtype=np.int64), np.array([1])) is None
 
 
 def test_no_token_of_an_image_is_learnt(tmp_path: Path) -> None:
     answer = {"role": "assistant", "content": [{"type": "text", "text": "see"}, {"type": "image", "image": "0.png"}]}
     data = opened(tmp_path, [{"messages": [{"role": "user", "content": "show"}, answer]}])
     ids, found = images_of(data, 0)
-    assert data.marks is not None
-    labels, _ = data.marks.labels_and_positions(ids, np.array([0]))
+    labels, _ = marks_of(data).labels_and_positions(ids, np.array([0]))
     assert found.kinds.sum() > 3 and (labels[found.kinds == 1] == -100).all() and (labels != -100).sum() > 3
 
 
@@ -101,8 +111,9 @@ def test_a_chat_that_is_too_long_is_cut_before_the_image_that_does_not_fit(tmp_p
         cut = opened(tmp_path, [long], length=length)
         warning = cut.remarks.warnings[0]
         assert f"1 of 1 chats are longer than data.sequence_length {length} and cut there (the first:" in warning
-        assert cut.marks is not None and cut.marks.images is not None and cut.marks.images.count == num_images
-        ids = cut.tokens.read(0, length).tolist()
+        images = marks_of(cut).images
+        assert images is not None and images.count == num_images
+        ids = ids_of(cut, 0).tolist()
         assert ids[:kept] == whole[0, :kept].tolist() and len(set(ids[kept:])) <= 1
 
 
@@ -127,8 +138,9 @@ def test_one_that_is_gone_when_it_is_read_is_named(tmp_path: Path) -> None:
 def test_other_pixels_of_the_same_file_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another release of a library may decode or resize otherwise."""
     data = opened(tmp_path)
-    assert data.marks is not None and data.marks.images is not None
-    model = data.marks.images.form.processor.model
+    images = marks_of(data).images
+    assert images is not None
+    model = images.form.processor.model
     monkeypatch.setattr(model, "image_mean", (0.5, 0.5, 0.5))
     with pytest.raises(DataError, match=r"0.png: gives other pixels here .* pillow, numpy and transformers"):
         images_of(data, 0)
@@ -165,7 +177,7 @@ def test_images_that_the_template_does_not_render_are_refused_with_the_row(tmp_p
 
 def test_text_chats_of_a_model_that_sees_have_no_images(tmp_path: Path) -> None:
     data = opened(tmp_path, many(4))
-    assert data.marks is not None and data.marks.images is None and "images" not in data.remarks.notes[0]
+    assert marks_of(data).images is None and "images" not in data.remarks.notes[0]
 
 
 def test_work_side_by_side_keeps_its_order_and_tells_its_first_error() -> None:
@@ -173,3 +185,47 @@ def test_work_side_by_side_keeps_its_order_and_tells_its_first_error() -> None:
     assert side_by_side(lambda number: (both.wait() >= 0, number * 2)[1], [1, 2]) == [2, 4]
     with pytest.raises(ZeroDivisionError):
         side_by_side(lambda number: 1 // number, [1, 0, 2])
+
+
+def mixture_of(folder: Path, texts: str) -> Job:
+    """Two files of chats with images, and text between them."""
+    job = job_of(folder)
+    write_chats(folder / "b.jsonl", [look("1.png", "or", "0.png"), row("a", "b")] * 4)
+    (folder / "t.txt").write_text(texts)
+    sources = [{"chat": str(folder / "a.jsonl")}, {"text": str(folder / "t.txt")}, {"chat": str(folder / "b.jsonl")}]
+    data = {
+        "mixture": [{**source, "weight": 1.0} for source in sources],
+        "tokenizer": job.data.tokenizer,
+        "sequence_length": 96,
+    }
+    values = job.model_dump(exclude_defaults=True)
+    return Job.model_validate({**values, "data": data, "batch": {"lanes": 1, "microbatch_size": 6}, "steps": 4})
+
+
+def test_sources_of_a_mixture_have_their_images_in_the_order_of_its_sequences(tmp_path: Path) -> None:
+    data, seen = open_data(mixture_of(tmp_path, "no image here " * 200), VOCAB), []
+    for step in range(1, 5):
+        batch = data.microbatch(step, 0, 0)
+        assert batch.images is not None
+        by_row = [data.mixture.read(np.array([sample])).images for sample in range(*(6 * (step - 1), 6 * step))]
+        expected = [one.pixels for one in by_row if one is not None]
+        assert np.array_equal(batch.images.pixels, np.concatenate(expected))
+        seen.append(len(expected))
+        assert [len(images) for images in batch.images.rows] == [len(one.rows[0]) if one else 0 for one in by_row]
+        tokens = batch.images.kinds.sum(axis=1).tolist()
+        assert tokens == [int(one.kinds.sum()) if one else 0 for one in by_row]
+        assert batch.images.kinds.tolist() == (batch.ids == batch.images.token).astype(int).tolist()
+    assert max(seen) > 2
+
+
+def test_a_text_that_holds_the_token_of_an_image_does_not_lie_beside_one(tmp_path: Path) -> None:
+    data = open_data(mixture_of(tmp_path, "what <|image_pad|> is " * 200), VOCAB)
+    with pytest.raises(DataError, match=r"a text holds the id \d+, which stands for a part of an image, and lies"):
+        data.microbatch(1, 0, 0)
+
+
+def test_document_masks_give_positions_that_images_do_not_have(tmp_path: Path) -> None:
+    job = mixture_of(tmp_path, "no image here " * 200)
+    masked = job.model_copy(update={"data": job.data.model_copy(update={"document_masks": True})})
+    with pytest.raises(DataError, match=r"a.jsonl: line 1: .*set data.document_masks: false"):
+        open_data(masked, VOCAB)

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from dougong.data.chats.images import ImageForm
 from dougong.data.chats.parts import ImageName
-from dougong.data.chats.store import IGNORED, ChatForm, StoredChats, open_chats
+from dougong.data.chats.store import ChatForm, StoredChats, open_chats
 from dougong.data.chats.template import open_chat_tokenizer
+from dougong.data.samples.marks import IGNORED
 from dougong.errors import DataError
 from tests.chats import chat_tokenizer, many, row, write_chats
 

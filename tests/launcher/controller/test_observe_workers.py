@@ -65,6 +65,16 @@ def test_the_row_of_a_step_waits_for_its_validation_that_is_made_up() -> None:
     assert made.facts.recorded == 8 and "first_step" not in made.kinds()
 
 
+def test_a_validation_that_was_made_up_tells_each_source() -> None:
+    made = running().play(there(1, east_0=10, east_1=11, west_0=12), step(7), exits("east/0", -9))
+    made.play(left("east/1", "west/0", held=8), there(2, east_0=19, east_1=11, west_0=12)).clear()
+    row: dict[str, Any] = {"step": 8, "generation": 1}
+    made.play([worker(name, StateFetched(8, {}, 0.1, (row,), validates=True), 2) for name in ALL])
+    made.play(worker("east/0", StepValidated(8, 2.5, 0.1, {"mixture.0": 2.0}), 2))
+    (recorded,) = [action.row for action in made.actions if isinstance(action, RecordStep)]
+    assert recorded["val_by_source"] == {"mixture.0": 2.0} and recorded["val_loss"] == 2.5
+
+
 def test_who_has_come_to_the_end_of_a_validation_has_the_whole_row() -> None:
     made = running().play(there(1, east_0=10, east_1=11, west_0=12), step(7), exits("east/0", -9))
     made.play(left("east/1", "west/0", held=8), there(2, east_0=19, east_1=11, west_0=12)).clear()

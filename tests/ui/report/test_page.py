@@ -199,6 +199,14 @@ def test_broken_numbers_do_not_break_the_page(tmp_path: Path) -> None:
     assert "Last loss nan validation nan at step 5" in page_of(recorder.run).words
 
 
+def test_the_validation_loss_of_each_source_of_a_mixture_is_shown(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path / "run")
+    recorder.start()
+    row = {**recorder.row(1, 1), "val_loss": 2.5, "val_by_source": {"mixture.0": 2.0, "mixture.1": float("nan")}}
+    recorder.run.append_metrics(row)
+    assert "validation 2.5000 at step 1 (mixture.0 2.0000, mixture.1 nan)" in page_of(recorder.run).words
+
+
 def test_a_long_run_stays_a_small_page(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path / "run", steps=6_000)
     recorder.start()

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from dougong.data.formats import BYTE_ORDER_MARK, HEAD_BYTES, refuse_no_text
+from dougong.data.documents.formats import BYTE_ORDER_MARK, HEAD_BYTES, refuse_no_text
 from dougong.errors import DataError
 from dougong.remarks import NOTHING, Remarks
 

@@ -6,7 +6,7 @@ import sysconfig
 from pathlib import Path
 
 import pytest
-from dougong.data.text import BLOCK_BYTES, content_digest, standard_library, text_files
+from dougong.data.documents.text import BLOCK_BYTES, content_digest, standard_library, text_files
 from dougong.errors import DataError
 from tests.data.texts import tokens_of, write_files
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import datasets
 import pytest
-from dougong.data.dataset import dataset_rows
-from dougong.data.text import BLOCK_BYTES
+from dougong.data.documents.dataset import dataset_rows
+from dougong.data.documents.text import BLOCK_BYTES
 from dougong.errors import DataError
 from tests.data.texts import tokens_of
 

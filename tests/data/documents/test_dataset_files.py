@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from dougong.data.dataset_files import find, first_fault
+from dougong.data.documents.dataset_files import find, first_fault
 from dougong.errors import DataError
 
 

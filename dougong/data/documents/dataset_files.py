@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from dougong.data.text import content_digest
+from dougong.data.documents.text import content_digest
 from dougong.errors import DataError
 from dougong.job.data_files import (
     BUILDERS,

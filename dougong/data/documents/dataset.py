@@ -7,8 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dougong.data import dataset_files
-from dougong.data.text import BLOCK_BYTES, Block, Corpus, Document, content_digest
+from dougong.data.documents import dataset_files
+from dougong.data.documents.text import BLOCK_BYTES, Block, Corpus, Document, content_digest
 from dougong.errors import DataError
 from dougong.remarks import Remarks
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from dougong.data.formats import is_text, kind_of, refuse_no_text
+from dougong.data.documents.formats import is_text, kind_of, refuse_no_text
 from dougong.errors import DataError
 
 WORDS = "the brackets join unlike timbers without nails and let a hall ride out an earthquake"

@@ -1,0 +1,143 @@
+"""What a job names as its data, opened: tokens, and what is known of each of them. Imports no
+torch."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from dougong.data.chats.image_form import open_image_form
+from dougong.data.chats.store import ChatForm, open_chats
+from dougong.data.chats.template import open_chat_tokenizer
+from dougong.data.document_starts import BoundaryId, DocumentStarts, find_starts
+from dougong.data.documents.dataset import dataset_rows
+from dougong.data.documents.text import Corpus, text_files
+from dougong.data.megatron import megatron_starts, open_megatron
+from dougong.data.samples.marks import TokenMarks
+from dougong.data.token_cache import open_corpus, starts_of
+from dougong.data.token_files import TokenFile, open_tokens
+from dougong.data.tokenizer import Tokenizer, open_tokenizer
+from dougong.errors import DataError
+from dougong.job.parts.data import SourceKeys
+from dougong.job.schema import Job
+from dougong.job.tokenizer_choice import tokenizer_of
+from dougong.job.yaml.locations import KeyPath
+from dougong.job.yaml.provenance import dotted
+from dougong.remarks import NOTHING, Remarks
+
+
+@dataclass(frozen=True, eq=False)
+class OpenedSource:
+    """A source of tokens, by its name, with what is told of it once."""
+
+    name: str
+    tokens: TokenFile
+    remarks: Remarks = NOTHING
+    marks: TokenMarks | None = None
+
+
+def vocabulary(job: Job) -> int | None:
+    """The tokenizer's number of ids for a model that names none; None where it names its own, or
+    where the data is tokens already, since their tokenizer is not known."""
+    if job.model.path is not None or "vocab_size" in job.model.config:
+        return None
+    tokenizer = job_tokenizer(job)
+    return None if tokenizer is None else tokenizer.num_ids
+
+
+def job_tokenizer(job: Job) -> Tokenizer | None:
+    """The tokenizer of a job's text; None where the data is tokens already. Raises DataError."""
+    name = tokenizer_of(job)
+    return None if name is None else open_tokenizer(name, job.data.bos)
+
+
+def open_text(source: SourceKeys) -> Corpus:
+    """The documents of a source that is text. Raises DataError."""
+    if source.text is not None:
+        return text_files(source.text)
+    assert source.dataset is not None, "the schema asks for one source of data"
+    return dataset_rows(source.dataset, source.column)
+
+
+@contextmanager
+def at_source(place: KeyPath) -> Iterator[None]:
+    """What is found wrong inside with a source of a mixture is told with its place in the job."""
+    try:
+        yield
+    except DataError as error:
+        key, _, rest = str(error).partition(": ")
+        inner = key.removeprefix("data.")
+        if place == ("data",) or (inner != key and inner not in SourceKeys.model_fields):
+            raise  # of a key that all sources share
+        text = f".{inner}: {rest}" if inner != key else f": {error}"
+        raise DataError(f"{dotted(place)}{text}") from error
+
+
+@dataclass(frozen=True, eq=False)
+class Opener:
+    """Opens the sources of a job. `vocab_size`: the model's, None where it is not known; `cache`:
+    where text is kept as tokens."""
+
+    job: Job
+    vocab_size: int | None
+    cache: Path | None
+
+    def open(self, source: SourceKeys) -> OpenedSource:
+        """What a source names; text is tokenised into the cache if it was not before. Raises
+        DataError."""
+        if source.chat is not None:
+            return self._open_chats(source.chat)
+        if source.tokens is not None:
+            path = Path(source.tokens).expanduser()
+            opened = OpenedSource(source.tokens, open_tokens(path, self.vocab_size))
+        elif source.megatron is not None:
+            prefix = Path(source.megatron).expanduser()
+            opened = OpenedSource(source.megatron, open_megatron(prefix))
+        else:
+            opened = self._open_text(source)
+        return self._by_documents(source, opened) if self.job.data.document_masks else opened
+
+    @functools.cached_property
+    def _tokenizer(self) -> Tokenizer:
+        tokenizer = job_tokenizer(self.job)
+        assert tokenizer is not None, "text has a tokenizer"
+        return tokenizer
+
+    def _open_chats(self, name: str) -> OpenedSource:
+        tokenizer, data = self._tokenizer, self.job.data
+        template = open_chat_tokenizer(tokenizer.name, tokenizer.digest)
+        images = functools.partial(open_image_form, self.job, template)
+        form = ChatForm(template, tokenizer.num_ids, data.sequence_length, data.packing, images)
+        chats = open_chats(name, form, self.cache)
+        return OpenedSource(chats.name, chats.tokens, chats.remarks, chats.marks)
+
+    def _open_text(self, source: SourceKeys) -> OpenedSource:
+        corpus, tokenizer = open_text(source), self._tokenizer
+        tokens = open_corpus(corpus, tokenizer, self.cache, self.job.data.document_masks)
+        return OpenedSource(f"{corpus.name} ({tokenizer.name})", tokens, corpus.remarks)
+
+    def _by_documents(self, source: SourceKeys, opened: OpenedSource) -> OpenedSource:
+        """The same tokens, each document by itself."""
+        tokens = opened.tokens
+        if source.tokens is not None:
+            starts = find_starts(tokens, _boundary(source), self.cache)
+        elif source.megatron is not None:
+            starts = megatron_starts(Path(source.megatron).expanduser())
+        else:
+            starts = starts_of(tokens)
+        note = (
+            f"{opened.name}: {starts.num_tokens:,} documents, {tokens.num_tokens:,} tokens, each "
+            "document by itself: its first token is not foretold by the one before"
+        )
+        marks = DocumentStarts(starts, self.job.data.sequence_length)
+        return replace(opened, remarks=opened.remarks + Remarks(notes=(note,)), marks=marks)
+
+
+def _boundary(source: SourceKeys) -> BoundaryId:
+    if source.document_start is not None:
+        return BoundaryId(source.document_start, is_first=True)
+    assert source.document_end is not None, "a rule of the job asks for one of the two"
+    return BoundaryId(source.document_end, is_first=False)
