@@ -37,7 +37,7 @@ ORDER = (
     "ops", "ops.experts",  # deterministic operators
     "accelerators.telemetry",  # what devices say of their health
     "accelerators",  # one small file per kind of device
-    "job.yaml", "job.section", "job.optimizers", "job.parts", "job.fault", "job.emulate",
+    "job.yaml", "job.section", "job.parts", "job.optimizers", "job.fault", "job.emulate",
     "job.drills", "job",  # what a user asks for
     "parallel",  # plan, assignment of experts, the tree of lanes
     "parallel.schedules",
@@ -58,7 +58,7 @@ ORDER = (
     "models",  # how a transformers model is cut
     "models.memory",  # what a micro-batch keeps, found without memory
     "checkpoint.proof",  # what a manifest must be, and who has signed it
-    "checkpoint",
+    "checkpoint", "checkpoint.lora",
     "records.event", "records",  # what a run leaves behind
     "planner.needs",  # memory and programs of a plan's workers
     "planner",  # from a job and a cluster to a plan

@@ -16,6 +16,7 @@ LOADS_HEAVY = (
     "dougong.models.stored.values",  # torch
     "dougong.ops.experts.ascend_swiglu",  # torch
     "dougong.ops.experts.triton_swiglu",  # torch, triton
+    "dougong.tools.export",  # torch
     "dougong.tools.import_deepspeed",  # torch
     "dougong.parallel.bridge.host_end",  # torch
     "dougong.training.start.preflight",  # torch

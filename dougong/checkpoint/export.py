@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -30,6 +31,7 @@ from dougong.checkpoint.manifest import MODEL_GROUP, Entry, Manifest
 from dougong.checkpoint.repository import VerifyResult, newest_valid, valid_one_of
 from dougong.checkpoint.tensorfile import TensorShape, not_finite_words, num_not_finite, plan_layout
 from dougong.errors import CheckpointError, SourceError
+from dougong.ops.adapter_names import is_adapter
 
 SHARD_BYTES = 5 << 30
 DTYPES = ("float32", "bfloat16")
@@ -51,24 +53,48 @@ def choose(
     return newest
 
 
+class Changes(Protocol):
+    """What is written in place of a checkpoint's own tensors, and what is left out."""
+
+    files_left_out: frozenset[str]
+
+    def is_left_out(self, name: str) -> bool:
+        """Of a tensor, by its name on disk."""
+        ...
+
+    def values(self, entry: Entry) -> bytes | None:
+        """The float32 bytes of a place; None: as they are."""
+        ...
+
+
+def has_adapters(directory: Path) -> bool:
+    """Whether a checkpoint holds some, which are to be merged or written alone."""
+    tensors = Manifest.load(directory).tensors
+    return any(map(is_adapter, (*tensors.dense, *tensors.experts)))
+
+
 def export(
-    directory: Path, out: Path, dtype: str = "float32", shard_bytes: int = SHARD_BYTES
+    directory: Path,
+    out: Path,
+    dtype: str = "float32",
+    shard_bytes: int = SHARD_BYTES,
+    changes: Changes | None = None,
 ) -> list[Path]:
     """Write the model of one checkpoint to the folder `out`, whole or not at all; returns the
-    files.
+    files. `changes`: what of it is written otherwise.
 
     Every tensor is verified as it is read. `bfloat16` rounds to the nearest (ties to even) and
     keeps in float32 what the family keeps so. Raises `SourceError` when `out` holds anything,
     `CheckpointError` when the checkpoint is damaged.
     """
-    _check_request(out, dtype)
+    refuse_request(out, dtype)
     manifest = Manifest.load(directory)
     unfinished = out.parent / f".{out.name}.unfinished"
     try:
         # An export that was killed may have left its half; it has a name that nobody looks for.
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
-        _write_folder(_Export(directory, manifest, unfinished, dtype), shard_bytes)
+        _write_folder(_Export(directory, manifest, unfinished, dtype, changes), shard_bytes)
         sync_directory(unfinished)
         unfinished.rename(out)
         sync_directory(out.parent)
@@ -79,7 +105,8 @@ def export(
     return sorted(out.iterdir())
 
 
-def _check_request(out: Path, dtype: str) -> None:
+def refuse_request(out: Path, dtype: str = DTYPES[0]) -> None:
+    """SourceError where nothing can be exported so."""
     if dtype not in DTYPES:
         raise SourceError(f"dtype {dtype!r}: a model is exported as one of {', '.join(DTYPES)}")
     is_empty = out.is_dir() and not any(out.iterdir())
@@ -103,6 +130,7 @@ class _Export:
     manifest: Manifest
     out: Path
     dtype: str
+    changes: Changes | None
 
     def dtype_of(self, entry: Entry) -> str:
         """The dtype that a tensor gets, in safetensors' word."""
@@ -138,6 +166,8 @@ def small_files(directory: Path, manifest: Manifest) -> dict[str, bytes]:
 def _copy_small_files(job: _Export) -> None:
     # The index is another one here: the weights lie in other files.
     for name, data in small_files(job.directory, job.manifest).items():
+        if job.changes is not None and name in job.changes.files_left_out:
+            continue
         target = job.out / name
         target.parent.mkdir(exist_ok=True)
         write_new(target, _with_dtype(data, job.dtype) if name == "config.json" else data)
@@ -164,7 +194,8 @@ def _whole_tensors(job: _Export) -> list[_Whole]:
     """The model's tensors by name, with the rows and spans of each put in order."""
     places: dict[str, list[tuple[str, Entry]]] = {}
     for file, entry in job.manifest.entries():
-        if entry.group == MODEL_GROUP:
+        is_left_out = job.changes is not None and job.changes.is_left_out(entry.name)
+        if entry.group == MODEL_GROUP and not is_left_out:
             places.setdefault(entry.name, []).append((file, entry))
     return [_whole(job, name, held) for name, held in sorted(places.items())]
 
@@ -206,12 +237,17 @@ def _write_shard(job: _Export, file: str, shard: Sequence[_Whole]) -> None:
 
 def _write_tensor(job: _Export, fd: int, whole: _Whole, offset: int) -> None:
     for source, entry in whole.places:
-        data = _read_entry(job.directory / source, entry)
+        data = _data_of(job, job.directory / source, entry)
         if whole.shape.dtype != entry.dtype:
             data = to_bfloat16(data)
             _refuse_overflow(data, job, entry)
         write_at(fd, data, offset)
         offset += len(data)
+
+
+def _data_of(job: _Export, source: Path, entry: Entry) -> bytearray:
+    changed = None if job.changes is None else job.changes.values(entry)
+    return _read_entry(source, entry) if changed is None else bytearray(changed)
 
 
 def _refuse_overflow(data: Buffer, job: _Export, entry: Entry) -> None:

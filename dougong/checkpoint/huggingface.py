@@ -16,6 +16,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from dougong.checkpoint.manifest import ModelTensors
 from dougong.checkpoint.parameters import (
     ParameterOnDisk,
     Piece,
+    adapter_on_disk,
     dense_on_disk,
     expert_on_disk,
     refuse_shared,
@@ -32,13 +34,17 @@ from dougong.checkpoint.parameters import (
 from dougong.checkpoint.stored_forms import absent_parameters, in_stored_form
 from dougong.checkpoint.tensorfile import FileLayout, TensorSpan, plan_layout
 from dougong.errors import ModelError
+from dougong.job.schema import Model
 from dougong.models.library.conversion import Converters
 from dougong.models.library.transformers_internals import (
     names_not_saved,
     strict_float32_names,
     tied_names,
 )
+from dougong.models.peft_form import NO_ADAPTERS, Adapters, PeftTensor, adapters_of
+from dougong.models.sites import Site
 from dougong.models.stored.older_names import with_older_names
+from dougong.ops.adapter_names import is_adapter
 from dougong.parallel.pieces import OwnedPiece, piece_named
 
 _EXPERT = re.compile(r"(.*)\[(\d+)\]")
@@ -50,7 +56,7 @@ class Names:
 
     `model_files`: small files of the folder, by name, as text. `keep_float32`: tensors on disk that
     the family keeps in float32 even when the rest is bfloat16. `tied`: live names that are another
-    tensor, which is stored in their place.
+    tensor, which is stored in their place. `adapters`: in peft's form.
     """
 
     sites: tuple[str, ...]
@@ -58,14 +64,17 @@ class Names:
     tied: Mapping[str, str]
     model_files: Mapping[str, str]
     keep_float32: tuple[str, ...]
+    adapters: tuple[PeftTensor, ...]
     _parameters: Mapping[str, ParameterOnDisk]
     _aliases: Mapping[str, tuple[str, ...]]
     _converters: Converters = field(repr=False)
 
     @staticmethod
-    def of(model: Any, sites: Sequence[str], num_experts: int) -> Names:
+    def of(
+        model: Any, sites: Sequence[str], num_experts: int, adapters: Adapters = NO_ADAPTERS
+    ) -> Names:
         """The map of a transformers model, whose tensors may lie on meta. `sites` names its experts
-        modules.
+        modules, `adapters` what files say of those that it has.
 
         The parameters that such a module itself holds are `[rows, ...]`, rows >= num_experts.
         Raises `ModelError` for a family whose files mix several live tensors, or that transformers
@@ -74,7 +83,7 @@ class Names:
         converters = Converters(model)
         tied = tied_names(model)
         parameters = {}
-        state = _stored_state(model)
+        state, own = _without_adapters(_stored_state(model))
         for name, tensor in converters.in_order(state):
             if name in tied:
                 continue
@@ -83,17 +92,31 @@ class Names:
                 _check_rows(name, tensor, num_experts)
             else:
                 parameters[name] = dense_on_disk(converters, name, state)
+        for name, tensor in own.items():
+            parameters[name] = adapter_on_disk(name, tuple(tensor.shape))
         refuse_shared(parameters.values())
         return Names(
             sites=tuple(sites),
             num_experts=num_experts,
             tied=tied,
-            model_files=_model_files(model),
+            model_files={**_model_files(model), **adapters.files},
+            adapters=adapters.tensors,
             keep_float32=_kept_in_float32(model, parameters.values()),
             _parameters=parameters,
             _aliases=_aliases_on_disk(converters, state, tied),
             _converters=converters,
         )
+
+    def with_adapters(self, shapes: Mapping[str, tuple[int, ...]]) -> Names:
+        """Of the model with adapters of these live names and shapes, of experts [E, ...]."""
+        own = {name: adapter_on_disk(name, shape) for name, shape in shapes.items()}
+        return dataclasses.replace(self, _parameters={**self._parameters, **own})
+
+    @cached_property
+    def without_adapters(self) -> Names:
+        """Of the model as a folder has it that knows nothing of them."""
+        own = {name: one for name, one in self._parameters.items() if not is_adapter(name)}
+        return dataclasses.replace(self, _parameters=own)
 
     def as_stored(self, stored: Mapping[str, tuple[int, ...]]) -> Names:
         """The map for reading from a folder that may hold parameters in another form than they are
@@ -113,6 +136,10 @@ class Names:
             else:
                 for expert in range(parameter.rows):
                     yield f"{name}[{expert}]", parameter.shape
+
+    def shape_of(self, logical: str) -> tuple[int, ...]:
+        """Of a whole logical tensor."""
+        return self._find(logical)[0].shape
 
     def describe(self) -> ModelTensors:
         """All logical tensors in brief, for a manifest."""
@@ -201,6 +228,9 @@ class Names:
             return [(place, tensor)]
         parameter, expert = self._find(logical)
         _check_shape(f"{logical}: shape", tensor, parameter)
+        if is_adapter(logical):
+            (place,) = parameter.pieces(expert)
+            return [(place, tensor)]
         if parameter.converter is None and expert is None:
             (place,) = parameter.pieces(None)
             if parameter.joined is not None:
@@ -270,6 +300,12 @@ class Names:
         return parameter, expert
 
 
+def names_of(network: Any, sites: Sequence[Site], model: Model) -> Names:
+    """The map of a job's model, with the adapters that it has."""
+    adapters = adapters_of(network, sites, model)
+    return Names.of(network, [site.name for site in sites], sites[0].num_experts, adapters)
+
+
 def _has_its_own_tensor(parameter: ParameterOnDisk) -> bool:
     """Whether a file has a dense tensor with the same values in the same order, and nothing else in
     it."""
@@ -305,6 +341,14 @@ def _has_row(parameter: ParameterOnDisk, expert: int | None) -> bool:
 def _stored_state(model: Any) -> dict[str, Tensor]:
     ignored = names_not_saved(model)
     return {name: tensor for name, tensor in model.state_dict().items() if name not in ignored}
+
+
+def _without_adapters(
+    state: Mapping[str, Tensor],
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """What is the family's own, and what transformers' converters know nothing of."""
+    own = {name: tensor for name, tensor in state.items() if not is_adapter(name)}
+    return own, {name: tensor for name, tensor in state.items() if is_adapter(name)}
 
 
 def _aliases_on_disk(

@@ -27,21 +27,25 @@ def expected_tensors(inventory: Inventory, state_kinds: Sequence[str]) -> list[S
     The model group holds every tensor, each of `state_kinds` (the optimizer's groups, such as
     "exp_avg") those that are trained.
     """
-    experts = _expert_tensors(inventory)
+    experts = [(name, shape) for _, name, shape in _expert_tensors(inventory)]
     every = [(tensor.name, tensor.shape) for tensor in inventory.tensors] + experts
-    trained = [(t.name, t.shape) for t in inventory.tensors if t.trainable] + experts
+    trained = [(t.name, t.shape) for t in inventory.tensors if t.trainable]
+    frozen = inventory.frozen_experts
+    trained += [(n, shape) for p, n, shape in _expert_tensors(inventory) if p not in frozen]
     found = [StateShape(MODEL_GROUP, name, shape) for name, shape in every]
     for kind in state_kinds:
         found += [StateShape(kind, name, shape) for name, shape in trained]
     return found
 
 
-def _expert_tensors(inventory: Inventory) -> list[tuple[str, tuple[int, ...]]]:
+def _expert_tensors(inventory: Inventory) -> list[tuple[str, str, tuple[int, ...]]]:
+    """(parameter, tensor, its shape)."""
     found = []
     for site in inventory.sites:
         for parameter, shape in inventory.expert_shapes:
             for expert in range(inventory.num_experts):
-                found.append((f"{site}.{parameter}[{expert}]", shape))
+                name = f"{site}.{parameter}"
+                found.append((name, f"{name}[{expert}]", shape))
     return found
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from dougong.checkpoint.tensorfile import TensorShape, TensorSpan
 from dougong.errors import ModelError
 from dougong.models.library.conversion import Converters, Joined, Reading
+from dougong.ops.adapter_names import is_of_experts
 
 NUMBERS = re.compile(r"(\d+)")
 """What a name is split at: its numbers are then the words at odd places."""
@@ -169,6 +170,14 @@ def expert_on_disk(converters: Converters, name: str, tensor: Tensor) -> Paramet
     tensors = tuple(_expert_tensor(name, disk, written, rows, dtype) for disk in written[0])
     _check_names_repeat(name, written, tensors)
     return _readable(converters, ParameterOnDisk(name, shape, rows, tensors))
+
+
+def adapter_on_disk(name: str, shape: tuple[int, ...]) -> ParameterOnDisk:
+    """An adapter's tensor lies on disk as it lies in memory; of experts' each expert has a row."""
+    disk = TensorShape(name, stored_dtype(torch.float32), shape)
+    if not is_of_experts(name):
+        return ParameterOnDisk(name, disk.shape, None, (DiskTensor(disk),))
+    return ParameterOnDisk(name, disk.shape[1:], disk.shape[0], (DiskTensor(disk),))
 
 
 _Written = Mapping[str, Tensor]

@@ -177,10 +177,14 @@ def export(
     dtype: Annotated[
         Precision, typer.Option(help="What the weights are written as.")
     ] = Precision.FLOAT32,
+    adapter: Annotated[
+        bool,
+        typer.Option("--adapter", help="Only its adapters (model.lora), as a folder of peft."),
+    ] = False,
 ) -> None:
     """Write a run's model as a plain Hugging Face folder.
 
-    AutoModelForCausalLM.from_pretrained reads it.
+    AutoModelForCausalLM.from_pretrained reads it. Adapters (model.lora) are merged into it.
 
     Example: dougong export runs/quickstart exported --dtype bfloat16
     """
@@ -189,9 +193,20 @@ def export(
         typer.echo(f"skipped: {found}", err=True)
 
     chosen = writing.choose(RunDir.open(run_dir).checkpoints, step, skipped)
-    files = writing.export(chosen, out, dtype.value)
+    files, form = _exported(chosen, out, dtype.value, adapter)
     megabytes = sum(path.stat().st_size for path in files) / 1e6
-    typer.echo(f"{out}: {chosen.name} as {dtype.value}, {len(files)} files, {megabytes:.1f} MB")
+    typer.echo(f"{out}: {chosen.name} as {form}, {len(files)} files, {megabytes:.1f} MB")
+
+
+def _exported(chosen: Path, out: Path, dtype: str, adapter: bool) -> tuple[list[Path], str]:
+    """The files of an export, and what they hold in words. Without adapters no torch is needed."""
+    if not adapter and not writing.has_adapters(chosen):
+        return writing.export(chosen, out, dtype), dtype
+    from dougong.tools.export import export_adapters, export_merged
+
+    if adapter:
+        return export_adapters(chosen, out), "adapters"
+    return export_merged(chosen, out, dtype), f"{dtype} with its adapters merged"
 
 
 def import_deepspeed(

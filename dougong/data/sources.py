@@ -4,6 +4,7 @@ torch."""
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -27,6 +28,9 @@ from dougong.job.tokenizer_choice import tokenizer_of
 from dougong.job.yaml.locations import KeyPath
 from dougong.job.yaml.provenance import dotted
 from dougong.remarks import NOTHING, Remarks
+
+_OWN_KEY = re.compile(rf"(?<![\w./])data\.({'|'.join(SourceKeys.model_fields)})\b")
+"""A key that each source of a mixture has for itself, as messages name that of a job's one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,12 +72,12 @@ def at_source(place: KeyPath) -> Iterator[None]:
     try:
         yield
     except DataError as error:
-        key, _, rest = str(error).partition(": ")
-        inner = key.removeprefix("data.")
-        if place == ("data",) or (inner != key and inner not in SourceKeys.model_fields):
-            raise  # of a key that all sources share
-        text = f".{inner}: {rest}" if inner != key else f": {error}"
-        raise DataError(f"{dotted(place)}{text}") from error
+        if place == ("data",):
+            raise
+        text = _OWN_KEY.sub(rf"{dotted(place)}.\1", str(error))
+        if not text.startswith("data."):
+            text = f"{dotted(place)}: {text}"
+        raise DataError(text) from error
 
 
 @dataclass(frozen=True, eq=False)

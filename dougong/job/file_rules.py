@@ -35,6 +35,20 @@ def _model_folder(job: Job) -> Iterator[Breach]:
         yield Breach(path, f"{file} holds no JSON object; copy the model's folder again")
 
 
+def _adapter_folder(job: Job) -> Iterator[Breach]:
+    lora, path = job.model.lora, ("model", "lora", "path")
+    if lora is None or lora.path is None:
+        return
+    if job.model.path is None:
+        text = "an adapter belongs to a model with weights: name its folder in model.path"
+        yield Breach(path, text)
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        if not (Path(lora.path) / name).is_file():
+            text = f"there is no {name} in {lora.path}; give a folder that peft has written"
+            yield Breach(path, text)
+            return
+
+
 def _data_files(job: Job) -> Iterator[Breach]:
     for place, source in job.data.sources:
         for breach in _source_files(source):

@@ -35,10 +35,11 @@ PATH_KEYS: tuple[KeyPath, ...] = (
     *(("data", key) for key in SOURCES),
     ("data", "tokenizer"),
     ("model", "path"),
+    ("model", "lora", "path"),
     ("cache",),
     ("checkpoint", "sign"),
 )
-KEPT: tuple[KeyPath, ...] = (("model", "path"), ("data", "tokenizer"))
+KEPT: tuple[KeyPath, ...] = (("model", "path"), ("model", "lora", "path"), ("data", "tokenizer"))
 """Keys whose files a run keeps for itself: they may be others, or gone, when it goes on."""
 _NOT_PATHS: dict[KeyPath, str] = {
     ("data", "text"): "stdlib",

@@ -24,6 +24,7 @@ from dougong.job.fault.snapshots import Snapshots
 from dougong.job.optimizers.declaration import OptimizerConfig
 from dougong.job.optimizers.registry import CHOICE, DECLARATIONS
 from dougong.job.parts.data import Data
+from dougong.job.parts.lora import Lora
 from dougong.job.parts.rates import Rates
 from dougong.job.parts.router import Router
 from dougong.job.parts.schedule import Schedule
@@ -78,6 +79,13 @@ class Model(Section):
         "keys of the family's own configuration class, those of its text part flat or in "
         "text_config; others are its defaults",
     )
+    freeze: tuple[Text, ...] | None = logical(
+        None,
+        "patterns of the names of tensors that are not trained (`*` stands for anything, dots "
+        "too; `!PATTERN` takes some out again, the last that matches decides); experts of a layer "
+        "are frozen together; null: none, or with lora all but the adapters",
+    )
+    lora: Lora | None = logical(None, "train low-rank adapters beside frozen matrices")
 
 
 class Batch(Section):

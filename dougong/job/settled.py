@@ -32,6 +32,8 @@ def settle(
         family=job.model.family,
         config=job.model.config,
         attention=attention or job.model.attention,
+        freeze=job.model.freeze,
+        lora=job.model.lora,
         settled=dict(config),
         settled_class=config_class,
     )

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dougong.errors import ModelError
+from dougong.models.adapters import fill_adapters, initial_adapter
 from dougong.models.by_choice import call_by_choice
 from dougong.models.initial import NamedInit
 from dougong.models.library.classes import auto_class, model_class
@@ -25,6 +26,7 @@ from dougong.models.library.transformers_internals import (
 )
 from dougong.models.sites import Site, expert_parameters, find_sites, one_expert
 from dougong.models.towers import freeze_towers
+from dougong.ops.adapter_names import is_adapter
 
 
 def build_on_meta(config: Any, dtype: torch.dtype = torch.float32) -> nn.Module:
@@ -99,6 +101,7 @@ def materialise(
     want_initial_values(model)
     with NamedInit(seed, names, unfilled, made_elsewhere):
         model.initialize_weights()  # type: ignore[operator]
+    fill_adapters(model, seed, unfilled)
 
 
 def _to_empty(module: nn.Module, device: torch.device, skip: set[int]) -> None:
@@ -134,6 +137,9 @@ def initial_expert(
     owner = _initialising_model(model, site.name)
     with torch.no_grad(), NamedInit(seed, names):
         initialise_module(owner, module)
+    for parameter, name in site.tensors_of(expert):
+        if is_adapter(name):
+            tensors[parameter].copy_(initial_adapter(name, site.shapes[parameter], seed))
     return tensors
 
 

@@ -12,7 +12,6 @@ from torch import nn
 from dougong.errors import ModelError
 from dougong.job.parts.router import Router
 from dougong.job.schema import EXPERTS_PER_TOKEN_KEYS, Model
-from dougong.models.build import build_on_meta
 from dougong.models.configs.load import load_config
 from dougong.models.configs.parts import text_config
 from dougong.models.layers import find_layers, find_units
@@ -20,7 +19,15 @@ from dougong.models.library.attention_forms import forms_to_try
 from dougong.models.library.fast_paths import refuse_fast_paths
 from dougong.models.library.transformers_internals import strict_float32_names
 from dougong.models.routers import find_choosers
-from dougong.models.sites import Site, expert_parameters, family_expert, find_sites
+from dougong.models.sites import (
+    Site,
+    expert_parameters,
+    family_expert,
+    family_shapes,
+    find_sites,
+)
+from dougong.models.tuned import tuned_on_meta
+from dougong.ops.adapter_names import is_adapter
 from dougong.ops.experts.choose import is_swiglu
 from dougong.parallel.plan import Inventory, TensorSpec
 from dougong.parallel.units import DenseUnits
@@ -43,7 +50,7 @@ def inspect_model(
     no layers.
     """
     config = load_config(model, vocab_size)
-    network = build_on_meta(config)
+    network = tuned_on_meta(model, config)
     sites = find_sites(network)
     find_choosers(network, sites, router or Router())
     if is_layout_free:
@@ -56,7 +63,7 @@ def inspect_model(
     return dataclasses.replace(
         inventory,
         attention=forms_to_try(network, model.attention),
-        is_swiglu=is_swiglu(family_expert(sites[0]), sites[0].shapes, torch.device("cpu")),
+        is_swiglu=is_swiglu(family_expert(sites[0]), family_shapes(sites[0]), torch.device("cpu")),
     )
 
 
@@ -73,7 +80,13 @@ def inventory_of(config: Any, network: nn.Module, sites: Sequence[Site]) -> Inve
         hidden_size=int(text.hidden_size),
         num_idle_experts=max(sites[0].num_rows.values()) - sites[0].num_experts,
         units=_units(network, sites),
+        frozen_experts=frozenset(_frozen_parameters(sites)),
     )
+
+
+def _frozen_parameters(sites: Sequence[Site]) -> Iterator[str]:
+    for site in sites:
+        yield from (f"{site.name}.{name}" for name in site.shapes.keys() - site.trained)
 
 
 def _units(network: nn.Module, sites: Sequence[Site]) -> DenseUnits | None:
@@ -89,7 +102,7 @@ def _dense_tensors(network: nn.Module, sites: Sequence[Site]) -> Iterator[Tensor
     strict = strict_float32_names(network)
     for name, parameter in network.named_parameters():
         if id(parameter) not in experts:
-            stays = strict is not None and strict.search(name) is not None
+            stays = is_adapter(name) or (strict is not None and bool(strict.search(name)))
             yield TensorSpec(name, tuple(parameter.shape), parameter.requires_grad, stays)
     kept = set(network.state_dict())
     for name, buffer in network.named_buffers():

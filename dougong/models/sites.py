@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from dougong.errors import ModelError
 from dougong.models.library.transformers_internals import with_eager_experts
+from dougong.ops.adapter_names import is_adapter
 from dougong.ops.experts.base import ExpertOp, Rows
 from dougong.ops.experts.choose import NO_FUSED, FusedForms, choose_expert_op
 from dougong.ops.experts.reference import FamilyExpert
@@ -46,6 +47,12 @@ class Site:
         """Whether indices from `num_experts` upwards mean "return the token as it is"."""
         return isinstance(getattr(self.module, "identity_expert", None), nn.Identity)
 
+    @property
+    def trained(self) -> frozenset[str]:
+        """Parameters that training changes."""
+        parameters = self.module._parameters
+        return frozenset(p for p in self.shapes if _is_trained(parameters[p]))
+
     def tensor_name(self, parameter: str, expert: int) -> str:
         """The name of one expert's own tensor."""
         return f"{self.name}.{parameter}[{expert}]"
@@ -53,6 +60,21 @@ class Site:
     def tensors_of(self, expert: int) -> list[tuple[str, str]]:
         """(parameter, tensor name) of everything that this expert owns."""
         return [(p, self.tensor_name(p, expert)) for p in self.shapes if expert < self.num_rows[p]]
+
+    def with_idle_rows(self, owned: tuple[int, ...]) -> list[int]:
+        """Owned experts; the last expert's owner also keeps the rows of experts that compute
+        nothing."""
+        if not owned or owned[-1] != self.num_experts - 1:
+            return list(owned)
+        return [*owned, *range(self.num_experts, max(self.num_rows.values()))]
+
+    def trained_of(self, expert: int) -> list[str]:
+        """The names of those of them that training changes."""
+        return [name for p, name in self.tensors_of(expert) if p in self.trained]
+
+
+def _is_trained(parameter: nn.Parameter | None) -> bool:
+    return parameter is not None and parameter.requires_grad
 
 
 def find_sites(model: nn.Module) -> list[Site]:
@@ -167,7 +189,12 @@ def expert_op(
 ) -> ExpertOp:
     """How this site's experts compute: a fast form where it agrees with the family's own code, else
     that code."""
-    return choose_expert_op(family_expert(site), site.shapes, device, rows, fused)
+    return choose_expert_op(family_expert(site), family_shapes(site), device, rows, fused)
+
+
+def family_shapes(site: Site) -> dict[str, tuple[int, ...]]:
+    """Of one expert's tensors that are the family's own."""
+    return {name: shape for name, shape in site.shapes.items() if not is_adapter(name)}
 
 
 def family_expert(site: Site) -> FamilyExpert:

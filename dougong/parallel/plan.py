@@ -16,6 +16,7 @@ from pydantic import BeforeValidator, ConfigDict, TypeAdapter
 
 from dougong.errors import PlanError
 from dougong.job.optimizers.declaration import ElementwiseRule, of_no_tensor
+from dougong.ops.adapter_names import adapter_of
 from dougong.parallel.activations import Activations
 from dougong.parallel.assign import EQUAL, Speed, contiguous, lane_shares, shares
 from dougong.parallel.island_paths import IslandPath
@@ -53,7 +54,8 @@ class Inventory:
     `num_experts` that compute nothing. `attention`: the forms by which it may be computed, where
     there are several the fastest first. `is_swiglu`: its experts are the usual ones. `activations`:
     of the job's micro-batch, by accelerator; empty where nobody has asked. `units`: of dense
-    tensors that come and go together; None where its layers were not found."""
+    tensors that come and go together; None where its layers were not found. `frozen_experts`:
+    `SITE.PARAMETER` of experts' tensors that are not trained."""
 
     family: str
     tensors: tuple[TensorSpec, ...]
@@ -67,6 +69,7 @@ class Inventory:
     is_swiglu: bool = True
     activations: tuple[Activations, ...] = ()
     units: DenseUnits | None = None
+    frozen_experts: frozenset[str] = frozenset()
 
     @property
     def num_parameters(self) -> int:
@@ -89,6 +92,21 @@ class Inventory:
     def sizes_of_an_expert(self) -> list[int]:
         """Parameters of each tensor of one expert."""
         return [_numel(shape) for _, shape in self.expert_shapes]
+
+    @property
+    def adapted_parameters(self) -> int:
+        """Of one expert: those that are merged with an adapter before they are computed with."""
+        shapes = dict(self.expert_shapes)
+        return sum(_numel(shapes[name]) for name in shapes if adapter_of(name, "A") in shapes)
+
+    def trained_shapes(self, site: str) -> list[tuple[str, tuple[int, ...]]]:
+        """(parameter, shape) of those tensors of one expert of a site that are trained."""
+        frozen = self.frozen_experts
+        return [pair for pair in self.expert_shapes if f"{site}.{pair[0]}" not in frozen]
+
+    def trained_sizes(self, site: str) -> list[int]:
+        """Parameters of each of them."""
+        return [_numel(shape) for _, shape in self.trained_shapes(site)]
 
 
 @dataclass(frozen=True)

@@ -124,13 +124,18 @@ def check_written(place: str, written: Mapping[str, Any] | None, job: Job) -> No
 
 
 def _fixed_values(section: type[Section], values: Mapping[str, Any]) -> dict[str, Any]:
-    kept = {}
+    kept: dict[str, Any] = {}
     for name, field in section.model_fields.items():
         if may_change(field):
             continue
         value = values[name]
         inner = section_for(field, value)
-        kept[name] = value if inner is None else _fixed_values(inner, value)
+        if inner is not None:
+            kept[name] = _fixed_values(inner, value)
+        elif isinstance(value, list) and sections_of(field):
+            kept[name] = [_fixed_values(sections_of(field)[0], item) for item in value]
+        else:
+            kept[name] = value
     return kept
 
 
@@ -144,8 +149,28 @@ def _changes(
         inner = section_for(field, new)
         if inner is not None and isinstance(old, Mapping):
             yield from _changes(inner, old, new, f"{path}{name}.")
+        elif _are_lists(field, old, new):
+            yield from _changes_of_items(field, old, new, f"{path}{name}")
         elif old != new:
             yield Change(f"{path}{name}", old, new)
+
+
+def _are_lists(field: FieldInfo, old: Any, new: Any) -> bool:
+    """Whether both are lists of a section's items."""
+    return bool(sections_of(field)) and isinstance(old, list) and isinstance(new, list)
+
+
+def _changes_of_items(
+    field: FieldInfo, old: Sequence[Any], new: Sequence[Any], path: str
+) -> Iterator[Change]:
+    section = sections_of(field)[0]
+    for number, (before, after) in enumerate(zip(old, new, strict=False)):
+        yield from _changes(section, before, after, f"{path}.{number}.")
+    longer = old if len(old) > len(new) else new
+    for number in range(min(len(old), len(new)), len(longer)):
+        said = {key: value for key, value in longer[number].items() if value is not None}
+        pair = (said, None) if longer is old else (None, said)
+        yield Change(f"{path}.{number}", *pair)
 
 
 def _value(values: Mapping[str, Any], name: str, field: FieldInfo) -> Any:

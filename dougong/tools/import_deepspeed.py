@@ -13,21 +13,21 @@ from pathlib import Path
 import torch
 
 from dougong.checkpoint.directories import SET_ASIDE
-from dougong.checkpoint.huggingface import Names
+from dougong.checkpoint.huggingface import Names, names_of
 from dougong.checkpoint.manifest import IMPORTED, MODEL_GROUP
 from dougong.checkpoint.part import CheckpointPart, PartWriter, StateShape
 from dougong.checkpoint.repository import Additions, commit, expected_tensors
 from dougong.checkpoint.snapshot import Saver, StateTensor
 from dougong.deadlines import DEADLINES
 from dougong.deepspeed.universal import MOMENTS, UniversalCheckpoint
-from dougong.errors import CheckpointError, DougongError, PlaceError
+from dougong.errors import CheckpointError, DougongError, PlaceError, SourceError
 from dougong.job.load import ResolvedJob, placed
 from dougong.job.optimizers.registry import declaration_of
 from dougong.job.schema import Job
 from dougong.launcher.controller.checkpoints import companions_of
-from dougong.models.build import build_on_meta
 from dougong.models.configs.load import load_config
 from dougong.models.sites import find_sites
+from dougong.models.tuned import tuned_on_meta
 from dougong.planner.resume import identity
 from dougong.records.claim import Claim, claim, has_committed, strangers_in
 from dougong.records.directory import RunDir
@@ -65,6 +65,7 @@ def import_deepspeed(resolved: ResolvedJob, folder: Path, path: Path) -> Importe
     """
     _refuse_place(path, folder)
     job = resolved.job
+    _refuse_adapters(job)
     with placed(resolved):
         inventory, names = inspect_only(job), _names_of(job)
         expected = expected_tensors(inventory, declaration_of(job.optimizer).kinds_like_parameters)
@@ -79,6 +80,14 @@ def import_deepspeed(resolved: ResolvedJob, folder: Path, path: Path) -> Importe
             directory = _commit(job, source, expected, parts, run_dir.checkpoints)
             _record(run_dir, source, directory)
     return Imported(path, source.step, job.steps, len(list(names.tensors())))
+
+
+def _refuse_adapters(job: Job) -> None:
+    if job.model.lora is not None:
+        raise SourceError(
+            "model.lora: DeepSpeed's checkpoint has none of these adapters; import it without "
+            "model.lora, export the run, and begin another with the export as model.path"
+        )
 
 
 def _refuse_place(path: Path, folder: Path) -> None:
@@ -106,9 +115,8 @@ def _why_no_run(path: Path, folder: Path) -> str:
 
 
 def _names_of(job: Job) -> Names:
-    model = build_on_meta(load_config(job.model, vocabulary_of(job)))
-    sites = find_sites(model)
-    return Names.of(model, [site.name for site in sites], sites[0].num_experts)
+    network = tuned_on_meta(job.model, load_config(job.model, vocabulary_of(job)))
+    return names_of(network, find_sites(network), job.model)
 
 
 @contextlib.contextmanager

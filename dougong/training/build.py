@@ -22,12 +22,12 @@ from dougong.checkpoint.ledger_file import LedgerWriter
 from dougong.control.worker_api import WorkerContext
 from dougong.control.worker_messages import StorageTold
 from dougong.job.schema import Job
-from dougong.models.build import build_on_meta
 from dougong.models.configs.load import load_config
 from dougong.models.configs.parts import text_config
 from dougong.models.inventory import experts_per_token
 from dougong.models.library.fast_paths import refuse_fast_paths
-from dougong.models.sites import expert_op, find_sites
+from dougong.models.sites import find_sites
+from dougong.models.tuned import tuned_expert_op, tuned_on_meta
 from dougong.ops.experts.base import ExpertOp
 from dougong.ops.experts.choose import FusedForms, tell_no_fallback
 from dougong.parallel.comm.world import World
@@ -44,7 +44,7 @@ from dougong.parallel.exchange.exchange import Exchange
 from dougong.parallel.execute.clock import Clock
 from dougong.parallel.execute.emulate import Emulation
 from dougong.parallel.execute.executor import Executor, ExecutorOptions
-from dougong.parallel.execute.shard import ExpertShard
+from dougong.parallel.execute.shard import Expert, ExpertShard
 from dougong.parallel.pieces import tensor_of
 from dougong.parallel.plan import Plan, Worker
 from dougong.parallel.schedules.message_order import message_order
@@ -122,7 +122,7 @@ def build_model(
     if not has_attention:
         job = job.model_copy(update={"model": job.model.model_copy(update={"attention": None})})
     config = load_config(job.model, vocab_size)
-    model = build_on_meta(config)
+    model = tuned_on_meta(job.model, config)
     if has_attention and job.is_layout_free:
         refuse_fast_paths(model)
     sites = find_sites(model)
@@ -130,7 +130,7 @@ def build_model(
     fused = FusedForms(
         candidates if job.operators == "auto" else (), getattr(torch, job.precision), tell
     )
-    op = expert_op(sites[0], device, rows, fused)
+    op = tuned_expert_op(job.model, sites, device, rows, fused)
     return ModelBlueprint(job, device, config, model, sites, op)
 
 
@@ -150,13 +150,18 @@ def build_on_plan(
         plan=plan,
         rank=rank,
         replica=replica,
-        shard=ExpertShard(blueprint.op, replica.experts),
+        shard=expert_shard(blueprint, replica.experts),
         dispatcher=make_dispatcher(blueprint, plan, rank, replica),
         program=programs[rank],
         message_order=message_order(programs),
         optimizer=optimizer,
         forms=forms,
     )
+
+
+def expert_shard(blueprint: ModelBlueprint, experts: Sequence[Expert]) -> ExpertShard:
+    """That computes with these experts, by site."""
+    return ExpertShard(blueprint.op, experts, [site.trained for site in blueprint.sites])
 
 
 def make_dispatcher(
@@ -248,7 +253,7 @@ def _trained_names(replica: Replica, worker: Worker, dense: Sequence[str]) -> tu
     names = list(dense)
     for site, experts in zip(replica.sites, worker.experts, strict=True):
         for expert in experts:
-            names += [name for _, name in site.tensors_of(expert)]
+            names += site.trained_of(expert)
     return tuple(sorted(names))
 
 

@@ -18,12 +18,14 @@ import torch
 from torch import Tensor, nn
 
 from dougong.accelerators.staging import HostLink
-from dougong.checkpoint.huggingface import Names
+from dougong.checkpoint.huggingface import Names, names_of
 from dougong.job.schema import Job
-from dougong.models.build import build_on_meta, initial_expert, materialise
+from dougong.models.build import initial_expert, materialise
 from dougong.models.cut import cut
 from dougong.models.layers import find_units
 from dougong.models.sites import Site, find_sites
+from dougong.models.tuned import trainable_dense, tuned_on_meta
+from dougong.ops.adapter_names import is_adapter
 from dougong.ops.experts.base import ExpertOp
 from dougong.parallel.dense.buckets import FlatTensors, in_pieces
 from dougong.parallel.dense.unit_tensors import UnitTensors, without_memory
@@ -72,6 +74,14 @@ class ModelBlueprint:
         """Whether that is in another memory than that in which the worker computes."""
         return self.master_device != self.device
 
+    def on_meta(self, dtype: torch.dtype = torch.float32) -> nn.Module:
+        """The model once more, without memory."""
+        return tuned_on_meta(self.job.model, self.config, dtype)
+
+    def expert_dtype(self, parameter: str) -> torch.dtype:
+        """Of the compute copy of an expert's tensor."""
+        return torch.float32 if is_adapter(parameter) else self.dtype
+
     def link_to_masters(self) -> HostLink | None:
         """A new one, from there to the device; None where both are in one memory."""
         return HostLink(self.device) if self.has_masters_apart else None
@@ -79,7 +89,7 @@ class ModelBlueprint:
     @cached_property
     def names(self) -> Names:
         """The model's map on disk. Raises `ModelError` for a family that cannot be stored."""
-        return Names.of(self.model, [s.name for s in self.sites], self.sites[0].num_experts)
+        return names_of(self.model, self.sites, self.job.model)
 
 
 @dataclass
@@ -90,7 +100,7 @@ class Replica:
     `dense: shard` frozen ones alone; empty on a pure experts worker); flat: the buffers in which
     the trainable ones lie; experts[site][expert]: compute copies of owned experts;
     masters: float32, by owned name, everything that this worker owns, trainable or not, pieces
-    flat; trainable: names of the dense tensors that training changes (every expert's are). pieces:
+    flat; trainable: names of the dense tensors that training changes. pieces:
     of all dense tensors that are owned so; shapes: of those tensors, by the pieces' names. link:
     from masters on the host to the device that computes; None where they lie there.
     """
@@ -201,7 +211,7 @@ class _DensePart:
 
 def _copy(blueprint: ModelBlueprint, plan: Plan, rank: int, read: ReadTensor | None) -> _DensePart:
     """`dense: copy`: all of it, where there are lanes."""
-    source = model = build_on_meta(blueprint.config)
+    source = model = blueprint.on_meta()
     if plan.workers[rank].lanes:
         _fill_dense(source, blueprint, plan, read)
         model = _compute_copy(source, blueprint)
@@ -217,7 +227,7 @@ def _shard(blueprint: ModelBlueprint, plan: Plan, rank: int, read: ReadTensor | 
     """`dense: shard`: of trained tensors what it owns, and room for the others' to come."""
     if not plan.workers[rank].lanes:
         return _copy(blueprint, plan, rank, read)
-    source = build_on_meta(blueprint.config)
+    source = blueprint.on_meta()
     trainable = trainable_dense(source)
     _fill_dense(source, blueprint, plan, read, trainable)
     model = _compute_copy(source, blueprint, trainable)
@@ -258,7 +268,7 @@ def _owned_masters(
         some = [waiting.pop()]
         while waiting and sum(sizes[n] for n in (*some, waiting[-1])) <= AT_ONCE:
             some.append(waiting.pop())
-        model = build_on_meta(blueprint.config)
+        model = blueprint.on_meta()
         absent = trainable.difference(some)
         materialise(model, blueprint.device, blueprint.job.seed, absent=absent)
         values = dict(model.named_parameters())
@@ -274,13 +284,6 @@ def _kept(values: Tensor, names: Sequence[str], place: torch.device) -> dict[str
         piece, its = piece_named(name), values.detach()
         found[name] = (its if piece is None else its.view(-1)[piece.range].clone()).to(place)
     return found
-
-
-def trainable_dense(model: nn.Module) -> frozenset[str]:
-    """Names of the tensors outside the experts that training changes."""
-    inside = tuple(f"{site.name}." for site in find_sites(model))
-    parameters = model.named_parameters()
-    return frozenset(n for n, p in parameters if p.requires_grad and not n.startswith(inside))
 
 
 def _named(model: nn.Module) -> dict[str, Tensor]:
@@ -321,7 +324,7 @@ def _compute_copy(
     in float32 stay so. In float32 it is `source` itself."""
     if blueprint.dtype == torch.float32:
         return source
-    model = build_on_meta(blueprint.config, blueprint.dtype)
+    model = blueprint.on_meta(blueprint.dtype)
     seed, unfilled = blueprint.job.seed, model.state_dict()
     materialise(model, blueprint.device, seed, unfilled=unfilled, absent=absent)
     values = _named(source)
@@ -364,7 +367,7 @@ class _Experts:
         copies: list[dict[int, dict[str, Tensor]]] = []
         for site, own in zip(sites, owned, strict=True):
             of_site: dict[int, dict[str, Tensor]] = {}
-            for expert in with_idle_rows(site, own):
+            for expert in site.with_idle_rows(own):
                 tensors = self._masters(site, expert)
                 for parameter, tensor in tensors.items():
                     masters[site.tensor_name(parameter, expert)] = tensor
@@ -378,7 +381,10 @@ class _Experts:
         """In compute precision, where the worker computes; the masters themselves where that is
         float32 and they lie there."""
         blueprint = self.blueprint
-        return {p: t.to(blueprint.device, blueprint.dtype) for p, t in tensors.items()}
+        found = {}
+        for parameter, tensor in tensors.items():
+            found[parameter] = tensor.to(blueprint.device, blueprint.expert_dtype(parameter))
+        return found
 
     def _masters(self, site: Site, expert: int) -> dict[str, Tensor]:
         blueprint, place = self.blueprint, self.blueprint.master_device
@@ -390,11 +396,3 @@ class _Experts:
         for parameter, name in site.tensors_of(expert):
             tensors[parameter] = self.read(name).to(place, torch.float32, copy=True)
         return tensors
-
-
-def with_idle_rows(site: Site, owned: tuple[int, ...]) -> list[int]:
-    """Owned experts; the last expert's owner also keeps the rows of experts that compute
-    nothing."""
-    if not owned or owned[-1] != site.num_experts - 1:
-        return list(owned)
-    return [*owned, *range(site.num_experts, max(site.num_rows.values()))]

@@ -17,7 +17,11 @@ from dougong.checkpoint.reader import CheckpointReader
 from dougong.checkpoint.snapshot import StateTensor
 from dougong.job.optimizers.registry import declaration_of
 from dougong.job.schema import Job
+from dougong.models.adapter_folder import AdapterFolder
+from dougong.models.adapters import initial_adapter
 from dougong.models.stored.weights import WeightsFolder
+from dougong.models.tuned import trainable_dense
+from dougong.ops.adapter_names import is_adapter
 from dougong.parallel.dense.buckets import in_pieces
 from dougong.parallel.pieces import tensor_of
 from dougong.parallel.plan import Plan, Worker
@@ -32,8 +36,6 @@ from dougong.training.replica import (
     ModelBlueprint,
     ReadTensor,
     Replica,
-    trainable_dense,
-    with_idle_rows,
 )
 from dougong.training.results.reports import StepResult
 
@@ -106,9 +108,28 @@ def open_start(
         with CheckpointReader(resume, names) as reader:
             yield StartState.of(reader)
     elif job.model.path:
-        yield StartState(read=WeightsFolder(Path(job.model.path), names).read)
+        folder = WeightsFolder(Path(job.model.path), names.without_adapters)
+        yield StartState(read=_with_adapters(job, names, folder.read))
     else:
         yield StartState()
+
+
+def _with_adapters(job: Job, names: Names, read: ReadTensor) -> ReadTensor:
+    """A folder of a model holds no adapters: theirs are those of a folder of peft, or first
+    values."""
+    lora = job.model.lora
+    if lora is None:
+        return read
+    folder = None if lora.path is None else AdapterFolder(Path(lora.path), names.adapters)
+
+    def read_or_begin(name: str) -> Tensor:
+        if not is_adapter(name):
+            return read(name)
+        if folder is not None:
+            return folder.read(name)
+        return initial_adapter(name, names.shape_of(name), job.seed)
+
+    return read_or_begin
 
 
 def state_of(replica: Replica, optimizer: Optimizer) -> Iterator[StateTensor]:
@@ -143,23 +164,24 @@ def wanted_state(blueprint: ModelBlueprint, plan: Plan) -> list[list[StateKey]]:
         if is_sharded:
             others = frozen if worker.lanes else []
             dense = [*owned, *(name for name in others if plan.owners[name] != rank)]
-        experts, idle = _expert_tensors(blueprint, worker)
-        keys = [(MODEL_GROUP, name) for name in (*dense, *experts, *idle)]
+        experts, trained_experts = _expert_tensors(blueprint, worker)
+        keys = [(MODEL_GROUP, name) for name in (*dense, *experts)]
         for kind in kinds:
-            keys += [(kind, name) for name in (*trained, *experts)]
+            keys += [(kind, name) for name in (*trained, *trained_experts)]
         wanted.append(keys)
     return wanted
 
 
 def _expert_tensors(blueprint: ModelBlueprint, worker: Worker) -> tuple[list[str], list[str]]:
-    """The tensors of a worker's experts, and of those that compute nothing."""
-    computing: list[str] = []
-    idle: list[str] = []
+    """The tensors of a worker's experts, and those of them that are trained: none of experts that
+    compute nothing."""
+    every: list[str] = []
+    trained: list[str] = []
     for site, owned in zip(blueprint.sites, worker.experts, strict=True):
-        for expert in with_idle_rows(site, owned):
-            names = idle if expert >= site.num_experts else computing
-            names += [name for _, name in site.tensors_of(expert)]
-    return computing, idle
+        for expert in site.with_idle_rows(owned):
+            every += [name for _, name in site.tensors_of(expert)]
+            trained += site.trained_of(expert) if expert < site.num_experts else []
+    return every, trained
 
 
 class SnapshotHook(StepHook):

@@ -26,10 +26,9 @@ from dougong.parallel.exchange.expected import place_in_words
 from dougong.parallel.exchange.recast import RecastWorld
 from dougong.parallel.execute.clock import Clock
 from dougong.parallel.execute.executor import Executor, ExecutorOptions
-from dougong.parallel.execute.shard import ExpertShard
 from dougong.planner.needs.audit_bytes import PIECE_BYTES
 from dougong.planner.needs.programs import programs_of
-from dougong.training.build import dense_gradients, make_dispatcher
+from dougong.training.build import dense_gradients, expert_shard, make_dispatcher
 from dougong.training.forwards import Forwards
 from dougong.training.hooks import StepHooks
 from dougong.training.integrity.cross_check import CrossCheck
@@ -44,6 +43,7 @@ from dougong.training.integrity.verdict import (
 )
 from dougong.training.memory.source import StateKey
 from dougong.training.optimizers.registry import make_optimizer
+from dougong.training.replica import ModelBlueprint
 from dougong.training.results.reports import LossKey, StepResult, clip_scale
 from dougong.training.step import StepGradients, StepParts, Stepper
 
@@ -123,7 +123,7 @@ class Takeover:
             share,
             rank=part,
             replica=replica,
-            shard=ExpertShard(blueprint.op, experts),
+            shard=expert_shard(blueprint, experts),
             dispatcher=make_dispatcher(blueprint, plan, part, replica),
             program=programs_of(blueprint.job, plan)[part],
         )
@@ -155,8 +155,7 @@ class Takeover:
             of_site = {}
             for expert in owned:
                 of_site[expert] = {
-                    name: torch.empty(shape, dtype=blueprint.dtype, device=blueprint.device)
-                    for name, shape in shapes.items()
+                    name: _room_on(blueprint, name, shape) for name, shape in shapes.items()
                 }
             room.append(of_site)
         return room
@@ -231,6 +230,11 @@ class Takeover:
         world.move(Route(world.everybody), sends, receives, f"an audit, step {world.step}")
         for landing, room in zip(landings, rooms, strict=True):
             room.copy_(landing)
+
+
+def _room_on(blueprint: ModelBlueprint, parameter: str, shape: tuple[int, ...]) -> Tensor:
+    dtype = blueprint.expert_dtype(parameter)
+    return torch.empty(shape, dtype=dtype, device=blueprint.device)
 
 
 def computed_by(parts: StepParts, tally: MessageTally, found: StepGradients) -> Computed:

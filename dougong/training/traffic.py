@@ -78,7 +78,10 @@ def _flow_of_reports(job: Job, inventory: Inventory, plan: Plan) -> Flow:
 
 
 def _num_expert_tensors(inventory: Inventory, worker: Worker) -> int:
-    return worker.num_experts * len(inventory.expert_shapes)
+    found = 0
+    for site, experts in zip(inventory.sites, worker.experts, strict=True):
+        found += len(experts) * len(inventory.trained_shapes(site))
+    return found
 
 
 def _flows_of_counts(job: Job, inventory: Inventory, plan: Plan) -> Iterator[Flow]:

@@ -77,6 +77,10 @@ def test_chats_have_marks_of_their_own(tmp_path: Path) -> None:
         ("data.text: a.txt: no such file", "data.mixture.2.text: a.txt: no such file"),
         ("a.txt: byte 7: not UTF-8", "data.mixture.2: a.txt: byte 7: not UTF-8"),
         ("data.tokenizer: t: no such file", "data.tokenizer: t: no such file"),
+        (
+            "data.dataset: a/data.text: no column; name it in data.column",
+            "data.mixture.2.dataset: a/data.text: no column; name it in data.mixture.2.column",
+        ),
     ],
 )
 def test_an_error_of_a_source_is_told_at_its_place(text: str, placed: str) -> None:

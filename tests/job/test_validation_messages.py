@@ -50,7 +50,7 @@ def told(data: Any) -> dict[str, str]:
         ("batch", None, "must be a mapping with the keys lanes, microbatches, microbatch_size (got null); "
          "remove the key to "
          "get the default"),
-        ("model", None, "must be a mapping with the keys family, path, attention, config (got null)"),
+        ("model", None, "must be a mapping with the keys family, path, attention, config, freeze, lora (got null)"),
         ("drill", {}, "must be a list, each item a mapping with the keys at_step, after_s, kill, fault, on, for_s "
          "(got {})"),
         ("islands", [], "must not be empty (got []): groups of like devices"),

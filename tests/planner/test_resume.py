@@ -174,3 +174,29 @@ def test_a_job_file_that_was_changed_by_hand_is_refused() -> None:
     text = str(caught.value)
     assert text.startswith("step-000005: was written by another job (optimizer.lr: ") and "then, 0.5 now)" in text
     assert "put job.yaml back as it was" in text
+
+
+def mixture_of(*weights: float) -> Job:
+    mixture = [{"tokens": f"{number}.bin", "weight": weight} for number, weight in enumerate(weights)]
+    return Job.model_validate(toy_job(data={"mixture": mixture}))
+
+
+def test_of_a_mixture_the_items_that_differ_are_named() -> None:
+    with pytest.raises(JobError, match=r"^data.mixture.1.weight: 1.0 then, 3.0 now: this run has computed"):
+        check_resume(mixture_of(2.0, 1.0), mixture_of(2.0, 3.0))
+    gone = r"^data.mixture.2: \{tokens: 2.bin, weight: 4.0\} then, null now: this run"
+    with pytest.raises(JobError, match=gone):
+        check_resume(mixture_of(2.0, 1.0, 4.0), mixture_of(2.0, 1.0))
+    with pytest.raises(JobError, match=r"data.mixture.0: null then, \{tokens: 0.bin, weight: 2.0\} now"):
+        check_resume(BEFORE, mixture_of(2.0))
+    check_resume(mixture_of(2.0, 1.0), mixture_of(2.0, 1.0))
+
+
+def test_keys_that_an_older_mixture_lacks_count_as_their_defaults() -> None:
+    written = identity(mixture_of(2.0, 1.0))
+    for item in written["data"]["mixture"]:
+        del item["epochs"], item["document_end"]
+    assert changes(written, identity(mixture_of(2.0, 1.0))) == []
+    older = identity(BEFORE)
+    del older["data"]["mixture"]
+    assert changes(older, identity(BEFORE)) == []

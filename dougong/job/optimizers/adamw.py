@@ -12,6 +12,7 @@ from dougong.job.optimizers.declaration import (
     StateKind,
     of_every_tensor,
 )
+from dougong.job.optimizers.groups import GroupRates, ParameterGroup
 from dougong.job.section import logical
 
 Decay = Annotated[StrictFloat, Field(ge=0, lt=1)]
@@ -42,6 +43,15 @@ class AdamW(OptimizerConfig):
         "what both moments are kept in; `bfloat16`: half of their memory, computed in float32 and "
         "rounded to nearest after each update (other bits; betas of at most 0.996, device: worker)",
     )
+
+    groups: tuple[ParameterGroup, ...] = logical(
+        (), "tensors with a learning rate and a weight decay of their own"
+    )
+
+    @property
+    def rates(self) -> GroupRates:
+        """Of each tensor."""
+        return GroupRates(self.lr, self.weight_decay, self.groups)
 
     @property
     def is_on_host(self) -> bool:

@@ -119,12 +119,12 @@ def files_of(job: Job, begins: bool) -> tuple[str, ...]:
     """Files and folders that the job names and that are on this machine: all others must have them
     too. `begins`: whether the run does; its model's folder is not read again later. A glob, or a
     name on the hub, is none of them: workers look there themselves."""
-    named = [job.data.tokenizer if begins else None]
+    named: list[str | None] = []
     for _, source in job.data.sources:
         named += [source.text, source.tokens, source.dataset, source.chat]
         named.append(None if source.megatron is None else f"{source.megatron}.bin")
     if begins:
-        named.append(job.model.path)
+        named += [job.data.tokenizer, job.model.path]
     return tuple(name for name in named if name is not None and os.path.exists(name))
 
 

@@ -15,40 +15,42 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend
 from torch.overrides import TorchFunctionMode
 
-from dougong.models.build import build_on_meta
+from dougong.job.schema import Model
 from dougong.models.cut import cut
 from dougong.models.memory.live_bytes import LiveBytes
 from dougong.models.sites import find_sites
+from dougong.models.tuned import tuned_on_meta
 from dougong.parallel.activations import Activations, SegmentBytes
 from dougong.parallel.segments.flight import ExpertsCall, Flight, Forward
 from dougong.parallel.segments.repeats import LayerRepeats
 from dougong.parallel.segments.tape import GraphNode
 
-_AS_WITHOUT_PADDING = True
-"""What a model that asks a tensor of flags on meta hears: its batches have no padding."""
-
 
 @dataclass(frozen=True)
 class MicroBatchShape:
-    """Of one lane: sequences, the tokens of each, and how it is computed."""
+    """Of one lane: sequences, the tokens of each, and how it is computed. `is_packed`: several
+    documents lie in a sequence, kept apart by a mask."""
 
     num_sequences: int
     num_tokens: int
     dtype: torch.dtype
     recomputes: bool = False
+    is_packed: bool = False
 
 
 def activations_of(
-    config: Any, microbatch: MicroBatchShape, kind: str, is_fused: bool
+    model: Model, config: Any, microbatch: MicroBatchShape, kind: str, is_fused: bool
 ) -> Activations:
-    """`kind`: an accelerator's name; `is_fused`: it has a fused form of attention. A model that
-    cannot be run without values is no error: `missing` says why."""
+    """Of the job's model, by its configuration. `kind`: an accelerator's name; `is_fused`: it has a
+    fused form of attention. A model that cannot be run without values is no error: `missing` says
+    why."""
     try:
-        segments = _Measurement(config, microbatch, kind, is_fused).run()
+        network = tuned_on_meta(model, config, microbatch.dtype)
+        segments = _Measurement(network, microbatch, kind, is_fused).run()
     except Exception as error:
         lines = str(error).strip().splitlines() or [""]
         return Activations(kind, (), f"{type(error).__name__}: {lines[0]}")
@@ -58,10 +60,11 @@ def activations_of(
 class _Measurement:
     """One micro-batch's flight, there and back."""
 
-    def __init__(self, config: Any, microbatch: MicroBatchShape, kind: str, is_fused: bool) -> None:
+    def __init__(
+        self, network: nn.Module, microbatch: MicroBatchShape, kind: str, is_fused: bool
+    ) -> None:
         self._microbatch = microbatch
-        self._model = build_on_meta(config, microbatch.dtype)
-        self._model.train()
+        self._model = network.train()
         sites = find_sites(self._model)
         self._cut = cut(self._model, sites, microbatch.recomputes)
         self._live = LiveBytes(on_meta=True)
@@ -71,7 +74,8 @@ class _Measurement:
     def run(self) -> list[SegmentBytes]:
         forward: list[tuple[int, int]] = []
         backward: list[tuple[int, int]] = []
-        with self._attention, _WithoutPadding(), self._live, torch.no_grad():
+        flags = _Flags(not self._microbatch.is_packed)
+        with self._attention, flags, self._live, torch.no_grad():
             flights = [self._take_off(forward)]
             self._walk_back(flights, backward)
         pairs = zip(forward, reversed(backward), strict=True)
@@ -82,9 +86,10 @@ class _Measurement:
         given, model = self._microbatch, self._model
         shape = given.num_sequences, given.num_tokens
         ids = torch.zeros(shape, dtype=torch.int64, device="meta")
+        more = {"position_ids": torch.zeros_like(ids)} if given.is_packed else {}
 
         def loss() -> Tensor:
-            value: Tensor = model(input_ids=ids, labels=ids, use_cache=False).loss
+            value: Tensor = model(input_ids=ids, labels=ids, use_cache=False, **more).loss
             return value
 
         repeats = LayerRepeats() if self._cut.recomputes else None
@@ -153,14 +158,19 @@ class _Nowhere:
         pass
 
 
-class _WithoutPadding(TorchFunctionMode):
-    """Answers a model that asks whether all of a tensor's flags are set; other values are refused
-    by torch itself."""
+class _Flags(TorchFunctionMode):
+    """Answers a model that asks whether all of a tensor's flags on meta are set: whether a batch
+    has no padding, or each sequence one document alone. Other values are refused by torch
+    itself."""
+
+    def __init__(self, all_set: bool) -> None:
+        super().__init__()
+        self._all_set = all_set
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         asks = func in (Tensor.__bool__, Tensor.item)
         if asks and args[0].is_meta and args[0].dtype == torch.bool:
-            return _AS_WITHOUT_PADDING
+            return self._all_set
         return func(*args, **(kwargs or {}))
 
 

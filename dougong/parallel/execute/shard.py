@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -48,20 +48,28 @@ class _ForBackward:
 
 class ExpertShard:
     """Owned experts of every site. `tensors[site][expert]` are compute copies; gradients are
-    float32.
+    float32, of those parameters that are `trained` at a site (None: of all).
 
     The weight gradients of a micro-batch are added in the order of the operator, micro-batches in
     the order of the calls: the same on every layout, since an expert's worker gets the rows of all
     lanes.
     """
 
-    def __init__(self, op: ExpertOp, tensors: Sequence[Expert]) -> None:
+    def __init__(
+        self,
+        op: ExpertOp,
+        tensors: Sequence[Expert],
+        trained: Sequence[Collection[str]] | None = None,
+    ) -> None:
         self._op = op
         self._tensors = tensors
         self._kept: dict[CallKey, _ForBackward] = {}
         self._rest: dict[CallKey, AddWeights] = {}
-        self._flat = [_room_for(site) for site in tensors]
-        pairs = zip(self._flat, tensors, strict=True)
+        learning = tensors
+        if trained is not None:
+            learning = [_only(site, names) for site, names in zip(tensors, trained, strict=True)]
+        self._flat = [_room_for(site) for site in learning]
+        pairs = zip(self._flat, learning, strict=True)
         self.gradients = [_views_like(flat, site) for flat, site in pairs]
 
     def zero_gradients(self) -> None:
@@ -116,6 +124,13 @@ class ExpertShard:
     def add_weights(self, key: CallKey) -> None:
         """Add the gradients of the weights of a batch, after its `backward`."""
         self._rest.pop(key)()
+
+
+def _only(experts: Expert, names: Collection[str]) -> dict[int, dict[str, Tensor]]:
+    found = {}
+    for expert, tensors in experts.items():
+        found[expert] = {name: tensor for name, tensor in tensors.items() if name in names}
+    return found
 
 
 def _room_for(experts: Expert) -> Tensor:

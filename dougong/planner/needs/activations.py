@@ -268,7 +268,8 @@ class _Walk:
         shapes = self._shapes
         self._alive.add(("outputs", *place), Term.ROWS, rows * shapes.vector)
         self._alive.add(("kept", *place), Term.ROWS, self._saved(operation))
-        self._alive.look(Term.ROWS, self._padding(operation) + self._block(operation))
+        passing = self._padding(operation) + self._block(operation)
+        self._alive.look(Term.ROWS, passing + self._merged(operation))
         if not self._keeps_rows(operation):
             self._alive.drop(("rows", *place))
 
@@ -333,12 +334,25 @@ class _Walk:
         self._alive.add(("weighed", *place), Term.ROWS, vectors)
         self._alive.add(("drows", *place), Term.ROWS, vectors)
         again = 0 if self._keeps_outputs() else vectors
-        inside = self._inside_backward(operation)
+        inside = self._inside_backward(operation) + self._adapted(operation)
         self._alive.look(Term.ROWS, again + inside + self._block(operation))
         self._alive.look(Term.ROWS, again + vectors + inside)
         self._alive.drop(("douts", *place))
         self._alive.drop(("outputs", *place))
-        self._alive.add(("inside", *place), Term.ROWS, self._inside_kept(operation))
+        kept = self._inside_kept(operation) + self._adapted(operation)
+        self._alive.add(("inside", *place), Term.ROWS, kept)
+
+    def _merged(self, operation: Operation) -> int:
+        """Weights with their adapters in them, and for a moment one of them in float32."""
+        shapes = self._shapes
+        one = shapes.inventory.adapted_parameters
+        experts = self._experts[operation.site] * copy_bytes(shapes.job)
+        return one * (experts + FLOAT32_BYTES)
+
+    def _adapted(self, operation: Operation) -> int:
+        """The same, and the gradients of such weights, from which those of adapters follow."""
+        gradients = FLOAT32_BYTES * self._experts[operation.site]
+        return self._merged(operation) + gradients * self._shapes.inventory.adapted_parameters
 
     def _inside_backward(self, operation: Operation) -> int:
         """Gradients of two inner values a row, and in tiles of rows there and back."""

@@ -8,15 +8,16 @@ from dataclasses import dataclass
 
 from dougong.job.schema import Job
 from dougong.parallel.pieces import owned_specs
-from dougong.parallel.plan import Inventory, Plan, Role, Worker
+from dougong.parallel.plan import Inventory, Plan, Role
 from dougong.planner.needs.dense_units import owned_gradient_bytes
 from dougong.planner.needs.holdings import (
-    copy_bytes,
     dense_buckets,
     dense_gradient_bytes,
+    expert_copy_bytes,
     expert_gradient_bytes,
     holdings,
     num_sums,
+    of_sites,
     owning_bytes,
 )
 
@@ -43,7 +44,8 @@ def audit_bytes(job: Job, inventory: Inventory, plan: Plan) -> list[AuditBytes]:
     if job.fault.audit is None:
         return [AuditBytes(0, 0) for _ in plan.workers]
     owned, each = [one.num_trained for one in holdings(job, inventory, plan)], owning_bytes(job)
-    experts = [_expert_parameters(inventory, worker) for worker in plan.workers]
+    expert = expert_copy_bytes(job, inventory)
+    experts = [worker.num_experts * expert for worker in plan.workers]
     gradients = _gradient_bytes(job, inventory, plan)
     pieces = _piece_bytes(inventory, plan, each, owned)
     found = [AuditBytes(0, 0)] * len(plan.workers)
@@ -53,9 +55,8 @@ def audit_bytes(job: Job, inventory: Inventory, plan: Plan) -> list[AuditBytes]:
         most_gradients = _most_of_others(gradients, ranks)
         most_state = _most_of_others(pieces, ranks)
         for place, rank in enumerate(ranks):
-            memory = most_experts[place] * copy_bytes(job)
-            memory += most_gradients[place] + most_state[place]
-            sent = experts[rank] * copy_bytes(job) + owned[rank] * each if len(ranks) > 1 else 0
+            memory = most_experts[place] + most_gradients[place] + most_state[place]
+            sent = experts[rank] + owned[rank] * each if len(ranks) > 1 else 0
             found[rank] = AuditBytes(memory, sent)
     return found
 
@@ -76,20 +77,16 @@ def _most_of_others(amounts: Sequence[int], ranks: Sequence[int]) -> list[int]:
     return [amounts[second if rank == first else first] for rank in ranks]
 
 
-def _expert_parameters(inventory: Inventory, worker: Worker) -> int:
-    return worker.num_experts * inventory.expert_parameters
-
-
 def _gradient_bytes(job: Job, inventory: Inventory, plan: Plan) -> list[int]:
     """Of all sums of a worker's lanes, and of its experts."""
     buckets = dense_buckets(job, inventory, plan)
-    expert = expert_gradient_bytes(inventory)
+    experts = [expert_gradient_bytes(inventory, site) for site in inventory.sites]
     if job.dense == "shard":  # the lanes' own come and go, as in the step itself
         dense = owned_gradient_bytes(buckets, plan)
     else:
         one = dense_gradient_bytes(buckets)
         dense = [one * num_sums(job, worker) for worker in plan.workers]
-    return [worker.num_experts * expert + dense[worker.rank] for worker in plan.workers]
+    return [of_sites(worker, experts) + dense[worker.rank] for worker in plan.workers]
 
 
 def _piece_bytes(inventory: Inventory, plan: Plan, each: int, owned: Sequence[int]) -> list[int]:

@@ -3,6 +3,7 @@ no torch."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from dougong.accelerators.staging import SLOT_BYTES
 from dougong.job.optimizers.declaration import FLOAT32_BYTES
 from dougong.job.optimizers.registry import declaration_of
 from dougong.job.schema import Job
+from dougong.ops.adapter_names import is_adapter
 from dougong.ops.sizes import ALIGNMENT_BYTES, rounded_up
 from dougong.parallel.dense.buckets import (
     GRADIENT_BYTES,
@@ -99,13 +101,18 @@ def owning_bytes(job: Job) -> int:
 def checkpoint_bytes(job: Job, inventory: Inventory) -> int:
     """What a checkpoint takes on storage: masters, which are the model's own file, and optimizer
     state, whatever the precision."""
-    return inventory.num_parameters * owning_bytes(job)
+    moments = declaration_of(job.optimizer).bytes_per_parameter(job.optimizer)
+    trained = sum(t.num_parameters for t in inventory.tensors if t.trainable)
+    for site in inventory.sites:
+        trained += inventory.num_experts * sum(inventory.trained_sizes(site))
+    return inventory.num_parameters * MASTER_BYTES + trained * moments
 
 
 def expert_bytes(job: Job, inventory: Inventory, island: str) -> int:
     """Memory of one expert of one layer on its owner in this island: weights, gradient and
-    optimizer state, but for what lies on the host of a device."""
-    return _expert_bytes(job, inventory, owns_on_host(job, island))
+    optimizer state, but for what lies on the host of a device. Of the layer in which it is most."""
+    on_host = owns_on_host(job, island)
+    return max(_expert_bytes(job, inventory, site, on_host) for site in inventory.sites)
 
 
 def owns_on_host(job: Job, island: str) -> bool:
@@ -115,10 +122,19 @@ def owns_on_host(job: Job, island: str) -> bool:
     return job.optimizer.is_on_host and not get_accelerator(kind).shares_machine
 
 
-def expert_gradient_bytes(inventory: Inventory) -> int:
+def expert_gradient_bytes(inventory: Inventory, site: str) -> int:
     """Of one expert of one site; each tensor begins at a multiple of `ALIGNMENT_BYTES`."""
-    sizes = inventory.sizes_of_an_expert
+    sizes = inventory.trained_sizes(site)
     return sum(rounded_up(GRADIENT_BYTES * size, ALIGNMENT_BYTES) for size in sizes)
+
+
+def expert_copy_bytes(job: Job, inventory: Inventory) -> int:
+    """Of one expert as it is computed with: adapters are float32."""
+    total = 0
+    for name, shape in inventory.expert_shapes:
+        each = FLOAT32_BYTES if is_adapter(name) else copy_bytes(job)
+        total += each * math.prod(shape)
+    return total
 
 
 def dense_buckets(job: Job, inventory: Inventory, plan: Plan) -> list[Bucket]:
@@ -160,14 +176,14 @@ def _bytes_of(job: Job, tensor: TensorSpec) -> int:
     return each * tensor.num_parameters
 
 
-def _expert_bytes(job: Job, inventory: Inventory, on_host: bool) -> int:
-    num = inventory.expert_parameters
-    computing = num * copy_bytes(job) + expert_gradient_bytes(inventory)
+def _expert_bytes(job: Job, inventory: Inventory, site: str, on_host: bool) -> int:
+    computing = expert_copy_bytes(job, inventory) + expert_gradient_bytes(inventory, site)
     if on_host:
         return computing
     moments = declaration_of(job.optimizer).bytes_per_parameter(job.optimizer)
     master = MASTER_BYTES if job.precision != "float32" else 0
-    return computing + num * (moments + master)
+    trained = sum(inventory.trained_sizes(site))
+    return computing + moments * trained + master * inventory.expert_parameters
 
 
 def owned_parameters(inventory: Inventory, plan: Plan) -> list[int]:
@@ -195,15 +211,18 @@ def _owned_dense(inventory: Inventory, plan: Plan) -> list[_OwnedDense]:
 class _ModelBytes:
     """What of a plan is the same for all workers. `dense`: compute copies of all dense tensors that
     stay; `sums`: their gradients, once; `own_sums`: by rank, of those that come and go, what it
-    owns; of one expert: its parameters, those of idle ones beside the last
-    expert, and its gradients; the number of the last one."""
+    owns; of one expert: its parameters and their compute copies, those of idle ones
+    beside the last expert, by site what is trained of it and its gradients; the number of the last
+    one."""
 
     dense: int
     sums: int
     own_sums: tuple[int, ...]
     expert: int
+    expert_copies: int
     idle: int
-    expert_gradients: int
+    expert_trained: tuple[int, ...]
+    expert_gradients: tuple[int, ...]
     last: int
 
     @staticmethod
@@ -214,28 +233,41 @@ class _ModelBytes:
         flat = 0 if is_sharded else sum(item_bytes(bucket) * bucket.numel for bucket in buckets)
         own = owned_gradient_bytes(buckets, plan) if is_sharded else [0] * len(plan.workers)
         one = inventory.expert_parameters
-        idle = one * inventory.num_idle_experts
-        sums = 0 if is_sharded else dense_gradient_bytes(buckets)
-        gradients, last = expert_gradient_bytes(inventory), inventory.num_experts - 1
-        return _ModelBytes(frozen + flat, sums, tuple(own), one, idle, gradients, last)
+        return _ModelBytes(
+            dense=frozen + flat,
+            sums=0 if is_sharded else dense_gradient_bytes(buckets),
+            own_sums=tuple(own),
+            expert=one,
+            expert_copies=expert_copy_bytes(job, inventory),
+            idle=one * inventory.num_idle_experts,
+            expert_trained=tuple(sum(inventory.trained_sizes(s)) for s in inventory.sites),
+            expert_gradients=tuple(expert_gradient_bytes(inventory, s) for s in inventory.sites),
+            last=inventory.num_experts - 1,
+        )
 
     def holding(self, job: Job, worker: Worker, dense: _OwnedDense) -> StateHolding:
         on_host = owns_on_host(job, worker.island)
         has_masters = on_host or job.precision != "float32"
         experts = worker.num_experts * self.expert
         idle = self.idle * _num_last(worker, self.last) if self.idle else 0
-        owned, trained = dense.owned + experts + idle, dense.trained + experts
+        owned = dense.owned + experts + idle
+        trained = dense.trained + of_sites(worker, self.expert_trained)
         each = declaration_of(job.optimizer).bytes_per_parameter(job.optimizer)
-        gradients = worker.num_experts * self.expert_gradients + self.own_sums[worker.rank]
+        gradients = of_sites(worker, self.expert_gradients) + self.own_sums[worker.rank]
         apart = idle + (dense.trained if job.dense == "shard" else 0)
         return StateHolding(
-            weights=experts * copy_bytes(job) + (self.dense if worker.lanes else 0),
+            weights=worker.num_experts * self.expert_copies + (self.dense if worker.lanes else 0),
             gradients=gradients + self.sums * num_sums(job, worker),
             masters=MASTER_BYTES * (owned if has_masters else apart),
             moments=each * trained,
             on_host=on_host,
             num_trained=trained,
         )
+
+
+def of_sites(worker: Worker, of_one: Sequence[int]) -> int:
+    """Of all of a worker's experts, what is given of one by site."""
+    return sum(len(own) * each for own, each in zip(worker.experts, of_one, strict=True))
 
 
 def _num_last(worker: Worker, last: int) -> int:

@@ -3,6 +3,7 @@ replicas. Formulas of the job and the plan; imports no torch."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from dougong.job.fault.snapshots import Snapshots
@@ -50,8 +51,14 @@ def part_sizes(job: Job, inventory: Inventory, plan: Plan) -> list[PartSize]:
         num_bytes += moments * aligned(job.optimizer.state_item_bytes * num_parameters)
         return PartSize(num_bytes, 1 + moments + singles)
 
-    expert = sum(map(size_of, inventory.sizes_of_an_expert), PartSize(0, 0))
-    found = [expert * worker.num_experts for worker in plan.workers]
+    found = [PartSize(0, 0) for _ in plan.workers]
+    for number, site in enumerate(inventory.sites):
+        trained = dict(inventory.trained_shapes(site))
+        expert = PartSize(0, 0)
+        for name, shape in inventory.expert_shapes:
+            expert += size_of(math.prod(shape), name in trained)
+        for worker in plan.workers:
+            found[worker.rank] += expert * len(worker.experts[number])
     for tensor, owner in owned_specs(inventory.tensors, plan.owners):
         found[owner] += size_of(tensor.num_parameters, tensor.trainable)
     return found

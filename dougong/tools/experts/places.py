@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dougong.job.rule import EXPERT_COUNT_KEYS, TEXT_PART
+from dougong.ops.adapter_names import is_adapter
 
 _OF_ONE = re.compile(r"(?P<site>.*\bexperts|.*_experts)\.(?P<expert>\d+)\.(?P<part>.+)")
 _OF_ALL = re.compile(r"(?P<site>.*\bexperts|.*_experts)\.(?P<part>.+)")
@@ -42,7 +43,7 @@ def place_of(name: str, shape: tuple[int, ...], counts: Collection[int]) -> Expe
     """Where a tensor belongs; None: to no expert. `counts`: of the experts of a layer, as far as
     the configuration says. A tensor that is called as an expert's belongs to them with any number
     of rows: some may be lost."""
-    if _NOT_ROUTED.search(name):
+    if _NOT_ROUTED.search(name) or is_adapter(name):
         return None
     found = _OF_ONE.fullmatch(name)
     if found is not None:

@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from dougong.job.optimizers.adamw import ADAMW, AdamW
-from dougong.training.optimizers.base import NO_PIECES, Shapes, num_dimensions
+from dougong.job.optimizers.groups import TensorRates
+from dougong.training.optimizers.base import NO_PIECES, Shapes, rates_of
 
 
 class OwnedAdamW:
-    """torch's AdamW (Loshchilov and Hutter 2019) on float32 masters; weight decay on matrices only.
+    """torch's AdamW (Loshchilov and Hutter 2019) on float32 masters; weight decay on matrices only,
+    unless a group says otherwise.
 
     The moments of a tensor exist from its first update on.
     """
@@ -43,7 +45,7 @@ class OwnedAdamW:
         for name, gradient in gradients.items():
             self._masters[name].grad = gradient
         for group in self._adamw.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["factor"]
         self._adamw.step()
         self._adamw.zero_grad(set_to_none=True)
 
@@ -79,15 +81,13 @@ def _fused_adamw(
 
 
 def _groups(settings: AdamW, masters: Mapping[str, Tensor], shapes: Shapes) -> list[dict[str, Any]]:
-    """Torch's parameter groups: matrices decay, norms and biases do not. None is empty."""
-    matrices: list[Tensor] = []
-    others: list[Tensor] = []
+    """Torch's parameter groups: tensors of one rate and one decay. None is empty."""
+    alike: dict[TensorRates, list[Tensor]] = {}
     for name, master in masters.items():
-        is_matrix = num_dimensions(name, masters, shapes) >= 2
-        (matrices if is_matrix else others).append(master)
+        rates = rates_of(settings.rates, name, masters, shapes)
+        alike.setdefault(rates, []).append(master)
     groups: list[dict[str, Any]] = []
-    if matrices:
-        groups.append({"params": matrices, "weight_decay": settings.weight_decay})
-    if others:
-        groups.append({"params": others, "weight_decay": 0.0})
+    for rates, tensors in alike.items():
+        decay, factor = rates.weight_decay, rates.factor
+        groups.append({"params": tensors, "weight_decay": decay, "factor": factor})
     return groups

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from dougong.job.optimizers.declaration import OptimizerDeclaration
+from dougong.job.optimizers.groups import GroupRates, TensorRates
+from dougong.parallel.pieces import tensor_of
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Of whole tensors, by the names of their pieces."""
@@ -20,6 +22,13 @@ def num_dimensions(name: str, masters: Mapping[str, Tensor], shapes: Shapes) -> 
     """Of the tensor that is owned by this name, or of which that is a piece."""
     shape = shapes.get(name)
     return masters[name].dim() if shape is None else len(shape)
+
+
+def rates_of(
+    rates: GroupRates, name: str, masters: Mapping[str, Tensor], shapes: Shapes
+) -> TensorRates:
+    """Of an owned tensor, or of a piece as of the whole one."""
+    return rates.of(tensor_of(name), num_dimensions(name, masters, shapes))
 
 
 class Optimizer(Protocol):

@@ -15,7 +15,8 @@ from torch.optim.adamw import adamw
 
 from dougong.job.optimizers.adamw import ADAMW, AdamW
 from dougong.job.optimizers.declaration import WIDE_AT_ONCE
-from dougong.training.optimizers.base import NO_PIECES, Shapes, num_dimensions
+from dougong.job.optimizers.groups import TensorRates
+from dougong.training.optimizers.base import NO_PIECES, Shapes, rates_of
 
 
 class HalfAdamW:
@@ -43,12 +44,13 @@ class HalfAdamW:
     @torch.no_grad()
     def step(self, gradients: Mapping[str, Tensor], rate: float) -> None:
         """Update the masters in place from their float32 gradients."""
-        dimensions = {n: num_dimensions(n, self._masters, self._shapes) for n in gradients}
-        for decays in (True, False):
-            names = [n for n in gradients if (dimensions[n] >= 2) == decays]
-            decay = self._settings.weight_decay if decays else 0.0
+        alike: dict[TensorRates, list[str]] = {}
+        for name in gradients:
+            rates = rates_of(self._settings.rates, name, self._masters, self._shapes)
+            alike.setdefault(rates, []).append(name)
+        for rates, names in alike.items():
             for few in _pieces(names, self._masters):
-                self._update(few, gradients, rate, decay)
+                self._update(few, gradients, rate * rates.factor, rates.weight_decay)
 
     def state(self) -> Iterator[tuple[str, str, Tensor]]:
         """(state kind, tensor name, value) of every tensor that has been updated; `step` counts its

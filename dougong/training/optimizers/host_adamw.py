@@ -11,7 +11,7 @@ from torch import Tensor
 from dougong.accelerators.staging import HostLink
 from dougong.deepspeed.cpu_adam import AdamNumbers, AdamRates, CpuAdam
 from dougong.job.optimizers.adamw import ADAMW, AdamW
-from dougong.training.optimizers.base import NO_PIECES, Shapes, num_dimensions
+from dougong.training.optimizers.base import NO_PIECES, Shapes, rates_of
 
 
 class HostAdamW:
@@ -89,10 +89,10 @@ class HostAdamW:
         weight, exp_avg, exp_avg_sq = (
             tensor.view(-1)[ours] for tensor in (master, *self._moments_of(name))
         )
-        is_matrix = num_dimensions(name, self._masters, self._shapes) >= 2
-        decay = self._settings.weight_decay if is_matrix else 0.0
+        rates = rates_of(self._settings.rates, name, self._masters, self._shapes)
+        of_step = AdamRates(rate * rates.factor, rates.weight_decay, self._counts[name])
         numbers = AdamNumbers(weight, gradient, exp_avg, exp_avg_sq)
-        self._adam.update(numbers, AdamRates(rate, decay, self._counts[name]))
+        self._adam.update(numbers, of_step)
 
     def _moments_of(self, name: str) -> tuple[Tensor, Tensor]:
         if name not in self._moments:

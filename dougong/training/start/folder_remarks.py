@@ -6,20 +6,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from dougong.checkpoint.huggingface import Names
+from dougong.checkpoint.huggingface import Names, names_of
 from dougong.errors import ModelError
 from dougong.job.rule import flat
 from dougong.job.schema import Job, Model
 from dougong.job.settled import is_settled
+from dougong.models.adapter_folder import AdapterFolder
 from dougong.models.build import build_on_meta
 from dougong.models.configs.load import load_config
 from dougong.models.configs.of_folder import extra_layers, folder_config, untied_pair
 from dougong.models.configs.parts import text_config
 from dougong.models.patterns import name_patterns
+from dougong.models.sites import find_sites
 from dougong.models.stored import companions
 from dougong.models.stored.folder import extra_layer_words
 from dougong.models.stored.quantised import quantised_words
 from dougong.models.stored.weights import WeightsFolder
+from dougong.models.tuned import tuned_on_meta
 from dougong.parallel.plan import Inventory
 from dougong.remarks import Remarks
 
@@ -36,6 +39,7 @@ def folder_remarks(job: Job, inventory: Inventory) -> Remarks:
         return Remarks()
     network = build_on_meta(load_config(model, None))
     names = Names.of(network, inventory.sites, inventory.num_experts)
+    notes_of_adapter = _on_adapter(model)
     weights = WeightsFolder(Path(model.path), names)
     unused = _check(model, weights)
     notes = [
@@ -44,7 +48,24 @@ def folder_remarks(job: Job, inventory: Inventory) -> Remarks:
         *_on_configuration(model),
         *_on_other_files(Path(model.path)),
     ]
-    return Remarks(notes=tuple(f"model.path: {model.path}: {note}" for note in notes))
+    own = tuple(f"model.path: {model.path}: {note}" for note in notes)
+    return Remarks(notes=own) + notes_of_adapter
+
+
+def _on_adapter(model: Model) -> Remarks:
+    """Hold the adapter that the job goes on from against the model."""
+    lora = model.lora
+    if lora is None or lora.path is None:
+        return Remarks()
+    network = tuned_on_meta(model, load_config(model, None))
+    sites = find_sites(network)
+    names = names_of(network, sites, model)
+    folder = AdapterFolder(Path(lora.path), names.adapters)
+    folder.check(lora, dict(names.tensors()))
+    if folder.base in (None, model.path):
+        return Remarks()
+    text = f"model.lora.path: {lora.path} says that it belongs to {folder.base}, the job's"
+    return Remarks(warnings=(f"{text} model.path is {model.path}; the shapes are the same",))
 
 
 def _check(model: Model, weights: WeightsFolder) -> tuple[str, ...]:

@@ -34,7 +34,7 @@ from dougong.models.configs.parts import text_config
 from dougong.models.inventory import inspect_model
 from dougong.models.library.classes import has_towers
 from dougong.models.memory.segment_bytes import MicroBatchShape, activations_of
-from dougong.models.sites import family_expert, find_sites
+from dougong.models.sites import family_expert, family_shapes, find_sites
 from dougong.models.stored.folder import check_folder
 from dougong.models.towers import tower_words
 from dougong.ops.experts.choose import is_swiglu
@@ -45,6 +45,7 @@ from dougong.training.optimizers.lr_schedule import rate_remarks
 from dougong.training.start.folder_remarks import folder_remarks
 from dougong.training.start.sources import check_data, compare_sources, find_sources
 from dougong.training.start.stored_forms import with_stored_forms
+from dougong.training.start.tuning_remarks import tuning_remarks
 
 FEW_ROWS = (1, 7, 16, 33)
 """Heights of small blocks, at which math libraries change their kernels."""
@@ -128,10 +129,10 @@ def inspect_only(job: Job) -> Inventory:
     )
     found, config = [], _config_of(job)
     for kind, is_fused in _kinds_with_attention(job).items():
-        found.append(activations_of(config, _microbatch_of(job), kind, is_fused))
+        found.append(activations_of(job.model, config, _microbatch_of(job), kind, is_fused))
     forms = _forms_of(job, inventory.attention)
     inventory = replace(inventory, activations=tuple(found), attention=forms)
-    return with_stored_forms(inventory, config)
+    return with_stored_forms(inventory, job.model, config)
 
 
 def _forms_of(job: Job, forms: tuple[str, ...]) -> tuple[str, ...]:
@@ -150,6 +151,7 @@ def _microbatch_of(job: Job) -> MicroBatchShape:
         job.data.sequence_length,
         getattr(torch, job.precision),
         job.recompute == "layers",
+        job.data.is_packed,
     )
 
 
@@ -216,7 +218,7 @@ def _has_swiglu(job: Job) -> bool:
     if not any(kind.has_expert_operators for kind in kinds):
         return False
     site = find_sites(build_on_meta(_config_of(job)))[0]
-    return is_swiglu(family_expert(site), site.shapes, torch.device("cpu"))
+    return is_swiglu(family_expert(site), family_shapes(site), torch.device("cpu"))
 
 
 def _on_towers(job: Job, inventory: Inventory) -> Remarks:
@@ -280,6 +282,7 @@ _REMARKS: tuple[Callable[[Job, Inventory], Remarks], ...] = (
     _on_the_update,
     folder_remarks,
     _on_towers,
+    tuning_remarks,
     tokenizer_remarks,
     _on_the_cache,
     _on_layers_that_run_again,

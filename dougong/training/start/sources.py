@@ -24,6 +24,7 @@ from dougong.job.schema import Job, Model
 from dougong.models.configs.load import load_config
 from dougong.models.configs.settled import changed_keys, class_of, config_values
 from dougong.models.library.attention_forms import AUTO
+from dougong.models.peft_form import WEIGHTS_FILE
 from dougong.models.stored.folder import stored_tensors
 from dougong.remarks import Remarks
 
@@ -54,6 +55,8 @@ def find_sources(job: Job, config: Any, data: str) -> RunSources:
     if job.model.path is not None:
         tensors = stored_tensors(Path(job.model.path)).values()
         weights = sorted({tensor.file for tensor in tensors})
+    if job.model.lora is not None and job.model.lora.path is not None:
+        weights.append(Path(job.model.lora.path) / WEIGHTS_FILE)
     return RunSources(
         config=config_values(config),
         config_class=class_of(config),

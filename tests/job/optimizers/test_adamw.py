@@ -20,7 +20,17 @@ def test_its_state_is_what_torch_keeps_for_a_parameter() -> None:
 
 
 def test_its_keys() -> None:
-    assert set(AdamW.model_fields) == {"name", "lr", "weight_decay", "betas", "eps", "clip_norm", "device", "state"}
+    assert set(AdamW.model_fields) == {
+        "name",
+        "lr",
+        "weight_decay",
+        "betas",
+        "eps",
+        "clip_norm",
+        "device",
+        "state",
+        "groups",
+    }
     assert not AdamW().has_half_state and AdamW(state="bfloat16").has_half_state
     assert ADAMW.bytes_per_parameter(AdamW(state="bfloat16")) == 4
     assert ADAMW.arithmetic_of(AdamW(state="bfloat16")) != ADAMW.arithmetic_of(AdamW())

@@ -22,7 +22,7 @@ def test_families_files_have_dense_tensors_as_memory_has_them(family: str, monke
     monkeypatch.setattr(pieces, "PIECE_NUMEL", 1024)
     job = make_job(family)
     inventory = inspect_model(job.model, VOCAB)
-    assert with_stored_forms(inventory, load_config(job.model, VOCAB)) == inventory
+    assert with_stored_forms(inventory, job.model, load_config(job.model, VOCAB)) == inventory
 
 
 def test_one_that_they_have_in_another_form_stays_whole(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,61 @@
+"""A checkpoint's adapters as a folder that peft reads."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from dougong.checkpoint.disk import storage_error, sync_directory, write_new
+from dougong.checkpoint.lora.stored import StoredAdapters
+from dougong.checkpoint.manifest import MODEL_GROUP
+from dougong.errors import SourceError
+from dougong.models.patterns import name_patterns
+from dougong.models.peft_form import CONFIG_FILE, WEIGHTS_FILE, peft_tensors
+from dougong.ops.adapter_names import is_adapter
+
+
+def write_peft_folder(stored: StoredAdapters, out: Path) -> list[Path]:
+    """Write adapter_config.json and adapter_model.safetensors (float32) into a new folder `out`,
+    whole or not at all; returns the files. Raises SourceError where more than adapters was trained:
+    the folder would not be the model."""
+    _refuse_more(stored)
+    tensors = {}
+    for one in peft_tensors(stored.parameters, stored.sites):
+        parts = [stored.read(name) for name in one.live_names]
+        tensors[one.key] = one.joined(parts).contiguous()
+    unfinished = out.parent / f".{out.name}.unfinished"
+    try:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        save_file(tensors, unfinished / WEIGHTS_FILE, {"format": "pt"})
+        text = json.dumps(dict(stored.values), indent=2, sort_keys=True) + "\n"
+        write_new(unfinished / CONFIG_FILE, text.encode())
+        sync_directory(unfinished)
+        unfinished.rename(out)
+        sync_directory(out.parent)
+    except OSError as error:
+        raise storage_error(out, error, "the export", "free some, then export again") from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return sorted(out.iterdir())
+
+
+def _refuse_more(stored: StoredAdapters) -> None:
+    """What has moments was trained."""
+    entries = [entry for _, entry in stored.manifest.entries()]
+    trained = {entry.name for entry in entries if entry.group != MODEL_GROUP}
+    others = {_parameter(name) for name in trained if not is_adapter(name)}
+    if others:
+        every = {_parameter(entry.name) for entry in entries}
+        raise SourceError(
+            f"{stored.directory}: more than adapters was trained "
+            f"({name_patterns(sorted(others), every - others)}), so that they alone are not the "
+            "model; export it without --adapter"
+        )
+
+
+def _parameter(name: str) -> str:
+    return name.partition("[")[0]
