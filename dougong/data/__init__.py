@@ -2,8 +2,7 @@
 
 `documents`                 texts, from files or from a Hugging Face dataset
 `tokenizer`, `token_cache`  documents to ids, once, kept as token files
-`chat_rows`, `chat_template`, `packing`, `chat_store`
-                            chats to sequences, with marks of what is learnt, kept as such files
+`chats`                     chats to sequences, with marks of what is learnt, kept as such files
 `token_files`, `megatron`   token files of two formats
 `document_starts`           where the documents of a stream begin
 `sources`, `source_windows`

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from dougong.data.samples.image_batch import ImageBatch
 from dougong.data.samples.marks import TokenMarks
 from dougong.data.samples.order import WindowOrder, num_held_out
 from dougong.data.token_files import TokenFile
@@ -21,12 +22,14 @@ class TokenBatch:
     """What a lane reads at once. `ids`: int64 [sequences, tokens]; `labels`: the same where they
     are learnt, IGNORED elsewhere (None: all of them are); `positions`: of each in its own document
     (None: counted through the sequence). `num_targets`: by what the sum of its tokens' losses is
-    divided, so that the mean over all micro-batches weighs every target of the step the same."""
+    divided, so that the mean over all micro-batches weighs every target of the step the same.
+    `images`: of its sequences (None: they have none)."""
 
     ids: npt.NDArray[np.int64]
     labels: npt.NDArray[np.int64] | None = None
     positions: npt.NDArray[np.int64] | None = None
     num_targets: float | None = None
+    images: ImageBatch | None = None
 
 
 @dataclass(frozen=True)
@@ -56,12 +59,13 @@ class SourceWindows:
         ids = self._ids(windows)
         if not form.has_labels:
             return TokenBatch(ids)
-        labels, positions = ids, None
+        labels, positions, images = ids, None, None
         if self.marks is not None:
             labels, positions = self.marks.labels_and_positions(ids, windows)
+            images = self.marks.images_of(ids, windows)
         if positions is None and form.has_positions:
             positions = np.tile(np.arange(self.sequence_length), (len(ids), 1))
-        return TokenBatch(ids, labels, positions)
+        return TokenBatch(ids, labels, positions, images=images)
 
     def num_targets(self, windows: npt.NDArray[np.int64]) -> int:
         """Tokens that are learnt, of all these windows together."""

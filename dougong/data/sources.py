@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dougong.data.chat_store import ChatForm, open_chats
-from dougong.data.chat_template import open_chat_tokenizer
+from dougong.data.chats.image_form import open_image_form
+from dougong.data.chats.store import ChatForm, open_chats
+from dougong.data.chats.template import open_chat_tokenizer
 from dougong.data.document_starts import BoundaryId, DocumentStarts, find_starts
 from dougong.data.documents.dataset import dataset_rows
 from dougong.data.documents.text import Corpus, text_files
@@ -112,7 +113,8 @@ class Opener:
     def _open_chats(self, name: str) -> OpenedSource:
         tokenizer, data = self._tokenizer, self.job.data
         template = open_chat_tokenizer(tokenizer.name, tokenizer.digest)
-        form = ChatForm(template, tokenizer.num_ids, data.sequence_length, data.packing)
+        images = functools.partial(open_image_form, self.job, template)
+        form = ChatForm(template, tokenizer.num_ids, data.sequence_length, data.packing, images)
         chats = open_chats(name, form, self.cache)
         return OpenedSource(chats.name, chats.tokens, chats.remarks, chats.marks)
 

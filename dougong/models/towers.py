@@ -1,8 +1,8 @@
 """The parts of a model that a text does not reach: towers that see or hear, and what leads from
 them into the language model.
 
-A job that trains on texts leaves them as they are. They go from a folder into every checkpoint, but
-have no gradient, no moments and no owner.
+A job leaves them as they are, also where it trains on images. They go from a folder into every
+checkpoint, but have no gradient, no moments and no owner.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ def tower_words(model: nn.Module, is_random: bool) -> str:
     patterns = name_patterns(frozen, {name for name, is_trained in named if is_trained})
     values = "with the random values that they begin with" if is_random else "as they are"
     return (
-        f"{len(frozen)} tensors are not trained, since no text reaches them: {patterns}; they go "
-        f"into checkpoints {values}"
+        f"{len(frozen)} tensors are not trained, being no part of the language model: {patterns}; "
+        f"they go into checkpoints {values}"
     )
 
 

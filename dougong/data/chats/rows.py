@@ -1,13 +1,16 @@
-"""Files of chats: a JSON object a line, {"messages": [...], "tools": [...]}. Imports no torch."""
+"""Files of chats: a JSON object a line, {"messages": [...], "tools": [...], "images": [...]}.
+Imports no torch."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dougong.data.chats.parts import ImageName, named_images, read_parts
 from dougong.data.documents.text import matching_files, open_file
 from dougong.errors import DataError
 from dougong.models.stored.headers import LFS_POINTER
@@ -15,16 +18,19 @@ from dougong.models.stored.headers import LFS_POINTER
 ROLES = ("system", "developer", "user", "assistant", "tool")
 """Who may speak; what only the assistant says is learnt."""
 LEARNT = "assistant"
-_KEYS = ("messages", "tools")
+_MAY_NAME_IMAGES = re.compile(rb"image|\\u00")
+"""What the line of a row with images holds: the word, or an escape that may be part of it."""
 
 
 @dataclass(frozen=True)
 class Chat:
-    """One row. `place`: its file and line, for whoever must mend it."""
+    """One row. `place`: its file and line, for whoever must mend it. A message's content is a text,
+    or a list of parts (`data.chats.parts`); `images`: those of all its parts, in order."""
 
     place: str
     messages: tuple[Mapping[str, Any], ...]
     tools: tuple[Mapping[str, Any], ...] = ()
+    images: tuple[ImageName, ...] = ()
 
 
 def chat_files(name: str) -> list[Path]:
@@ -45,14 +51,22 @@ def read_chats(files: list[Path]) -> Iterator[Chat]:
         yield from _chats_of(file)
 
 
-def _chats_of(file: Path) -> Iterator[Chat]:
+def find_images(files: list[Path]) -> Iterator[ImageName]:
+    """The images of all rows, in order. Rows that cannot have one are not parsed."""
+    for file in files:
+        for chat in _chats_of(file, _MAY_NAME_IMAGES):
+            yield from chat.images
+
+
+def _chats_of(file: Path, with_this: re.Pattern[bytes] | None = None) -> Iterator[Chat]:
     with open_file(file) as opened:
         for number, line in enumerate(opened, 1):
-            if line.strip():
-                yield _chat(f"{file}: line {number}", line)
+            if line.strip() and (with_this is None or with_this.search(line)):
+                yield _chat(file, number, line)
 
 
-def _chat(place: str, line: bytes) -> Chat:
+def _chat(file: Path, number: int, line: bytes) -> Chat:
+    place = f"{file}: line {number}"
     if line.startswith(LFS_POINTER):
         raise DataError(
             f"{place}: is a git-lfs pointer, not the file itself: run `git lfs pull` there"
@@ -71,10 +85,28 @@ def _chat(place: str, line: bytes) -> Chat:
     tools = row.get("tools") or []
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
         raise DataError(f"{place}: tools: must be a list of JSON schemas of functions")
-    return Chat(place, _messages(place, row["messages"]), tuple(tools))
+    messages, images = _with_parts(place, _messages(place, row["messages"]))
+    named = named_images(place, images, row.get("images"), file)
+    return Chat(place, messages, tuple(tools), tuple(named))
 
 
-def _messages(place: str, found: Any) -> tuple[Mapping[str, Any], ...]:
+def _with_parts(
+    place: str, messages: list[dict[str, Any]]
+) -> tuple[tuple[Mapping[str, Any], ...], list[tuple[str, str | None]]]:
+    """The messages with their parts as templates take them, and the images among these."""
+    made: list[Mapping[str, Any]] = []
+    images: list[tuple[str, str | None]] = []
+    for number, message in enumerate(messages):
+        content = message.get("content")
+        if isinstance(content, list):
+            read = read_parts(f"{place}: messages[{number}].content", content)
+            images += read.images
+            message = {**message, "content": list(read.parts)}
+        made.append(message)
+    return tuple(made), images
+
+
+def _messages(place: str, found: Any) -> list[dict[str, Any]]:
     if not isinstance(found, list) or not found:
         raise DataError(f"{place}: messages: must be a list with a message in it")
     for number, message in enumerate(found):
@@ -86,7 +118,7 @@ def _messages(place: str, found: Any) -> tuple[Mapping[str, Any], ...]:
             f"{place}: no message is the {LEARNT}'s, so nothing of this chat would be learnt; "
             "take the row out, or check its roles"
         )
-    return tuple(found)
+    return found
 
 
 def _fault(message: Any) -> str:
@@ -99,7 +131,7 @@ def _fault(message: Any) -> str:
     content = message.get("content")
     if content is None and (message.get("tool_calls") or message.get("reasoning_content")):
         return ""
-    if not isinstance(content, str):
+    if not isinstance(content, str | list):
         what = "is missing" if content is None else f"holds {type(content).__name__}"
-        return f".content: {what}; it must be text (without tool_calls)"
+        return f".content: {what}; it must be text, or a list of parts (without tool_calls)"
     return ""

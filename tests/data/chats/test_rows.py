@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from dougong.data.chat_rows import chat_files, read_chats
+from dougong.data.chats.rows import chat_files, read_chats
 from dougong.errors import DataError
 from tests.chats import row, write_chats
 
@@ -36,7 +36,7 @@ WRONG = [
     ),
     ('{"messages": [{"content": "a"}]}', "line 2: messages[0].role: null is none of"),
     ('{"messages": [{"role": "user"}]}', "line 2: messages[0].content: is missing"),
-    ('{"messages": [{"role": "user", "content": [1]}]}', "line 2: messages[0].content: holds list; it must be text"),
+    ('{"messages": [{"role": "user", "content": 1}]}', "line 2: messages[0].content: holds int; it must be text, or"),
     ('{"messages": [{"role": "user", "content": "a"}]}', "line 2: no message is the assistant's, so nothing of this"),
     (GOOD[:-1] + ', "tools": "search"}', "line 2: tools: must be a list of JSON schemas"),
     ("version https://git-lfs.github.com/spec/v1", "line 2: is a git-lfs pointer"),

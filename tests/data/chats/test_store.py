@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dougong.data.chat_store import ChatForm, StoredChats, open_chats
-from dougong.data.chat_template import open_chat_tokenizer
+from dougong.data.chats.images import ImageForm
+from dougong.data.chats.parts import ImageName
+from dougong.data.chats.store import ChatForm, StoredChats, open_chats
+from dougong.data.chats.template import open_chat_tokenizer
 from dougong.data.samples.marks import IGNORED
 from dougong.errors import DataError
 from tests.chats import chat_tokenizer, many, row, write_chats
@@ -16,7 +18,12 @@ from tests.chats import chat_tokenizer, many, row, write_chats
 def opened(folder: Path, rows: list[dict[str, object]], length: int = 64, is_packed: bool = False) -> StoredChats:
     tokenizer = open_chat_tokenizer(str(chat_tokenizer(folder / "tokenizer")), "text")
     write_chats(folder / "a.jsonl", rows)
-    return open_chats(str(folder / "a.jsonl"), ChatForm(tokenizer, 310, length, is_packed), folder / "cache")
+    form = ChatForm(tokenizer, 310, length, is_packed, no_images)
+    return open_chats(str(folder / "a.jsonl"), form, folder / "cache")
+
+
+def no_images(first: ImageName) -> ImageForm:
+    raise AssertionError(first)
 
 
 def test_labels_are_the_ids_of_what_is_learnt(tmp_path: Path) -> None:

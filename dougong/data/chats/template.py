@@ -8,9 +8,11 @@ earlier thoughts), the row is refused: transformers' own mask would be all zero 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,20 +20,56 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dougong.data.chat_rows import LEARNT, Chat
+from dougong.data.chats.parts import ImageName
+from dougong.data.chats.rows import LEARNT, Chat
+from dougong.data.special_tokens import read_object
 from dougong.errors import DataError
 from dougong.job.tokenizer_choice import BYTES
 
 _MARKS = re.compile(r"\{\%-?\s*generation\s*-?\%\}")
 _TEMPLATE = "chat_template.jinja"
+_OF_PROCESSOR = "chat_template.json"
+"""Where older folders of models that see have it."""
+_PROBE = "dougong"
+_PARTS = [{"type": "text", "text": _PROBE}]
+
+
+@dataclass(frozen=True)
+class KeptImage:
+    """An image as it was when its chat was read. `digest`: of its bytes; `pixels`: digest of what
+    the tower gets; `grid`: its patches in time, height and width."""
+
+    name: ImageName
+    digest: str
+    pixels: str
+    grid: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class PlacedImage:
+    """The tokens `begin .. end` of a chat stand for it."""
+
+    begin: int
+    end: int
+    image: KeptImage
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """`ids`: int64 [tokens]; `is_target`: bool [tokens], which of them are learnt."""
+    """`ids`: int64 [tokens]; `is_target`: bool [tokens], which of them are learnt; `images`: those
+    that some of them stand for, in order."""
 
     ids: npt.NDArray[np.int64]
     is_target: npt.NDArray[np.bool_]
+    images: tuple[PlacedImage, ...] = ()
+
+    def cut(self, length: int) -> Encoded:
+        """At most so many of its first tokens; an image that does not fit goes whole."""
+        for one in self.images:
+            if one.begin < length < one.end:
+                length = one.begin
+        images = tuple(one for one in self.images if one.end <= length)
+        return Encoded(self.ids[:length], self.is_target[:length], images)
 
 
 @dataclass(frozen=True)
@@ -104,7 +142,7 @@ class ChatTokenizer:
         return len(part)
 
     def _render(self, chat: Chat, count: int, **how: Any) -> Any:
-        messages = [dict(message) for message in chat.messages[:count]]
+        messages = [self._message(chat, message) for message in chat.messages[:count]]
         try:
             return self.model.apply_chat_template(
                 messages, tools=list(chat.tools) or None, tokenize=True, return_dict=True, **how
@@ -115,6 +153,45 @@ class ChatTokenizer:
                 f"{chat.place}: the chat template of {self.name} fails ({reason}); mend the row, "
                 "or the template"
             ) from error
+
+    def _message(self, chat: Chat, message: Mapping[str, Any]) -> dict[str, Any]:
+        """A message as the template takes it: one that knows no parts gets the text of them all."""
+        content = message.get("content")
+        if not isinstance(content, list) or self._takes_parts(message["role"]):
+            return dict(message)
+        if any(part["type"] != "text" for part in content):
+            raise DataError(
+                f"{chat.place}: the chat template of {self.name} takes only text of the role "
+                f"{message['role']}, and an image is there; take the row out, or name a template "
+                "that renders images"
+            )
+        return {**message, "content": "".join(part["text"] for part in content)}
+
+    @functools.cached_property
+    def _takes_parts(self) -> Callable[[str], bool]:
+        """Whether the template renders a part with a text of this role as it renders the text."""
+
+        @functools.cache
+        def takes(role: str) -> bool:
+            text = self._rendered(role, _PROBE)
+            return text is not None and _PROBE in text and text == self._rendered(role, _PARTS)
+
+        return takes
+
+    def _rendered(self, role: str, content: Any) -> str | None:
+        """A chat with this content where the role has its place; None where that fails."""
+        asked, answer = ({"role": name, "content": "a"} for name in ("user", LEARNT))
+        messages = [{"role": role, "content": content}]
+        if role == LEARNT:
+            messages = [asked, *messages]
+        elif role == "tool":
+            messages = [asked, answer, *messages]
+        elif role != "user":
+            messages = [*messages, asked]
+        try:
+            return str(self.model.apply_chat_template(messages, tokenize=False))
+        except Exception:  # a template raises whatever it likes
+            return None
 
 
 def open_chat_tokenizer(name: str, text_digest: str) -> ChatTokenizer:
@@ -136,6 +213,8 @@ def open_chat_tokenizer(name: str, text_digest: str) -> ChatTokenizer:
             f"data.chat: {folder}: transformers finds no tokenizer here "
             f"({str(error).splitlines()[0]}); {remedy}"
         ) from error
+    if not model.chat_template:
+        model.chat_template = read_object(folder / _OF_PROCESSOR).get("chat_template")
     if not model.chat_template:
         raise DataError(f"data.chat: the tokenizer {name} has no chat template; {remedy}")
     if isinstance(model.chat_template, dict):
