@@ -19,6 +19,7 @@ from tests.checkpoint.saving import tiny_model
 from tests.families import WITH_TOWERS, config_values
 from tests.jobs import VOCAB, make_job, make_rig
 from tests.reference import plain_step, reference_model
+from torch import nn
 
 
 @pytest.mark.parametrize("family", WITH_TOWERS)
