@@ -31,14 +31,15 @@ FORGETFUL = (
 Row = dict[str, Any]
 
 
-def chat_tokenizer(folder: Path, template: str | None = PLAIN) -> Path:
+def chat_tokenizer(folder: Path, template: str | None = PLAIN, further: tuple[str, ...] = ()) -> Path:
     """A folder as `save_pretrained` writes it."""
     from transformers import PreTrainedTokenizerFast
 
     model = byte_level(300)
     model.decoder = decoders.ByteLevel()
     made = PreTrainedTokenizerFast(tokenizer_object=model, eos_token="</s>", bos_token="<s>")
-    made.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"], "pad_token": "<pad>"})
+    special = ["<|im_start|>", "<|im_end|>", *further]
+    made.add_special_tokens({"additional_special_tokens": special, "pad_token": "<pad>"})
     made.chat_template = template
     made.save_pretrained(folder)
     return folder

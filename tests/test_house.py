@@ -65,9 +65,9 @@ ORDER = (
     "ui.goodput", "ui", "ui.report",
     "data.documents",  # texts, before a tokenizer has seen them
     "data.samples",  # which sample is which window: numbers alone
-    "data",
+    "data",  # text to tokens
     "data.chats",  # chats to sequences
-    "data.sources", "data.windows", "data.preview", "data.show",  # which tokens a lane reads
+    "data.sources", "data.windows", "data.preview", "data.show",  # what a job names, and which of it a lane reads
     "deepspeed",  # what is taken from DeepSpeed: its CPU Adam, its checkpoints
     "fingerprint",  # a device's arithmetic
     "training.optimizers", "training.results", "training.start", "training.memory",
@@ -361,6 +361,7 @@ def test_lower_ends_are_what_the_oldest_python_runs() -> None:
 def test_only_declared_libraries_are_imported() -> None:
     distribution = {
         "yaml": "pyyaml", "pynvml": "nvidia-ml-py", "torch_npu": "torch-npu", "pydantic_core": "pydantic",
+        "PIL": "pillow",
     }  # fmt: skip
     known = {*requirements(), "dougong"}
     strays = {

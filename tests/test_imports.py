@@ -12,6 +12,7 @@ from tests.test_house import HEAVY, MODULES, SOURCES, begins, imported, name, tr
 LOADS_HEAVY = (
     "dougong.cli.traffic",  # torch
     "dougong.fingerprint.take",  # torch
+    "dougong.models.configs.load",  # torch
     "dougong.models.stored.values",  # torch
     "dougong.ops.experts.ascend_swiglu",  # torch
     "dougong.ops.experts.triton_swiglu",  # torch, triton
@@ -21,7 +22,7 @@ LOADS_HEAVY = (
     "dougong.training.start.preflight",  # torch
 )
 # Libraries that need not be installed, or are there for one kind of device.
-SLOW = ("numpy",)  # a tenth of a second, that a plan of ordinary size does not need
+SLOW = ("numpy", "PIL")  # a tenth of a second, that a plan of ordinary size does not need; images do
 OPTIONAL = ("deepspeed", "pynvml", "tokenizers", "torch_npu")
 
 

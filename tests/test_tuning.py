@@ -19,6 +19,7 @@ from tests.families import config_values
 from tests.jobs import VOCAB, make_job, make_rig, plan_for
 from tests.processes import run_workers
 from tests.reference import reference_model, train_plainly
+from tests.tiny import tiny_values
 from tests.training.running import Order, digests, run
 from tests.tuned_runs import BASE, adapted_job, base_folder, peft_of, saved
 from transformers import AutoModelForCausalLM
@@ -138,6 +139,23 @@ def test_runs_with_adapters_go_on_with_the_same_bits(changes: dict[str, Any], tm
     later = run(Order(job, "AE", tmp_path / "later", found.committed[2], generation=2))
     assert not later.errors and later.series() == {s: values for s, values in whole.series().items() if s > 2}
     assert digests(later.committed[4]) == digests(whole.committed[4])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_frozen_routers_are_balanced_with_the_same_bits(layout: str) -> None:
+    """Also where nothing before the first of them is trained, so that the loss reaches nothing there."""
+    for model in ({"lora": {"rank": 2}}, {"freeze": ["*", "!*.layers.2.*"]}):
+        job = tuned_job(model=model, router={"global_loss": 0.5})
+        assert run_layout(job, layout) == run_layout(job)
+        assert run_layout(job)[0] != run_layout(tuned_job(model=model))[0]
+
+
+def test_a_run_that_learns_nothing_ends_with_the_reason(tmp_path: Path) -> None:
+    """jamba multiplies by this weight itself, so that its adapter never takes part."""
+    model = {"family": "jamba", "config": tiny_values("jamba"), "lora": {"rank": 2, "targets": ["*dt_proj.weight"]}}
+    found = run(Order(adapted_job(tmp_path, model=model), "B", tmp_path / "run"))
+    ((_, words),) = found.errors.values()
+    assert "the loss reaches nothing of what is trained: model" in words and "model.lora.targets" in words
 
 
 def test_a_run_goes_on_from_the_adapters_of_another(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from dougong.checkpoint.verify import VerifyResult, verify_whoever_signed
 from dougong.checkpoint.verify import verify as verify_checkpoint
 from dougong.cli.options import JobFile, Overrides, RunPath
 from dougong.errors import SourceError
+from dougong.job.yaml import locations
 from dougong.launcher.signing.key_file import read_key
 from dougong.records.directory import RunDir
 from dougong.tools import after_verify as after
@@ -192,10 +193,23 @@ def export(
     def skipped(found: VerifyResult) -> None:
         typer.echo(f"skipped: {found}", err=True)
 
-    chosen = writing.choose(RunDir.open(run_dir).checkpoints, step, skipped)
+    run = RunDir.open(run_dir)
+    chosen = writing.choose(run.checkpoints, step, skipped)
+    if adapter:
+        _refuse_moved_biases(run)
     files, form = _exported(chosen, out, dtype.value, adapter)
     megabytes = sum(path.stat().st_size for path in files) / 1e6
     typer.echo(f"{out}: {chosen.name} as {form}, {len(files)} files, {megabytes:.1f} MB")
+
+
+def _refuse_moved_biases(run: RunDir) -> None:
+    """Routers' biases are no adapters, and are not in what peft reads."""
+    router = locations.read(run.read_job()).data.get("router") or {}
+    if router.get("bias_rate") is not None:
+        raise SourceError(
+            f"{run.path}: router.bias_rate has moved biases of routers, so that adapters alone are "
+            "not the model; export it without --adapter"
+        )
 
 
 def _exported(chosen: Path, out: Path, dtype: str, adapter: bool) -> tuple[list[Path], str]:
@@ -205,7 +219,7 @@ def _exported(chosen: Path, out: Path, dtype: str, adapter: bool) -> tuple[list[
     from dougong.tools.export import export_adapters, export_merged
 
     if adapter:
-        return export_adapters(chosen, out), "adapters"
+        return export_adapters(chosen, out, dtype), f"adapters in {dtype}"
     return export_merged(chosen, out, dtype), f"{dtype} with its adapters merged"
 
 

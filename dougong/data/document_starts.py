@@ -53,6 +53,9 @@ class DocumentStarts:
         first, last = self._inside(windows)
         return int(windows.size * (self.length - 1) - (last - first).sum())
 
+    def images_of(self, ids: npt.NDArray[np.int64], windows: npt.NDArray[np.int64]) -> None:
+        """Documents of text have none."""
+
     def digest(self) -> str:
         return f"documents {self.places.digest()}"
 

@@ -13,7 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from dougong.data.samples.blend import Blend, whole_weights
+from dougong.data.samples.image_batch import ImageBatch, Patches
 from dougong.data.source_windows import LearntForm, SourceWindows, TokenBatch, windows_of_step
+from dougong.errors import DataError
 from dougong.job.schema import Job
 from dougong.remarks import Remarks
 
@@ -46,7 +48,18 @@ class Mixture:
         parts = [
             (rows, source.read(windows, form)) for source, rows, windows in self._chosen(samples)
         ]
+        self._refuse_foreign_images([part for _, part in parts])
         return _joined(parts)
+
+    def _refuse_foreign_images(self, parts: Sequence[TokenBatch]) -> None:
+        """A model takes each token of an image for a part of one, whosever text holds it."""
+        tokens = {part.images.token for part in parts if part.images is not None}
+        for part in parts:
+            if part.images is None and tokens & set(np.unique(part.ids).tolist()):
+                raise DataError(
+                    f"{self.name}: a text holds the id {min(tokens)}, which stands for a part of "
+                    "an image, and lies beside a chat with images; take it out of the texts"
+                )
 
     def num_targets(self, samples: npt.NDArray[np.int64]) -> int:
         """Tokens that are learnt, of all these samples together."""
@@ -176,4 +189,20 @@ def _joined(parts: Sequence[tuple[npt.NDArray[np.int64], TokenBatch]]) -> TokenB
 
     ids = np.concatenate([part.ids for _, part in parts])[order]
     labels = together([part.labels for _, part in parts])
-    return TokenBatch(ids, labels, together([part.positions for _, part in parts]))
+    positions = together([part.positions for _, part in parts])
+    return TokenBatch(ids, labels, positions, images=_joined_images(parts, order))
+
+
+def _joined_images(
+    parts: Sequence[tuple[npt.NDArray[np.int64], TokenBatch]], order: npt.NDArray[np.int64]
+) -> ImageBatch | None:
+    """Of all sequences, in the order of the rows. Parts without images have no token of one."""
+    tokens = [part.images.token for _, part in parts if part.images is not None]
+    if not tokens:
+        return None
+    rows: list[tuple[Patches, ...]] = []
+    for _, part in parts:
+        rows += part.images.rows if part.images is not None else [()] * len(part.ids)
+    ids = np.concatenate([part.ids for _, part in parts])[order]
+    kinds = (ids == tokens[0]).astype(np.int64)
+    return ImageBatch(tuple(rows[place] for place in order.tolist()), tokens[0], kinds)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
+from dougong.data.samples.image_batch import ImageBatch
 from dougong.data.samples.marks import TokenMarks
 from dougong.data.samples.order import WindowOrder, num_held_out
 from dougong.data.token_files import TokenFile
@@ -22,13 +23,15 @@ class TokenBatch:
     are learnt, IGNORED elsewhere (None: all of them are); `positions`: of each in its own document
     (None: counted through the sequence). `num_targets`: by what the sum of its tokens' losses is
     divided, so that the mean over all micro-batches weighs every target of the step the same.
-    `padding`: bool, as `ids`, which of them only fill a sequence up (None: none does)."""
+    `padding`: bool, as `ids`, which of them only fill a sequence up (None: none does); `images`: of
+    its sequences (None: they have none)."""
 
     ids: npt.NDArray[np.int64]
     labels: npt.NDArray[np.int64] | None = None
     positions: npt.NDArray[np.int64] | None = None
     num_targets: float | None = None
     padding: npt.NDArray[np.bool_] | None = None
+    images: ImageBatch | None = None
 
 
 @dataclass(frozen=True)
@@ -58,13 +61,16 @@ class SourceWindows:
         ids = self._ids(windows)
         if not form.has_labels:
             return TokenBatch(ids)
-        labels, positions, padding = ids, None, None
+        batch = TokenBatch(ids, ids)
         if self.marks is not None:
             labels, positions = self.marks.labels_and_positions(ids, windows)
             padding = self.marks.padding(windows, self.sequence_length)
-        if positions is None and form.has_positions:
+            images = self.marks.images_of(ids, windows)
+            batch = TokenBatch(ids, labels, positions, padding=padding, images=images)
+        if batch.positions is None and form.has_positions:
             positions = np.tile(np.arange(self.sequence_length), (len(ids), 1))
-        return TokenBatch(ids, labels, positions, padding=padding)
+            batch = replace(batch, positions=positions)
+        return batch
 
     def num_targets(self, windows: npt.NDArray[np.int64]) -> int:
         """Tokens that are learnt, of all these windows together."""

@@ -162,6 +162,7 @@ def _vocabulary(job: Job) -> Iterator[Breach]:
 
 FILE_RULES = (
     Rule(("model",), _model_folder),
+    Rule(("model",), _adapter_folder),
     Rule(("data",), _data_files),
     Rule(("data",), _same_data),
     Rule(("data", "model"), _vocabulary),

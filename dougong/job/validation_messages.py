@@ -214,9 +214,11 @@ def _advice(path: KeyPath, error: Error, data: Any) -> str:
 def _shape(path: KeyPath, data: Any) -> str:
     """What a section, a list of sections or a pair looks like."""
     section = section_at(path, data)
-    item = f"a mapping with the keys {', '.join(section.model_fields)}" if section else "2 values"
     field = field_at(path, data)
     is_list = field is not None and takes_list(field)
+    item = f"a mapping with the keys {', '.join(section.model_fields)}" if section else "2 values"
+    if section is None and field is not None and "..." in str(field.annotation):
+        return "a list"
     if not is_list or isinstance(path[-1], int):
         return item
     return f"a list of {item}" if section is None else f"a list, each item {item}"

@@ -20,7 +20,10 @@ from dougong.models.sites import Site, find_sites
 from dougong.ops import counter_rng
 from dougong.ops.adapter_names import adapted_tensor, adapter_of, is_adapter
 
-_WHAT_IS_ADAPTED = "adapters are for weights of linear layers and experts' matrices"
+_WHAT_IS_ADAPTED = (
+    "adapters are for weights of linear layers (torch.nn.Linear; routers are none, as a rule) and "
+    "experts' matrices, outside of towers that no text reaches"
+)
 Sizes = tuple[int, int]
 """in, out."""
 
@@ -86,19 +89,22 @@ def _check_targets(model: nn.Module, lora: Lora, names: Sequence[str]) -> None:
             reason = f"{pattern!r} names tensors that can have no adapter" if is_known else wrong
             raise ModelError(f"model.lora.targets: {reason}; {_WHAT_IS_ADAPTED}")
     if not any(is_among(lora.targets, name) for name in names):
-        given = ", ".join(lora.targets)
+        given = ", ".join(lora.targets) or "the list is empty"
         raise ModelError(f"model.lora.targets: {given}: nothing is adapted; {_WHAT_IS_ADAPTED}")
 
 
 def _linear_layers(model: nn.Module, sites: Sequence[Site]) -> dict[str, nn.Module]:
-    """Those whose product is torch's own, and that are no other tensor's second name."""
+    """Those whose product is torch's own, and that are no other tensor's second name. None of a
+    tower."""
     counts: dict[int, int] = {}
     for _, parameter in model.named_parameters(remove_duplicate=False):
         counts[id(parameter)] = counts.get(id(parameter), 0) + 1
     inside = tuple(f"{site.name}." for site in sites)
     found: dict[str, nn.Module] = {}
     for name, module in model.named_modules():
+        # What no text reaches (`towers.py`) is frozen by now.
         is_own = type(module) is nn.Linear and counts[id(module.weight)] == 1
+        is_own = is_own and module.weight.requires_grad
         if is_own and not name.startswith(inside):
             found[name] = module
     return found

@@ -26,7 +26,7 @@ from dougong.models.sites import (
     family_shapes,
     find_sites,
 )
-from dougong.models.tuned import tuned_on_meta
+from dougong.models.tuned import refuse_frozen_biases, tuned_on_meta
 from dougong.ops.adapter_names import is_adapter
 from dougong.ops.experts.choose import is_swiglu
 from dougong.parallel.plan import Inventory, TensorSpec
@@ -52,7 +52,10 @@ def inspect_model(
     config = load_config(model, vocab_size)
     network = tuned_on_meta(model, config)
     sites = find_sites(network)
-    find_choosers(network, sites, router or Router())
+    router = router or Router()
+    choosers = find_choosers(network, sites, router)
+    if router.bias_rate is not None:
+        refuse_frozen_biases(model, [one.bias for one in choosers if one.bias is not None])
     if is_layout_free:
         refuse_fast_paths(network)
     if recompute:

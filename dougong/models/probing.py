@@ -7,6 +7,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from dougong.models.towers import is_of_training
 from dougong.ops import counter_rng
 
 
@@ -33,7 +34,7 @@ def fill(part: nn.Module) -> None:
 
 def _made_up(tensor: Tensor) -> Tensor:
     """Matrices are random, trained vectors one (norms, scales), all else zero."""
-    trained = tensor.requires_grad
+    trained = is_of_training(tensor)
     if trained and tensor.dim() > 1:
         values = random_matrix(tuple(tensor.shape))
     else:

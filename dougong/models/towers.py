@@ -1,8 +1,8 @@
 """The parts of a model that a text does not reach: towers that see or hear, and what leads from
 them into the language model.
 
-A job that trains on texts leaves them as they are. They go from a folder into every checkpoint, but
-have no gradient, no moments and no owner.
+A job leaves them as they are, also where it trains on images. They go from a folder into every
+checkpoint, but have no gradient, no moments and no owner.
 """
 
 from __future__ import annotations
@@ -10,10 +10,27 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from dougong.models.configs.parts import is_composite, text_config
 from dougong.models.patterns import name_patterns
+
+
+class FrozenParameter(nn.Parameter):
+    """A parameter that the family trains and the job does not. Only of models without memory:
+    where tensors get memory they become plain parameters without a gradient."""
+
+
+def freeze(parameter: nn.Parameter) -> None:
+    """Leave a parameter of a model on meta without a gradient."""
+    if parameter.requires_grad:
+        parameter.requires_grad_(False)
+        parameter.__class__ = FrozenParameter  # a deep copy keeps the class, and no attribute
+
+
+def is_of_training(tensor: Tensor) -> bool:
+    """Whether the family trains it, frozen or not."""
+    return tensor.requires_grad or isinstance(tensor, FrozenParameter)
 
 
 def freeze_towers(model: nn.Module, config: Any) -> None:
@@ -38,8 +55,8 @@ def tower_words(model: nn.Module, is_random: bool) -> str:
     patterns = name_patterns(frozen, {name for name, is_trained in named if is_trained})
     values = "with the random values that they begin with" if is_random else "as they are"
     return (
-        f"{len(frozen)} tensors are not trained, since no text reaches them: {patterns}; they go "
-        f"into checkpoints {values}"
+        f"{len(frozen)} tensors are not trained, being no part of the language model: {patterns}; "
+        f"they go into checkpoints {values}"
     )
 
 

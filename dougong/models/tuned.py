@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from dougong.job.schema import Model
 from dougong.models.adapters import add_adapters, is_transposed, scaling_of
 from dougong.models.build import build_on_meta
 from dougong.models.sites import Site, expert_op, find_sites
+from dougong.models.towers import freeze
 from dougong.ops.adapter_names import adapted_tensor, is_adapter
 from dougong.ops.experts.adapted import AdaptedExperts, Adapter, PartlyFrozen
 from dougong.ops.experts.base import ExpertOp, Rows
@@ -32,6 +33,8 @@ def tuned_on_meta(model: Model, config: Any, dtype: torch.dtype = torch.float32)
     patterns = frozen_patterns(model)
     if patterns:
         _freeze(network, patterns)
+    if model.lora is not None:
+        _refuse_trained_twice(network)
     return network
 
 
@@ -43,19 +46,36 @@ def frozen_patterns(model: Model) -> Sequence[str]:
 
 
 def _freeze(network: nn.Module, patterns: Sequence[str]) -> None:
-    named = [pair for pair in _with_all_names(network) if not is_adapter(pair[0])]
-    wrong = without_match(patterns, (name for name, _ in named))
+    wrong = without_match(patterns, _names(network))
     if wrong is not None:
         raise ModelError(f"model.freeze: {wrong}")
     # A tied tensor has several names; one that is frozen freezes it.
-    for name, parameter in named:
-        if is_among(patterns, name):
-            parameter.requires_grad_(False)
-    _refuse_trained_twice(network)
+    for name, parameter in network.named_parameters(remove_duplicate=False):
+        if not is_adapter(name) and is_among(patterns, name):
+            freeze(parameter)
     if not any(parameter.requires_grad for parameter in network.parameters()):
         raise ModelError(
             f"model.freeze: {', '.join(patterns)}: nothing is left to train; leave a pattern out, "
             "or take some tensors out again by '!PATTERN'"
+        )
+
+
+def _names(network: nn.Module) -> list[str]:
+    """Of all that a model keeps, but its adapters; buffers too, some of which are moved by what
+    balances experts."""
+    names = [name for name, _ in network.named_parameters(remove_duplicate=False)]
+    return [name for name in (*names, *network.state_dict()) if not is_adapter(name)]
+
+
+def refuse_frozen_biases(model: Model, biases: Iterable[str]) -> None:
+    """ModelError where the job moves a bias of a router that it has frozen."""
+    patterns = frozen_patterns(model)
+    frozen = next((bias for bias in biases if is_among(patterns, bias)), None)
+    if frozen is not None:
+        key = "model.lora" if model.freeze is None else "model.freeze"
+        raise ModelError(
+            f"router.bias_rate: moves {frozen}, which {key} freezes; leave bias_rate out, or set "
+            f"model.freeze to [..., '!*{frozen.rpartition('.')[2]}']"
         )
 
 
@@ -68,10 +88,6 @@ def _refuse_trained_twice(network: nn.Module) -> None:
                 f"model.freeze: {adapted_tensor(name)[0]} has an adapter (model.lora.targets) and "
                 "is trained as well; freeze it, or leave it out of the targets"
             )
-
-
-def _with_all_names(network: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    yield from network.named_parameters(remove_duplicate=False)
 
 
 def tuned_expert_op(

@@ -17,12 +17,12 @@ def export_merged(directory: Path, out: Path, dtype: str) -> list[Path]:
         return export(directory, out, dtype, changes=Merging(stored))
 
 
-def export_adapters(directory: Path, out: Path) -> list[Path]:
+def export_adapters(directory: Path, out: Path, dtype: str = "float32") -> list[Path]:
     """The adapters alone, as peft reads them. Raises SourceError where there are none."""
-    refuse_request(out)
+    refuse_request(out, dtype)
     if not has_adapters(directory):
         raise SourceError(
             f"{directory}: holds no adapters (the job has no model.lora); export without --adapter"
         )
     with stored_adapters(directory) as stored:
-        return write_peft_folder(stored, out)
+        return write_peft_folder(stored, out, dtype)

@@ -80,6 +80,11 @@ class Forwards:
             # A position that does not follow the last one begins another document, at whose tokens
             # those behind it do not look (`masking_utils.find_packed_sequence_indices`).
             asked["position_ids"] = self._on_device(batch.positions)
+        if batch.images is not None:
+            # The family itself counts the positions of its images, by what each token stands for.
+            asked["pixel_values"] = self._on_device(batch.images.pixels)
+            asked["image_grid_thw"] = self._on_device(batch.images.grids)
+            asked["mm_token_type_ids"] = self._on_device(batch.images.kinds)
 
         def run() -> Tensor:
             loss: Tensor = self._model(input_ids=tokens, use_cache=False, **asked).loss
@@ -96,5 +101,5 @@ class Forwards:
         mask = torch.from_numpy(~padding.reshape(-1))
         return RealTokens(mask.to(self._device), int(mask.sum()))
 
-    def _on_device(self, values: npt.NDArray[np.int64]) -> Tensor:
+    def _on_device(self, values: npt.NDArray[Any]) -> Tensor:
         return torch.from_numpy(values).to(self._device)

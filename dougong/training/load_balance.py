@@ -246,7 +246,8 @@ class LoadBalance(StepHook):
         for lane, flight in flights.items():
             with torch.enable_grad():
                 loss = self._loss(flight)
-            flight.add_loss(loss)
+            if loss.requires_grad:  # not where all that comes before every router is frozen
+                flight.add_loss(loss)
             self._losses[lane, microbatch] = loss.detach()
 
     def after_update(self, result: StepResult) -> None:

@@ -64,7 +64,7 @@ from dougong.training.state import (
 )
 from dougong.training.step import Asked, ForwardsOf, Stepper, WorkerShare
 from dougong.training.traffic import TrafficMeter
-from dougong.training.unreached import UnreachedNotice
+from dougong.training.unreached import UnreachedNotice, trained_parts
 
 
 @dataclass(frozen=True)
@@ -309,8 +309,7 @@ def build_trainer(
     if job.needs_exact_kernels:
         agree_on_operators(world, plan, blueprint.op)
     share, start = _read_share(context, world, blueprint, memory)
-    trained = (*share.replica.trainable, *share.replica.cut.names)
-    notice = UnreachedNotice(trained, _warner(context))
+    notice = UnreachedNotice(trained_parts(share.replica), _warner(context))
     ledger = LedgerStart.of(context, start.digest)
     options = StepOptions(Phases(context.control.progress), tracer, ledger, (notice,), memory)
     stepper = build_in_world(share, world, options)

@@ -50,6 +50,7 @@ def test_targets_choose_tensors() -> None:
         (("*.q_porj.*",), "matches no tensor of the model, such as .*q_proj.weight"),
         (("*norm*",), r"'\*norm\*' names tensors that can have no adapter"),
         (("*.q_proj.weight", "!*"), "nothing is adapted"),
+        ((), "the list is empty: nothing is adapted"),
         (("*layers.0.mlp.experts.*",), "of some layers' experts and not of .*experts are adapted in all layers or"),
     ],
 )

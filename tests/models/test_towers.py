@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from pathlib import Path
 
@@ -12,12 +13,13 @@ from dougong.job.schema import Model
 from dougong.models.build import build_on_meta
 from dougong.models.configs.load import load_config
 from dougong.models.inventory import inspect_model
-from dougong.models.towers import tower_words
+from dougong.models.towers import FrozenParameter, freeze, is_of_training, tower_words
 from safetensors.torch import load_file, save_file
 from tests.checkpoint.saving import tiny_model
 from tests.families import WITH_TOWERS, config_values
 from tests.jobs import VOCAB, make_job, make_rig
 from tests.reference import plain_step, reference_model
+from torch import nn
 
 
 @pytest.mark.parametrize("family", WITH_TOWERS)
@@ -98,3 +100,12 @@ def test_experts_that_lie_transposed_are_read_as_transformers_reads_them(tmp_pat
     for name in turned:
         for expert, values in enumerate(loaded[name]):
             assert torch.equal(rig.replica.masters[f"{name}[{expert}]"], values), (name, expert)
+
+
+def test_a_frozen_parameter_is_still_one_that_the_family_trains() -> None:
+    trained, own = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(2), requires_grad=False)
+    for parameter in (trained, own):
+        freeze(parameter)
+        assert not parameter.requires_grad
+    assert isinstance(copy.deepcopy(trained), FrozenParameter)
+    assert is_of_training(trained) and not is_of_training(own) and not is_of_training(torch.zeros(2))

@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import torch
 from safetensors.torch import save_file
 
 from dougong.checkpoint.disk import storage_error, sync_directory, write_new
@@ -17,15 +18,15 @@ from dougong.models.peft_form import CONFIG_FILE, WEIGHTS_FILE, peft_tensors
 from dougong.ops.adapter_names import is_adapter
 
 
-def write_peft_folder(stored: StoredAdapters, out: Path) -> list[Path]:
-    """Write adapter_config.json and adapter_model.safetensors (float32) into a new folder `out`,
-    whole or not at all; returns the files. Raises SourceError where more than adapters was trained:
+def write_peft_folder(stored: StoredAdapters, out: Path, dtype: str = "float32") -> list[Path]:
+    """Write adapter_config.json and adapter_model.safetensors into a new folder `out`, whole or not
+    at all; returns the files. Raises SourceError where more than adapters was trained:
     the folder would not be the model."""
     _refuse_more(stored)
     tensors = {}
     for one in peft_tensors(stored.parameters, stored.sites):
         parts = [stored.read(name) for name in one.live_names]
-        tensors[one.key] = one.joined(parts).contiguous()
+        tensors[one.key] = one.joined(parts).to(getattr(torch, dtype)).contiguous()
     unfinished = out.parent / f".{out.name}.unfinished"
     try:
         shutil.rmtree(unfinished, ignore_errors=True)

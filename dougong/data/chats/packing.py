@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from dougong.data.chats.template import Encoded
+from dougong.data.chats.template import Encoded, KeptImage
 
 TARGET, BEGINS, PADDING = 1, 2, 4
 """Flags of a token: it is learnt; a document begins with it; it only fills the sequence up."""
@@ -18,10 +19,12 @@ _MOST_OPEN = 64
 
 @dataclass(frozen=True)
 class Sequence:
-    """`ids`: int64 [length]; `flags`: uint8 [length], of TARGET and BEGINS."""
+    """`ids`: int64 [length]; `flags`: uint8 [length], of TARGET and BEGINS; `images`: of its chats,
+    in order."""
 
     ids: npt.NDArray[np.int64]
     flags: npt.NDArray[np.uint8]
+    images: tuple[KeptImage, ...] = ()
 
     @property
     def num_targets(self) -> int:
@@ -52,7 +55,8 @@ class _Open:
             place = end
         flags[place:] = PADDING
         flags[place : place + 1] |= BEGINS
-        return Sequence(ids, flags)
+        images = itertools.chain.from_iterable(chat.images for chat in self.chats)
+        return Sequence(ids, flags, tuple(one.image for one in images))
 
 
 def sequences(

@@ -2,15 +2,18 @@
 beside it. Imports no torch.
 
 A cache entry holds `tokens.bin` (ids), `flags.bin` (uint8, one a token) and `counts.bin` (uint32,
-targets of each sequence), each with its description, and `told.json`.
+targets of each sequence), each with its description, and `told.json`; of chats with images also
+what `images.py` writes.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,11 +21,27 @@ import numpy as np
 import numpy.typing as npt
 
 from dougong.data.chats.faults import Faults
+from dougong.data.chats.image_files import images_digest
+from dougong.data.chats.images import (
+    ImageForm,
+    StoredImages,
+    open_images,
+    write_images,
+)
 from dougong.data.chats.met import UNREAD, Met, named, numbered, read_met
 from dougong.data.chats.packing import BEGINS, PADDING, TARGET, sequences
-from dougong.data.chats.rows import ReadFiles, chat_files, read_chats
-from dougong.data.chats.template import ChatTokenizer, Encoded
+from dougong.data.chats.parts import ImageName
+from dougong.data.chats.rows import (
+    Chat,
+    ReadFiles,
+    chat_beginning,
+    chat_files,
+    find_images,
+    read_chats,
+)
+from dougong.data.chats.template import ChatTokenizer, Encoded, KeptImage
 from dougong.data.documents.text import content_digest
+from dougong.data.samples.image_batch import ImageBatch
 from dougong.data.samples.marks import IGNORED, positions_within
 from dougong.data.token_cache import dtype_of, make_entry, write_described, write_json
 from dougong.data.token_files import TokenFile, Tokenized, open_described
@@ -32,16 +51,20 @@ from dougong.remarks import Remarks
 # Part of the cache's key: raise it when the same chats would give other sequences.
 _FORMAT = "dougong chats 2"
 _MUCH_PADDING = 0.5
+_AT_ONCE = 32
+"""Chats whose images are read side by side."""
 
 
 @dataclass(frozen=True, eq=False)
 class Marks:
     """What is known of sequences beside their ids. `flags`: one a token; `counts`: targets, one a
-    sequence; `is_packed`: whether several documents may lie in one."""
+    sequence; `is_packed`: whether several documents may lie in one; `images`: theirs (None: no chat
+    has one)."""
 
     flags: TokenFile
     counts: TokenFile
     is_packed: bool
+    images: StoredImages | None = None
 
     def labels_and_positions(
         self, ids: npt.NDArray[np.int64], windows: npt.NDArray[np.int64]
@@ -66,8 +89,15 @@ class Marks:
         """Of all these sequences together."""
         return int(self.counts.ids[windows].astype(np.int64).sum())
 
+    def images_of(
+        self, ids: npt.NDArray[np.int64], windows: npt.NDArray[np.int64]
+    ) -> ImageBatch | None:
+        """Of these sequences, which hold `ids`. Raises DataError."""
+        return None if self.images is None else self.images.batch(ids, windows)
+
     def digest(self) -> str:
-        return f"{self.flags.digest()} {self.is_packed}"
+        digest = f"{self.flags.digest()} {self.is_packed}"
+        return digest if self.images is None else f"{digest} {self.images.digest}"
 
 
 @dataclass
@@ -85,6 +115,8 @@ class _Tally:
     left_out: int = 0
     lost: int = 0
     lost_targets: int = 0
+    images: int = 0
+    image_tokens: int = 0
 
     def remarks(self, name: str, form: ChatForm) -> Remarks:
         note = (
@@ -92,6 +124,11 @@ class _Tally:
             f"the assistant's and learnt; {self.sequences:,} sequences of {form.length}, "
             f"{self._padded(form.length):.0%} of them padding{self._remedy(form)}"
         )
+        if self.images:
+            note += (
+                f"; {self.images:,} images, which are {self.image_tokens:,} of the tokens (what "
+                "the tower takes while it looks at them is not in a plan's memory)"
+            )
         if not self.cut:
             return Remarks(notes=(note,))
         of_targets = self.lost_targets / (self.targets + self.lost_targets)
@@ -128,27 +165,34 @@ class StoredChats:
 
 @dataclass(frozen=True)
 class ChatForm:
-    """How chats become sequences. `length`: of each, in ids; `num_ids`: the tokenizer's."""
+    """How chats become sequences. `length`: of each, in ids; `num_ids`: the tokenizer's;
+    `open_images`: how their images do, asked where they have one, with the first."""
 
     tokenizer: ChatTokenizer
     num_ids: int
     length: int
     is_packed: bool
+    open_images: Callable[[ImageName], ImageForm]
 
 
 def open_chats(name: str, form: ChatForm, cache: Path | None) -> StoredChats:
     """The chats of `data.chat` as sequences, from `cache` or made now. Raises DataError for a row
-    that is no chat, or has no target, and for a cache that cannot be written."""
+    that is no chat, has no target, or an image that cannot be had, and for a cache that cannot be
+    written."""
     files, tokenizer = chat_files(name), form.tokenizer
     about = f"{name} ({tokenizer.name})"
     content = content_digest(files)
     identity = [_FORMAT, tokenizer.digest, content, form.length, form.is_packed]
+    found = list(find_images(files))
+    images = form.open_images(found[0]) if found else None
+    if images is not None:
+        identity += [images.processor.digest, images.token, images_digest(found)]
     key = hashlib.blake2b(json.dumps(identity).encode(), digest_size=16).hexdigest()
 
     def write(folder: Path) -> None:
-        source = ReadFiles(files)
-        told = _write(folder, source, form)
-        source.refuse_change(content)
+        source = _ChatsToWrite(ReadFiles(files), form, images)
+        told = _write(folder, source)
+        source.files.refuse_change(content)
         if told.targets == 0:
             raise DataError(
                 f"{about}: there is no chat to learn from in it ({told.chats} chats); give a file "
@@ -161,75 +205,108 @@ def open_chats(name: str, form: ChatForm, cache: Path | None) -> StoredChats:
     met = read_met(entry / "met.json", files)
     tokens = open_described(entry / "tokens.bin")
     flags, counts = open_described(entry / "flags.bin"), open_described(entry / "counts.bin")
+    stored = None if images is None else open_images(entry, images, files)
     return StoredChats(
         about,
         dataclasses.replace(tokens, made_of=Tokenized(name, tokenizer.name, form.num_ids)),
-        Marks(flags, counts, form.is_packed),
+        Marks(flags, counts, form.is_packed, stored),
         told.remarks(name, form) + met.remarks(name),
     )
 
 
-def _write(folder: Path, source: ReadFiles, form: ChatForm) -> _Tally:
-    told, met = _Tally(), Met()
-    chats = _fitting(source, form, told, met)
+@dataclass(frozen=True)
+class _ChatsToWrite:
+    """Chats that are being made into sequences. `met`: what is met in them."""
+
+    files: ReadFiles
+    form: ChatForm
+    images: ImageForm | None
+    met: Met = dataclasses.field(default_factory=Met)
+    faults: Faults = dataclasses.field(default_factory=Faults)
+
+    def encoded(self) -> Iterator[tuple[Chat, list[Encoded]]]:
+        """All chats with their sequences, in order. DataError at the end for rows that are
+        refused."""
+        for kind, example in self.form.tokenizer.template.look_at_marks().items():
+            self.met.add(kind, "", example)
+        chats = read_chats(self.files, self.faults)
+        while some := list(itertools.islice(chats, _AT_ONCE)):
+            names = itertools.chain.from_iterable(chat.images for chat in some)
+            kept = iter(self.images.read(list(names)) if self.images is not None else [])
+            for chat in some:
+                of_chat = list(itertools.islice(kept, len(chat.images)))
+                try:
+                    yield chat, self._sequences(chat, of_chat)
+                except DataError as error:
+                    self.faults.add(chat.place, error)
+        self.faults.check()
+
+    def _sequences(self, chat: Chat, kept: list[KeptImage]) -> list[Encoded]:
+        tokenizer = self.form.tokenizer
+        found = tokenizer.encode(chat, self.met)
+        for key in chat.other_keys:
+            if not tokenizer.template.reads(key):
+                self.met.add(UNREAD + key, chat.place)
+        if self.images is None:
+            return found
+        parts = [chat_beginning(chat, one.num_messages) for one in found]
+        return [
+            self.images.expand(part, one, kept[: len(part.images)])
+            for part, one in zip(parts, found, strict=True)
+        ]
+
+
+def _write(folder: Path, source: _ChatsToWrite) -> _Tally:
+    told, form = _Tally(), source.form
+    chats = _fitting(source, told)
     made = sequences(chats, form.length, form.tokenizer.padding, form.is_packed)
-    with (
-        write_described(folder / "tokens.bin", dtype_of(form.num_ids)) as tokens,
-        write_described(folder / "flags.bin", "uint8") as flags,
-        write_described(folder / "counts.bin", "uint32") as counts,
-    ):
+    with ExitStack() as open_files:
+        tokens, flags, counts = (
+            open_files.enter_context(write_described(folder / f"{name}.bin", dtype))
+            for name, dtype in (
+                ("tokens", dtype_of(form.num_ids)),
+                ("flags", "uint8"),
+                ("counts", "uint32"),
+            )
+        )
+        images = None
+        if source.images is not None:
+            images = open_files.enter_context(write_images(folder, source.files.files))
         for one in made:
             tokens.write(one.ids)
             flags.write(one.flags)
             counts.write(np.array([one.num_targets]))
+            if images is not None:
+                images.write(one.images)
             told.targets += one.num_targets
             told.sequences += 1
-    told.first_cut = numbered(told.first_cut, source.files)
+    told.first_cut = numbered(told.first_cut, source.files.files)
     write_json(folder / "told.json", dataclasses.asdict(told))
-    met.write(folder / "met.json", source.files)
+    source.met.write(folder / "met.json", source.files.files)
     return told
 
 
-def _fitting(source: ReadFiles, form: ChatForm, told: _Tally, met: Met) -> Iterator[Encoded]:
-    """Chats of at most `form.length` ids; longer ones are cut, and told. DataError at the end for
-    rows that are refused."""
-    for place, encoded in _encoded(source, form.tokenizer, told, met):
-        if encoded.ids.size > form.length:
-            encoded = _cut(place, encoded, form.length, told)
-        if encoded.is_target.any():
-            told.tokens += encoded.ids.size
-            told.longest = max(told.longest, encoded.ids.size)
-            yield encoded
-
-
-def _encoded(
-    source: ReadFiles, tokenizer: ChatTokenizer, told: _Tally, met: Met
-) -> Iterator[tuple[str, Encoded]]:
-    """The sequences of all chats with their rows' places."""
-    faults = Faults()
-    for kind, example in tokenizer.template.look_at_marks().items():
-        met.add(kind, "", example)
-    for chat in read_chats(source, faults):
-        try:
-            found = tokenizer.encode(chat, met)
-        except DataError as error:
-            faults.add(chat.place, error)
-            continue
+def _fitting(source: _ChatsToWrite, told: _Tally) -> Iterator[Encoded]:
+    """Sequences of at most as many ids as the form says; longer ones are cut, and told."""
+    for chat, found in source.encoded():
         told.chats += 1
-        for key in chat.other_keys:
-            if not tokenizer.template.reads(key):
-                met.add(UNREAD + key, chat.place)
-        yield from ((chat.place, one) for one in found)
-    faults.check()
+        for one in found:
+            kept = _cut(chat.place, one, source.form.length, told)
+            if kept.is_target.any():
+                told.tokens += kept.ids.size
+                told.longest = max(told.longest, kept.ids.size)
+                told.images += len(kept.images)
+                told.image_tokens += sum(image.end - image.begin for image in kept.images)
+                yield kept
 
 
 def _cut(place: str, encoded: Encoded, length: int, told: _Tally) -> Encoded:
+    if encoded.ids.size <= length:
+        return encoded
     told.cut += 1
     told.first_cut = told.first_cut or f"{place}, {encoded.ids.size} tokens"
-    kept = dataclasses.replace(
-        encoded, ids=encoded.ids[:length], is_target=encoded.is_target[:length]
-    )
-    told.lost += encoded.ids.size - length
+    kept = encoded.cut(length)
+    told.lost += encoded.ids.size - kept.ids.size
     told.lost_targets += int(encoded.is_target.sum() - kept.is_target.sum())
     if not kept.is_target.any():
         told.left_out += 1

@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from dougong.data.chats.clock import at_date
 from dougong.data.chats.met import Met
+from dougong.data.chats.parts import ImageName
 from dougong.data.chats.rendering import ChatTemplate
 from dougong.data.chats.rows import LEARNT, Chat
 from dougong.data.chats.turns import LearntText, learnt_texts
@@ -23,16 +24,50 @@ from dougong.errors import DataError
 from dougong.job.tokenizer_choice import BYTES
 
 _TEMPLATE = "chat_template.jinja"
+_OF_PROCESSOR = "chat_template.json"
+"""Where older folders of models that see have it."""
+_PROBE = "dougong"
+_PARTS = [{"type": "text", "text": _PROBE}]
+
+
+@dataclass(frozen=True)
+class KeptImage:
+    """An image as it was when its chat was read. `digest`: of its bytes; `pixels`: digest of what
+    the tower gets; `grid`: its patches in time, height and width."""
+
+    name: ImageName
+    digest: str
+    pixels: str
+    grid: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class PlacedImage:
+    """The tokens `begin .. end` of a chat stand for it."""
+
+    begin: int
+    end: int
+    image: KeptImage
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """`ids`: int64 [tokens]; `is_target`: bool [tokens], which of them are learnt;
-    `num_messages`: how many of the chat's they are (0: not known)."""
+    """`ids`: int64 [tokens]; `is_target`: bool [tokens], which of them are learnt; `images`: those
+    that some of them stand for, in order; `num_messages`: how many of the chat's they are (0: not
+    known)."""
 
     ids: npt.NDArray[np.int64]
     is_target: npt.NDArray[np.bool_]
+    images: tuple[PlacedImage, ...] = ()
     num_messages: int = 0
+
+    def cut(self, length: int) -> Encoded:
+        """At most so many of its first tokens; an image that does not fit goes whole."""
+        for one in self.images:
+            if one.begin < length < one.end:
+                length = one.begin
+        images = tuple(one for one in self.images if one.end <= length)
+        return Encoded(self.ids[:length], self.is_target[:length], images, self.num_messages)
 
 
 @dataclass(frozen=True)
@@ -87,7 +122,8 @@ class ChatTokenizer:
     def encode(self, chat: Chat, met: Met | None = None) -> list[Encoded]:
         """Its sequences: one, where the template renders a turn alike whatever follows it. Raises
         DataError with the row's place where the template fails, or no target is found."""
-        texts = learnt_texts(self.template, chat, met or Met())
+        messages = tuple(self._message(chat, message) for message in chat.messages)
+        texts = learnt_texts(self.template, replace(chat, messages=messages), met or Met())
         return [self._encoded(chat, one) for one in texts]
 
     def _encoded(self, chat: Chat, learnt: LearntText) -> Encoded:
@@ -104,7 +140,46 @@ class ChatTokenizer:
                 f"{LEARNT}'s, so nothing would be learnt; take the row out, or mend the template's "
                 "{% generation %} marks"
             )
-        return Encoded(ids, is_target, learnt.num_messages)
+        return Encoded(ids, is_target, num_messages=learnt.num_messages)
+
+    def _message(self, chat: Chat, message: Mapping[str, Any]) -> dict[str, Any]:
+        """A message as the template takes it: one that knows no parts gets the text of them all."""
+        content = message.get("content")
+        if not isinstance(content, list) or self._takes_parts(message["role"]):
+            return dict(message)
+        if any(part["type"] != "text" for part in content):
+            raise DataError(
+                f"{chat.place}: the chat template of {self.name} takes only text of the role "
+                f"{message['role']}, and an image is there; take the row out, or name a template "
+                "that renders images"
+            )
+        return {**message, "content": "".join(part["text"] for part in content)}
+
+    @functools.cached_property
+    def _takes_parts(self) -> Callable[[str], bool]:
+        """Whether the template renders a part with a text of this role as it renders the text."""
+
+        @functools.cache
+        def takes(role: str) -> bool:
+            text = self._rendered(role, _PROBE)
+            return text is not None and _PROBE in text and text == self._rendered(role, _PARTS)
+
+        return takes
+
+    def _rendered(self, role: str, content: Any) -> str | None:
+        """A chat with this content where the role has its place; None where that fails."""
+        asked, answer = ({"role": name, "content": "a"} for name in ("user", LEARNT))
+        messages = [{"role": role, "content": content}]
+        if role == LEARNT:
+            messages = [asked, *messages]
+        elif role == "tool":
+            messages = [asked, answer, *messages]
+        elif role != "user":
+            messages = [*messages, asked]
+        try:
+            return str(self.model.apply_chat_template(messages, tokenize=False))
+        except Exception:  # a template raises whatever it likes
+            return None
 
 
 def _inside(
@@ -136,6 +211,8 @@ def open_chat_tokenizer(
     if name == BYTES:
         raise DataError(f"data.chat: the tokenizer `bytes` has no chat template; {remedy}")
     model = _load(folder, remedy)
+    if not model.chat_template:
+        model.chat_template = read_object(folder / _OF_PROCESSOR).get("chat_template")
     if not model.chat_template:
         raise DataError(f"data.chat: the tokenizer {name} has no chat template; {remedy}")
     if isinstance(model.chat_template, dict) and "default" not in model.chat_template:

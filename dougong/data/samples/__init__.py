@@ -4,4 +4,6 @@ files. Imports no torch.
 `blend`   which source a sample belongs to
 `order`   which of a source's windows it is
 `marks`   what is known of the tokens of a window beside their ids
+`image_batch`
+          the images that some of them stand for
 """

@@ -8,6 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from dougong.data.samples.image_batch import ImageBatch
+
 IGNORED = -100
 """The label of what is not learnt (torch's `ignore_index`)."""
 
@@ -30,6 +32,11 @@ class TokenMarks(Protocol):
 
     def num_targets(self, windows: npt.NDArray[np.int64]) -> int:
         """Tokens that are learnt, of all these windows together."""
+
+    def images_of(
+        self, ids: npt.NDArray[np.int64], windows: npt.NDArray[np.int64]
+    ) -> ImageBatch | None:
+        """Of these windows, which hold `ids`; None where they have none."""
 
     def digest(self) -> str: ...
 

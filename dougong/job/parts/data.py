@@ -59,8 +59,10 @@ class SourceKeys(Section):
     chat: Text | None = logical(
         None,
         'chats: a .jsonl file, or a glob of them, a row each: {"messages": [{"role": ..., '
-        '"content": ...}, ...], "tools": [...]}, rendered by the tokenizer\'s chat template; what '
-        "the assistant says is learnt, every token of it with the same weight in a step",
+        '"content": ...}, ...], "tools": [...]}, rendered by the tokenizer\'s chat template; '
+        'content is text or parts, of which {"type": "image", "image": PATH} may be one for a '
+        "model that sees; what the assistant says is learnt, every token of it with the same "
+        "weight in a step",
     )
     document_start: Count | None = logical(
         None, "of tokens with document_masks: the id that begins each document of the file"
@@ -121,8 +123,8 @@ class Data(SourceKeys):
     )
     packing: StrictBool = logical(
         False,
-        "several chats in one sequence, each by itself (positions from 0, no look at another); "
-        "false: one chat in each, the rest is padding",
+        "several chats in one sequence, each by itself (positions from 0, no look at another), "
+        "none with an image; false: one chat in each, the rest is padding",
     )
     tokenizer: Text | None = logical(
         None,

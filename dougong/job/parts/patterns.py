@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Sequence
-from fnmatch import fnmatchcase
+from functools import lru_cache
 
 NOT = "!"
 """Before a pattern: what it matches is taken out again."""
@@ -22,7 +22,7 @@ def is_among(patterns: Iterable[str], name: str) -> bool:
     anything, dots too."""
     found = False
     for pattern in patterns:
-        if fnmatchcase(name, pattern.removeprefix(NOT)):
+        if _matches(name, pattern.removeprefix(NOT)):
             found = not pattern.startswith(NOT)
     return found
 
@@ -33,11 +33,20 @@ def without_match(patterns: Sequence[str], names: Iterable[str]) -> str | None:
     names = sorted(set(names))
     for pattern in patterns:
         plain = pattern.removeprefix(NOT)
-        if not any(fnmatchcase(name, plain) for name in names):
+        if not any(_matches(name, plain) for name in names):
             near = _near(plain, names)
             such = f", such as {near}" if near else ""
             return f"{pattern!r} matches no tensor of the model{such} (`*` stands for anything)"
     return None
+
+
+def _matches(name: str, pattern: str) -> bool:
+    return _expression(pattern).fullmatch(name) is not None
+
+
+@lru_cache(maxsize=256)
+def _expression(pattern: str) -> re.Pattern[str]:
+    return re.compile(".*".join(map(re.escape, pattern.split("*"))))
 
 
 def _near(pattern: str, names: Sequence[str]) -> str | None:
@@ -45,7 +54,7 @@ def _near(pattern: str, names: Sequence[str]) -> str | None:
     words = dict[str, str]()
     for name in names:
         words |= dict.fromkeys(name.split("."), name)
-    given = re.split(r"[*?.]", pattern)
+    given = re.split(r"[*.]", pattern)
     word = max([one for one in given if one not in words] or given, key=len)
     near = difflib.get_close_matches(word, list(words), 1, 0.5)
     return words[near[0]] if near else next(iter(names), None)

@@ -43,6 +43,8 @@ _OF_TOKENIZER = (
     "tokenizer*", "special_tokens_map.json", "vocab*", "merges.txt", "added_tokens.json", "*.jinja",
     "chat_template*", "*.model", "*.tiktoken", "tekken.json",
 )  # fmt: skip
+_OF_IMAGES = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
+"""Taken from a tokenizer's folder where it has them, else from the model's."""
 _VOCABULARIES = ("tokenizer.json", "vocab*", "added_tokens.json", "tekken.json")
 _BESIDE_TOKENIZER = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 _TEMPLATES = "additional_chat_templates"
@@ -128,7 +130,7 @@ def _kind_of(config: Path) -> tuple[str, str]:
 def of_tokenizer(path: Path) -> dict[str, bytes]:
     """A tokenizer's files: of a folder, or a tokenizer.json with what lies beside it for it."""
     if path.is_dir():
-        names = [name for name in _names(path) if _is_of_tokenizer(name)]
+        names = [name for name in _names(path) if _is_of_tokenizer(name) or name in _OF_IMAGES]
         return {name: _read(path / name) for name in names}
     # Under this name transformers looks for it. Of a folder that may hold anything, only what is
     # known to belong to it goes along.

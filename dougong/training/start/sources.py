@@ -3,6 +3,7 @@ it goes on."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from dougong.control.run_sources import (
     changed_files,
     digests_of,
 )
+from dougong.data.chats.image_processor import PROCESSOR_FILES, processor_folder
+from dougong.data.chats.rows import find_images
 from dougong.data.documents import dataset_files
 from dougong.data.documents.text import matching_files
 from dougong.errors import DataError, ModelError
@@ -33,10 +36,13 @@ _TOKENIZER_FILES = (
     "added_tokens.json",
     "*.model",
     "*.jinja",
+    "chat_template.json",
     "config.json",
     "generation_config.json",
+    *PROCESSOR_FILES,
 )
-"""Of a folder: what a tokenizer is made of, and where its special tokens are named."""
+"""Of a folder: what a tokenizer is made of, where its special tokens are named, and how images are
+cut."""
 
 _MOST_DATA_FILES = 256
 """Every checkpoint names the data's files, so of more of them none is named."""
@@ -159,6 +165,11 @@ def _tokenizer_files(job: Job) -> list[Path]:
     found = {path} if path.is_file() else set()
     for pattern in _TOKENIZER_FILES:
         found.update(file for file in folder.glob(pattern) if file.is_file())
+    has_chats = any(source.chat is not None for _, source in job.data.sources)
+    if has_chats and job.model.path is not None:
+        other = processor_folder([folder, Path(job.model.path)])
+        if other not in (None, folder):
+            found.update(other / name for name in PROCESSOR_FILES if (other / name).is_file())
     return sorted(found)
 
 
@@ -187,5 +198,13 @@ def _files_of(source: SourceKeys) -> list[Path]:
         return [Path(f"{source.megatron}.bin").expanduser()]
     if source.dataset is not None:
         return dataset_files.find(source.dataset)
-    named = source.text or source.chat
-    return [] if named is None else matching_files(Path(named).expanduser())
+    if source.text is not None:
+        return matching_files(Path(source.text).expanduser())
+    return [] if source.chat is None else _files_of_chats(source.chat)
+
+
+def _files_of_chats(name: str) -> list[Path]:
+    """Their images, too."""
+    chats = matching_files(Path(name).expanduser())
+    images = (one.path for one in find_images(chats) if not one.is_inline)
+    return [*chats, *dict.fromkeys(itertools.islice(images, _MOST_DATA_FILES))]

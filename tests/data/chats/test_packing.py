@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 from dougong.data.chats.packing import BEGINS, PADDING, TARGET, sequences
-from dougong.data.chats.template import Encoded
+from dougong.data.chats.parts import ImageName
+from dougong.data.chats.template import Encoded, KeptImage, PlacedImage
 
 
 def encoded(size: int, first: int) -> Encoded:
@@ -42,3 +45,17 @@ def test_few_sequences_stay_open() -> None:
     chats = [encoded(5, 0)] * 200 + [encoded(3, 100)]
     found = list(sequences(chats, 8, 99, is_packed=True))
     assert len(found) == 200 and found[-64].ids.tolist()[5:] == [100, 101, 102]
+
+
+def image(begin: int, end: int) -> PlacedImage:
+    name = ImageName(Path("a.jsonl"), "line 1", f"{begin}.png")
+    return PlacedImage(begin, end, KeptImage(name, "", "", (1, 2, 2)))
+
+
+def test_images_go_with_their_chats_and_are_cut_whole() -> None:
+    chat = Encoded(np.arange(12), np.ones(12, dtype=np.bool_), (image(1, 4), image(6, 9)))
+    cuts = {length: chat.cut(length) for length in (12, 9, 8, 6, 5, 3)}
+    assert {length: one.ids.size for length, one in cuts.items()} == {12: 12, 9: 9, 8: 6, 6: 6, 5: 5, 3: 1}
+    assert [len(cuts[length].images) for length in (12, 9, 8, 6, 5, 3)] == [2, 2, 1, 1, 1, 0]
+    (one,) = sequences([chat.cut(8)], 8, 99, is_packed=False)
+    assert [kept.name.name for kept in one.images] == ["1.png"]

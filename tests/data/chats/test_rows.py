@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 from dougong.data.chats.faults import Faults
-from dougong.data.chats.rows import Chat, ReadFiles, chat_files, read_chats
+from dougong.data.chats.rows import Chat, ReadFiles, chat_beginning, chat_files, read_chats
 from dougong.data.documents.text import content_digest
 from dougong.errors import DataError
 from tests.chats import row, write_chats
@@ -50,7 +51,7 @@ WRONG = [
     ),
     ('{"messages": [{"content": "a"}]}', "line 2: messages[0].role: null is none of"),
     ('{"messages": [{"role": "user"}]}', "line 2: messages[0].content: is missing"),
-    ('{"messages": [{"role": "user", "content": [1]}]}', "line 2: messages[0].content: holds list; it must be text"),
+    ('{"messages": [{"role": "user", "content": 1}]}', "line 2: messages[0].content: holds int; it must be text, or"),
     (
         '{"messages": [{"role": "user", "content": "a"}]}',
         "line 2: no message is the assistant's (with a weight that is not 0), so nothing of this",
@@ -109,3 +110,12 @@ def test_keys_that_nothing_reads_are_kept_for_whoever_tells_of_them(tmp_path: Pa
     (tmp_path / "a.jsonl").write_text(line)
     (chat,) = rows_of([tmp_path / "a.jsonl"])
     assert chat.other_keys == ("id", "train")
+
+
+def test_the_beginning_of_a_chat_has_its_images_alone(tmp_path: Path) -> None:
+    parts = [{"type": "image"}, {"type": "text", "text": "?"}]
+    messages = [{"role": role, "content": parts} for role in ("user", "assistant", "user", "assistant")]
+    (tmp_path / "a.jsonl").write_text(json.dumps({"messages": messages, "images": ["1", "2", "3", "4"]}))
+    (chat,) = rows_of([tmp_path / "a.jsonl"])
+    begun = chat_beginning(chat, 2)
+    assert begun.messages == chat.messages[:2] and begun.images == chat.images[:2] and len(chat.images) == 4

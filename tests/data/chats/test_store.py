@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import tokenizers
 from dougong.data.chats import store
+from dougong.data.chats.images import ImageForm
+from dougong.data.chats.parts import ImageName
 from dougong.data.chats.store import ChatForm, StoredChats, open_chats
 from dougong.data.chats.template import open_chat_tokenizer
 from dougong.data.samples.marks import IGNORED
@@ -21,7 +23,12 @@ from transformers import PreTrainedTokenizerFast
 def opened(folder: Path, rows: list[dict[str, object]], length: int = 64, is_packed: bool = False) -> StoredChats:
     tokenizer = open_chat_tokenizer(str(chat_tokenizer(folder / "tokenizer")), "text")
     write_chats(folder / "a.jsonl", rows)
-    return open_chats(str(folder / "a.jsonl"), ChatForm(tokenizer, 310, length, is_packed), folder / "cache")
+    form = ChatForm(tokenizer, 310, length, is_packed, no_images)
+    return open_chats(str(folder / "a.jsonl"), form, folder / "cache")
+
+
+def no_images(first: ImageName) -> ImageForm:
+    raise AssertionError(first)
 
 
 def test_labels_are_the_ids_of_what_is_learnt(tmp_path: Path) -> None:
@@ -68,7 +75,7 @@ def test_ids_beyond_those_of_tokenizer_json_are_kept(tmp_path: Path) -> None:
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
     tokenizer = open_chat_tokenizer(str(tmp_path), "text")
     file = write_chats(tmp_path / "a.jsonl", [row("w1", "w2")])
-    chats = open_chats(str(file), ChatForm(tokenizer, tokenizer.num_ids, 6, False), tmp_path / "cache")
+    chats = open_chats(str(file), ChatForm(tokenizer, tokenizer.num_ids, 6, False, no_images), tmp_path / "cache")
     assert tokenizer.num_ids == 65538
     assert chats.tokens.read(0, 6).tolist() == [65536, 1, 65535, 65537, 2, 65535]
     with pytest.raises(DataError, match="raise model.config.vocab_size to at least 65538"):
@@ -96,7 +103,7 @@ def test_what_was_told_is_told_again_with_the_names_of_now(tmp_path: Path) -> No
     first = opened(tmp_path, rows, 24)
     other = write_chats(tmp_path / "other.jsonl", rows)
     tokenizer = open_chat_tokenizer(str(tmp_path / "tokenizer"), "text")
-    again = open_chats(str(other), ChatForm(tokenizer, 310, 24, False), tmp_path / "cache")
+    again = open_chats(str(other), ChatForm(tokenizer, 310, 24, False, no_images), tmp_path / "cache")
     assert len(list((tmp_path / "cache").iterdir())) == 1
     assert again.remarks.warnings == tuple(one.replace("/a.jsonl", "/other.jsonl") for one in first.remarks.warnings)
     cut, unread = again.remarks.warnings

@@ -17,6 +17,7 @@ NAMES = ["model.embed.weight", "model.layers.0.norm.weight", "model.layers.0.mlp
         (["!*norm*", "*"], NAMES),
         (["*", "!*layers*", "*norm*"], NAMES[:2]),
         (["model.embed"], []),
+        (["*[0]*", "*laye?s*"], []),
         ([], []),
     ],
 )

@@ -184,6 +184,14 @@ def test_the_tokenizer_that_was_trained_with_takes_the_folders_place(name: str, 
     assert set(of_tokenizer(own / name)) == {"tokenizer.json", "tokenizer_config.json"}
 
 
+def test_an_image_processor_comes_from_the_tokenizers_folder_where_it_has_one(tmp_path: Path) -> None:
+    base, own = base_folder(tmp_path / "base"), tokenizer_folder(tmp_path / "own")
+    assert of_job(base, own, {})["preprocessor_config.json"] == b"{}"
+    (own / "preprocessor_config.json").write_text('{"patch_size": 16}')
+    assert of_job(base, own, {})["preprocessor_config.json"] == b'{"patch_size": 16}'
+    assert "preprocessor_config.json" in of_job(None, own, {})
+
+
 def test_the_model_folder_as_its_own_tokenizer_is_one_folder(tmp_path: Path) -> None:
     base = base_folder(tmp_path / "base")
     assert of_job(base, base, {}) == of_job(base, None, {}) == of_folder(base)

@@ -15,7 +15,9 @@ from dougong.job.schema import Job
 from dougong.job.settled import settle
 from dougong.training.start.preflight import inspect
 from dougong.training.start.sources import check_data, check_weights, compare_sources
+from tests.chats import chat_tokenizer, many, write_chats
 from tests.folders import change_config, change_weights, small_folder
+from tests.pictures import look, picture, seeing_folder, seeing_values, write_processor
 
 
 @pytest.fixture
@@ -105,6 +107,29 @@ def test_other_data_is_refused_with_the_file_that_changed(files: Path) -> None:
     (files / "t.bin.json").write_text('{"dtype": "int32"}')
     with pytest.raises(DataError, match="changed since: .*/t.bin, .*/t.bin.json"):
         inspect(job, known)
+
+
+def test_an_image_that_changed_is_named_and_its_processor_is_kept(files: Path) -> None:
+    tokenizer = seeing_folder(files / "tok", "qwen3_vl_moe")
+    picture(files / "a.png")
+    chats = write_chats(files / "a.jsonl", [look("a.png", "and", "a.png")] * 8)
+    data = {"chat": str(chats), "tokenizer": str(tokenizer), "sequence_length": 96}
+    model = {"family": "qwen3_vl_moe", "config": seeing_values("qwen3_vl_moe", tokenizer, 330)}
+    job, known = begun(files, data=data, model=model)
+    assert list(known.data_files) == [str(chats), f"{files}/a.png"]
+    assert f"{tokenizer}/preprocessor_config.json" in known.tokenizer
+    picture(files / "a.png", seed=1)
+    with pytest.raises(DataError, match=rf"\(changed since: {files}/a\.png\), so the next steps would be another"):
+        inspect(job, known)
+
+
+def test_the_processor_of_a_models_folder_is_kept_beside_another_tokenizer(files: Path) -> None:
+    tokenizer = chat_tokenizer(files / "tok")
+    small_folder(files / "model", vocab_size=330)
+    write_processor(files / "model", "qwen3_vl_moe")
+    chats = write_chats(files / "a.jsonl", many(40))
+    _, known = begun(files, data={"chat": str(chats), "tokenizer": str(tokenizer), "sequence_length": 64})
+    assert f"{files}/model/preprocessor_config.json" in known.tokenizer
 
 
 def test_a_tokenizer_is_known_by_its_files(files: Path) -> None:

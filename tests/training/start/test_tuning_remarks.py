@@ -32,8 +32,10 @@ def test_how_much_is_trained_and_what_is_frozen() -> None:
 
 
 def test_adapters_are_told_with_the_ways_out() -> None:
-    share, adapters = told({"lora": {"rank": 4, "alpha": 8.0}}).notes
-    assert "are trained" in share
+    found = told({"lora": {"rank": 4, "alpha": 8.0}})
+    share, adapters = found.notes
+    assert share.endswith("; all else is frozen")
+    assert found.warnings == ("model.lora: without model.path the frozen weights are random; name a trained model",)
     assert adapters.startswith("adapters of rank 4 on 18 matrices, scaled by 2;") and "--adapter" in adapters
 
 
@@ -48,8 +50,20 @@ def test_groups_are_told_with_their_tensors() -> None:
     assert warning.startswith("optimizer.groups.2: every tensor that '*.norm.*' matches is of a group before it")
 
 
-@pytest.mark.parametrize("model", [{}, {"freeze": ["*norm*"]}])
-def test_a_group_without_a_trained_tensor_is_refused(model: dict[str, Any]) -> None:
-    match = "*norm*" if model else "*nrom*"
-    with pytest.raises(ModelError, match=r"optimizer\.groups\.0\.match: .* matches no tensor .* that is trained"):
+@pytest.mark.parametrize(
+    ("model", "match", "words"),
+    [
+        ({}, "*nrom*", r"'\*nrom\*' matches no tensor of the model, such as .*norm.weight"),
+        ({"freeze": ["*norm*"]}, "*norm*", r"'\*norm\*' matches tensors, but none that is trained"),
+        ({}, "!*norm*", "'!\\*norm\\*': `!` is for lists of patterns"),
+    ],
+)
+def test_a_group_without_a_trained_tensor_is_refused(model: dict[str, Any], match: str, words: str) -> None:
+    with pytest.raises(ModelError, match=rf"optimizer\.groups\.0\.match: {words}"):
         told(model, groups=[{"match": match}])
+
+
+def test_what_is_doubtful_is_warned_of() -> None:
+    assert "nothing is frozen" in told({"freeze": ["!*norm*"]}).warnings[0]
+    assert told({"freeze": []}).notes[0].endswith("; nothing is frozen")
+    assert "model.lora.rank: 512 is no less than" in told({"lora": {"rank": 512}}).warnings[1]
