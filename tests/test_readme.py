@@ -14,7 +14,8 @@ import yaml
 from dougong.cli.main import COMMANDS, load_command
 from dougong.deadlines import DEADLINES
 from dougong.job.drills.vocabulary import FAULTS, NamedFault, known_fault
-from dougong.job.schema import Island
+from dougong.job.schema import Island, Job
+from tests.jobs import make_job
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -123,6 +124,17 @@ def test_the_readme_s_islands_are_a_valid_part_of_a_job() -> None:
     (text,) = blocks("yaml")
     islands = [Island.model_validate(raw) for raw in yaml.safe_load(text)["islands"]]
     assert [island.accelerator for island in islands] == ["cuda", "npu"]
+
+
+@pytest.mark.parametrize("page", ["data.md", "fine-tuning.md", "images.md"])
+def test_jobs_and_parts_of_jobs_on_the_pages_are_valid(page: str) -> None:
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    found = re.findall(r"^ *```yaml\n(.*?)^ *```", text, re.MULTILINE | re.DOTALL)
+    assert found or "```" not in text or "yaml" not in text
+    whole = make_job().model_dump(mode="json")
+    for block in found:
+        given = yaml.safe_load(block)
+        assert Job.model_validate(given if "job" in given else whole | given)
 
 
 HEAD_OF_CASES = ["fault", "what happens by itself", "within", "what is kept", "what you do"]
