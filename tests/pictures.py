@@ -51,10 +51,10 @@ def write_processor(folder: Path, family: str) -> None:
     (folder / "preprocessor_config.json").write_text(json.dumps(settings))
 
 
-def image_token(folder: Path) -> int:
+def image_token(folder: Path, name: str = "<|image_pad|>") -> int:
     from transformers import AutoTokenizer
 
-    return int(AutoTokenizer.from_pretrained(folder).convert_tokens_to_ids("<|image_pad|>"))
+    return int(AutoTokenizer.from_pretrained(folder).convert_tokens_to_ids(name))
 
 
 def seeing_values(family: str, folder: Path, vocab_size: int) -> dict[str, Any]:
@@ -63,7 +63,8 @@ def seeing_values(family: str, folder: Path, vocab_size: int) -> dict[str, Any]:
     vision = {**values["vision_config"], "patch_size": PATCH, "temporal_patch_size": 2, "spatial_merge_size": 2}
     if family == "glm4v_moe":
         vision["image_size"] = 16
-    return {**values, "vision_config": vision, "image_token_id": image_token(folder)}
+    tokens = {"image_token_id": image_token(folder), "video_token_id": image_token(folder, "<|video_pad|>")}
+    return {**values, "vision_config": vision, **tokens}
 
 
 def seeing_model(family: str, folder: Path, tokenizer: Path, vocab_size: int) -> dict[str, Any]:

@@ -67,7 +67,8 @@ ORDER = (
     "data.samples",  # which sample is which window: numbers alone
     "data",  # text to tokens
     "data.chats",  # chats to sequences
-    "data.sources", "data.windows", "data.preview", "data.show",  # what a job names, and which of it a lane reads
+    "data.sources", "data.image_tokens",  # what a job names
+    "data.windows", "data.preview", "data.show",  # which of it a lane reads
     "deepspeed",  # what is taken from DeepSpeed: its CPU Adam, its checkpoints
     "fingerprint",  # a device's arithmetic
     "training.optimizers", "training.results", "training.start", "training.memory",

@@ -7,6 +7,7 @@
 `document_starts`           where the documents of a stream begin
 `sources`, `source_windows`
                             what a job names, opened, and cut into windows
+`image_tokens`              what texts beside chats with images must not hold
 `samples`                   which window a sample is: numbers alone
 `show`                      what a run reads, as text for a person
 `windows`                   which ids a lane reads at a step: a pure function of the job

@@ -15,7 +15,6 @@ import numpy.typing as npt
 from dougong.data.samples.blend import Blend, whole_weights
 from dougong.data.samples.image_batch import ImageBatch, Patches
 from dougong.data.source_windows import LearntForm, SourceWindows, TokenBatch, windows_of_step
-from dougong.errors import DataError
 from dougong.job.schema import Job
 from dougong.remarks import Remarks
 
@@ -48,18 +47,7 @@ class Mixture:
         parts = [
             (rows, source.read(windows, form)) for source, rows, windows in self._chosen(samples)
         ]
-        self._refuse_foreign_images([part for _, part in parts])
         return _joined(parts)
-
-    def _refuse_foreign_images(self, parts: Sequence[TokenBatch]) -> None:
-        """A model takes each token of an image for a part of one, whosever text holds it."""
-        tokens = {part.images.token for part in parts if part.images is not None}
-        for part in parts:
-            if part.images is None and tokens & set(np.unique(part.ids).tolist()):
-                raise DataError(
-                    f"{self.name}: a text holds the id {min(tokens)}, which stands for a part of "
-                    "an image, and lies beside a chat with images; take it out of the texts"
-                )
 
     def num_targets(self, samples: npt.NDArray[np.int64]) -> int:
         """Tokens that are learnt, of all these samples together."""
@@ -196,7 +184,8 @@ def _joined(parts: Sequence[tuple[npt.NDArray[np.int64], TokenBatch]]) -> TokenB
 def _joined_images(
     parts: Sequence[tuple[npt.NDArray[np.int64], TokenBatch]], order: npt.NDArray[np.int64]
 ) -> ImageBatch | None:
-    """Of all sequences, in the order of the rows. Parts without images have no token of one."""
+    """Of all sequences, in the order of the rows. Parts without images have no token of one
+    (`image_tokens`)."""
     tokens = [part.images.token for _, part in parts if part.images is not None]
     if not tokens:
         return None

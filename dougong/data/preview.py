@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dougong.data.documents.text import Corpus
+from dougong.data.image_tokens import refuse_before_tokenising
 from dougong.data.source_windows import (
     find_shortage,
     num_train_windows,
@@ -51,6 +52,7 @@ def preview_data(job: Job, vocab_size: int | None) -> tuple[str, Remarks]:
         part = "" if share is None else f"; {100 * share:.4g} % of what is read"
         lines.append(f"{dotted(place)}: {line}{part}" if job.data.mixture else line)
         told += more
+    refuse_before_tokenising(job)
     return "\n  ".join(["", *lines] if job.data.mixture else lines), told
 
 

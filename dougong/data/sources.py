@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dougong.data.chats.image_form import open_image_form
+from dougong.data.chats.image_form import open_image_form, seen_tokens
 from dougong.data.chats.store import ChatForm, open_chats
 from dougong.data.chats.template import ChatTokenizer, open_chat_tokenizer
 from dougong.data.document_starts import BoundaryId, DocumentStarts, find_starts
@@ -130,7 +130,14 @@ class Opener:
         tokenizer, data = self._tokenizer, self.job.data
         template = chat_tokenizer(self.job, tokenizer)
         images = functools.partial(open_image_form, self.job, template)
-        form = ChatForm(template, template.num_ids, data.sequence_length, data.packing, images)
+        form = ChatForm(
+            template,
+            template.num_ids,
+            data.sequence_length,
+            data.packing,
+            images,
+            seen_tokens(self.job, template),
+        )
         chats = open_chats(name, form, self.cache)
         return OpenedSource(chats.name, chats.tokens, chats.remarks, chats.marks)
 

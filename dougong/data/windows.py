@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dougong.control.cache_place import cache_place
+from dougong.data.image_tokens import refuse_image_tokens
 from dougong.data.mixture import Mixture, mixture_of, mixture_remarks
 from dougong.data.samples.order import WindowOrder
 from dougong.data.source_windows import (
@@ -226,6 +227,7 @@ def open_data(job: Job, vocab_size: int | None, cache: Path | None = None) -> To
             opened = opener.open(source)
             sources.append(windows_of(job, opened, vocab_size, key, number))
         told += opened.remarks
+    refuse_image_tokens(job, sources)
     mixture = mixture_of(job, sources)
     for one, share in zip(sources, mixture.blend.shares, strict=True):
         told += reread_remarks(job, one.name, one.tokens.num_tokens, share)

@@ -9,6 +9,7 @@ import base64
 import binascii
 import hashlib
 import io
+import stat
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 from urllib.parse import unquote_to_bytes
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 """What is read. Not all that Pillow knows: it would start another program for some."""
+_WIDE = ("I", "F")
+"""How Pillow's modes of 16 and 32 bits begin."""
 MOST_PIXELS = 1 << 26
 """A small file may hold more pixels than a machine has memory."""
 
@@ -36,6 +39,7 @@ def read_image(name: ImageName) -> bytes:
 
 def _file(name: ImageName) -> bytes:
     try:
+        _refuse_no_file(name)
         data = name.path.read_bytes()
     except OSError as error:
         raise DataError(
@@ -49,14 +53,24 @@ def _file(name: ImageName) -> bytes:
     return data
 
 
+def _refuse_no_file(name: ImageName) -> None:
+    """A pipe or a device may give bytes for ever, or never."""
+    mode = name.path.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise DataError(
+            f"{name.words}: is no regular file (a pipe, a socket or a device); give the path of an "
+            "image file, or take the row out"
+        )
+
+
 def _inline(name: ImageName) -> bytes:
     head, comma, body = name.name.partition(",")
     try:
         if not comma:
             raise ValueError("it has no comma")
-        if not head.endswith(";base64"):
+        if not head.lower().endswith(";base64"):
             return unquote_to_bytes(body)
-        return base64.b64decode(body, validate=True)
+        return base64.b64decode("".join(body.split()), validate=True)
     except (binascii.Error, ValueError) as error:
         raise DataError(
             f"{name.words}: cannot be read ({error}); write data:image/png;base64,BYTES, or give "
@@ -89,8 +103,12 @@ def decode_image(name: ImageName, data: bytes) -> Image.Image:
     try:
         opened = Image.open(io.BytesIO(data), formats=FORMATS)
         _check_size(name, opened.size)
+        _check_mode(name, opened.mode)
         opened.load()
-        upright: Image.Image = ImageOps.exif_transpose(opened).convert("RGB")
+        upright = ImageOps.exif_transpose(opened)
+        # Nothing of it is left in RGB, of which Pillow would warn without a name.
+        upright.info.pop("transparency", None)
+        made: Image.Image = upright.convert("RGB")
     except UnidentifiedImageError as error:
         raise DataError(
             f"{name.words}: is none of {', '.join(FORMATS)} (it begins with {data[:8]!r}); convert "
@@ -104,7 +122,16 @@ def decode_image(name: ImageName, data: bytes) -> Image.Image:
         raise DataError(
             f"{name.words}: is broken or cut short ({error}); copy it again, or take the row out"
         ) from error
-    return upright
+    return made
+
+
+def _check_mode(name: ImageName, mode: str) -> None:
+    """Pillow cuts off all above 255, so that such an image is nearly white, or nearly black."""
+    if mode.startswith(_WIDE):
+        raise DataError(
+            f"{name.words}: has grey values of more than 8 bits (Pillow's mode {mode}), and no "
+            "rule says what of them is white; convert it to 8 bits a channel"
+        )
 
 
 def _check_size(name: ImageName, size: tuple[int, int]) -> None:

@@ -3,6 +3,7 @@ processor of its folder. Imports no torch."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,28 @@ SEE = ("qwen3_vl_moe", "glm4v_moe", "qwen3_5_moe")
 """Families whose images are learnt from: how each makes tokens and positions of them was held
 against transformers."""
 _WHICH = "qwen3_vl_moe, glm4v_moe, or a folder of qwen3_5_moe with its tower (model.path)"
+
+
+def seen_tokens(job: Job, tokenizer: ChatTokenizer) -> dict[int, str]:
+    """The ids that stand for parts of images and videos in a model that sees, as tokens that the
+    tokenizer adds to its vocabulary, with what it calls them; no text of a chat may hold them."""
+    return _added_tokens(job, tokenizer, ("image_token_id", "video_token_id"))
+
+
+def image_tokens(job: Job, tokenizer: ChatTokenizer) -> dict[int, str]:
+    """The same of images alone."""
+    return _added_tokens(job, tokenizer, ("image_token_id",))
+
+
+def _added_tokens(job: Job, tokenizer: ChatTokenizer, keys: Sequence[str]) -> dict[int, str]:
+    from dougong.models.configs.load import load_config
+
+    config = load_config(job.model, None)
+    if config.model_type not in SEE or not has_towers(config):
+        return {}
+    added = tokenizer.model.added_tokens_decoder
+    ids = [getattr(config, key, None) for key in keys]
+    return {one: str(added[one]) for one in ids if isinstance(one, int) and one in added}
 
 
 def open_image_form(job: Job, tokenizer: ChatTokenizer, first: ImageName) -> ImageForm:
@@ -42,8 +65,10 @@ def open_image_form(job: Job, tokenizer: ChatTokenizer, first: ImageName) -> Ima
         )
     path = Path(tokenizer.name).expanduser()
     folders = [path if path.is_dir() else path.parent]
-    if job.model.path is not None and Path(job.model.path) not in folders:
-        folders.append(Path(job.model.path))
+    if job.model.path is not None:
+        folder = Path(job.model.path).expanduser()
+        if folder.resolve() != folders[0].resolve():
+            folders.append(folder)
     processor = open_processor(folders, config.vision_config)
     token = int(config.image_token_id)
     return ImageForm(processor, token, _token_name(tokenizer, token))
@@ -75,4 +100,4 @@ def _token_name(tokenizer: ChatTokenizer, token: int) -> str:
             f"data.chat: the tokenizer {tokenizer.name} fills sequences up with {name} ({token}), "
             "which is the model's image_token_id; give it a pad_token of its own"
         )
-    return f"{name} ({token})"
+    return str(name)

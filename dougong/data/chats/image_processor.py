@@ -24,6 +24,9 @@ from dougong.errors import DataError
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 """Where a folder says what its image processor is, in the order in which transformers looks."""
 _REMEDY = f"copy {PROCESSOR_FILES[0]} from the model's own folder"
+_MOST_WORDS = 160
+_TRIED = 64
+"""Pixels of each side of the image that is tried."""
 _GIVEN = {"pixel_values", "image_grid_thw"}
 _SIZES = {"merge_size": "spatial_merge_size", "patch_size": "patch_size"}
 _SIZES |= {"temporal_patch_size": "temporal_patch_size"}
@@ -67,24 +70,76 @@ def open_processor(folders: Sequence[Path], vision: Any) -> ImageProcessor:
     takes them."""
     folder = processor_folder(folders)
     if folder is None:
-        names = " nor ".join(str(one) for one in folders)
         raise DataError(
-            f"data.chat: neither {names} has a {PROCESSOR_FILES[0]}, which says how images are "
+            f"data.chat: {_none_of(folders)} a {PROCESSOR_FILES[0]}, which says how images are "
             "cut; copy it from the model's own folder into the tokenizer's"
         )
+    _refuse_no_object(folder)
     from transformers import AutoImageProcessor
 
     try:
         model = AutoImageProcessor.from_pretrained(
             str(folder), backend="pil", local_files_only=True, trust_remote_code=False
         )
-    except (OSError, ValueError, ImportError) as error:
+    except Exception as error:  # a setting of the wrong type fails in its own way
         raise DataError(
             f"data.chat: {folder}: transformers finds no image processor here "
-            f"({str(error).strip().splitlines()[0]}); {_REMEDY}"
+            f"({_shortly(error)}); {_REMEDY}"
         ) from error
     _check(folder, model, vision)
+    _try(folder, model)
     return ImageProcessor(folder, model)
+
+
+def _none_of(folders: Sequence[Path]) -> str:
+    names = list(dict.fromkeys(str(one) for one in folders))
+    if len(names) == 1:
+        return f"{names[0]} does not have"
+    return f"neither {' nor '.join(names)} has"
+
+
+def _refuse_no_object(folder: Path) -> None:
+    """DataError for settings that are no JSON object, which transformers takes apart anyway."""
+    for file in (folder / name for name in PROCESSOR_FILES):
+        if not file.is_file():
+            continue
+        try:
+            found = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise DataError(f"data.chat: {file}: is not JSON ({error}); {_REMEDY}") from error
+        if not isinstance(found, dict):
+            raise DataError(
+                f"data.chat: {file}: holds {json.dumps(found)[:60]}, where settings are a JSON "
+                f"object; {_REMEDY}"
+            )
+
+
+def _shortly(error: Exception) -> str:
+    """What an error says, without the lists that some go on with."""
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return first if len(first) <= _MOST_WORDS else f"{first[:_MOST_WORDS]} ..."
+
+
+def _try(folder: Path, model: Any) -> None:
+    """Settings with which no image becomes numbers are no fault of an image."""
+    from PIL import Image
+
+    values = np.zeros((_TRIED, _TRIED, 3), dtype=np.uint8)
+    values[::2] = 255
+    try:
+        with np.errstate(all="ignore"):
+            made = model(images=[Image.fromarray(values)], return_tensors="np")
+    except Exception as error:
+        raise DataError(
+            f"data.chat: {folder}: {type(model).__name__} cuts no image with its settings here "
+            f"({_shortly(error)}); {_REMEDY}"
+        ) from error
+    if not np.isfinite(made["pixel_values"]).all():
+        raise DataError(
+            f"data.chat: {folder}: {type(model).__name__} makes pixels that are no finite numbers "
+            f"(image_mean {model.image_mean}, image_std {model.image_std}, rescale_factor "
+            f"{model.rescale_factor}); {_REMEDY}"
+        )
 
 
 def processor_folder(folders: Sequence[Path]) -> Path | None:
@@ -109,3 +164,9 @@ def _check(folder: Path, model: Any, vision: Any) -> None:
                 f"data.chat: {folder}: {name} has {ours} {found}, where the model's vision_config "
                 f"has {theirs} {asked}; give the model's own {PROCESSOR_FILES[0]}, or set that key"
             )
+    least, most = (getattr(model.size, key, None) for key in ("shortest_edge", "longest_edge"))
+    if least and most and least > most:
+        raise DataError(
+            f"data.chat: {folder}: {name} makes images of at least {least} (size.shortest_edge) "
+            f"and at most {most} pixels (size.longest_edge); change the two, or {_REMEDY}"
+        )

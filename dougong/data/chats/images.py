@@ -59,6 +59,11 @@ class ImageForm:
     token: int
     token_name: str
 
+    @property
+    def words(self) -> str:
+        """The token as a person knows it."""
+        return f"{self.token_name} ({self.token})"
+
     def read(self, names: Sequence[ImageName]) -> list[KeptImage]:
         """Raises DataError for an image that is missing or broken."""
         return side_by_side(self._kept, names)
@@ -82,7 +87,7 @@ class ImageForm:
     def _check(self, chat: Chat, places: npt.NDArray[np.int64]) -> None:
         if places.size != len(chat.images):
             raise DataError(
-                f"{chat.place}: rendered it has {places.size} {self.token_name} for "
+                f"{chat.place}: rendered it has {places.size} {self.words} for "
                 f"{len(chat.images)} images: each part of type image must give one, and no text "
                 "may hold it; mend the row, or the chat template"
             )

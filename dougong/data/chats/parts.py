@@ -12,12 +12,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from dougong.errors import DataError
 
 IMAGE: Mapping[str, str] = {"type": "image"}
 """What a chat template is given of an image."""
 _KINDS = ("text", "image", "image_url")
+_INLINE, _FILE = "data:", "file://"
+_SIZES = ("min_pixels", "max_pixels", "resized_height", "resized_width")
+"""Keys by which other programs cut one image otherwise than the processor says."""
 _NAMES = ("image", "path", "url", "image_url")
 
 
@@ -36,13 +40,17 @@ class ImageName:
 
     @property
     def is_inline(self) -> bool:
-        return self.name.startswith("data:")
+        return _is_inline(self.name)
 
     @property
     def words(self) -> str:
         """Where it is named and what it is called, for whoever must mend it."""
         called = "its data: URL" if self.is_inline else self.path
         return f"{self.file}: {self.part}: {called}"
+
+
+def _is_inline(name: str) -> bool:
+    return name[: len(_INLINE)].lower() == _INLINE
 
 
 @dataclass(frozen=True)
@@ -95,21 +103,42 @@ def _image(place: str, part: Mapping[str, Any]) -> str | None:
     given = {key: part[key] for key in _NAMES if part.get(key) is not None}
     if len(given) > 1:
         raise DataError(f"{place}: names an image by {' and by '.join(given)}; leave one")
+    _refuse_sizes(place, part)
     for key, name in given.items():
         return _name(f"{place}.{key}", name)
     return None
 
 
+def _refuse_sizes(place: str, part: Mapping[str, Any]) -> None:
+    for key in _SIZES:
+        if part.get(key) is not None:
+            raise DataError(
+                f"{place}.{key}: is not read: all images are cut as the model's "
+                "preprocessor_config.json says; set `size` there, and take the key out"
+            )
+
+
 def _name(place: str, found: Any) -> str:
     name = found
     if isinstance(found, Mapping):
+        _refuse_sizes(place, found)
+        if found.get("bytes"):
+            raise DataError(
+                f"{place}.bytes: is not read; write the bytes into a file and give its path, or "
+                'write them as "data:image/png;base64,..."'
+            )
         name = found.get("url") or found.get("path")
     if not isinstance(name, str) or not name or "\0" in name:
         raise DataError(
             f"{place}: holds {json.dumps(found)[:60]}; it must be the path of an image, which "
             "counts from the chat file's folder"
         )
-    if "://" in name:
+    if name.lower().startswith(_FILE):
+        raise DataError(
+            f"{place}: {name[:80]}: is a URL of a file on this machine; give its path, "
+            f"{unquote(name[len(_FILE) :])[:80]}"
+        )
+    if "://" in name and not _is_inline(name):
         raise DataError(
             f"{place}: {name[:80]}: is a URL, and nothing is fetched while a model is trained; "
             "download it and give its path, which counts from the chat file's folder"
@@ -127,6 +156,12 @@ def named_images(
         raise DataError(f"{place}: images: holds {type(of_row).__name__}; it must be a list")
     names = [_name(f"{place}: images[{number}]", one) for number, one in enumerate(beside)]
     unnamed = [here for here, name in images if name is None]
+    if names and not images:
+        raise DataError(
+            f"{place}: images names {len(names)}, but no message has a part of type image (an "
+            '<image> within a text is none); write each content as parts: [{"type": "image"}, '
+            '{"type": "text", "text": ...}]'
+        )
     if len(unnamed) != len(names):
         raise DataError(
             f"{place}: {len(unnamed)} parts of type image have no name ({_first(unnamed)}), and "

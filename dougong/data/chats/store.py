@@ -12,10 +12,11 @@ import dataclasses
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -117,6 +118,9 @@ class _Tally:
     lost_targets: int = 0
     images: int = 0
     image_tokens: int = 0
+    least_image: int = 0
+    most_image: int = 0
+    lost_images: int = 0
 
     def remarks(self, name: str, form: ChatForm) -> Remarks:
         note = (
@@ -126,19 +130,29 @@ class _Tally:
         )
         if self.images:
             note += (
-                f"; {self.images:,} images, which are {self.image_tokens:,} of the tokens (what "
-                "the tower takes while it looks at them is not in a plan's memory)"
+                f"; {self.images:,} images, which are {self.image_tokens:,} of the tokens, from "
+                f"{self.least_image:,} to {self.most_image:,} each (what the tower takes while it "
+                "looks at them is not in a plan's memory)"
             )
         if not self.cut:
             return Remarks(notes=(note,))
         of_targets = self.lost_targets / (self.targets + self.lost_targets)
+        images = f" and {self.lost_images:,} images" if self.lost_images else ""
         warning = (
             f"{name}: {self.cut:,} of {self.chats:,} chats are longer than data.sequence_length "
             f"{form.length} and cut there (the first: {self.first_cut}), {self.left_out:,} of them "
-            f"left out, since no target was left; {self.lost_targets:,} targets are lost so "
-            f"({of_targets:.1%} of all): raise it, or take them out"
+            f"left out, since no target was left; {self.lost_targets:,} targets "
+            f"({of_targets:.1%} of all){images} are lost so: raise it, or take them out"
         )
         return Remarks(notes=(note,), warnings=(warning,))
+
+    def count_images(self, kept: Encoded) -> None:
+        for one in kept.images:
+            size = one.end - one.begin
+            self.images += 1
+            self.image_tokens += size
+            self.least_image = min(self.least_image or size, size)
+            self.most_image = max(self.most_image, size)
 
     def _padded(self, length: int) -> float:
         return 1 - self.tokens / max(self.sequences * length, 1)
@@ -166,13 +180,15 @@ class StoredChats:
 @dataclass(frozen=True)
 class ChatForm:
     """How chats become sequences. `length`: of each, in ids; `num_ids`: the tokenizer's;
-    `open_images`: how their images do, asked where they have one, with the first."""
+    `open_images`: how their images do, asked where they have one, with the first; `seen_tokens`:
+    ids that stand for parts of images and videos, with their names, which no text may hold."""
 
     tokenizer: ChatTokenizer
     num_ids: int
     length: int
     is_packed: bool
     open_images: Callable[[ImageName], ImageForm]
+    seen_tokens: Mapping[int, str] = dataclasses.field(default_factory=dict)
 
 
 def open_chats(name: str, form: ChatForm, cache: Path | None) -> StoredChats:
@@ -182,7 +198,9 @@ def open_chats(name: str, form: ChatForm, cache: Path | None) -> StoredChats:
     files, tokenizer = chat_files(name), form.tokenizer
     about = f"{name} ({tokenizer.name})"
     content = content_digest(files)
-    identity = [_FORMAT, tokenizer.digest, content, form.length, form.is_packed]
+    identity: list[Any] = [_FORMAT, tokenizer.digest, content, form.length, form.is_packed]
+    if form.seen_tokens:
+        identity.append(sorted(form.seen_tokens))
     found = list(find_images(files))
     images = form.open_images(found[0]) if found else None
     if images is not None:
@@ -248,6 +266,8 @@ class _ChatsToWrite:
     def _sequences(self, chat: Chat, kept: list[KeptImage]) -> list[Encoded]:
         tokenizer = self.form.tokenizer
         found = tokenizer.encode(chat, self.met)
+        for one in found:
+            self._refuse_seen(chat, one)
         for key in chat.other_keys:
             if not tokenizer.template.reads(key):
                 self.met.add(UNREAD + key, chat.place)
@@ -258,6 +278,17 @@ class _ChatsToWrite:
             self.images.expand(part, one, kept[: len(part.images)])
             for part, one in zip(parts, found, strict=True)
         ]
+
+    def _refuse_seen(self, chat: Chat, encoded: Encoded) -> None:
+        """The tokens of a chat's own images are counted when they are expanded."""
+        own = self.images.token if self.images is not None and chat.images else None
+        for token, name in self.form.seen_tokens.items():
+            if token != own and (encoded.ids == token).any():
+                raise DataError(
+                    f"{chat.place}: a text of it holds {name} ({token}), which stands for a part "
+                    "of an image or a video and is none here; take it out of the text, or give "
+                    'the image itself, {"type": "image", "image": PATH}'
+                )
 
 
 def _write(folder: Path, source: _ChatsToWrite) -> _Tally:
@@ -299,8 +330,7 @@ def _fitting(source: _ChatsToWrite, told: _Tally) -> Iterator[Encoded]:
             if kept.is_target.any():
                 told.tokens += kept.ids.size
                 told.longest = max(told.longest, kept.ids.size)
-                told.images += len(kept.images)
-                told.image_tokens += sum(image.end - image.begin for image in kept.images)
+                told.count_images(kept)
                 yield kept
 
 
@@ -311,6 +341,7 @@ def _cut(place: str, encoded: Encoded, length: int, told: _Tally) -> Encoded:
     told.first_cut = told.first_cut or f"{place}, {encoded.ids.size} tokens"
     kept = encoded.cut(length)
     told.lost += encoded.ids.size - kept.ids.size
+    told.lost_images += len(encoded.images) - len(kept.images)
     told.lost_targets += int(encoded.is_target.sum() - kept.is_target.sum())
     if not kept.is_target.any():
         told.left_out += 1

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 import struct
+import warnings
 import zlib
 from pathlib import Path
 
@@ -47,11 +49,35 @@ def test_an_image_is_upright_and_rgb(tmp_path: Path) -> None:
 
 def test_bytes_may_stand_in_the_row(tmp_path: Path) -> None:
     data = picture(tmp_path / "a.png").read_bytes()
-    inline = f"data:image/png;base64,{base64.b64encode(data).decode()}"
-    assert read_image(named(tmp_path, inline)) == data
+    for head, encode in (("data:image/png;base64", base64.b64encode), ("DATA:image/png;BASE64", base64.encodebytes)):
+        assert read_image(named(tmp_path, f"{head},{encode(data).decode()}")) == data
     for broken in ("data:image/png;base64", "data:image/png;base64,a?b"):
         with pytest.raises(DataError, match=r"a.jsonl: line 3: .*its data: URL: cannot be read .*give a path"):
             read_image(named(tmp_path, broken))
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(DataError, match=r"a.jsonl: line 3: .*a.png: is no regular file .*give the path of an image"):
+        read_image(named(tmp_path, "a.png"))
+
+
+@pytest.mark.parametrize(("values", "name"), [(np.uint16, "a.png"), (np.float32, "a.tiff"), (np.int32, "a.tiff")])
+def test_grey_of_more_than_8_bits_is_refused(values: type, name: str, tmp_path: Path) -> None:
+    """Pillow would make each value above 255 white."""
+    Image.fromarray(np.full((4, 4), 300, dtype=values)).save(tmp_path / name)
+    with pytest.raises(DataError, match=f"line 3: .*{name}: has grey values of more than 8 bits .* convert it to 8"):
+        decoded(tmp_path, name)
+
+
+def test_a_palette_with_transparent_colours_warns_of_nothing(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    image = Image.fromarray(np.arange(16, dtype=np.uint8).reshape(4, 4), "P")
+    image.putpalette(list(range(256)) * 3)
+    image.save(tmp_path / "a.png", transparency=bytes(range(0, 160, 10)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = np.asarray(Image.open(tmp_path / "a.png").convert("RGB"))
+    assert np.array_equal(np.asarray(decoded(tmp_path, "a.png")), expected) and not recwarn.list
 
 
 WRONG = [

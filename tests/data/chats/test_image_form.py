@@ -34,7 +34,7 @@ def test_each_that_sees_has_its_processor_in_these_tests() -> None:
 def test_the_token_is_the_models_own(family: str, tmp_path: Path) -> None:
     folder = seeing_folder(tmp_path, family)
     form = form_of(folder, seeing_model(family, tmp_path / "model", folder, VOCAB))
-    assert form.token == image_token(folder) and form.token_name == f"<|image_pad|> ({form.token})"
+    assert form.token == image_token(folder) and form.words == f"<|image_pad|> ({form.token})"
 
 
 @pytest.mark.parametrize(
@@ -88,6 +88,9 @@ def test_a_tokenizer_without_a_processor_takes_that_of_the_models_folder(tmp_pat
     (tokenizer / PROCESSOR_FILES[0]).rename(tmp_path / PROCESSOR_FILES[0])
     with pytest.raises(DataError, match=f"neither {tokenizer} nor {base} has"):
         form_of(tokenizer, {"path": str(base)})
+    (tokenizer / "config.json").write_bytes((base / "config.json").read_bytes())
+    with pytest.raises(DataError, match=f"data.chat: {tokenizer} does not have"):
+        form_of(tokenizer, {"path": f"{tokenizer}/../tokenizer"})
     (tmp_path / PROCESSOR_FILES[0]).rename(base / PROCESSOR_FILES[0])
     form = form_of(tokenizer, {"path": str(base)})
     assert form.processor.folder == base and form.processor.model.patch_size == PATCH

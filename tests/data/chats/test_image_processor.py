@@ -53,11 +53,15 @@ def test_a_shape_that_it_does_not_take_is_refused_with_the_row(tmp_path: Path) -
 
 
 def test_a_folder_without_one_is_refused_with_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="has a preprocessor_config.json, which says how images are cut; copy it from"):
+    rule = "a preprocessor_config.json, which says how images are cut; copy it from"
+    with pytest.raises(DataError, match=f"data.chat: neither {tmp_path} nor {tmp_path}/other has {rule}"):
         open_processor([tmp_path, tmp_path / "other"], VISION)
-    (tmp_path / "preprocessor_config.json").write_text("{}")
-    with pytest.raises(DataError, match=f"{tmp_path}: transformers finds no image processor here"):
+    with pytest.raises(DataError, match=f"data.chat: {tmp_path} does not have {rule}"):
         open_processor([tmp_path], VISION)
+    (tmp_path / "preprocessor_config.json").write_text("{}")
+    with pytest.raises(DataError, match=f"{tmp_path}: transformers finds no image processor here") as caught:
+        open_processor([tmp_path], VISION)
+    assert len(str(caught.value)) < 350 + len(str(tmp_path))
 
 
 def test_one_of_another_kind_or_size_is_refused_with_both(tmp_path: Path) -> None:
@@ -68,6 +72,32 @@ def test_one_of_another_kind_or_size_is_refused_with_both(tmp_path: Path) -> Non
     other = SimpleNamespace(spatial_merge_size=2, patch_size=16, temporal_patch_size=2)
     with pytest.raises(DataError, match=f"has patch_size {PATCH}, where the model's vision_config has patch_size 16"):
         open_processor([tmp_path], other)
+
+
+WRONG = [
+    ("[]", r"preprocessor_config.json: holds \[\], where settings are a JSON object; copy"),
+    ("{", "preprocessor_config.json: is not JSON .*; copy preprocessor_config.json from the model's own folder"),
+    ({"image_std": [0, 0, 0]}, r"makes pixels that are no finite numbers \(image_mean .* image_std \(0, 0, 0\), "),
+    ({"image_std": [1]}, "Pil cuts no image with its settings here .*std must have 3 elements.*; copy"),
+    ({"size": {"height": 3, "width": 4}}, "Pil cuts no image with its settings here .*'shortest_edge'"),
+    (
+        {"size": {"shortest_edge": 1024, "longest_edge": 512}},
+        r"of at least 1024 \(size.shortest_edge\) and at most 512 pixels \(size.longest_edge\); change the two",
+    ),
+]
+
+
+@pytest.mark.parametrize(("settings", "message"), WRONG, ids=[case[1][:40] for case in WRONG])
+def test_settings_that_make_no_pixels_are_refused_by_their_folder(
+    settings: str | dict[str, object], message: str, tmp_path: Path
+) -> None:
+    write_processor(tmp_path, "qwen3_vl_moe")
+    file = tmp_path / "preprocessor_config.json"
+    if isinstance(settings, dict):
+        settings = json.dumps({**json.loads(file.read_text()), **settings})
+    file.write_text(settings)
+    with pytest.raises(DataError, match=f"data.chat: {tmp_path}.*{message}"):
+        open_processor([tmp_path], VISION)
 
 
 def test_no_code_of_a_processors_folder_runs(tmp_path: Path) -> None:

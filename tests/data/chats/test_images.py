@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,9 @@ def test_images_are_counted_and_a_long_chat_is_cut_before_one(tmp_path: Path) ->
     data = opened(tmp_path)
     (note,) = data.remarks.notes
     _, all_images = images_of(data, 0, 1, 2, 3)
-    assert f"; 4 images, which are {all_images.kinds.sum()} of the tokens (what the tower takes" in note
+    sizes = all_images.grids.prod(axis=1) // 4
+    told = f"{sizes.sum()} of the tokens, from {sizes.min()} to {sizes.max()} each (what the tower takes"
+    assert f"; 4 images, which are {told}" in note and sizes.sum() == all_images.kinds.sum()
 
 
 def test_a_chat_that_is_too_long_is_cut_before_the_image_that_does_not_fit(tmp_path: Path) -> None:
@@ -113,6 +116,7 @@ def test_a_chat_that_is_too_long_is_cut_before_the_image_that_does_not_fit(tmp_p
         assert f"1 of 1 chats are longer than data.sequence_length {length} and cut there (the first:" in warning
         images = marks_of(cut).images
         assert images is not None and images.count == num_images
+        assert ("of all) and 1 images are lost so" in warning) == (num_images == 0)
         ids = ids_of(cut, 0).tolist()
         assert ids[:kept] == whole[0, :kept].tolist() and len(set(ids[kept:])) <= 1
 
@@ -168,11 +172,32 @@ def test_images_that_the_template_does_not_render_are_refused_with_the_row(tmp_p
     blind = WITH_IMAGES.replace("<|vision_start|><|image_pad|><|vision_end|>", "")
     with pytest.raises(DataError, match=r"a.jsonl: line 1: rendered it has 0 <\|image_pad\|> \(\d+\) for 1 images"):
         opened(tmp_path, template=blind)
-    with pytest.raises(DataError, match=r"a.jsonl: line 2: rendered it has 1 .* for 0 images: .* no text may hold it"):
-        opened(tmp_path, [ROWS[0], row("what is <|image_pad|>", "that")])
+    with pytest.raises(DataError, match=r"a.jsonl: line 2: rendered it has 2 .* for 1 images: .* no text may hold it"):
+        opened(tmp_path, [ROWS[1], look("0.png", "what is <|image_pad|>")])
     bare = WITH_IMAGES.replace("<|vision_start|><|image_pad|><|vision_end|>", "<|image_pad|>")
     with pytest.raises(DataError, match=r"a.jsonl: line 1: .*renders two images with nothing between them"):
         opened(tmp_path, [look("0.png", "1.png")], template=bare)
+
+
+@pytest.mark.parametrize("name", ["<|image_pad|>", "<|video_pad|>"])
+def test_a_text_that_holds_the_token_of_an_image_is_refused_with_its_row_whatever_lies_beside_it(
+    name: str, tmp_path: Path
+) -> None:
+    bad = row(f"what is {name}", "that")
+    told = (
+        rf"a.jsonl: line 2: a text of it holds {re.escape(name)} \(\d+\), which stands for .* take it out of the text"
+    )
+    for number, good in enumerate((ROWS[0], ROWS[1])):
+        with pytest.raises(DataError, match=told):
+            opened(tmp_path / str(number), [good, bad])
+
+
+def test_what_a_model_of_text_has_kept_of_such_chats_is_not_taken(tmp_path: Path) -> None:
+    job = job_of(tmp_path, [row("what is <|image_pad|>", "that"), *many(3)])
+    blind = make_job(data=job.data.model_dump(exclude_defaults=True), cache=job.cache)
+    assert open_data(blind, VOCAB).num_windows == 4
+    with pytest.raises(DataError, match="a.jsonl: line 1: a text of it holds"):
+        open_data(job, VOCAB)
 
 
 def test_text_chats_of_a_model_that_sees_have_no_images(tmp_path: Path) -> None:
@@ -216,12 +241,6 @@ def test_sources_of_a_mixture_have_their_images_in_the_order_of_its_sequences(tm
         assert tokens == [int(one.kinds.sum()) if one else 0 for one in by_row]
         assert batch.images.kinds.tolist() == (batch.ids == batch.images.token).astype(int).tolist()
     assert max(seen) > 2
-
-
-def test_a_text_that_holds_the_token_of_an_image_does_not_lie_beside_one(tmp_path: Path) -> None:
-    data = open_data(mixture_of(tmp_path, "what <|image_pad|> is " * 200), VOCAB)
-    with pytest.raises(DataError, match=r"a text holds the id \d+, which stands for a part of an image, and lies"):
-        data.microbatch(1, 0, 0)
 
 
 def test_document_masks_give_positions_that_images_do_not_have(tmp_path: Path) -> None:

@@ -46,6 +46,19 @@ WRONG = [
         "messages[0].content[0].image_url: https://example.org/a.png: is a URL, and nothing is fetched while a model "
         "is trained; download it and give its path",
     ),
+    (
+        [{"type": "image", "image": "file:///a%20b/c.png"}],
+        "messages[0].content[0].image: file:///a%20b/c.png: is a URL of a file on this machine; give its path, "
+        "/a b/c.png",
+    ),
+    (
+        [{"type": "image", "image": "a.png", "max_pixels": 4096}],
+        "messages[0].content[0].max_pixels: is not read: all images are cut as the model's preprocessor_config.json",
+    ),
+    (
+        [{"type": "image", "image": {"path": "a.png", "bytes": "aGk="}}],
+        "messages[0].content[0].image.bytes: is not read; write the bytes into a file and give its path, or write",
+    ),
     ([{"type": "image"}], "1 parts of type image have no name (the first: messages[0].content[0])"),
 ]
 
@@ -68,8 +81,11 @@ def test_a_row_may_name_its_images_beside_its_messages(tmp_path: Path) -> None:
 
 
 def test_names_that_are_too_many_or_have_no_place_are_refused() -> None:
-    with pytest.raises(DataError, match=r"line 4: 0 parts of type image have no name \(none\), and images .* names 1;"):
+    with pytest.raises(DataError, match=r"line 4: images names 1, but no message has a part .*<image> within a text"):
         list(named_images("a.jsonl: line 4", [], ["a.png"], Path("a.jsonl")))
+    own = [("a.jsonl: line 4: messages[0].content[0]", "b.png")]
+    with pytest.raises(DataError, match=r"line 4: 0 parts of type image have no name \(none\), and images .* names 1;"):
+        list(named_images("a.jsonl: line 4", own, ["a.png"], Path("a.jsonl")))
     with pytest.raises(DataError, match="line 4: images: holds str; it must be a list"):
         list(named_images("a.jsonl: line 4", [], "a.png", Path("a.jsonl")))
 

@@ -107,7 +107,7 @@ def test_what_was_told_is_told_again_with_the_names_of_now(tmp_path: Path) -> No
     assert len(list((tmp_path / "cache").iterdir())) == 1
     assert again.remarks.warnings == tuple(one.replace("/a.jsonl", "/other.jsonl") for one in first.remarks.warnings)
     cut, unread = again.remarks.warnings
-    assert "other.jsonl: line 2, " in cut and "targets are lost so (" in cut
+    assert "other.jsonl: line 2, " in cut and "of all) are lost so: raise it" in cut
     assert f"neither dougong nor the chat template reads: `id` (1 rows, the first: {other}: line 2)" in unread
 
 
