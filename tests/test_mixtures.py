@@ -129,4 +129,4 @@ def test_a_look_before_a_run_tells_each_source_and_a_changed_one_ends_a_resume(t
     write_ids(tmp_path / "ids.bin", 4)
     data = open_data(job, VOCAB)
     with pytest.raises(DataError, match=r"data.mixture \(.*\): this run began with data of digest .*changed since: "):
-        check_data(looked.sources, data.name, data.digest())
+        check_data(looked.sources, job, data.name, data.digest())

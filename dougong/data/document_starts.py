@@ -50,8 +50,13 @@ class DocumentStarts:
 
     def num_targets(self, windows: npt.NDArray[np.int64]) -> int:
         """Tokens that are foretold by another of their document, of all these windows."""
+        return int(self.targets(windows).sum())
+
+    def targets(self, windows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """`num_targets`, of each of these windows; int64, as many."""
         first, last = self._inside(windows)
-        return int(windows.size * (self.length - 1) - (last - first).sum())
+        found: npt.NDArray[np.int64] = self.length - 1 - (last - first)
+        return found
 
     def images_of(self, ids: npt.NDArray[np.int64], windows: npt.NDArray[np.int64]) -> None:
         """Documents of text have none."""

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from dougong.data.samples.blend import Blend, whole_weights
 from dougong.data.samples.image_batch import ImageBatch, Patches
 from dougong.data.source_windows import LearntForm, SourceWindows, TokenBatch, windows_of_step
+from dougong.errors import DataError
 from dougong.job.schema import Job
 from dougong.remarks import Remarks
 
@@ -52,6 +53,13 @@ class Mixture:
     def num_targets(self, samples: npt.NDArray[np.int64]) -> int:
         """Tokens that are learnt, of all these samples together."""
         return sum(source.num_targets(windows) for source, _, windows in self._chosen(samples))
+
+    def is_learnt(self, samples: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Whether anything is learnt of each of these samples; bool, as many."""
+        found = np.ones(samples.shape, dtype=np.bool_)
+        for source, rows, windows in self._chosen(samples):
+            found[rows] = source.is_learnt(windows)
+        return found
 
     def windows(self, samples: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """The numbers of the windows of samples, counted through the tokens of one source after the
@@ -104,8 +112,23 @@ class Mixture:
 
 
 def mixture_of(job: Job, sources: Sequence[SourceWindows]) -> Mixture:
-    """The job's sources, mixed as it says, to the last of its decimals."""
+    """The job's sources, mixed as it says, to the last of its decimals. Raises DataError where two
+    of them are the same tokens."""
+    _refuse_equal_tokens(sources)
     return Mixture(tuple(sources), Blend(whole_weights(_weights(job, sources))))
+
+
+def _refuse_equal_tokens(sources: Sequence[SourceWindows]) -> None:
+    """However they are called: a copy of a file, too, would train on what the other holds out."""
+    known: dict[str, SourceWindows] = {}
+    for source in sources:
+        other = known.setdefault(source.tokens_digest, source)
+        if other is not source:
+            raise DataError(
+                f"{source.place}: {source.name}: holds the same tokens as {other.place} "
+                f"({other.name}), and what one of them holds out the other would train on; keep "
+                "one of them, with the weight of both"
+            )
 
 
 def _weights(job: Job, sources: Sequence[SourceWindows]) -> list[Fraction]:

@@ -28,7 +28,7 @@ from dougong.errors import DataError
 from dougong.job.parts.data import SourceKeys
 from dougong.job.schema import Job
 from dougong.job.yaml.provenance import dotted
-from dougong.remarks import Remarks
+from dougong.remarks import NOTHING, Remarks
 
 _ENOUGH_TOKENS = 1 << 20
 """Of a step that reads more, a look does not find out whether there are as many."""
@@ -48,7 +48,7 @@ def preview_data(job: Job, vocab_size: int | None) -> tuple[str, Remarks]:
     for number, ((place, source), share) in enumerate(looks):
         with at_source(place):
             look = _look_at_text if source in texts else _look_at_whole
-            line, more = look(_SourceLook(job, vocab_size, number, share or 1.0), source)
+            line, more = look(_SourceLook(job, vocab_size, number, share), source)
         part = "" if share is None else f"; {100 * share:.4g} % of what is read"
         lines.append(f"{dotted(place)}: {line}{part}" if job.data.mixture else line)
         told += more
@@ -58,16 +58,25 @@ def preview_data(job: Job, vocab_size: int | None) -> tuple[str, Remarks]:
 
 @dataclass(frozen=True)
 class _SourceLook:
-    """What is asked of a source: the `number`th of the job, which has `share` of what is read."""
+    """What is asked of a source: the `number`th of the job, which has `share` of what is read
+    (None: it is not known yet)."""
 
     job: Job
     vocab_size: int | None
     number: int
-    share: float
+    share: float | None
 
     @property
-    def windows_of_step(self) -> float:
-        return windows_of_step(self.job) * self.share
+    def most_of_step(self) -> float:
+        """How many of a step's windows are the source's, at the most."""
+        return windows_of_step(self.job) * (1.0 if self.share is None else self.share)
+
+    def figures(self, name: str, num_tokens: int) -> tuple[str, Remarks]:
+        """Of so many tokens, in a line, and what is told of them."""
+        line = _figures(self.job, name, num_tokens, self.share)
+        if self.share is None:
+            return line, NOTHING
+        return line, reread_remarks(self.job, name, num_tokens, self.share)
 
 
 def _shares(job: Job) -> list[float | None]:
@@ -87,7 +96,7 @@ def _look_at_text(look: _SourceLook, source: SourceKeys) -> tuple[str, Remarks]:
     name, count = f"{corpus.name} ({tokenizer.name})", 0
     for ids in _ids(corpus, tokenizer, look.vocab_size):
         count += ids.size
-        fills_step = num_train_windows(job, count) >= look.windows_of_step
+        fills_step = num_train_windows(job, count) >= look.most_of_step
         if (fills_step or count >= _ENOUGH_TOKENS) and find_shortage(job, name, count) is None:
             line = f"{name}: {count:,} tokens and more, enough for the first step"
             return line, corpus.remarks
@@ -96,8 +105,8 @@ def _look_at_text(look: _SourceLook, source: SourceKeys) -> tuple[str, Remarks]:
     shortage = find_shortage(job, name, count)
     if shortage is not None:
         raise DataError(shortage)
-    told = corpus.remarks + reread_remarks(job, name, count, look.share)
-    return _figures(job, name, count, look.share), told
+    line, told = look.figures(name, count)
+    return line, corpus.remarks + told
 
 
 def _look_at_whole(look: _SourceLook, source: SourceKeys) -> tuple[str, Remarks]:
@@ -106,9 +115,8 @@ def _look_at_whole(look: _SourceLook, source: SourceKeys) -> tuple[str, Remarks]
     job = look.job
     opened = Opener(job, look.vocab_size, tokens_place(job)).open(source)
     windows = windows_of(job, opened, look.vocab_size, ("data",), look.number)
-    count = windows.tokens.num_tokens
-    told = opened.remarks + reread_remarks(job, opened.name, count, look.share)
-    return _figures(job, opened.name, count, look.share), told
+    line, told = look.figures(opened.name, windows.tokens.num_tokens)
+    return line, opened.remarks + told
 
 
 def _whole(job: Job, vocab_size: int | None) -> tuple[str, Remarks]:
@@ -126,13 +134,16 @@ def _whole(job: Job, vocab_size: int | None) -> tuple[str, Remarks]:
     return line, data.remarks
 
 
-def _figures(job: Job, name: str, num_tokens: int, share: float) -> str:
+def _figures(job: Job, name: str, num_tokens: int, share: float | None) -> str:
     num_windows = num_tokens // job.data.sequence_length
     num_train = num_train_windows(job, num_tokens)
-    epochs = round(job.steps * windows_of_step(job) * share / num_train, 4)
+    read = "how often each other is read is known when all text is tokenised"
+    if share is not None:
+        epochs = round(job.steps * windows_of_step(job) * share / num_train, 4)
+        read = f"each other is read {epochs} times"
     return (
         f"{name}: {num_tokens:,} tokens, {num_windows:,} windows, "
-        f"{num_windows - num_train:,} of them held out; each other is read {epochs} times"
+        f"{num_windows - num_train:,} of them held out; {read}"
     )
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from dougong.data.document_starts import DocumentStarts
 from dougong.data.samples.image_batch import ImageBatch
 from dougong.data.samples.marks import TokenMarks
 from dougong.data.samples.order import WindowOrder, num_held_out
@@ -77,6 +78,13 @@ class SourceWindows:
         if self.marks is None:
             return int(windows.size) * (self.sequence_length - 1)
         return self.marks.num_targets(windows)
+
+    def is_learnt(self, windows: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Whether anything is learnt of each of these windows; bool, as many. Sequences of chats
+        are kept only where something is."""
+        if isinstance(self.marks, DocumentStarts):
+            return self.marks.targets(windows) > 0
+        return np.ones(windows.shape, dtype=np.bool_)
 
     def digest(self) -> str:
         """Hexadecimal name of the tokens and of how they are cut."""

@@ -159,8 +159,22 @@ class Opener:
             f"{opened.name}: {starts.num_tokens:,} documents, {tokens.num_tokens:,} tokens, each "
             "document by itself: its first token is not foretold by the one before"
         )
+        warnings = (_one_document(source, opened.name),) if starts.num_tokens == 1 else ()
         marks = DocumentStarts(starts, self.job.data.sequence_length)
-        return replace(opened, remarks=opened.remarks + Remarks(notes=(note,)), marks=marks)
+        told = opened.remarks + Remarks((note,), warnings)
+        return replace(opened, remarks=told, marks=marks)
+
+
+def _one_document(source: SourceKeys, name: str) -> str:
+    text = f"{name}: is one document, so data.document_masks parts nothing in it"
+    if source.megatron is not None:
+        return (
+            f"{text}: the index's list of documents names no second one; preprocess it again with "
+            "each document by itself, if it has several"
+        )
+    if source.text is not None:
+        return f"{text}: each file is one; give each document a file, or a row of a data.dataset"
+    return f"{text}; check where its documents end, if it has several"
 
 
 def _boundary(source: SourceKeys) -> BoundaryId:

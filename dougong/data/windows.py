@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dougong.control.cache_place import cache_place
+from dougong.data.dead_steps import first_dead_step
 from dougong.data.image_tokens import refuse_image_tokens
 from dougong.data.mixture import Mixture, mixture_of, mixture_remarks
 from dougong.data.samples.order import WindowOrder
@@ -109,9 +110,14 @@ class TokenWindows:
         """Micro-batches of a step, on all lanes."""
         return self.lanes * self.microbatches
 
+    @property
+    def _num_samples(self) -> int:
+        """Samples of a step."""
+        return self._num_microbatches * self.microbatch_size
+
     def samples(self, step: int) -> tuple[int, int]:
         """The numbers of the first and the last sample of a step."""
-        count = self._num_microbatches * self.microbatch_size
+        count = self._num_samples
         return (step - 1) * count, step * count - 1
 
     def windows(self, step: int, lane: int, microbatch: int) -> list[int]:
@@ -176,6 +182,15 @@ class TokenWindows:
 
         return count
 
+    def check_learnt(self) -> None:
+        """Raises DataError where the job has a step of which nothing is learnt, or where nothing is
+        learnt of what a source holds out."""
+        step = first_dead_step(self.mixture, self.steps, self._num_samples)
+        if step is not None:
+            raise _nothing_learnt(self.name, f"step {step}")
+        if self.validation:
+            assert self._held_out_targets, "each source has some"
+
     def _samples(self, step: int, lane: int, microbatch: int) -> npt.NDArray[np.int64]:
         first = ((step - 1) * self.lanes + lane) * self.microbatches + microbatch
         return first * self.microbatch_size + np.arange(self.microbatch_size)
@@ -193,7 +208,7 @@ class TokenWindows:
         `epochs` is how often the whole job reads each training window; of a mixture, in the mean,
         and of each of its `sources`.
         """
-        read = self.steps * self._num_microbatches * self.microbatch_size
+        read = self.steps * self._num_samples
         sources = self.mixture.sources
         figures: dict[str, object] = {
             "name": self.name,
@@ -209,7 +224,8 @@ class TokenWindows:
 def _nothing_learnt(name: str, where: str) -> DataError:
     return DataError(
         f"{name}: {where} would learn nothing: every document there is one token long; check "
-        "where documents end, or set data.document_masks: false"
+        "where documents end (padding may have the same id), give a step more windows (batch), or "
+        "set data.document_masks: false"
     )
 
 
@@ -217,8 +233,9 @@ def open_data(job: Job, vocab_size: int | None, cache: Path | None = None) -> To
     """Open what the `data:` of a job names. `vocab_size` is the model's; None leaves ids unchecked.
 
     Text is tokenised once into `cache` (default: `tokens` in the job's cache). Raises DataError for
-    data that is missing, empty, cut short, or too small for one step's windows, and for ids outside
-    the vocabulary (checked at once in files of up to 64 Mi tokens, else when they are read).
+    data that is missing, empty, cut short, or too small for one step's windows, for a step of which
+    nothing is learnt, for two sources of the same tokens, and for ids outside the vocabulary
+    (checked at once in files of up to 64 Mi tokens, else when they are read).
     """
     cache = tokens_place(job) if cache is None else cache
     opener, sources, told = Opener(job, vocab_size, cache), [], NOTHING
@@ -233,7 +250,7 @@ def open_data(job: Job, vocab_size: int | None, cache: Path | None = None) -> To
         told += reread_remarks(job, one.name, one.tokens.num_tokens, share)
     if job.data.mixture:
         told += mixture_remarks(job, mixture)
-    return TokenWindows(
+    data = TokenWindows(
         mixture=mixture,
         lanes=job.batch.lanes,
         microbatches=job.batch.microbatches,
@@ -242,6 +259,8 @@ def open_data(job: Job, vocab_size: int | None, cache: Path | None = None) -> To
         validation=job.data.validation,
         remarks=told,
     )
+    data.check_learnt()
+    return data
 
 
 def tokens_place(job: Job) -> Path | None:

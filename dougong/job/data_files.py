@@ -1,9 +1,12 @@
-"""What a file of rows is, by its name and by its first bytes. Imports no torch."""
+"""Which files a name means, and what a file of rows is, by its name and by its first bytes. Imports
+no torch."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
+import sysconfig
 from pathlib import Path, PurePath
 
 BUILDERS = {
@@ -21,6 +24,15 @@ _WILD = "*?["
 _HEAD_BYTES = 4096
 _ARRAY = re.compile(rb'\[\s*\{\s*"[^"]*"\s*:')
 _CUT_ROW = re.compile(rb'\{\s*"[^"]*"\s*:\s*"')
+
+TEXT_COLUMN = "text"
+"""Of a data set whose column is not named."""
+STDLIB = "stdlib"
+"""`data.text` that means Python's standard library."""
+LIBRARY = Path(sysconfig.get_paths()["stdlib"])
+# Parts of the standard library that are not the same on every machine with one version of Python,
+# or not its library.
+_NOT_LIBRARY = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
 
 
 def builder_of(name: str) -> str | None:
@@ -73,3 +85,16 @@ def ending_of_json(head: bytes) -> str | None:
 def wrong_ending(ending: str) -> str:
     """The words for a file of rows that is not called as one."""
     return f"holds rows, but its ending is another: rename it to {ending}"
+
+
+def standard_library(root: Path) -> list[Path]:
+    """The sources of Python's standard library under `root`, sorted, without tests and what an
+    installer adds."""
+    kept: list[Path] = []
+    for folder, subfolders, files in os.walk(root):
+        # What is removed here is not walked: an installer adds thousands of files.
+        subfolders[:] = [name for name in subfolders if name not in _NOT_LIBRARY]
+        for name in files:
+            if name.endswith(".py") and not name.startswith("_sysconfigdata"):
+                kept.append(Path(folder, name).relative_to(root))
+    return sorted(kept, key=Path.as_posix)

@@ -5,11 +5,19 @@ from __future__ import annotations
 import glob
 import json
 import os
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dougong.job.data_files import ending_by_content, names_files, wrong_ending
+from dougong.job.data_files import (
+    LIBRARY,
+    STDLIB,
+    TEXT_COLUMN,
+    ending_by_content,
+    names_files,
+    standard_library,
+    wrong_ending,
+)
 from dougong.job.parts.data import SourceKeys
 from dougong.job.rule import Breach, Rule, flat
 from dougong.job.schema import Job
@@ -57,7 +65,7 @@ def _data_files(job: Job) -> Iterator[Breach]:
 
 def _source_files(source: SourceKeys) -> Iterator[Breach]:
     """Paths are the keys of the source alone."""
-    if source.text is not None and source.text != "stdlib":
+    if source.text is not None and source.text != STDLIB:
         yield from _text_file(source.text)
     if source.tokens is not None and not os.path.isfile(source.tokens):
         text = f"there is no file {source.tokens} on this machine; check the path"
@@ -76,29 +84,73 @@ def _source_files(source: SourceKeys) -> Iterator[Breach]:
 
 def _same_data(job: Job) -> Iterator[Breach]:
     """What one source of a mixture holds out another must not train on."""
-    known: dict[tuple[str, str], str] = {}
+    known: dict[_Identity, list[_FileOfSource]] = {}
     for place, source in job.data.sources if job.data.mixture else ():
-        key = source.source
-        for name in _names_of(source):
-            other = known.setdefault((name, source.column or ""), dotted(place))
-            if other != dotted(place) and key is not None:
-                text = (
-                    f"{name} is data of {other} already, and what one of them holds out the other "
-                    "would train on; name it in one of them, with the weight of both"
-                )
-                yield Breach((*place, key), text)
-                break
+        found = None
+        for identity, name in _identities(source).items():
+            mine = _FileOfSource(dotted(place), name, _column_of(source))
+            others = known.setdefault(identity, [])
+            clashing = (other for other in others if found is None and mine.clashes(other))
+            found = next(((mine, other) for other in clashing), found)
+            others.append(mine)
+        if found is not None and source.source is not None:
+            yield Breach((*place, source.source), found[0].refusal(found[1]))
 
 
-def _names_of(source: SourceKeys) -> list[str]:
-    """The files of a source by their real paths; its own name where it means none here."""
+_Identity = tuple[int, int] | str
+"""A file's device and number on it, which all of its names share; a name on the hub."""
+
+
+@dataclass(frozen=True)
+class _FileOfSource:
+    """What a source at `place` calls a file. `column`: of it; None: all of it."""
+
+    place: str
+    name: str
+    column: str | None
+
+    def clashes(self, other: _FileOfSource) -> bool:
+        """Whether both read the same text: two columns of one data set are not."""
+        return self.column is None or other.column in (None, self.column)
+
+    def refusal(self, other: _FileOfSource) -> str:
+        called = "" if self.name == other.name else f", as {other.name}"
+        return (
+            f"{self.name} is data of {other.place} already{called}, and what one of them holds out "
+            "the other would train on; name it in one of them, with the weight of both"
+        )
+
+
+def _column_of(source: SourceKeys) -> str | None:
+    return None if source.dataset is None else source.column or TEXT_COLUMN
+
+
+def _identities(source: SourceKeys) -> dict[_Identity, str]:
+    """The files of a source, each with what it is called; where there are none, its own name."""
     key = source.source
-    name = None if key is None else str(getattr(source, key))
-    if name is None:
-        return []
-    path = f"{name}.bin" if key == "megatron" else name
-    files = [path] if os.path.exists(path) else glob.glob(path, recursive=True)
-    return sorted({os.path.realpath(file) for file in files}) or [name]
+    if key is None:
+        return {}
+    name = str(getattr(source, key))
+    if (key, name) == ("text", STDLIB):
+        return dict.fromkeys(_numbers(LIBRARY / file for file in standard_library(LIBRARY)), name)
+    found = _numbers(_files(f"{name}.bin" if key == "megatron" else name))
+    return dict(found) if found else {name: name}
+
+
+def _files(name: str) -> Iterator[Path]:
+    """Of a name, a glob or a folder (a data set's)."""
+    names = [name] if os.path.exists(name) else sorted(glob.glob(name, recursive=True))
+    for path in map(Path, names):
+        yield from (path.rglob("*") if path.is_dir() and len(names) == 1 else (path,))
+
+
+def _numbers(files: Iterable[Path]) -> dict[_Identity, str]:
+    found: dict[_Identity, str] = {}
+    for file in files:
+        if os.path.isfile(file):
+            status = file.stat()
+            found.setdefault((status.st_dev, status.st_ino), str(file))
+    return found
 
 
 def _is_found(name: str) -> bool:

@@ -43,6 +43,8 @@ FLASH_OF_DOCUMENTS = (
 )
 _SHARES = ("weight", "epochs")
 _LEAST_SHARE = 1e-9
+_LARGEST_SHARE = 1e18
+"""Sums and products of such numbers are exact enough, and finite."""
 _LARGEST_HALF_BETA = 1 - 2**-8
 """Of a moment in bfloat16: half of its last place is between 2**-9 and 2**-8 of it."""
 
@@ -99,6 +101,8 @@ def _shares(job: Job) -> Iterator[Breach]:
     keys = [key for key in _SHARES if _is_given(key, mixture)]
     asked = keys[0] if keys else _SHARES[0]
     weights = [getattr(entry, asked) or 0.0 for entry in mixture]
+    # Beside one that is too large, nothing is told of the others.
+    least = _LEAST_SHARE * sum(weights) if max(weights, default=0.0) <= _LARGEST_SHARE else 0.0
     for number, entry in enumerate(mixture):
         place: KeyPath = ("data", "mixture", number)
         if len(keys) > 1 and getattr(entry, keys[1]) is not None:
@@ -107,7 +111,13 @@ def _shares(job: Job) -> Iterator[Breach]:
         elif weights[number] == 0.0:
             text = f"says not how much of it is read; add `{asked}: 1.0`, or another number"
             yield Breach(place, text)
-        elif weights[number] < _LEAST_SHARE * sum(weights):
+        elif weights[number] > _LARGEST_SHARE:
+            text = (
+                f"{weights[number]:g} is more than {_LARGEST_SHARE:g}; only the proportion to the "
+                "other items counts, so give all of them smaller numbers"
+            )
+            yield Breach((*place, asked), text)
+        elif weights[number] < least:
             text = (
                 f"{weights[number]:g} of {sum(weights):g} is less than one in a thousand million; "
                 "raise it, or leave the source out"

@@ -378,7 +378,7 @@ def _agree_on_data(context: WorkerContext, world: World, data: TokenWindows) -> 
     known = context.sources
     agree_on_data(world, context.plan, data)
     if known is not None:
-        check_data(known, data.name, data.digest())
+        check_data(known, context.job, data.name, data.digest())
         if context.resume is None:
             check_weights(known)
 

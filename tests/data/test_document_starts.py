@@ -46,6 +46,7 @@ def test_labels_positions_and_counts_are_those_of_the_definition(seed: int) -> N
         learnt, expected = slow(places, window)
         assert positions[row].tolist() == expected
         assert labels[row].tolist() == [i if yes else IGNORED for i, yes in zip(ids[row], learnt, strict=True)]
+    assert marks.targets(windows).tolist() == (labels != IGNORED).sum(1).tolist()
     assert marks.num_targets(windows) == int((labels != IGNORED).sum())
 
 

@@ -190,3 +190,12 @@ def test_chats_documents_and_plain_streams_lie_in_one_batch(tmp_path: Path) -> N
         rows = [row for batch in batches if batch.labels is not None for row in batch.labels]
         assert len(rows) == 8 and len({int((row != IGNORED).sum()) for row in rows}) > 1
     assert not opened().mixture.form.has_positions and opened(packing=True).mixture.form.has_positions
+
+
+def test_a_copy_of_a_source_is_refused(tmp_path: Path) -> None:
+    job = mixed(tmp_path, (1.0, 1.0))
+    (tmp_path / "1.bin").write_bytes((tmp_path / "0.bin").read_bytes())
+    with pytest.raises(
+        DataError, match=r"data.mixture.1: .*/1.bin: holds the same tokens as data.mixture.0 \(.*/0.bin\), and what one"
+    ):
+        open_data(job, None)

@@ -101,3 +101,18 @@ def test_shares_by_epochs_are_known_where_all_sizes_are(tmp_path: Path) -> None:
     mixture.append({"text": str(tmp_path / "a.txt"), "epochs": 1.0})
     line, _ = preview_data(make_job(data={"mixture": mixture, "sequence_length": 16}), 512)
     assert line.splitlines()[3].endswith("a.txt (bytes): 400 tokens and more, enough for the first step")
+
+
+def test_of_epochs_nothing_is_said_that_is_not_known_before_all_text_is_tokenised(tmp_path: Path) -> None:
+    """Each source had been taken for the whole job, and warned of."""
+    (tmp_path / "a.txt").write_text("x" * 4000)
+    (tmp_path / "b.txt").write_text("y" * 40)
+    np.arange(40, dtype=np.uint16).tofile(tmp_path / "ids.bin")
+    mixture = [{"text": f"{tmp_path}/{name}.txt", "epochs": 1.0} for name in "ab"]
+    mixture.append({"tokens": str(tmp_path / "ids.bin"), "epochs": 1.0})
+    asked = make_job(data={"mixture": mixture, "sequence_length": 16}, steps=32, cache=str(tmp_path / "cache"))
+    line, told = preview_data(asked, 256)
+    unknown = "2 windows, 0 of them held out; how often each other is read is known when all text is tokenised"
+    assert " tokens and more, enough for the first step" in line.splitlines()[1]
+    assert [one.endswith(unknown) for one in line.splitlines()[2:]] == [True, True]
+    assert told == Remarks() and not open_data(asked, 256).remarks.warnings

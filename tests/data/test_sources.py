@@ -90,3 +90,30 @@ def test_an_error_of_a_source_is_told_at_its_place(text: str, placed: str) -> No
     with pytest.raises(DataError) as caught, at_source(("data",)):
         raise DataError(text)
     assert str(caught.value) == text
+
+
+@pytest.mark.parametrize(
+    ("kind", "remedy"),
+    [
+        ("text", "each file is one; give each document a file, or a row of a data.dataset"),
+        ("megatron", "the index's list of documents names no second one; preprocess it again with each document by"),
+        ("tokens", "check where its documents end, if it has several"),
+    ],
+)
+def test_a_source_of_one_document_is_told(kind: str, remedy: str, tmp_path: Path) -> None:
+    section = section_of(kind, tmp_path)
+    if kind == "text":
+        section["text"] = str(tmp_path / "1.txt")
+    elif kind == "megatron":
+        list_documents(tmp_path / "set.idx", [0, 3])
+    else:
+        np.array([5, 6, 7, 0], dtype=np.uint16).tofile(tmp_path / "ids.bin")
+    (warning,) = open_source(job(**section), 256, tmp_path / "cache").remarks.warnings
+    assert "is one document, so data.document_masks parts nothing in it" in warning and remedy in warning
+
+
+def list_documents(index: Path, documents: list[int]) -> None:
+    """Of three sequences, written by `write_megatron`."""
+    head = bytearray(index.read_bytes()[: 34 + 3 * (4 + 8)])
+    head[26:34] = len(documents).to_bytes(8, "little")
+    index.write_bytes(bytes(head) + np.array(documents, dtype="<i8").tobytes())

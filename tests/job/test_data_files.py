@@ -3,7 +3,15 @@
 from pathlib import Path
 
 import pytest
-from dougong.job.data_files import builder_of, ending_by_content, ending_of_json, is_pattern, names_files
+from dougong.job.data_files import (
+    LIBRARY,
+    builder_of,
+    ending_by_content,
+    ending_of_json,
+    is_pattern,
+    names_files,
+    standard_library,
+)
 
 
 @pytest.mark.parametrize(
@@ -25,3 +33,12 @@ def test_rows_are_known_by_their_first_bytes(tmp_path: Path) -> None:
     assert ending_by_content(tmp_path / "a.txt") == ".parquet"
     assert ending_of_json(b'\xef\xbb\xbf{"text": "a"}\n{') == ".jsonl" and ending_of_json(b'[{"a": 1}]') == ".json"
     assert ending_of_json(b"{}\n") is None and ending_of_json(b'{"a": "b"}\nwords') is None
+
+
+def test_the_standard_library_is_sorted_sources_without_tests() -> None:
+    names = standard_library(LIBRARY)
+    assert Path("dataclasses.py") in names
+    assert Path("json/decoder.py") in names
+    assert names == sorted(names, key=Path.as_posix)
+    parts = {part for name in names for part in name.parts}
+    assert not parts & {"test", "tests", "site-packages", "__pycache__"}

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from dougong.job.data_files import LIBRARY
 from dougong.job.load import load_job
 from tests.job.refusing import refusals
 from tests.launcher.jobs import write
@@ -88,3 +89,37 @@ def test_a_model_s_folder(tmp_path: Path) -> None:
     assert refusals(path, "model.family=mixtral", "model.config.num_experts=2") == [
         "model.path: a second model beside model.family; keep one of them"
     ]
+
+
+SAME = "data.mixture.1.%s: HERE/%s is data of data.mixture.0 already%s, and what one of them holds out the other would"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "line"),
+    [
+        ("dataset: d/a.jsonl", "dataset: d/a.jsonl, column: text", SAME % ("dataset", "d/a.jsonl", "")),
+        ("dataset: d", "dataset: d/a.jsonl", SAME % ("dataset", "d/a.jsonl", "")),
+        ("dataset: d/a.jsonl", "dataset: d", SAME % ("dataset", "d/a.jsonl", "")),
+        ("dataset: d, column: x", "text: 'd/*.jsonl'", SAME % ("text", "d/a.jsonl", "")),
+        ("text: a.txt", "text: hard.txt", SAME % ("text", "hard.txt", ", as HERE/a.txt")),
+        ("text: a.txt", "text: soft.txt", SAME % ("text", "soft.txt", ", as HERE/a.txt")),
+        ("dataset: some/name", "dataset: some/name", "data.mixture.1.dataset: some/name is data of data.mixture.0"),
+        ("text: stdlib", f"text: '{LIBRARY}/json/*.py'", f"data.mixture.1.text: {LIBRARY}/json/__init__.py is data of"),
+        ("dataset: d, column: x", "dataset: d, column: y", None),
+        ("text: a.txt", "dataset: d", None),
+    ],
+)
+def test_one_file_is_data_of_one_source(one: str, other: str, line: str | None, tmp_path: Path) -> None:
+    """By whatever name, and in whatever folder or glob."""
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d/a.jsonl").write_text("{}")
+    (tmp_path / "a.txt").write_text("a")
+    (tmp_path / "hard.txt").hardlink_to(tmp_path / "a.txt")
+    (tmp_path / "soft.txt").symlink_to(tmp_path / "a.txt")
+    data = f"{{tokenizer: bytes, mixture: [{{{one}, weight: 1.0}}, {{{other}, weight: 1.0}}]}}"
+    job = write(tmp_path, model="{family: qwen3_moe, config: {vocab_size: 256}}", data=data)
+    if line is None:
+        load_job(job)
+        return
+    (found,) = refusals(job)
+    assert found.startswith(line.replace("HERE", str(tmp_path)))

@@ -131,6 +131,14 @@ MIXTURE = "{mixture: [%s], tokenizer: bytes}"
             "data.mixture.1.weight: 1e-10 of 1 is less than one in a thousand million; raise it, or leave ",
         ),
         (
+            "{text: a.txt, weight: 1.0e+308}, {text: b.txt, weight: 1.0}",
+            "data.mixture.0.weight: 1e+308 is more than 1e+18; only the proportion to the other items counts, so give",
+        ),
+        (
+            "{text: a.txt, epochs: 1.0e+308}, {text: b.txt, epochs: 1.0e+10}",
+            "data.mixture.0.epochs: 1e+308 is more than 1e+18",
+        ),
+        (
             "{text: a.txt}, {text: b.txt, weight: 1.0}",
             "data.mixture.0: says not how much of it is read; add `weight: 1.0`",
         ),

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 from dougong.data.documents import dataset_files
 from dougong.data.documents.text import BLOCK_BYTES, Block, Corpus, Document, content_digest
 from dougong.errors import DataError
+from dougong.job.data_files import TEXT_COLUMN
 from dougong.remarks import Remarks
 
 if TYPE_CHECKING:
     import datasets
 
-TEXT_COLUMN = "text"
 _STRINGS = ("string", "large_string")
 # What other programs call columns that are something else than text.
 _KNOWN = {

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import glob
 import hashlib
-import os
-import sysconfig
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +12,7 @@ from typing import BinaryIO
 
 from dougong.data.documents.formats import BYTE_ORDER_MARK, HEAD_BYTES, refuse_no_text
 from dougong.errors import DataError
+from dougong.job.data_files import LIBRARY, STDLIB, standard_library
 from dougong.remarks import NOTHING, Remarks
 
 BLOCK_BYTES = 1 << 18
@@ -21,10 +20,6 @@ BLOCK_BYTES = 1 << 18
 
 Block = tuple[int, bytes]
 """Consecutive bytes of a document, and the place of the first of them in its file or row."""
-
-# Parts of the standard library that are not the same on every machine with one version of Python,
-# or not its library.
-_NOT_LIBRARY = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
 
 
 @dataclass(frozen=True)
@@ -51,9 +46,8 @@ def text_files(text: str) -> Corpus:
 
     Raises DataError if no file is found, and for one that is not plain text.
     """
-    if text == "stdlib":
-        root = Path(sysconfig.get_paths()["stdlib"])
-        return _corpus("Python's standard library", root, standard_library(root))
+    if text == STDLIB:
+        return _corpus("Python's standard library", LIBRARY, standard_library(LIBRARY))
     path = Path(text).expanduser()
     if path.is_dir():
         raise DataError(
@@ -75,19 +69,6 @@ def matching_files(pattern: Path) -> list[Path]:
         return [pattern]
     paths = [Path(name) for name in sorted(glob.glob(str(pattern), recursive=True))]
     return [path for path in paths if path.is_file()]
-
-
-def standard_library(root: Path) -> list[Path]:
-    """The sources of Python's standard library under `root`, sorted, without tests and what an
-    installer adds."""
-    kept: list[Path] = []
-    for folder, subfolders, files in os.walk(root):
-        # What is removed here is not walked: an installer adds thousands of files.
-        subfolders[:] = [name for name in subfolders if name not in _NOT_LIBRARY]
-        for name in files:
-            if name.endswith(".py") and not name.startswith("_sysconfigdata"):
-                kept.append(Path(folder, name).relative_to(root))
-    return sorted(kept, key=Path.as_posix)
 
 
 def _corpus(name: str, root: Path, files: list[Path]) -> Corpus:

@@ -83,7 +83,7 @@ def inspect(job: Job, known: RunSources | None = None) -> Inspection:
     inventory, config = inspect_only(job), _config_of(job)
     data = open_data(job, text_config(config).vocab_size)
     if known is not None:
-        check_data(known, data.name, data.digest())
+        check_data(known, job, data.name, data.digest())
     told = remarks_on(job, inventory) + data.remarks
     if known is None:
         sources = find_sources(job, config, data.digest())

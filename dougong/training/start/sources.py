@@ -44,6 +44,7 @@ _TOKENIZER_FILES = (
 """Of a folder: what a tokenizer is made of, where its special tokens are named, and how images are
 cut."""
 
+_MOST_NEW = 5
 _MOST_DATA_FILES = 256
 """Every checkpoint names the data's files, so of more of them none is named."""
 
@@ -74,13 +75,18 @@ def _looks_for_attention(job: Job) -> bool:
     return job.model.attention == AUTO and job.is_deterministic
 
 
-def check_data(known: RunSources, name: str, digest: str) -> None:
-    """DataError when the data is no longer what the run began with."""
+def check_data(known: RunSources, job: Job, name: str, digest: str) -> None:
+    """DataError when the data, which is called `name`, is no longer what the run began with."""
     if digest == known.data:
         return
     # The tokenizer is as it was: where its files have changed, the run reads its own copy.
     changed = changed_files({**known.data_files, **known.side_files})
-    which = f" (changed since: {', '.join(changed)})" if changed else ""
+    parts = [f"changed since: {', '.join(changed)}"] if changed else []
+    new = _new_files(known, job)
+    if new:
+        more = f" and {len(new) - _MOST_NEW} more" if len(new) > _MOST_NEW else ""
+        parts.append(f"not there then: {', '.join(new[:_MOST_NEW])}{more}")
+    which = f" ({'; '.join(parts)})" if parts else ""
     raise DataError(
         f"{name}: this run began with data of digest {known.data}, it has {digest} now{which}, so "
         "the next steps would be another run's; put the data back, or begin a new run"
@@ -183,11 +189,23 @@ def _side_files(job: Job) -> list[Path]:
     return found
 
 
-def _data_files(job: Job) -> list[Path]:
-    """Those that hold the data; none where they are not this machine's, or too many."""
+def _new_files(known: RunSources, job: Job) -> list[str]:
+    """Files that the job names now and that the run did not begin with, such as by a glob."""
+    if not known.data_files:
+        return []
+    return [str(file) for file in _all_data_files(job) if str(file) not in known.data_files]
+
+
+def _all_data_files(job: Job) -> list[Path]:
     found: list[Path] = []
     for _, source in job.data.sources:
         found += _files_of(source)
+    return found
+
+
+def _data_files(job: Job) -> list[Path]:
+    """Those that hold the data; none where they are not this machine's, or too many."""
+    found = _all_data_files(job)
     return found if len(found) <= _MOST_DATA_FILES else []
 
 

@@ -2,11 +2,10 @@
 
 import gzip
 import os
-import sysconfig
 from pathlib import Path
 
 import pytest
-from dougong.data.documents.text import BLOCK_BYTES, content_digest, standard_library, text_files
+from dougong.data.documents.text import BLOCK_BYTES, content_digest, text_files
 from dougong.errors import DataError
 from tests.data.texts import tokens_of, write_files
 
@@ -55,16 +54,6 @@ def test_a_file_rewritten_in_the_same_instant_is_seen(tmp_path: Path) -> None:
     file.write_text("two")
     os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
     assert before[0] != text_files(str(file)).key() and before[1] != content_digest([file])
-
-
-def test_the_standard_library_is_sorted_sources_without_tests() -> None:
-    root = Path(sysconfig.get_paths()["stdlib"])
-    names = standard_library(root)
-    assert Path("dataclasses.py") in names
-    assert Path("json/decoder.py") in names
-    assert names == sorted(names, key=Path.as_posix)
-    parts = {part for name in names for part in name.parts}
-    assert not parts & {"test", "tests", "site-packages", "__pycache__"}
 
 
 @pytest.mark.parametrize(

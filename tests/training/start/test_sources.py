@@ -96,7 +96,7 @@ def test_weights_are_needed_until_there_is_a_checkpoint(files: Path) -> None:
 
 def test_other_data_is_refused_with_the_file_that_changed(files: Path) -> None:
     job, known = begun(files)
-    check_data(known, "t.bin", known.data)
+    check_data(known, job, "t.bin", known.data)
     ids = np.fromfile(files / "t.bin", dtype="<u4")
     ids[7] += 1
     ids.tofile(files / "t.bin")
@@ -107,6 +107,19 @@ def test_other_data_is_refused_with_the_file_that_changed(files: Path) -> None:
     (files / "t.bin.json").write_text('{"dtype": "int32"}')
     with pytest.raises(DataError, match="changed since: .*/t.bin, .*/t.bin.json"):
         inspect(job, known)
+
+
+def test_a_new_file_that_a_glob_finds_is_named(files: Path) -> None:
+    (files / "a.txt").write_text("a" * 99)
+    job, known = begun(files, data={"text": f"{files}/*.txt", "tokenizer": "bytes", "sequence_length": 16})
+    (files / "b.txt").write_text("b" * 99)
+    with pytest.raises(DataError, match=rf"now \(not there then: {files}/b\.txt\), so the next steps"):
+        check_data(known, job, "*.txt", "another")
+    (files / "a.txt").write_text("c")
+    for number in range(7):
+        (files / f"c{number}.txt").write_text("c")
+    with pytest.raises(DataError, match=r"changed since: .*/a\.txt; not there then: .*/b\.txt, .*/c3.txt and 3 more\)"):
+        check_data(known, job, "*.txt", "another")
 
 
 def test_an_image_that_changed_is_named_and_its_processor_is_kept(files: Path) -> None:
@@ -152,4 +165,4 @@ def test_a_tokenizer_is_known_by_its_files(files: Path) -> None:
     with (files / "a.txt").open("a") as file:
         file.write("b\n")
     with pytest.raises(DataError, match=rf"\(changed since: {files}/a\.txt\), so"):
-        check_data(known, "a.txt", "another")
+        check_data(known, job, "a.txt", "another")
