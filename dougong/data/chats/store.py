@@ -216,9 +216,6 @@ def open_chats(name: str, form: ChatForm, cache: Path | None) -> StoredChats:
             )
 
     entry = make_entry(cache, f"chats-{key}", about, write)
-    told = _Tally(**json.loads((entry / "told.json").read_text()))
-    told.first_cut = named(told.first_cut, files)
-    met = read_met(entry / "met.json", files)
     tokens = open_described(entry / "tokens.bin")
     flags, counts = open_described(entry / "flags.bin"), open_described(entry / "counts.bin")
     stored = None if images is None else open_images(entry, images, files)
@@ -226,7 +223,7 @@ def open_chats(name: str, form: ChatForm, cache: Path | None) -> StoredChats:
         about,
         dataclasses.replace(tokens, made_of=Tokenized(name, tokenizer.name, form.num_ids)),
         Marks(flags, counts, form.is_packed, stored),
-        told.remarks(name, form) + met.remarks(name),
+        _remarks(entry, name, files, form),
     )
 
 
@@ -234,6 +231,13 @@ def _identity(form: ChatForm, content: str) -> list[Any]:
     """What sequences of chats without images depend on. `content`: digest of the files."""
     found: list[Any] = [_FORMAT, form.tokenizer.digest, content, form.length, form.is_packed]
     return [*found, sorted(form.seen_tokens)] if form.seen_tokens else found
+
+
+def _remarks(entry: Path, name: str, files: list[Path], form: ChatForm) -> Remarks:
+    """What was told when the entry was made, with the names that its files have now."""
+    told = _Tally(**json.loads((entry / "told.json").read_text()))
+    told.first_cut = named(told.first_cut, files)
+    return told.remarks(name, form) + read_met(entry / "met.json", files).remarks(name)
 
 
 @dataclass(frozen=True)
