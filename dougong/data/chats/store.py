@@ -198,9 +198,7 @@ def open_chats(name: str, form: ChatForm, cache: Path | None) -> StoredChats:
     files, tokenizer = chat_files(name), form.tokenizer
     about = f"{name} ({tokenizer.name})"
     content = content_digest(files)
-    identity: list[Any] = [_FORMAT, tokenizer.digest, content, form.length, form.is_packed]
-    if form.seen_tokens:
-        identity.append(sorted(form.seen_tokens))
+    identity = _identity(form, content)
     found = list(find_images(files))
     images = form.open_images(found[0]) if found else None
     if images is not None:
@@ -227,6 +225,12 @@ def open_chats(name: str, form: ChatForm, cache: Path | None) -> StoredChats:
         Marks(flags, counts, form.is_packed, stored),
         _remarks(entry, name, files, form),
     )
+
+
+def _identity(form: ChatForm, content: str) -> list[Any]:
+    """What sequences of chats without images depend on. `content`: digest of the files."""
+    found: list[Any] = [_FORMAT, form.tokenizer.digest, content, form.length, form.is_packed]
+    return [*found, sorted(form.seen_tokens)] if form.seen_tokens else found
 
 
 def _remarks(entry: Path, name: str, files: list[Path], form: ChatForm) -> Remarks:
