@@ -50,9 +50,11 @@ class Chat:
 def chat_beginning(chat: Chat, count: int) -> Chat:
     """Its first messages, with their images."""
     messages = chat.messages[:count]
-    contents = (one.get("content") for one in messages)
-    parts = itertools.chain.from_iterable(one for one in contents if isinstance(one, list))
-    num_images = sum(part["type"] != "text" for part in parts)
+    num_images = 0
+    for message in messages:
+        content = message.get("content")
+        if isinstance(content, list):
+            num_images += sum(part["type"] != "text" for part in content)
     return replace(chat, messages=messages, images=chat.images[:num_images])
 
 
