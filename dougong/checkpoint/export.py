@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -89,12 +90,21 @@ def export(
     """
     refuse_request(out, dtype)
     manifest = Manifest.load(directory)
+    with whole_folder(out) as unfinished:
+        _write_folder(_Export(directory, manifest, unfinished, dtype, changes), shard_bytes)
+    return sorted(out.iterdir())
+
+
+@contextmanager
+def whole_folder(out: Path) -> Iterator[Path]:
+    """A folder to write into, which becomes `out` at the end; where that fails nothing stays.
+    Raises what `storage_error` makes of an OSError."""
     unfinished = out.parent / f".{out.name}.unfinished"
     try:
         # An export that was killed may have left its half; it has a name that nobody looks for.
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
-        _write_folder(_Export(directory, manifest, unfinished, dtype, changes), shard_bytes)
+        yield unfinished
         sync_directory(unfinished)
         unfinished.rename(out)
         sync_directory(out.parent)
@@ -102,7 +112,6 @@ def export(
         raise storage_error(out, error, "the export", "free some, then export again") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-    return sorted(out.iterdir())
 
 
 def refuse_request(out: Path, dtype: str = DTYPES[0]) -> None:

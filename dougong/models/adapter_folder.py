@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from dougong.errors import ModelError
 from dougong.job.parts.lora import Lora
 from dougong.models.peft_form import CONFIG_FILE, WEIGHTS_FILE, PeftTensor
 
+_AT_ONCE = 4
+"""Keys whose tensors are kept: both halves of two matrices of one layer's experts."""
 _OTHER_FORMS = (
     "use_rslora",
     "use_dora",
@@ -34,9 +37,11 @@ class AdapterFolder:
     def __init__(self, path: Path, tensors: Sequence[PeftTensor]) -> None:
         self._path = path
         self._tensors = tensors
-        self._by_name = dict[str, PeftTensor]()
+        self._places = dict[str, tuple[PeftTensor, int]]()
         for one in tensors:
-            self._by_name |= dict.fromkeys(one.live_names, one)
+            self._places |= {name: (one, place) for place, name in enumerate(one.live_names)}
+        # A worker reads expert by expert, and each key has all of a layer's.
+        self._parts = lru_cache(_AT_ONCE)(self._read_parts)
 
     def check(self, lora: Lora, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Hold it against the job's section and the shapes of the model's live tensors."""
@@ -67,13 +72,15 @@ class AdapterFolder:
 
     def read(self, name: str) -> Tensor:
         """A live tensor, float32."""
-        one = self._by_name[name]
+        one, place = self._places[name]
+        return self._parts(one)[place].contiguous()
+
+    def _read_parts(self, one: PeftTensor) -> list[Tensor]:
         with safe_open(self._path / WEIGHTS_FILE, framework="pt") as file:
             whole = file.get_tensor(one.key).float()
-        found = one.parts(whole)[one.live_names.index(name)].contiguous()
-        if not found.isfinite().all():
+        if not whole.isfinite().all():
             raise self._refused(WEIGHTS_FILE, f"{one.key} holds values that are not finite")
-        return found
+        return one.parts(whole)
 
     def _differences(self, values: Mapping[str, Any], lora: Lora) -> Iterator[str]:
         kind = values.get("peft_type")

@@ -70,7 +70,8 @@ class Site:
 
     def trained_of(self, expert: int) -> list[str]:
         """The names of those of them that training changes."""
-        return [name for p, name in self.tensors_of(expert) if p in self.trained]
+        trained = self.trained
+        return [name for p, name in self.tensors_of(expert) if p in trained]
 
 
 def _is_trained(parameter: nn.Parameter | None) -> bool:

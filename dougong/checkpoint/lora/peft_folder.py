@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 
-from dougong.checkpoint.disk import storage_error, sync_directory, write_new
+from dougong.checkpoint.disk import write_new
+from dougong.checkpoint.export import whole_folder
 from dougong.checkpoint.lora.stored import StoredAdapters
 from dougong.checkpoint.manifest import MODEL_GROUP
 from dougong.errors import SourceError
@@ -27,20 +27,10 @@ def write_peft_folder(stored: StoredAdapters, out: Path, dtype: str = "float32")
     for one in peft_tensors(stored.parameters, stored.sites):
         parts = [stored.read(name) for name in one.live_names]
         tensors[one.key] = one.joined(parts).to(getattr(torch, dtype)).contiguous()
-    unfinished = out.parent / f".{out.name}.unfinished"
-    try:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
+    with whole_folder(out) as unfinished:
         save_file(tensors, unfinished / WEIGHTS_FILE, {"format": "pt"})
         text = json.dumps(dict(stored.values), indent=2, sort_keys=True) + "\n"
         write_new(unfinished / CONFIG_FILE, text.encode())
-        sync_directory(unfinished)
-        unfinished.rename(out)
-        sync_directory(out.parent)
-    except OSError as error:
-        raise storage_error(out, error, "the export", "free some, then export again") from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return sorted(out.iterdir())
 
 

@@ -23,7 +23,7 @@ from dougong.data.chats.messages import (
 )
 from dougong.data.chats.parts import ImageName, named_images, read_parts
 from dougong.data.chats.row_json import read_row
-from dougong.data.documents.text import matching_files, open_file
+from dougong.data.documents.text import named_files, open_file
 from dougong.errors import DataError
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -61,18 +61,7 @@ def chat_beginning(chat: Chat, count: int) -> Chat:
 def chat_files(name: str) -> list[Path]:
     """The file of this name, or those that match it as a glob, sorted. Raises DataError where there
     is none."""
-    path = Path(name).expanduser()
-    if path.is_dir():
-        raise DataError(
-            f"data.chat: {name}: is a folder; name its files with a glob, such as "
-            f"{name.rstrip('/')}/*.jsonl"
-        )
-    found = matching_files(path)
-    if not found:
-        raise DataError(
-            f"data.chat: {name}: no such file, and no file matches it as a glob; check the path"
-        )
-    return found
+    return named_files("data.chat", name, "*.jsonl", "check the path")
 
 
 @dataclass

@@ -48,19 +48,23 @@ def text_files(text: str) -> Corpus:
     """
     if text == STDLIB:
         return _corpus("Python's standard library", LIBRARY, standard_library(LIBRARY))
-    path = Path(text).expanduser()
+    files = named_files("data.text", text, "**/*.txt", "check the path, or use `stdlib`")
+    return _corpus(text, Path(), files)
+
+
+def named_files(key: str, name: str, example: str, advice: str) -> list[Path]:
+    """`matching_files` of what a job's key names. DataError where there is none, or a folder; with
+    an example of its files, and what to do."""
+    path = Path(name).expanduser()
     if path.is_dir():
         raise DataError(
-            f"data.text: {text}: is a folder; name its files with a glob, such as "
-            f"{text.rstrip('/')}/**/*.txt"
+            f"{key}: {name}: is a folder; name its files with a glob, such as "
+            f"{name.rstrip('/')}/{example}"
         )
-    files = matching_files(path)
-    if not files:
-        raise DataError(
-            f"data.text: {text}: no such file, and no file matches it as a glob; check the path, "
-            "or use `stdlib`"
-        )
-    return _corpus(text, Path(), files)
+    found = matching_files(path)
+    if not found:
+        raise DataError(f"{key}: {name}: no such file, and no file matches it as a glob; {advice}")
+    return found
 
 
 def matching_files(pattern: Path) -> list[Path]:
